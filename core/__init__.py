@@ -1,0 +1,1 @@
+"""How a run runs; knows nothing of images."""

@@ -1,0 +1,290 @@
+"""Processes: how a run becomes many, and how many agree. The only file that names torch.distributed.
+
+One process is the ordinary case: every function here is the identity there, and callers do not branch.
+"""
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from core.errors import RunError, Stopped
+
+LAUNCHED = "NOLABEL_LAUNCHED"  # set in processes that `launch` started: their parent reports their errors
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of them."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def environment() -> tuple[int, int, int, int] | None:
+    """(rank, world size, local rank, local size) that torchrun or srun gave this process; None when it stands alone."""
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return tuple(int(env.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True))
+    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # a task of an srun step; a bare batch script has no step
+        local_size = env.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
+        return int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]), int(local_size)
+    return None
+
+
+@contextlib.contextmanager
+def session(device: str = "auto"):
+    """Join the other processes, if there are any, and leave in order.  Yields a `World`."""
+    r, size, local_rank, local_size = environment() or (0, 1, 0, 1)
+    chosen = _device(device, local_rank)
+    if chosen.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        _keep_memory()
+    else:
+        torch.cuda.set_device(chosen)
+    if size > 1:
+        if "MASTER_ADDR" not in os.environ:
+            _slurm_rendezvous()
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo", rank=r, world_size=size, timeout=timedelta(minutes=30)
+        )
+    try:
+        yield World(r, size, local_rank, local_size, chosen)
+        if size > 1:
+            dist.barrier()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+        raise ValueError(f"device={name}: there are auto, cpu, cuda and cuda:N")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: no CUDA device is visible; use device=cpu")
+    if name == "cuda":
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
+    return torch.device(name)
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep freed blocks: handing activations back and page-faulting them in costs 10–20 % of a CPU step."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def _slurm_rendezvous() -> None:
+    nodes = os.environ["SLURM_JOB_NODELIST"]
+    hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout
+    os.environ["MASTER_ADDR"] = hosts.split()[0]
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 40000))
+
+
+# ---- collectives --------------------------------------------------------------------------------------------------
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)  # every process's loss depends on our rows
+        return gradient.chunk(world_size())[rank()]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes, by rank.  B,… → W*B,….  Keeps gradients: each process gets what all losses owe its rows."""
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over processes, keeping gradients."""
+    return _Sum.apply(x) if world_size() > 1 else x
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over processes, for reporting (no gradient)."""
+    return total(x.detach()) / world_size()
+
+
+def local_rows(x: Tensor) -> Tensor:
+    """This process's share of rows that all processes hold.  W*B,… → B,…"""
+    return x.chunk(world_size())[rank()]
+
+
+def gather_objects(value) -> list:
+    """Every process's Python value, by rank."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value):
+    """The main process's Python value, everywhere."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def wrap(module: nn.Module) -> nn.Module:
+    """Average gradients over processes. Statistics and queues are each method's to keep alike, so buffers stay as they are."""
+    if world_size() == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+
+
+class Agreement:
+    """A question all processes must answer alike at the same step ("stop?"), asked without waiting.
+
+    Each step posts this process's answer and reads what all said one step earlier, over a CPU group of its own.
+    """
+
+    def __init__(self):
+        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self.pending = None
+
+    def any(self, answer: bool) -> bool:
+        if self.group is None:
+            return answer
+        said = False
+        if self.pending is not None:
+            work, votes = self.pending
+            work.wait()
+            said = bool(votes.item())
+        votes = torch.tensor(int(answer))
+        self.pending = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.group, async_op=True), votes
+        return said
+
+
+# ---- launching ----------------------------------------------------------------------------------------------------
+
+
+def launch(module: str, words: list[str], devices: int) -> int:
+    """Run `python -m module words` as `devices` processes by torch's elastic launcher.  Returns the exit code.
+
+    A process that dies ends them all within seconds; its error is shown once, by us.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHED] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        run_id=str(os.getpid()),
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module, *words)
+    except SignalException:
+        return Stopped.code
+    except ChildFailedError as error:
+        failures = sorted(error.failures.values(), key=_blame)
+        first = failures[0]
+        if first.exitcode != Stopped.code:
+            print(_describe(first), file=sys.stderr)
+        return first.exitcode if first.exitcode > 0 else 1
+    return 0
+
+
+def _blame(failure) -> tuple[bool, int]:
+    """Who failed first: a process that lost its connection is a victim of another."""
+    text = str(failure.message).lower()
+    victim = failure.exitcode == -signal.SIGTERM or any(s in text for s in ("connection closed", "connection reset"))
+    return victim, failure.timestamp
+
+
+def _describe(failure) -> str:
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        return f"error: process {failure.local_rank} was killed ({name}); the same command continues from the last save"
+    message = failure.message
+    return message.get("message", str(message)) if isinstance(message, dict) else str(message)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run as one process among others: an expected failure is one line, printed by whoever is in charge of printing."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, RunError) as error:
+        line = ("" if isinstance(error, Stopped) else "error: ") + " ".join(str(error).split())
+        _tell(line, alone=is_main() or not isinstance(error, ValueError))
+        return 2 if isinstance(error, ValueError) else error.code
+    except Exception:
+        _tell(traceback.format_exc(), alone=True)
+        return 1
+
+
+def _tell(message: str, alone: bool) -> None:
+    """To the launcher that started this process, through the file it reads; else to the terminal."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if os.environ.get(LAUNCHED) and path:
+        details = {"message": message, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": message}}
+        Path(path).write_text(json.dumps({"message": details}))
+    elif alone:
+        print(message, file=sys.stderr)

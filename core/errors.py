@@ -1,0 +1,25 @@
+"""How a run may end before its end. Users' mistakes are ValueError; these are the rest. Each is one line to the user."""
+
+
+class RunError(RuntimeError):
+    """The run cannot go on; what it saved is untouched."""
+
+    code = 1
+
+
+class Diverged(RunError):
+    """The loss is no number any more."""
+
+
+class Collapsed(RunError):
+    """Features of different images have become the same."""
+
+
+class DiskFull(RunError):
+    """Nothing was lost but the write: the file of that name is the one before."""
+
+
+class Stopped(RunError):
+    """A signal asked the run to end; its state is saved, and the same command goes on."""
+
+    code = 75  # sysexits' EX_TEMPFAIL: what a scheduler's requeue rule can look for

@@ -1,0 +1,84 @@
+"""Optimizers and their parameter groups."""
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+OPTIMIZERS = ("lars", "sgd", "adamw")
+_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling, You, Gitman, Ginsburg 2017 (arXiv 1708.03888), momentum applied to the scaled step.
+
+    Each tensor's gradient, weight decay included, is multiplied by eta·‖w‖ / ‖g + wd·w‖. With `clip` that rate may only
+    shrink the step: it is divided by lr and capped at 1 (the LARC of NVIDIA's apex, which CIFAR recipes use). Groups with
+    `adapt=False` (biases and norms) take plain momentum SGD.
+    """
+
+    def __init__(self, params, lr: float, momentum=0.9, weight_decay=0.0, eta=0.001, clip=False, adapt=True):
+        super().__init__(
+            params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, clip=clip, adapt=adapt)
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            gradients = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
+            if group["adapt"]:
+                torch._foreach_mul_(gradients, self._rates(params, gradients, group))
+            momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, gradients)
+            torch._foreach_add_(params, momenta, alpha=-group["lr"])
+
+    @staticmethod
+    def _rates(params, gradients, group) -> list[torch.Tensor]:
+        weights = torch.stack(torch._foreach_norm(params))
+        steps = torch.stack(torch._foreach_norm(gradients))
+        rates = group["eta"] * weights / steps
+        if group["clip"]:
+            rates = (rates / max(group["lr"], 1e-12)).clamp(max=1)
+        return list(torch.where((weights > 0) & (steps > 0), rates, 1).unbind())
+
+
+def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict]:
+    """Trainable parameters in two groups: weights, and what neither decays nor is rescaled by LARS.
+
+    The second holds every parameter of a normalisation layer and every tensor of fewer than two dimensions, told by type
+    and ndim, never by name. `decay_all` decays those too (MoCo v1 and v2).
+    """
+    norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    params = [p for p in module.parameters() if p.requires_grad]
+    plain = [p for p in params if id(p) in norms or p.ndim < 2]
+    weights = [p for p in params if not (id(p) in norms or p.ndim < 2)]
+    groups = [
+        {"params": weights, "weight_decay": weight_decay, "adapt": True},
+        {"params": plain, "weight_decay": weight_decay if decay_all else 0.0, "adapt": False},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def build(
+    module: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eta: float = 0.001,
+    lars_clip: bool = False,
+    decay_all: bool = False,
+) -> Optimizer:
+    groups = parameter_groups(module, weight_decay, decay_all)
+    match name:
+        case "lars":
+            return LARS(groups, lr, momentum, eta=eta, clip=lars_clip)
+        case "sgd":
+            return torch.optim.SGD(groups, lr, momentum)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr, tuple(betas))
+    raise ValueError(f"optim.name={name}: there are {', '.join(OPTIMIZERS)}")

@@ -1,0 +1,1 @@
+"""Proof: what a frozen encoder's features are worth."""

@@ -1,0 +1,103 @@
+"""Words → the objects a run is made of. The last place that reads the configuration."""
+import os
+from functools import partial
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from core import config, loop, optim
+from core.distributed import World
+from core.method import Method
+from core.run import counting
+from core.schedule import warmup_cosine
+from vision import artifact, datasets, encoders, loaders
+from vision.augment import Recipe
+
+
+def build_data(words) -> datasets.Dataset:
+    given = config.plain(words.data)
+    if given.get("root"):
+        given["root"] = str(config.expand(given["root"]))
+    with counting("checking images") as progress:
+        return datasets.load(**given, seed=words.seed, progress=progress)
+
+
+def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
+    """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation."""
+    if words.encoder.endswith(".safetensors"):
+        encoder, card = artifact.load(config.expand(words.encoder))
+        mean, std = card.mean, card.std
+    else:
+        encoder = encoders.create(words.encoder, dataset.channels, words.image_size, words.stem, words.pretrained)
+        mean, std = dataset.mean, dataset.std
+    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, **config.plain(words.augment))
+
+
+def build_method(words, encoder: nn.Module) -> Method:
+    try:
+        return instantiate(words.method, encoder=encoder, _convert_="all")
+    except Exception as error:  # Hydra wraps what the constructor raises
+        if isinstance(error.__cause__, ValueError):
+            raise ValueError(str(error.__cause__)) from error
+        raise
+
+
+def build_optimizer(words, method: Method) -> torch.optim.Optimizer:
+    o = words.optim
+    return optim.build(
+        method,
+        o.name,
+        learning_rate(words),
+        o.weight_decay,
+        momentum=o.momentum,
+        betas=tuple(o.betas),
+        eta=o.eta,
+        lars_clip=o.lars_clip,
+        decay_all=o.decay_all,
+    )
+
+
+def learning_rate(words) -> float:
+    """The peak, for the whole batch of all processes: optim.lr is for 256 images."""
+    ratio = words.batch_size / 256
+    return words.optim.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[words.optim.scaling]
+
+
+def build_plan(words, deal: loaders.Plan, encoder: nn.Module, world: World) -> loop.Plan:
+    steps = words.steps or max(1, round(words.epochs * deal.steps_an_epoch))
+    checks = {round(steps * (i + 1) / words.checks) for i in range(words.checks)} - {0}
+    o = words.optim
+    return loop.Plan(
+        steps=steps,
+        steps_an_epoch=deal.steps_an_epoch,
+        batch_size=words.batch_size,
+        checks=frozenset(checks),
+        rate=partial(warmup_cosine, peak=learning_rate(words), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
+        precision=precision(words.precision, encoder, world.device),
+        accumulate=words.accumulate,
+        clip=words.clip,
+        seed=words.seed,
+        log_every=words.log_every,
+        save_seconds=words.save_minutes * 60,
+    )
+
+
+def precision(name: str, encoder: nn.Module, device: torch.device) -> torch.dtype | None:
+    """bf16 where the device computes in it: GPUs since Ampere; CPUs with AMX, where it doubles dense convolutions and
+    halves depthwise ones (measured), so encoders with those stay in fp32.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            name = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        else:
+            fast = torch.cpu._is_amx_tile_supported() and not encoders.has_depthwise(encoder)
+            name = "bf16" if fast else "fp32"
+    return torch.bfloat16 if name == "bf16" else None
+
+
+def workers(words, world: World) -> int:
+    """Decoding processes: what the cores leave beside this machine's training processes, at least one each."""
+    if words.workers >= 0:
+        return words.workers
+    return max(1, len(os.sched_getaffinity(0)) // world.local_size - (world.device.type == "cuda"))

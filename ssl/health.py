@@ -1,0 +1,169 @@
+"""Is it learning? Figures of the frozen encoder that need no labels, a verdict in words, and labels where there are any.
+
+RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
+Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import broadcast_object, is_main
+from core.errors import Collapsed
+from linear_eval.knn import knn_accuracy
+from linear_eval.probe import few_labels
+from vision.augment import Recipe
+from vision.datasets import Dataset
+from vision.encoders import Spec, fit_channels
+
+BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
+COLLAPSED_RANK = 2.0  # fewer effective dimensions than this, and features are a line
+COLLAPSED_STD = 0.1  # of the untrained encoder's
+
+
+@torch.no_grad()
+def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device, batch: int = 512) -> Tensor:
+    """Frozen features in evaluation mode.  N,C,S,S uint8 → N,D float32 on the CPU."""
+    was_training = encoder.training
+    encoder.eval()
+    out = [encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(batch)]
+    encoder.train(was_training)
+    return torch.cat(out)
+
+
+def feature_std(z: Tensor) -> float:
+    """Standard deviation over images of L2-normalised features, times √D: 1 when they fill the sphere, 0 when all are one."""
+    return float(F.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5)
+
+
+def rankme(z: Tensor) -> float:
+    """exp of the entropy of the singular values' shares: how many dimensions the features use, from 1 to D."""
+    sigma = torch.linalg.svdvals(z.double() - z.double().mean(0))
+    p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def alignment(first: Tensor, second: Tensor) -> float:
+    """Mean squared distance between normalised features of two views of an image; 0 is perfect."""
+    return float((F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1).mean())
+
+
+def uniformity(z: Tensor) -> float:
+    """log of the mean of exp(−2·distance²) over pairs of images; −4 is nearly even on a high-dimensional sphere, 0 a point."""
+    z = F.normalize(z, dim=1)
+    return float(torch.pdist(z).square().mul(-2).exp().mean().log())
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What training must beat, on the same images by the same protocol."""
+
+    pixels: dict[str, float]
+    untrained: dict[str, float]
+
+
+class Health:
+    """Looks at an encoder now and then. Holds its images as uint8; knows pixels and the untrained encoder."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, spec: Spec):
+        self.recipe, self.device, self.seed = recipe, device, seed
+        self.classes = dataset.classes
+        self.watched, self.watched_labels = some(dataset.validation, WATCHED, spec)
+        self.bank = None
+        if self.classes and self.watched_labels is not None:
+            self.bank, self.bank_labels = some(dataset.train, BANK, spec)
+        self.baselines: Baselines | None = None
+        self.history: list[tuple[int, dict]] = []
+
+    def measure(self, encoder: nn.Module) -> dict[str, float]:
+        z = features(encoder, self.watched, self.recipe, self.device)
+        figures = {"feature_std": feature_std(z), "rankme": rankme(z), "uniformity": uniformity(z)}
+        figures["alignment"] = alignment(*(features_of_view(encoder, self, i) for i in range(2)))
+        if self.bank is not None:
+            bank = features(encoder, self.bank, self.recipe, self.device)
+            figures |= self._scores(bank, z)
+        return figures
+
+    def _scores(self, bank: Tensor, z: Tensor) -> dict[str, float]:
+        labelled = bank, self.bank_labels, z, self.watched_labels
+        return {"knn": knn_accuracy(*labelled, len(self.classes)), "five_labels": few_labels(*labelled)[0]}
+
+    def start(self, encoder: nn.Module) -> None:
+        """Measure the baselines; `encoder` has its first, random weights."""
+        pixels = {}
+        if self.bank is not None:
+            pixels = self._scores(self.bank.flatten(1).float() / 255, self.watched.flatten(1).float() / 255)
+        self.baselines = Baselines(pixels, self.measure(encoder))
+
+    def state(self) -> dict:
+        """What last.pt must hold for the story to go on."""
+        return {"baselines": [self.baselines.pixels, self.baselines.untrained], "history": self.history}
+
+    def restore(self, state: dict) -> None:
+        self.baselines, self.history = Baselines(*state["baselines"]), [tuple(h) for h in state["history"]]
+
+    def check(self, step: int, encoder: nn.Module, stop: bool) -> dict[str, float]:
+        """Measure and remember.  Raises Collapsed, if `stop`, when two checks in a row find the features collapsed."""
+        figures = broadcast_object(self.measure(encoder) if is_main() else None)
+        self.history.append((step, figures))
+        last_two = self.history[-2:]
+        if stop and len(last_two) == 2 and all(self.collapsed(f) for _, f in last_two):
+            raise Collapsed(
+                f"features collapsed by step {step}: {self.describe(figures)}. Likely causes: nothing pushes different "
+                "images apart (no negatives, predictor or stop-gradient), or a learning rate far too high"
+            )
+        return figures
+
+    def collapsed(self, figures: dict[str, float]) -> bool:
+        """Label-free: features of different images are nearly one point, or nearly one line."""
+        few = figures["feature_std"] < COLLAPSED_STD * self.baselines.untrained["feature_std"]
+        return few or figures["rankme"] < COLLAPSED_RANK
+
+    def describe(self, figures: dict[str, float]) -> str:
+        before = self.baselines.untrained
+        return (
+            f"feature std {figures['feature_std']:.3f} (untrained {before['feature_std']:.3f}), "
+            f"effective rank {figures['rankme']:.1f} (untrained {before['rankme']:.1f})"
+        )
+
+    def verdict(self) -> str:
+        """A sentence on the last check, from label-free figures alone."""
+        if not self.history:
+            return "not yet known: no check was made"
+        figures, before = self.history[-1][1], self.baselines.untrained
+        if self.collapsed(figures):
+            return f"collapsed: {self.describe(figures)}"
+        spread = figures["uniformity"] < before["uniformity"]
+        aligned = figures["alignment"] / max(-figures["uniformity"], 1e-6) < before["alignment"] / max(
+            -before["uniformity"], 1e-6
+        )
+        if spread and figures["rankme"] >= before["rankme"] / 2:
+            how = "views of an image agree better and " if aligned else ""
+            return f"healthy: {how}different images spread further apart than before training; {self.describe(figures)}"
+        if figures["rankme"] < before["rankme"] / 2:
+            return f"narrow: features use less than half the dimensions they had untrained; {self.describe(figures)}"
+        return f"weak: images are no further apart than untrained; train longer or raise optim.lr; {self.describe(figures)}"
+
+
+@torch.no_grad()
+def features_of_view(encoder: nn.Module, health: Health, view: int) -> Tensor:
+    """Features of one augmented view of the watched images, the same view at every check."""
+    images = health.watched
+    draw = health.recipe.views[view].draw(health.seed, 0xFFFFFFFF, torch.arange(len(images)), view, *images.shape[2:])
+    was_training = encoder.training
+    encoder.eval()
+    out = []
+    for rows in (slice(i, i + 512) for i in range(0, len(images), 512)):
+        draws = [draw[rows]]
+        x = health.recipe.render(images[rows].to(health.device), draws)[0]
+        out.append(encoder(x).float().cpu())
+    encoder.train(was_training)
+    return torch.cat(out)
+
+
+def some(split, count: int, spec: Spec) -> tuple[Tensor, Tensor | None]:
+    """At most `count` images of a split, evenly spaced, as the encoder takes them.  → N,C,S,S uint8 and labels."""
+    indices = torch.linspace(0, len(split) - 1, min(count, len(split))).long()
+    images = fit_channels(split.resized(indices, spec.image_size), spec.channels)
+    return images, None if split.labels is None else split.labels[indices]

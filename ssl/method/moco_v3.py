@@ -1,0 +1,56 @@
+"""MoCo v3: Chen, Xie, He, "An empirical study of training self-supervised vision transformers", ICCV 2021,
+arXiv 2104.02057, algorithm 1.
+
+No queue: the negatives are the other keys of the global batch. Queries pass a predictor; keys come from a moving average
+of encoder and projector. For ViT, the patch embedding stays at its random initialisation (§4.1) and the positions are
+fixed 2-D sines and cosines. ResNet: projector of 2 layers, predictor without a last BatchNorm; ViT: 3 layers, with one.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import gather, rank
+from core.method import Batch, Method, ema_, teacher_of
+from core.schedule import cosine
+from ssl.losses import contrastive
+from vision.encoders import fix_patch_embedding
+from vision.heads import mlp
+
+
+class MoCoV3(Method):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        hidden: int,
+        dim: int,
+        temperature: float,
+        momentum: tuple[float, float],
+        projector_layers: int,
+        predictor_norm: bool,
+        frozen_patch_embedding: bool,
+    ):
+        super().__init__()
+        if frozen_patch_embedding:
+            fix_patch_embedding(encoder)
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, *[hidden] * (projector_layers - 1), dim], last_norm="plain")
+        self.predictor = mlp([dim, hidden, dim], last_norm="plain" if predictor_norm else None)
+        self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
+        self.temperature, self.momentum = temperature, tuple(momentum)
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
+        first, second = batch.views
+        q1, q2 = (self.predictor(self.projector(self.encoder(view))) for view in (first, second))
+        with torch.no_grad():
+            k1, k2 = self.teacher(first), self.teacher(second)
+        loss = self.contrast(q1, k2) + self.contrast(q2, k1)
+        return loss, {"momentum": cosine(progress, *self.momentum)}
+
+    def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
+        B = len(queries)
+        positives = torch.arange(B, device=queries.device) + B * rank()
+        queries, keys = F.normalize(queries.float(), dim=1), gather(F.normalize(keys.float(), dim=1))
+        return 2 * self.temperature * contrastive(queries, keys, positives, self.temperature)
+
+    def after_step(self, progress: float) -> None:
+        ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))

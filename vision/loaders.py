@@ -1,0 +1,118 @@
+"""Data + recipe + world → batches.
+
+Global batch g of an epoch is the same set of images at any number of processes: one seeded order, cut into batches, each
+cut among the processes in turn. What a step sees is a function of its number, so a loader can start at any step.
+"""
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from core.distributed import World
+from core.method import Batch
+from vision import random
+from vision.augment import Recipe
+from vision.encoders import fit_channels
+
+
+class Plan:
+    """Which images make step s on this process."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, world: World):
+        if batch_size < 1 or batch_size % world.size:
+            raise ValueError(f"batch_size={batch_size} does not divide among {world.size} processes")
+        if batch_size > images:
+            raise ValueError(f"batch_size={batch_size} is larger than the data: {images} images to train on")
+        self.images, self.batch_size, self.seed, self.world = images, batch_size, seed, world
+        self.steps_an_epoch = images // batch_size
+        self._order: tuple[int, Tensor] | None = None  # of the epoch at hand
+
+    def at(self, step: int) -> tuple[int, Tensor]:
+        """(epoch, indices of this process's share of the global batch: B int64)."""
+        epoch, batch = divmod(step, self.steps_an_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, random.permutation(self.seed, epoch, self.images)
+        share = self.batch_size // self.world.size
+        start = batch * self.batch_size + self.world.rank * share
+        return epoch, self._order[1][start : start + share]
+
+
+class MemoryLoader:
+    """A split held in memory: uint8 on the device, every view made there."""
+
+    def __init__(self, split, recipe: Recipe, plan: Plan, channels: int):
+        self.images = fit_channels(split.images, channels).to(plan.world.device)
+        self.labels = split.labels
+        self.recipe, self.plan = recipe, plan
+        self.skipped: dict[str, str] = {}
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        height, width = self.images.shape[2:]
+        for step in range(start, stop):
+            epoch, indices = self.plan.at(step)
+            draws = self.recipe.draw(self.plan.seed, epoch, indices, height, width)
+            views = self.recipe.render(self.images[indices.to(self.images.device)], draws)
+            yield Batch(views, indices, None if self.labels is None else self.labels[indices])
+
+
+class StreamLoader:
+    """A split on disk: worker processes decode and crop, all else is done for the whole batch on the device."""
+
+    def __init__(self, split, recipe: Recipe, plan: Plan, channels: int, workers: int):
+        self.split, self.recipe, self.plan, self.channels, self.workers = split, recipe, plan, channels, workers
+        self.skipped: dict[str, str] = {}
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        device = self.plan.world.device
+        loader = DataLoader(
+            _Crops(self.split, self.recipe, self.plan, start, stop),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
+            pin_memory=device.type == "cuda",
+        )
+        for epoch, indices, crops, skipped in loader:
+            self.skipped.update(skipped)
+            draws = self.recipe.draw(self.plan.seed, epoch, indices, 1, 1)  # the box is used up; the rest is as in the worker
+            crops = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops]
+            labels = None if self.split.labels is None else self.split.labels[indices]
+            yield Batch(self.recipe.render(crops, draws), indices, labels)
+
+
+class _Crops(Dataset):
+    """Item i: the crops of step start + i, one B,3,S,S uint8 tensor a view. Runs in a worker process."""
+
+    def __init__(self, split, recipe: Recipe, plan: Plan, start: int, stop: int):
+        self.split, self.recipe, self.plan, self.start, self.stop = split, recipe, plan, start, stop
+        smallest = min(view.crop[0] for view in recipe.views)
+        self.at_least = round(recipe.size / smallest**0.5)  # so that the smallest crop still has S pixels a side
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, i: int):
+        import numpy as np
+        from PIL import Image
+
+        torch.set_num_threads(1)
+        epoch, indices = self.plan.at(self.start + i)
+        before = set(self.split.skipped)
+        S = self.recipe.size
+        crops = [torch.empty(len(indices), 3, S, S, dtype=torch.uint8) for _ in self.recipe.views]
+        for row, index in enumerate(indices.tolist()):
+            image, _ = self.split.readable(index, self.at_least)
+            draws = self.recipe.draw(self.plan.seed, epoch, indices[row : row + 1], image.height, image.width)
+            for view, draw in zip(crops, draws, strict=True):
+                top, left, height, width = draw.box[0].tolist()
+                crop = image.crop((left, top, left + width, top + height)).resize((S, S), Image.Resampling.BILINEAR)
+                view[row] = torch.from_numpy(np.array(crop.convert("RGB"))).permute(2, 0, 1)
+        skipped = {path: why for path, why in self.split.skipped.items() if path not in before}
+        return epoch, indices, crops, skipped
+
+
+def loader(split, recipe: Recipe, plan: Plan, channels: int, workers: int = 0) -> MemoryLoader | StreamLoader:
+    """The loader that fits the split: images in memory, or files."""
+    if hasattr(split, "images"):
+        return MemoryLoader(split, recipe, plan, channels)
+    return StreamLoader(split, recipe, plan, channels, workers)
