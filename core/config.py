@@ -48,7 +48,7 @@ class Words:
     data: Any = word(None, "what to train on")
     augment: Any = word(None, "how views are made")
     encoder: str = word("small", "small, any timm name, or an encoder.safetensors to start from")
-    stem: str = word("auto", "auto (small up to 64 px) | small (3×3, stride 1, no pooling) | full")
+    stem: str = word("auto", "auto (small up to 64 px) | small (3×3, stride 1, no pooling) | half (stride 2) | full")
     pretrained: bool = word(False, "start from timm's published weights")
     image_size: int = word(224, "pixels a side")
     epochs: float = word(100, "passes over the images")

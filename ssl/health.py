@@ -3,6 +3,7 @@
 RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
 Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
 """
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +95,15 @@ class Health:
         pixels = {}
         if self.bank is not None:
             pixels = self._scores(self.bank.flatten(1).float() / 255, self.watched.flatten(1).float() / 255)
-        self.baselines = Baselines(pixels, self.measure(encoder))
+        self.baselines = Baselines(pixels, self.measure(self._calibrated(encoder)))
+
+    @torch.no_grad()
+    def _calibrated(self, encoder: nn.Module) -> nn.Module:
+        """A copy whose BatchNorm statistics are the data's: without, an untrained encoder is blamed for its initial ones."""
+        encoder = copy.deepcopy(encoder).train()
+        for part in self.watched.split(256) * 10:
+            encoder(self.recipe.plain(part.to(self.device)))
+        return encoder
 
     def state(self) -> dict:
         """What last.pt must hold for the story to go on."""

@@ -47,7 +47,7 @@ def check(words) -> None:
         "optim.name": (words.optim.name, ("lars", "sgd", "adamw")),
         "optim.scaling": (words.optim.scaling, ("linear", "sqrt", "none")),
         "precision": (words.precision, ("auto", "fp32", "bf16")),
-        "stem": (words.stem, ("auto", "small", "full")),
+        "stem": (words.stem, ("auto", "small", "half", "full")),
         "resume": (words.resume, ("auto", "never")),
     }
     for name, (value, known) in choices.items():

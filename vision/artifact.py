@@ -86,7 +86,7 @@ def snippet(card: Card, path: str) -> str:
 
 
 def _surgery(card: Card) -> str:
-    if card.spec.stem != "small":
+    if card.spec.stem == "full":
         return ""
     model = encoders.build(card.spec)
     plain = encoders.timm.create_model(
@@ -97,9 +97,9 @@ def _surgery(card: Card) -> str:
     for name, module in model.named_modules():
         if name in before and type(module) is not type(before[name]) and isinstance(module, nn.Identity):
             changed.append((name, "torch.nn.Identity()"))
-        elif isinstance(module, nn.Conv2d) and name in before and module.stride != before[name].stride:
-            bias = "" if module.bias is not None else ", bias=False"
-            changed.append((name, f"torch.nn.Conv2d({module.in_channels}, {module.out_channels}, 3, padding=1{bias})"))
+        elif isinstance(module, nn.Conv2d) and name in before and module.kernel_size != before[name].kernel_size:
+            extra = ("" if module.stride == (1, 1) else ", stride=2") + ("" if module.bias is not None else ", bias=False")
+            changed.append((name, f"torch.nn.Conv2d({module.in_channels}, {module.out_channels}, 3, padding=1{extra})"))
     if not changed:
         return ""
     return "; ".join(f"model.set_submodule({name!r}, {new})" for name, new in changed)

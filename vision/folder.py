@@ -171,7 +171,7 @@ class Streamed:
     def resized(self, indices: Tensor, size: int) -> Tensor:
         """→ B,3,size,size uint8: torchvision's Resize(size), CenterCrop(size), of the file that `readable` gives.
 
-        A JPEG's own downscaling goes no further than 2 × size, so that it hardly shows in the result. Where `skipped`
+        A JPEG's own downscaling goes no further than 2 × size, so that it shows little in the result. Where `skipped`
         has grown meanwhile, a file stands for its neighbour in path order, mostly of the same class.
         """
 
@@ -384,7 +384,7 @@ def _official_splits(root: Path) -> dict[str, str]:
     A folder train that has no folders, beside others that are no splits (bus/, car/, train/), is a class.
     """
     folders = {name.lower(): name for name in _folders(root)}
-    splits = {role: folders[name] for role, names in SPLITS.items() for name in reversed(names) if name in folders}
+    splits = {role: folders[name] for role, names in SPLITS.items() for name in names if name in folders}
     if "train" not in splits:
         return {"train": ""}
     only_train_and_others = len(splits) == 1 and len(folders) > 1

@@ -399,9 +399,9 @@ def test_load_passes_its_options_to_the_folder(tmp_path):
         Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
     (tmp_path / "10.png").write_bytes(b"")
     seen = []
-    dataset = load("folder", str(tmp_path), validation=0.3, progress=lambda *done: seen.append(done))
+    dataset = load("folder", str(tmp_path), validation=0.3, max_corrupt=0.1, progress=lambda *done: seen.append(done))
     assert (len(dataset.train), len(dataset.validation), len(dataset.test), seen[-1]) == (7, 3, 0, (11, 11))
-    assert dataset.validation.max_corrupt == 0.2
+    assert dataset.validation.max_corrupt == 0.1
     with pytest.raises(ValueError, match=r"data.max_corrupt=0.05"):
         load("folder", str(tmp_path), max_corrupt=0.05)
 
