@@ -1,10 +1,9 @@
 """Files that are whole or not there, and last.pt: everything a run needs to go on as if it had never stopped."""
-import contextlib
 import errno
 import io
 import os
 import pickle
-import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from core.errors import DiskFull
 
 FORMAT = 1
+HOLDS = {"format", "step", "method", "optimizer", "config", "extra"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -19,22 +19,35 @@ def write(path: str | Path, data: bytes | str) -> None:
     """Write a file atomically: a temporary one beside it, fsync, rename. A reader sees the old file or the new one."""
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if error.errno in FULL:
-            raise DiskFull(f"no room to write {path} ({len(data) / 1e6:.1f} MB): the one saved before is untouched") from error
+        _sync_folder(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            size = f"{len(data) / 1e6:.1f} MB"
+            raise DiskFull(f"no room to write {path} ({size}); what was there before is untouched") from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `write` left behind when it was killed."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def save(path: str | Path, *, step: int, method: dict, optimizer: dict, config: dict, extra: dict) -> None:
@@ -52,11 +65,16 @@ def save(path: str | Path, *, step: int, method: dict, optimizer: dict, config: 
 
 
 def load(path: str | Path) -> dict:
-    """last.pt's content, on the CPU.  Runs no pickle but torch's restricted one.  Raises ValueError for another's file."""
+    """last.pt's content, on the CPU.  Runs no pickle but torch's restricted one.  ValueError for another's file."""
     try:
+        with zipfile.ZipFile(path) as archive:  # what torch writes; it does not look at the checksums itself
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} is broken")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}); move it away to start afresh") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or "method" not in state:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, ValueError, LookupError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}); move it away to start afresh"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != HOLDS:
         raise ValueError(f"{path} is not a checkpoint of nolabel (format {FORMAT}); move it away to start afresh")
     return state

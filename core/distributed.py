@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -99,7 +100,7 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 
 def _keep_memory() -> None:
-    """Tell glibc to keep freed blocks: handing activations back and page-faulting them in costs 10–20 % of a CPU step."""
+    """Tell glibc to keep freed blocks: to page-fault activations in anew costs 10–20 % of a CPU step."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
@@ -145,7 +146,10 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all processes, by rank.  B,… → W*B,….  Keeps gradients: each process gets what all losses owe its rows."""
+    """Rows of all processes, by rank.  B,… → W*B,…
+
+    Keeps gradients: each process gets what all losses owe its rows.
+    """
     return _Gather.apply(x) if world_size() > 1 else x
 
 
@@ -181,10 +185,12 @@ def broadcast_object(value):
 
 
 def wrap(module: nn.Module) -> nn.Module:
-    """Average gradients over processes. Statistics and queues are each method's to keep alike, so buffers stay as they are."""
+    """Average gradients over processes. Buffers stay as they are: queues and statistics are each method's to keep."""
     if world_size() == 1:
         return module
-    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")  # its heir is in no torch before 2.15
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
 
 
 class Agreement:
@@ -222,7 +228,8 @@ def launch(module: str, words: list[str], devices: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
     os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -252,9 +259,12 @@ def launch(module: str, words: list[str], devices: int) -> int:
 
 def _blame(failure) -> tuple[bool, int]:
     """Who failed first: a process that lost its connection is a victim of another."""
-    text = str(failure.message).lower()
-    victim = failure.exitcode == -signal.SIGTERM or any(s in text for s in ("connection closed", "connection reset"))
-    return victim, failure.timestamp
+    return failure.exitcode == -signal.SIGTERM or _lost_connection(str(failure.message)), failure.timestamp
+
+
+def _lost_connection(message: str) -> bool:
+    signs = ("connection closed", "connection reset", "connection refused", "broken pipe", "remote process exited")
+    return any(sign in message.lower() for sign in signs)
 
 
 def _describe(failure) -> str:
@@ -262,6 +272,8 @@ def _describe(failure) -> str:
         name = signal.Signals(-failure.exitcode).name
         return f"error: process {failure.local_rank} was killed ({name}); the same command continues from the last save"
     message = failure.message
+    if str(message).startswith("To enable traceback"):  # torch's words for: it told nothing
+        return f"error: process {failure.local_rank} ended with code {failure.exitcode}"
     return message.get("message", str(message)) if isinstance(message, dict) else str(message)
 
 
@@ -271,20 +283,25 @@ def guarded(run: Callable[[], int]) -> int:
         return run()
     except KeyboardInterrupt:
         return 130
+    except Stopped as stopped:
+        if (environment() or (0,))[0] == 0:  # all stop at the same step
+            print(stopped, file=sys.stderr)
+        return stopped.code
     except (ValueError, RunError) as error:
-        line = ("" if isinstance(error, Stopped) else "error: ") + " ".join(str(error).split())
-        _tell(line, alone=is_main() or not isinstance(error, ValueError))
+        _tell("error: " + " ".join(str(error).split()))
         return 2 if isinstance(error, ValueError) else error.code
     except Exception:
-        _tell(traceback.format_exc(), alone=True)
+        _tell(traceback.format_exc())
+        if _lost_connection(traceback.format_exc()):
+            time.sleep(2)  # whoever ends first is blamed: let it be the process that failed, not this one
         return 1
 
 
-def _tell(message: str, alone: bool) -> None:
+def _tell(message: str) -> None:
     """To the launcher that started this process, through the file it reads; else to the terminal."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if os.environ.get(LAUNCHED) and path:
         details = {"message": message, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": message}}
         Path(path).write_text(json.dumps({"message": details}))
-    elif alone:
+    else:
         print(message, file=sys.stderr)

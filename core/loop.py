@@ -1,19 +1,21 @@
 """The only training loop."""
 import contextlib
-import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from core.distributed import Agreement, mean, rank, world_size, wrap
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method
 from core.run import Run
+
+ADVICE = "try a lower optim.lr, or clip=1 (what was saved before is untouched)"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ def train(
     """
     model, window = wrap(method), Window(plan.batch_size)
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    saved_at, save = time.monotonic(), lambda step: run.save(step, method, optimizer, extra())
+    saved_at = time.monotonic()
     with Signals() as signals:
         for step in range(run.step, plan.steps):
             progress = step / plan.steps
-            torch.manual_seed((plan.seed << 40) + (step << 8) + rank())  # dropout and the like: a function of the step
+            torch.manual_seed(seed_of(plan.seed, step))  # dropout and the like: a function of the step
             for group in optimizer.param_groups:
                 group["lr"] = lr = plan.rate(progress)
 
@@ -65,26 +67,33 @@ def train(
                         loss, scalars = model(piece, progress)
                     (loss / plan.accumulate).backward()
                 window.add(loss.detach() / plan.accumulate)
-            norm = torch.nn.utils.clip_grad_norm_(params, plan.clip or math.inf)
+            gradients = [p.grad for p in params if p.grad is not None]
+            norm = get_total_norm(gradients)
+            if plan.clip:
+                clip_grads_with_norm_(params, plan.clip, norm)
             optimizer.step()
             optimizer.zero_grad()
             method.after_step(progress)
             window.step(norm)
 
             done = step + 1
-            if done % plan.log_every == 0 or done == plan.steps or done in plan.checks:
-                figures = window.figures(done)
-                run.log(done, {"epoch": done / plan.steps_an_epoch, **figures, "lr": lr, **_numbers(scalars)})
-            if done in plan.checks:
-                run.log(done, observe(done))
-            stop = signals.agreed()
-            due = done in plan.checks or done == plan.steps or time.monotonic() - saved_at > plan.save_seconds
-            if due or stop:
-                window.check(done)
-                save(done)
-                saved_at = time.monotonic()
-            if stop and done < plan.steps:
+            stop, check, end = signals.agreed(), done in plan.checks, done == plan.steps
+            with window.aside():
+                if done % plan.log_every == 0 or check or end:
+                    row = {"epoch": done / plan.steps_an_epoch, **window.figures(done), "lr": lr, **_numbers(scalars)}
+                    run.log(done, row | (observe(done) if check else {}))
+                if check or end or stop or time.monotonic() - saved_at > plan.save_seconds:
+                    window.check(done, params)
+                    run.save(done, method, optimizer, extra())
+                    saved_at = time.monotonic()
+            run.tick(done)
+            if stop and not end:
                 raise Stopped(f"stopped by a signal at step {done} of {plan.steps}; saved: the same command goes on")
+
+
+def seed_of(seed: int, step: int) -> int:
+    """Of torch's generators at a step, another on each process."""
+    return ((seed << 40) + (step << 8) + rank()) % 2**64
 
 
 def pieces(batch: Batch, count: int) -> Iterator[tuple[bool, Batch]]:
@@ -122,6 +131,13 @@ class Window:
         yield
         self.waited += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def aside(self):
+        """Time that is no training: looking and saving."""
+        start = time.monotonic()
+        yield
+        self.since += time.monotonic() - max(start, self.since)
+
     def add(self, loss: Tensor) -> None:
         self.piece = self.piece + loss
 
@@ -130,15 +146,18 @@ class Window:
         self.norms.append(norm)
         self.piece, self.steps = 0.0, self.steps + 1
 
-    def check(self, done: int) -> None:
-        """Raise Diverged when a loss since the last reading is not finite, on every process alike."""
-        if not self.losses:
-            return
-        losses, norms = mean(torch.stack(self.losses)), torch.stack(self.norms)
-        bad = (~(losses.isfinite() & norms.isfinite())).nonzero()
-        if len(bad):
-            step = done - len(self.losses) + 1 + int(bad[0])
-            raise Diverged(f"the loss or its gradient is {float(losses[bad[0]]):.3g}, no longer finite, at step {step}")
+    def check(self, done: int, params: Sequence[Tensor] = ()) -> None:
+        """Raise Diverged when a loss since the last reading, its gradient or a parameter is not finite.
+
+        No process waits for another here: gradients and parameters are the same on all, so all raise alike.
+        """
+        if self.losses:
+            losses, norms = torch.stack(self.losses), torch.stack(self.norms)
+            if len(bad := (~(losses + norms).isfinite()).nonzero()):
+                step, loss, norm = done - len(losses) + 1 + int(bad[0]), float(losses[bad[0]]), float(norms[bad[0]])
+                raise Diverged(f"at step {step} the loss is {loss:.3g} and its gradient's norm {norm:.3g}; {ADVICE}")
+        if len(params) and not get_total_norm([p.detach() for p in params]).isfinite():
+            raise Diverged(f"at step {done} the weights are too large to count; {ADVICE}")
 
     def figures(self, done: int) -> dict[str, float]:
         self.check(done)

@@ -10,67 +10,86 @@ import time
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from core import checkpoint
-from core.config import difference
-from core.distributed import broadcast_object, is_main
+from core import checkpoint, config
+from core.distributed import gather_objects, is_main
 from core.errors import DiskFull
+
+NAMES = ("metrics.jsonl", "encoder.safetensors", "report.md", "curves.png", "views.png", "skipped.txt", "test.json")
 
 
 class Run:
     """The folder of one configuration. Only the main process writes.
 
-    identity: the configuration less what does not change the result; another identity in the same folder is refused.
+    settings: the whole configuration; its identity (core/config.py) is what makes a run this run: a folder that holds
+    anything of another is refused here, before anything is written. `begin` makes the folder.
     """
 
-    def __init__(self, folder: str | Path, config: dict, identity: dict, resume: str = "auto"):
+    def __init__(self, folder: str | Path, settings: dict, resume: str = "auto"):
         self.folder = Path(folder).expanduser()
-        self.config, self.identity = config, identity
-        self.state = None  # last.pt's content, when there is one to go on from
+        self.settings, self.identity = settings, config.identity(settings)
+        self.step = 0  # of last.pt
         self.listeners: list = []
-        self._open(resume)
+        self._state = self._found(resume)
+        if self._state:
+            self.step = self._state["step"]
+        gather_objects(None)  # all have looked before one of them writes
 
-    def _open(self, resume: str) -> None:
-        if resume not in ("auto", "never"):
-            raise ValueError(f"resume={resume}: there are auto and never")
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"out={self.folder} is a file, not a folder")
-        if self.last.exists():
-            if resume == "never":
-                raise ValueError(f"out={self.folder} holds a run already; give another out, or resume=auto to go on")
-            self.state = checkpoint.load(self.last)
-            if changes := difference(self.state["config"], self.identity):
-                raise ValueError(
-                    f"out={self.folder} holds a run of another configuration ({'; '.join(changes)}); give another out"
-                )
-        elif (self.folder / "encoder.safetensors").exists():
-            raise ValueError(f"out={self.folder} holds an encoder but no last.pt of ours; give another out")
+    def _found(self, resume: str) -> dict | None:
+        """last.pt's content, None for a new run; ValueError where the folder is not ours to write to."""
+        out = f"out={self.folder}"
+        file = next((p for p in (self.folder, *self.folder.parents) if p.exists() and not p.is_dir()), None)
+        if file:
+            raise ValueError(f"{out}: {file} is a file, not a folder")
+        said = self.folder / "config.yaml"
+        if not self.last.exists() and not said.exists():
+            if foreign := [name for name in NAMES if (self.folder / name).exists()]:
+                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; give another out")
+            return None
+        if resume == "never":
+            raise ValueError(f"{out} holds a run already; give another out, or resume=auto to go on")
+        state = checkpoint.load(self.last) if self.last.exists() else None
+        if changes := config.difference(state["config"] if state else _identity(said), self.identity):
+            raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); give another out")
+        return state
+
+    def begin(self) -> None:
+        """Make the folder, and forget what was logged after the checkpoint: those steps are about to be done again."""
         if is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
-            self._cut_metrics()
-        broadcast_object(None)  # the folder is there for all
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.sweep(self.folder)
+                self.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.settings)))
+            except OSError as error:
+                raise ValueError(f"out={self.folder} cannot be written: {error.strerror}; give another out") from error
+            kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= self.step]
+            self.write("metrics.jsonl", "".join(kept))
+        gather_objects(None)  # the folder is there for all
+
+    def restore(self, method, optimizer) -> dict | None:
+        """Put last.pt's state where it belongs and forget it.  Returns `extra`, or None when there is no last.pt."""
+        state, self._state = self._state, None
+        if state is None:
+            return None
+        try:
+            method.load_state_dict(state["method"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"{self.last} does not fit: data or code changed ({why}); give another out") from error
+        return state["extra"]
 
     @property
     def last(self) -> Path:
         return self.folder / "last.pt"
 
-    @property
-    def step(self) -> int:
-        return self.state["step"] if self.state else 0
-
-    def _cut_metrics(self) -> None:
-        """Forget what was logged after the checkpoint: those steps are about to be done again."""
-        lines = [json.dumps(row) for row in self.metrics() if row["step"] <= self.step]
-        checkpoint.write(self.folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
-
     def metrics(self) -> list[dict]:
         """All rows logged so far."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
         rows = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
@@ -85,10 +104,15 @@ class Run:
         try:
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(row) + "\n")
+            for listener in self.listeners:
+                listener.log(step, row)
         except OSError as error:
-            raise DiskFull(f"no room to write {self.folder}/metrics.jsonl; the last save is untouched") from error
+            raise DiskFull(f"{self.folder} takes no figures: {error.strerror}; last.pt is untouched") from error
+
+    def tick(self, step: int) -> None:
+        """A step is done: all that a bar needs to know."""
         for listener in self.listeners:
-            listener.log(step, row)
+            listener.tick(step)
 
     def save(self, step: int, method, optimizer, extra: dict) -> None:
         if is_main():
@@ -100,6 +124,7 @@ class Run:
                 config=self.identity,
                 extra=extra,
             )
+        self.step = step
 
     def write(self, name: str, data: bytes | str) -> None:
         if is_main():
@@ -107,14 +132,23 @@ class Run:
 
     def close(self) -> None:
         for listener in self.listeners:
-            listener.close()
+            with contextlib.suppress(OSError):  # a full disk has been reported by now
+                listener.close()
         self.listeners.clear()
+
+
+def _identity(path: Path) -> dict:
+    """Of a run that was killed before it saved."""
+    try:
+        return config.identity(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, ValueError, AttributeError, OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"out={path.parent} holds a config.yaml that is none of ours; give another out") from error
 
 
 def _plain(value) -> float | int | str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no nan
-    return round(value, 6) if isinstance(value, float) else value
+    return float(f"{value:.8g}") if isinstance(value, float) else value  # as many digits as float32 has
 
 
 class TensorBoard:
@@ -123,7 +157,10 @@ class TensorBoard:
     def __init__(self, folder: Path, start: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self.writer = SummaryWriter(str(folder), purge_step=start + 1)  # steps after `start` are done again
+
+    def tick(self, step: int) -> None:
+        pass
 
     def log(self, step: int, row: dict) -> None:
         for name, value in row.items():
@@ -137,11 +174,14 @@ class TensorBoard:
 class ProgressBar:
     """Loss, images a second and time to go. A bar on a terminal; elsewhere a line every half minute."""
 
+    FORMS = {"loss": "loss {:.3f}", "images_per_second": "{:.0f} images/s", "knn": "kNN {:.1f} %"}  # noqa: RUF012
+
     def __init__(self, steps: int, start: int, title: str):
-        self.steps, self.live = steps, sys.stderr.isatty()
+        self.steps, self.start, self.live = steps, start, sys.stderr.isatty()
         self.started = self.said = time.monotonic()
-        self.start = start
+        self.row: dict = {}
         if self.live:
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.bar = Progress(
@@ -150,28 +190,31 @@ class ProgressBar:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
+                console=Console(stderr=True),
                 refresh_per_second=4,
+                speed_estimate_period=600,  # seconds: steps may take one
             )
             self.bar.start()
             self.task = self.bar.add_task(title, total=steps, completed=start, figures="")
 
-    def log(self, step: int, row: dict) -> None:
-        names = {"loss": "loss {:.3f}", "images_per_second": "{:.0f} images/s", "knn": "kNN {:.1f} %"}
-        text = "  ".join(form.format(row[n]) for n, form in names.items() if isinstance(row.get(n), (int, float)))
+    def tick(self, step: int) -> None:
         now = time.monotonic()
         if self.live:
-            if "loss" in row:
-                self.bar.update(self.task, completed=step, figures=text)
-        elif "loss" in row and (now - self.said > 30 or step == self.steps):
+            self.bar.update(self.task, completed=step)
+        elif now - self.said > 30 or step == self.steps:
             self.said = now
             left = (now - self.started) / max(step - self.start, 1) * (self.steps - step)
-            print(f"step {step}/{self.steps}  {text}  {left / 60:.1f} min to go", file=sys.stderr, flush=True)
+            print(f"step {step}/{self.steps}  {self.figures}  {left / 60:.1f} min to go", file=sys.stderr, flush=True)
 
-    def say(self, text: str) -> None:
+    def log(self, step: int, row: dict) -> None:
+        self.row |= row
         if self.live:
-            self.bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+            self.bar.update(self.task, figures=self.figures)
+
+    @property
+    def figures(self) -> str:
+        numbers = {name: value for name, value in self.row.items() if isinstance(value, (int, float))}
+        return "  ".join(form.format(numbers[name]) for name, form in self.FORMS.items() if name in numbers)
 
     def close(self) -> None:
         if self.live:
@@ -180,10 +223,11 @@ class ProgressBar:
 
 @contextlib.contextmanager
 def counting(title: str):
-    """A bar for work that counts up before a run starts.  Yields progress(done, total); shows nothing if never called."""
+    """A bar for work that counts up before a run starts.  Yields progress(done, total); shows nothing if not called."""
+    from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(disable=not (sys.stderr.isatty() and is_main()))
+    bar = Progress(console=Console(stderr=True), disable=not (sys.stderr.isatty() and is_main()))
     task = None
 
     def progress(done: int, total: int) -> None:

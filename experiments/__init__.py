@@ -1,0 +1,1 @@
+"""What drives the tools and measures them. Nobody imports this."""

@@ -1,9 +1,10 @@
 """Words → the objects a run is made of. The last place that reads the configuration."""
+import importlib
+import inspect
 import os
 from functools import partial
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from core import config, loop, optim
@@ -35,12 +36,18 @@ def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
 
 
 def build_method(words, encoder: nn.Module) -> Method:
+    """The class that the yaml names, with exactly the arguments that it lists. What its constructor raises passes."""
+    arguments = config.plain(words.method)
+    module, _, name = arguments.pop("_target_").rpartition(".")
     try:
-        return instantiate(words.method, encoder=encoder, _convert_="all")
-    except Exception as error:  # Hydra wraps what the constructor raises
-        if isinstance(error.__cause__, ValueError):
-            raise ValueError(str(error.__cause__)) from error
-        raise
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"method._target_={module}.{name}: {error}") from error
+    try:
+        inspect.signature(kind).bind(encoder=encoder, **arguments)
+    except TypeError as error:
+        raise ValueError(f"method={words.chosen.method}: {kind.__name__} has {error}") from error
+    return kind(encoder=encoder, **arguments)
 
 
 def build_optimizer(words, method: Method) -> torch.optim.Optimizer:
@@ -67,6 +74,12 @@ def learning_rate(words) -> float:
 def build_plan(words, deal: loaders.Plan, encoder: nn.Module, world: World) -> loop.Plan:
     steps = words.steps or max(1, round(words.epochs * deal.steps_an_epoch))
     checks = {round(steps * (i + 1) / words.checks) for i in range(words.checks)} - {0}
+    share = words.batch_size // world.size
+    if share % words.accumulate or share // words.accumulate < 2:
+        raise ValueError(
+            f"batch_size={words.batch_size}, accumulate={words.accumulate}: the {share} images of each of {world.size} "
+            "processes must make that many equal pieces, of 2 images at least"
+        )
     o = words.optim
     return loop.Plan(
         steps=steps,

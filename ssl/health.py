@@ -3,6 +3,7 @@
 RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
 Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
 """
+import contextlib
 import copy
 from dataclasses import dataclass
 
@@ -10,27 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.batchnorm import SplitBatchNorm
 from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
-from vision.augment import Recipe
+from vision.augment import Recipe, render
 from vision.datasets import Dataset
 from vision.encoders import Spec, fit_channels
 
 BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
+EVALUATED = 512  # images a forward pass of evaluation
+CHECK_EPOCH = 0xFFFFFFFF  # whose views the checks look at: no epoch of training
 COLLAPSED_RANK = 2.0  # fewer effective dimensions than this, and features are a line
 COLLAPSED_STD = 0.1  # of the untrained encoder's
+NARROW_RANK = 0.05  # of the features' dimensions
+LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
 
 
 @torch.no_grad()
-def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device, batch: int = 512) -> Tensor:
+def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:
     """Frozen features in evaluation mode.  N,C,S,S uint8 → N,D float32 on the CPU."""
-    was_training = encoder.training
-    encoder.eval()
-    out = [encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(batch)]
-    encoder.train(was_training)
-    return torch.cat(out)
+    with _evaluating(encoder):
+        return torch.cat([encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(EVALUATED)])
 
 
 def feature_std(z: Tensor) -> float:
@@ -39,7 +42,10 @@ def feature_std(z: Tensor) -> float:
 
 
 def rankme(z: Tensor) -> float:
-    """exp of the entropy of the singular values' shares: how many dimensions the features use, from 1 to D."""
+    """exp of the entropy of the singular values' shares: how many dimensions the features use, from 1 to D.
+
+    Of centred features, unlike the paper's: a mean that all images share is no information about them.
+    """
     sigma = torch.linalg.svdvals(z.double() - z.double().mean(0))
     p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
     return float(torch.exp(-(p * p.log()).sum()))
@@ -48,6 +54,11 @@ def rankme(z: Tensor) -> float:
 def alignment(first: Tensor, second: Tensor) -> float:
     """Mean squared distance between normalised features of two views of an image; 0 is perfect."""
     return float((F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1).mean())
+
+
+def spread(z: Tensor) -> float:
+    """Mean squared distance between normalised features of different images."""
+    return float(2 * F.normalize(z, dim=1).var(0).sum().clamp(min=1e-12))
 
 
 def uniformity(z: Tensor) -> float:
@@ -69,8 +80,10 @@ class Health:
 
     def __init__(self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, spec: Spec):
         self.recipe, self.device, self.seed = recipe, device, seed
+        self.dim = 0  # features an image, once measured
         self.classes = dataset.classes
-        self.watched, self.watched_labels = some(dataset.validation, WATCHED, spec)
+        watched = dataset.validation if len(dataset.validation) > 1 else dataset.pretrain  # a spread needs two images
+        self.watched, self.watched_labels = some(watched, WATCHED, spec)
         self.bank = None
         if self.classes and self.watched_labels is not None:
             self.bank, self.bank_labels = some(dataset.train, BANK, spec)
@@ -79,8 +92,11 @@ class Health:
 
     def measure(self, encoder: nn.Module) -> dict[str, float]:
         z = features(encoder, self.watched, self.recipe, self.device)
+        self.dim = z.shape[1]
         figures = {"feature_std": feature_std(z), "rankme": rankme(z), "uniformity": uniformity(z)}
-        figures["alignment"] = alignment(*(features_of_view(encoder, self, i) for i in range(2)))
+        views = [self.features_of_view(encoder, i) for i in range(2)]
+        figures["alignment"] = alignment(*views)
+        figures["alignment_ratio"] = figures["alignment"] / spread(views[0])
         if self.bank is not None:
             bank = features(encoder, self.bank, self.recipe, self.device)
             figures |= self._scores(bank, z)
@@ -95,12 +111,15 @@ class Health:
         pixels = {}
         if self.bank is not None:
             pixels = self._scores(self.bank.flatten(1).float() / 255, self.watched.flatten(1).float() / 255)
-        self.baselines = Baselines(pixels, self.measure(self._calibrated(encoder)))
+        self.baselines = Baselines(pixels, self.measure(self.calibrated(encoder)))
 
     @torch.no_grad()
-    def _calibrated(self, encoder: nn.Module) -> nn.Module:
+    def calibrated(self, encoder: nn.Module) -> nn.Module:
         """A copy whose BatchNorm statistics are the data's: without, an untrained encoder is blamed for its initial ones."""
         encoder = copy.deepcopy(encoder).train()
+        for module in encoder.modules():
+            if isinstance(module, SplitBatchNorm):
+                module.splits = 1
         for part in self.watched.split(256) * 10:
             encoder(self.recipe.plain(part.to(self.device)))
         return encoder
@@ -132,8 +151,9 @@ class Health:
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained
         return (
-            f"feature std {figures['feature_std']:.3f} (untrained {before['feature_std']:.3f}), "
-            f"effective rank {figures['rankme']:.1f} (untrained {before['rankme']:.1f})"
+            f"two views of an image lie at {figures['alignment_ratio']:.2f} of the distance of different images (untrained "
+            f"{before['alignment_ratio']:.2f}), effective rank {figures['rankme']:.0f} ({before['rankme']:.0f}), "
+            f"feature std {figures['feature_std']:.2f} ({before['feature_std']:.2f})"
         )
 
     def verdict(self) -> str:
@@ -142,33 +162,35 @@ class Health:
             return "not yet known: no check was made"
         figures, before = self.history[-1][1], self.baselines.untrained
         if self.collapsed(figures):
-            return f"collapsed: {self.describe(figures)}"
-        spread = figures["uniformity"] < before["uniformity"]
-        aligned = figures["alignment"] / max(-figures["uniformity"], 1e-6) < before["alignment"] / max(
-            -before["uniformity"], 1e-6
-        )
-        if spread and figures["rankme"] >= before["rankme"] / 2:
-            how = "views of an image agree better and " if aligned else ""
-            return f"healthy: {how}different images spread further apart than before training; {self.describe(figures)}"
-        if figures["rankme"] < before["rankme"] / 2:
-            return f"narrow: features use less than half the dimensions they had untrained; {self.describe(figures)}"
-        return f"weak: images are no further apart than untrained; train longer or raise optim.lr; {self.describe(figures)}"
+            word = "collapsed"
+        elif figures["rankme"] < NARROW_RANK * self.dim:
+            word = "narrow: the features use few of their dimensions"
+        elif figures["alignment_ratio"] < LEARNT_RATIO * before["alignment_ratio"]:
+            word = "healthy: views of one image come together while images stay apart"
+        else:
+            word = "weak: views are hardly closer than before training; train longer, or try another optim.lr"
+        return f"{word} ({self.describe(figures)})"
+
+    @torch.no_grad()
+    def features_of_view(self, encoder: nn.Module, view: int) -> Tensor:
+        """Features of one augmented view of the watched images, the same view at every check.  → N,D"""
+        indices, size = torch.arange(len(self.watched)), self.watched.shape[2:]
+        draw = self.recipe.views[view].draw(self.seed, CHECK_EPOCH, indices, view, *size)
+        with _evaluating(encoder):
+            out = []
+            for rows in indices.split(EVALUATED):
+                images = self.watched[rows].to(self.device)
+                x = render(images, draw[rows], self.recipe.size, self.recipe.mean, self.recipe.std)
+                out.append(encoder(x).float().cpu())
+        return torch.cat(out)
 
 
-@torch.no_grad()
-def features_of_view(encoder: nn.Module, health: Health, view: int) -> Tensor:
-    """Features of one augmented view of the watched images, the same view at every check."""
-    images = health.watched
-    draw = health.recipe.views[view].draw(health.seed, 0xFFFFFFFF, torch.arange(len(images)), view, *images.shape[2:])
+@contextlib.contextmanager
+def _evaluating(encoder: nn.Module):
     was_training = encoder.training
     encoder.eval()
-    out = []
-    for rows in (slice(i, i + 512) for i in range(0, len(images), 512)):
-        draws = [draw[rows]]
-        x = health.recipe.render(images[rows].to(health.device), draws)[0]
-        out.append(encoder(x).float().cpu())
+    yield
     encoder.train(was_training)
-    return torch.cat(out)
 
 
 def some(split, count: int, spec: Spec) -> tuple[Tensor, Tensor | None]:

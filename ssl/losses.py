@@ -1,21 +1,23 @@
 """Losses as pure functions, written for the global batch.
 
-Over W processes each function returns the mean over this process's rows; the mean of those over processes is the loss of
-the joined batch, and so is the averaged gradient (`gather` keeps gradients).
+Over W processes each function returns the mean over this process's rows; the mean of those over processes is the loss
+of the joined batch, and so is the averaged gradient (`gather` keeps gradients).
 """
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.distributed import gather, rank
+from core.distributed import gather, rank, world_size
 
-TILE = 1024  # rows of similarities held at a time: 1024 × 16384 floats are 64 MB
+TILE = 1 << 22  # similarities held at a time: 256 × 16384 floats are 16 MB; with more, CPU caches miss
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
     """mean_i [ logsumexp_{j ≠ self_i} q_i·k_j − q_i·k_{positive_i} ] without the N×M matrix.
 
-    Forward keeps one number a row; backward recomputes each tile's similarities. So extra memory is O(N + TILE·M), and
+    Forward keeps one number a row; backward recomputes each tile's similarities. So extra memory is O(N + TILE), and
     the arithmetic is one more matrix product than keeping the matrix would need.
     """
 
@@ -23,9 +25,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
     def forward(ctx, queries: Tensor, keys: Tensor, positives: Tensor, own: Tensor | None) -> Tensor:
         N = len(queries)
         lse = queries.new_empty(N)
-        height = _tile_height(len(keys))
-        buffer = queries.new_empty(min(height, N), len(keys))
-        for rows in _tiles(N, height):
+        buffer = _buffer(queries, len(keys))
+        for rows in _tiles(N, len(keys)):
             tile = _similarities(queries[rows], keys, own, rows, buffer)
             lse[rows] = tile.logsumexp(1)
         ctx.save_for_backward(queries, keys, positives, own, lse)
@@ -37,9 +38,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         N = len(queries)
         grad_queries = torch.empty_like(queries)
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
-        height = _tile_height(len(keys))
-        buffer = queries.new_empty(min(height, N), len(keys))
-        for rows in _tiles(N, height):
+        buffer = _buffer(queries, len(keys))
+        for rows in _tiles(N, len(keys)):
             tile = _similarities(queries[rows], keys, own, rows, buffer)
             p = tile.sub_(lse[rows, None]).exp_()  # softmax over keys
             p[torch.arange(len(p), device=p.device), positives[rows]] -= 1
@@ -50,31 +50,86 @@ class _TiledCrossEntropy(torch.autograd.Function):
         return grad_queries * scale, None if grad_keys is None else grad_keys * scale, None, None
 
 
-def _tile_height(keys: int) -> int:
-    return max(64, min(TILE, TILE * 16384 // max(keys, 1)))
+class _SymmetricCrossEntropy(torch.autograd.Function):
+    """The same for z as queries and keys at once: S = z zᵀ/T is symmetric, so tiles on and above its diagonal do.
+
+    z: 2B,D, row i of one half the positive of row i of the other.  With E = exp S off the diagonal, r_i = 1 / Σ_j E_ij:
+    loss = mean_i [ −log r_i − S_{i,p(i)} ],  ∂loss/∂z_i = (Σ_j E_ij (r_i + r_j) z_j − 2 z_p(i)) / (2B·T).
+    Rows are unit vectors, so |S| ≤ 1/T and no maximum need be taken out of E: `_exp_fits` says where that is safe.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, temperature: float) -> Tensor:
+        N, scaled, sums = len(z), z / temperature, z.new_zeros(len(z))
+        buffer = _buffer(z, N)
+        for rows in _tiles(N, N):
+            tile = _exponentials(scaled, z, rows, buffer)  # rows, all columns from rows.start on
+            sums[rows] += tile.sum(1)
+            sums[rows.stop :] += tile[:, len(tile) :].sum(0)
+        ctx.save_for_backward(z, sums)
+        ctx.temperature = temperature
+        return (sums.log() - (scaled * z.roll(N // 2, 0)).sum(1)).mean()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        z, sums = ctx.saved_tensors
+        N, scaled, r = len(z), z / ctx.temperature, 1 / sums
+        grad = -2 * z.roll(N // 2, 0)
+        buffer, factors = _buffer(z, N), _buffer(z, N)
+        for rows in _tiles(N, N):
+            tile = _exponentials(scaled, z, rows, buffer)
+            tile *= torch.add(r[rows, None], r[rows.start :], out=_view(factors, tile.shape))  # E_ij (r_i + r_j)
+            grad[rows].addmm_(tile, z[rows.start :])
+            grad[rows.stop :].addmm_(tile[:, len(tile) :].T, z[rows])
+        return grad * (gradient / (N * ctx.temperature)), None
 
 
-def _tiles(length: int, height: int):
+def _tiles(length: int, columns: int):
+    height = max(64, TILE // max(columns, 1))
     return (slice(i, min(i + height, length)) for i in range(0, length, height))
 
 
+def _buffer(like: Tensor, columns: int) -> Tensor:
+    """Room for the tallest tile."""
+    first = next(_tiles(len(like), columns))
+    return like.new_empty(first.stop * columns)
+
+
+def _view(buffer: Tensor, shape: tuple[int, int]) -> Tensor:
+    return buffer[: shape[0] * shape[1]].view(shape)
+
+
 def _similarities(queries: Tensor, keys: Tensor, own: Tensor | None, rows: slice, buffer: Tensor) -> Tensor:
-    tile = torch.mm(queries, keys.T, out=buffer[: len(queries)])
+    tile = torch.mm(queries, keys.T, out=_view(buffer, (len(queries), len(keys))))
     if own is not None:  # an embedding is no negative of itself
         tile[torch.arange(len(tile), device=tile.device), own[rows]] = float("-inf")
     return tile
 
 
+def _exponentials(scaled: Tensor, z: Tensor, rows: slice, buffer: Tensor) -> Tensor:
+    queries, keys = scaled[rows], z[rows.start :]
+    tile = torch.mm(queries, keys.T, out=_view(buffer, (len(queries), len(keys)))).exp_()
+    tile.diagonal().zero_()  # an embedding is no negative of itself
+    return tile
+
+
+def _exp_fits(temperature: float, rows: int, dtype: torch.dtype) -> bool:
+    """Can e^(±1/T), and a sum of so many of them, neither overflow nor vanish?  float32: T > 1/70 at 16384 rows."""
+    return 1 / temperature + math.log(rows) < 0.9 * math.log(torch.finfo(dtype).max)
+
+
 def contrastive(
     queries: Tensor, keys: Tensor, positives: Tensor, temperature: float, own: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE: −mean_i log [ exp(q_i·k_{p_i}/T) / Σ_{j ≠ own_i} exp(q_i·k_j/T) ], Oord et al. 2018 (arXiv 1807.03748), eq. 4.
+    """InfoNCE: −mean_i log [ exp(q_i·k_{p_i}/T) / Σ_{j ≠ own_i} exp(q_i·k_j/T) ].
+
+    Oord et al. 2018 (arXiv 1807.03748), eq. 4.
 
     queries: N,D and keys: M,D, normalised; positives: N int64, each query's key; own: N int64, a key to leave out.
     Computed in float32 at least, tile by tile: memory grows with N + M, not N·M.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        return _TiledCrossEntropy.apply(_exact(queries) / temperature, _exact(keys), positives, own)
+        return _TiledCrossEntropy.apply(exact(queries) / temperature, exact(keys), positives, own)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -84,11 +139,14 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Each of the 2·W·B embeddings is to be told from all others but itself.
     """
     B = len(first)
-    z = F.normalize(_exact(torch.cat([first, second])), dim=1)
-    keys = gather(z)  # W*2*B,D: each process's first views, then its second ones
-    own = torch.arange(2 * B, device=z.device) + rank() * 2 * B
-    positives = own.roll(B)  # row i of one view ↔ row i of the other
-    return contrastive(z, keys, positives, temperature, own)
+    with torch.autocast(first.device.type, enabled=False):
+        z = F.normalize(exact(torch.cat([first, second])), dim=1)
+        if world_size() == 1 and _exp_fits(temperature, 2 * B, z.dtype):
+            return _SymmetricCrossEntropy.apply(z, temperature)
+        keys = gather(z)  # W*2*B,D: each process's first views, then its second ones
+        own = torch.arange(2 * B, device=z.device) + rank() * 2 * B
+        positives = own.roll(B)  # row i of one view ↔ row i of the other
+        return contrastive(z, keys, positives, temperature, own)
 
 
 def queue_contrastive(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -97,12 +155,12 @@ def queue_contrastive(queries: Tensor, keys: Tensor, queue: Tensor, temperature:
     queries, keys: B,D normalised, row i of one the positive of row i of the other; queue: K,D normalised.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        queries, keys, queue = _exact(queries), _exact(keys), _exact(queue)
+        queries, keys, queue = exact(queries), exact(keys), exact(queue)
         positive = (queries * keys).sum(1, keepdim=True)  # B,1
         logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature  # B,1+K
         return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def _exact(x: Tensor) -> Tensor:
+def exact(x: Tensor) -> Tensor:
     """At least float32: softmax over thousands of similarities loses its tail in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -7,6 +7,7 @@ Nothing here imports torch before the words are understood: a mistyped one is an
 """
 import sys
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from core import config
@@ -31,28 +32,38 @@ def start(words) -> int:
     from core import distributed
 
     if words.devices > 1 and distributed.environment() is None:
-        return distributed.launch(TOOL.module, sys.argv[1:], words.devices)
+        return distributed.launch(TOOL.module, list(words.chosen.words), words.devices)
     return distributed.guarded(partial(run, words))
 
 
 def check(words) -> None:
     """Refuse what can be refused before anything is loaded or launched."""
-    positive = ("batch_size", "accumulate", "image_size", "epochs", "steps", "log_every", "save_minutes", "devices")
-    for name, value in [(n, words[n]) for n in positive] + [("optim.lr", words.optim.lr), ("clip", words.clip)]:
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value}: must be more than 0")
-    if not 0 <= words.optim.warmup < 1:
-        raise ValueError(f"optim.warmup={words.optim.warmup}: a share of the run, from 0 to less than 1")
+    o = words.optim
+    positive = ["batch_size", "accumulate", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes"]
+    positive = [name for name in (*positive, "devices", "checks") if words[name] is not None]
+    wrong = {name: "more than 0" for name in positive if not 0 < words[name] < inf}
+    wrong |= {f"optim.{name}": "more than 0" for name in ("lr", "eta") if not 0 < o[name] < inf}
+    wrong |= {f"optim.{name}": "0 or more" for name in ("weight_decay", "warmup_lr", "end_lr") if not o[name] >= 0}
+    wrong |= {f"optim.{name}": "from 0 to less than 1" for name in ("momentum", "warmup") if not 0 <= o[name] < 1}
+    if len(o.betas) != 2 or not all(0 <= beta < 1 for beta in o.betas):
+        wrong["optim.betas"] = "two numbers from 0 to less than 1"
+    if words.workers < -1:
+        wrong["workers"] = "-1 (as many as fit) or a number of processes"
+    if not 0 <= words.seed < 2**63:
+        wrong["seed"] = "from 0 to 2**63 - 1"
+    if words.batch_size % max(words.devices, 1):
+        wrong["batch_size"] = f"a multiple of devices={words.devices}"
     choices = {
-        "optim.name": (words.optim.name, ("lars", "sgd", "adamw")),
-        "optim.scaling": (words.optim.scaling, ("linear", "sqrt", "none")),
-        "precision": (words.precision, ("auto", "fp32", "bf16")),
-        "stem": (words.stem, ("auto", "small", "half", "full")),
-        "resume": (words.resume, ("auto", "never")),
+        "optim.name": ("lars", "sgd", "adamw"),
+        "optim.scaling": ("linear", "sqrt", "none"),
+        "precision": ("auto", "fp32", "bf16"),
+        "stem": ("auto", "small", "half", "full"),
+        "resume": ("auto", "never"),
     }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"{name}={value}: there are {', '.join(known)}")
+    flat = config.flat(words)
+    wrong |= {name: " or ".join(known) for name, known in choices.items() if flat[name] not in known}
+    for name, right in wrong.items():
+        raise ValueError(f"{name}={flat[name]}: must be {right}")
 
 
 def run(words) -> int:
@@ -67,8 +78,8 @@ def run(words) -> int:
     from ssl.health import Health
     from vision import artifact, loaders
 
-    identity = config.identity(words)
     with distributed.session(words.device) as world:
+        run = Run(folder(words), config.plain(words), words.resume)
         torch.manual_seed(words.seed)
         dataset = build_data(words)
         encoder, recipe = build_encoder(words, dataset)
@@ -80,20 +91,20 @@ def run(words) -> int:
         method.to(world.device, memory_format=torch.channels_last)
         optimizer = build_optimizer(words, method)
         plan = build_plan(words, deal, encoder, world)
-
-        run = Run(folder(words, identity), config.plain(words), identity, words.resume)
-        report.opening(words, dataset, encoder, plan, run, world, notes)
         health = Health(dataset, recipe, world.device, words.seed, encoder.spec)
-        if run.state is None:
-            health.start(encoder)
+        loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers(words, world))
+
+        past = run.restore(method, optimizer)
+        run.begin()
+        report.opening(words, dataset, encoder, plan, run, world, notes)
+        report.skipped(run, dataset.skipped)
+        if past:
+            health.restore(past)
         else:
-            method.load_state_dict(run.state["method"])
-            optimizer.load_state_dict(run.state["optimizer"])
-            health.restore(run.state["extra"])
+            health.start(encoder)
         if words.compile:
             encoder.compile()
 
-        loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers(words, world))
         report.listen(run, plan, words, recipe, dataset)
         try:
             loop.train(
@@ -109,17 +120,21 @@ def run(words) -> int:
         finally:
             run.close()
             report.curves(run, health)
-            report.skipped(run, {**dataset.skipped, **loader.skipped})
-        run.write("encoder.safetensors", artifact.dumps(encoder, recipe, {"tool": TOOL.module, "words": identity}))
+        for skipped in distributed.gather_objects(loader.skipped):
+            dataset.skipped.update(skipped)
+        report.skipped(run, dataset.skipped)
+        origin = {"tool": TOOL.module, "words": run.identity}
+        run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
         report.final(run, health, dataset, encoder, words)
     return 0
 
 
-def folder(words, identity: dict) -> Path:
+def folder(words) -> Path:
     """The run's folder: as told, or named by what it is a run of, so that another configuration gets another one."""
     if words.out != "auto":
         return config.expand(words.out)
-    return Path("runs") / f"{words.chosen.method}-{words.chosen.data}-{config.fingerprint(identity)}"
+    fingerprint = config.fingerprint(config.identity(words))
+    return Path("runs") / f"{words.chosen.method}-{words.chosen.data}-{fingerprint}"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import json
 import sys
 
 import torch
+from torch import nn
 
 from core.distributed import World, is_main
 from core.loop import Plan
 from core.run import ProgressBar, Run, TensorBoard
-from linear_eval.knn import K, TEMPERATURE, knn_accuracy
+from linear_eval.knn import TEMPERATURE, K, knn_accuracy
 from linear_eval.probe import few_labels
+from ssl.build import build_encoder
 from ssl.health import Health, features, some
 from vision import artifact, augment
 from vision.datasets import Dataset
@@ -80,7 +82,7 @@ def curves(run: Run, health: Health) -> None:
     if "knn" in figures[0]:
         for name, label, colour in (("knn", f"kNN, k = {K}", "#0072B2"), ("five_labels", "5 labels a class", "#D55E00")):
             axes[1].plot(seen, [f[name] for f in figures], "o-", ms=3, color=colour, label=label)
-            axes[1].axhline(health.baselines.pixels[name], color=colour, ls=":", lw=1, label=f"… of raw pixels")
+            axes[1].axhline(health.baselines.pixels[name], color=colour, ls=":", lw=1, label="… of raw pixels")
         axes[1].legend(fontsize=8)
     axes[1].set(title="validation accuracy, %" if "knn" in figures[0] else "no labels: no accuracy", xlabel="step")
 
@@ -89,91 +91,93 @@ def curves(run: Run, health: Health) -> None:
     twin = axes[2].twinx()
     twin.plot(seen, [f["feature_std"] for f in figures], "o-", ms=3, color="#CC79A7", label="feature std")
     twin.set_ylim(0, None)
-    axes[2].legend(*[a + b for a, b in zip(axes[2].get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True)], fontsize=8)
+    (lines, labels), (more, names) = axes[2].get_legend_handles_labels(), twin.get_legend_handles_labels()
+    axes[2].legend(lines + more, labels + names, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     plt.close(figure)
     run.write("curves.png", buffer.getvalue())
 
 
-def test_scores(health: Health, dataset: Dataset, encoder) -> dict[str, dict[str, float]]:
-    """kNN and five-label accuracy on the test split, for raw pixels and the trained encoder. Nothing was chosen on it."""
+def test_scores(health: Health, dataset: Dataset, encoder: nn.Module, before: nn.Module) -> dict[str, dict[str, float]]:
+    """kNN and five-label accuracy on the test split, of the encoder and its baselines. Nothing was chosen on it."""
     bank, bank_labels = some(dataset.train, BANK, encoder.spec)
     test, labels = some(dataset.test, TESTED, encoder.spec)
     sources = {
         "raw pixels": lambda x: x.flatten(1).float() / 255,
-        "trained": lambda x: features(encoder, x, health.recipe, health.device),
+        "untrained": lambda x: features(before, x, health.recipe, health.device),
+        "pretrained": lambda x: features(encoder, x, health.recipe, health.device),
     }
-    out = {}
+    scores = {}
     for name, source in sources.items():
         known = source(bank), bank_labels, source(test), labels
         few, spread = few_labels(*known)
-        out[name] = {"knn": knn_accuracy(*known, len(dataset.classes)), "five_labels": few, "five_labels_std": spread}
-    return out
+        scores[name] = {"knn": knn_accuracy(*known, len(dataset.classes)), "five_labels": few, "five_labels_std": spread}
+    return scores
 
 
-def final(run: Run, health: Health, dataset: Dataset, encoder, words) -> None:
+def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words) -> None:
     """report.md, and the gist of it on the terminal."""
     if not is_main():
         return
-    path = run.folder / "encoder.safetensors"
-    lines = [f"# {words.chosen.method} on {dataset.name}", "", f"Health: {health.verdict()}", ""]
-    if health.bank is not None:
-        last, before, pixels = health.history[-1][1], health.baselines.untrained, health.baselines.pixels
+    lines = [f"# {words.chosen.method} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
+    if health.bank is None:
+        lines += ["No labels, so no accuracy: the label-free verdict is all there is to say here.", ""]
+    else:
+        lines += _table("validation", _validation_scores(health))
+        if len(dataset.test) and dataset.test.labels is not None:
+            torch.manual_seed(words.seed)  # the weights that training began with, once more
+            before = health.calibrated(build_encoder(words, dataset)[0].to(health.device))
+            scores = test_scores(health, dataset, encoder, before)
+            run.write("test.json", json.dumps(scores, indent=1) + "\n")
+            lines += _table("test", scores) + _candour(scores)
         lines += [
-            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}); 5 labels: logistic regression, "
-            "mean of 5 draws.",
-            "",
-            "| | kNN, validation | 5 labels a class, validation |",
-            "|---|---|---|",
-            *(
-                f"| {name} | {f['knn']:.1f} | {f['five_labels']:.1f} |"
-                for name, f in (("raw pixels", pixels), ("untrained encoder", before), ("**pretrained**", last))
-            ),
+            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). 5 labels a class: logistic "
+            "regression on standardised features, mean ± standard deviation of 5 draws.",
             "",
         ]
-        if len(dataset.test) and dataset.test.labels is not None:
-            scores = test_scores(health, dataset, encoder)
-            run.write("test.json", json.dumps(scores, indent=1))
-            lines += [
-                "| | kNN, test | 5 labels a class, test |",
-                "|---|---|---|",
-                *(
-                    f"| {name} | {f['knn']:.1f} | {f['five_labels']:.1f} ± {f['five_labels_std']:.1f} |"
-                    for name, f in scores.items()
-                ),
-                "",
-            ]
-            if scores["trained"]["knn"] < scores["raw pixels"]["knn"]:
-                lines += ["Raw pixels are ahead in kNN on this data: small, centred, aligned images suit them.", ""]
-    figures = health.history[-1][1]
-    lines += [
-        f"Label-free: effective rank {figures['rankme']:.1f} of {encoder.dim}, feature std {figures['feature_std']:.3f}, alignment "
-        f"{figures['alignment']:.3f}, uniformity {figures['uniformity']:.2f}.",
-        "",
-    ]
-    card = artifact.read_card(path)
-    page = [
-        *lines,
-        "![curves](curves.png)",
-        "![views](views.png)",
-        "",
-        "Load the encoder with plain timm:",
-        "",
-        "```python",
-        "import safetensors.torch, timm, torch",
-        artifact.snippet(card, str(path)),
-        "```",
-        "",
-    ]
+    path = run.folder / "encoder.safetensors"
+    pictures = [f"![{name}]({name}.png)" for name in ("curves", "views")]
+    load = ["```python", "import safetensors.torch, timm, torch", artifact.snippet(artifact.read_card(path), str(path)), "```"]
+    page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
     run.write("report.md", "\n".join(page))
-    print("\n".join([*lines, f"encoder: {path}", f"report:  {run.folder / 'report.md'}", *_next(words)]))
+    print("\n".join([*lines, f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {_next(words)}"]))
 
 
-def _next(words) -> list[str]:
+def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
+    return {
+        "raw pixels": health.baselines.pixels,
+        "untrained": health.baselines.untrained,
+        "pretrained": health.history[-1][1] if health.history else {},
+    }
+
+
+def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
+    rows = [f"| {split} | kNN | 5 labels a class |", "|---|---|---|"]
+    for name, f in scores.items():
+        if f:
+            spread = f" ± {f['five_labels_std']:.1f}" if "five_labels_std" in f else ""
+            rows.append(f"| {name} | {f['knn']:.1f} | {f['five_labels']:.1f}{spread} |")
+    return [*rows, ""]
+
+
+def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
+    """Say it where training did not pay."""
+    ours = scores["pretrained"]
+    behind = [
+        f"{name} in {label}"
+        for name in ("raw pixels", "untrained")
+        for key, label in (("knn", "kNN"), ("five_labels", "5-label accuracy"))
+        if scores[name][key] > ours[key]
+    ]
+    return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []
+
+
+def _next(words) -> str:
     """The next command to try."""
-    command = "uv run python -m ssl.pretrain"
+    command = f"uv run python -m ssl.pretrain --method {words.chosen.method}"
     if words.chosen.data == "digits":
-        return [f"next:    {command} --method {words.chosen.method} --data fashion_mnist"]
+        return f"{command} --data fashion_mnist"
+    root = f" --data.root {words.data.root}" if words.data.root else ""
     longer = f"--steps {2 * words.steps}" if words.steps else f"--epochs {2 * words.epochs:g}"
-    return [f"next:    {command} --method {words.chosen.method} --data {words.chosen.data} {longer}"]
+    return f"{command} --data {words.chosen.data}{root} {longer}"

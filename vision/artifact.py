@@ -4,7 +4,7 @@ The tensors carry timm's names. The header holds one JSON text under "nolabel": 
 normalisation, its features, and where it came from. Loading is strict and runs no pickle.
 """
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -50,12 +50,14 @@ def read_card(path: str | Path) -> Card:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["nolabel"])
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
         spec = header["encoder"] | {"arguments": _tuples(header["encoder"]["arguments"])}
         return Card(
             encoders.Spec(**spec), tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"]
         )
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel ({type(error).__name__})") from error
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 
 
 def load(path: str | Path) -> tuple[nn.Module, Card]:
@@ -64,9 +66,13 @@ def load(path: str | Path) -> tuple[nn.Module, Card]:
     encoder = encoders.build(card.spec)
     try:
         encoder.load_state_dict(safetensors.torch.load_file(Path(path).expanduser()))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"encoder={path}: its weights do not fit {card.spec.name}: {str(error)[:200]}") from error
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise ValueError(f"encoder={path}: its weights do not fit {card.spec.name}: {_line(error)}") from error
     return encoder.eval(), card
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _tuples(arguments: dict) -> dict:
@@ -74,32 +80,29 @@ def _tuples(arguments: dict) -> dict:
 
 
 def snippet(card: Card, path: str) -> str:
-    """Three lines of plain timm that load the file: what report.md and the README show."""
+    """At most three lines of plain timm that load the file: what report.md and the README show."""
     extra = "".join(f", {k}={v!r}" for k, v in card.spec.arguments.items())
     lines = [
-        f"model = timm.create_model({card.spec.name!r}, num_classes=0, in_chans={card.spec.channels}{extra})",
+        f"model = timm.create_model({card.spec.name!r}, num_classes=0, in_chans={card.spec.channels}{extra}).eval()",
+        "; ".join(f"model.set_submodule({name!r}, {new})" for name, new in _surgery(card.spec)),
         f"model.load_state_dict(safetensors.torch.load_file({path!r}))",
     ]
-    if surgery := _surgery(card):
-        lines.insert(1, surgery)
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
 
 
-def _surgery(card: Card) -> str:
-    if card.spec.stem == "full":
-        return ""
-    model = encoders.build(card.spec)
-    plain = encoders.timm.create_model(
-        card.spec.name, num_classes=0, in_chans=card.spec.channels, **card.spec.arguments
-    )
-    changed = []
+def _surgery(spec: encoders.Spec) -> list[tuple[str, str]]:
+    """What `encoders.small_stem` changed in timm's model: (module's name, what stands there now, as Python)."""
+    plain = encoders.build(replace(spec, stem="full"))
     before = dict(plain.named_modules())
-    for name, module in model.named_modules():
-        if name in before and type(module) is not type(before[name]) and isinstance(module, nn.Identity):
+    changed = []
+    for name, module in encoders.build(spec).named_modules():
+        if repr(module) == repr(before[name]):
+            continue
+        if isinstance(module, nn.Identity):
             changed.append((name, "torch.nn.Identity()"))
-        elif isinstance(module, nn.Conv2d) and name in before and module.kernel_size != before[name].kernel_size:
-            extra = ("" if module.stride == (1, 1) else ", stride=2") + ("" if module.bias is not None else ", bias=False")
-            changed.append((name, f"torch.nn.Conv2d({module.in_channels}, {module.out_channels}, 3, padding=1{extra})"))
-    if not changed:
-        return ""
-    return "; ".join(f"model.set_submodule({name!r}, {new})" for name, new in changed)
+        elif type(module) is nn.Conv2d:
+            stride = "" if module.stride == (1, 1) else f", stride={module.stride[0]}"
+            bias = "" if module.bias is not None else ", bias=False"
+            new = f"torch.nn.Conv2d({module.in_channels}, {module.out_channels}, 3{stride}, padding=1{bias})"
+            changed.append((name, new))
+    return changed

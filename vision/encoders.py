@@ -1,9 +1,10 @@
 """Encoders: a timm name, our small default, or an encoder.safetensors → a module B,C,H,W → B,D with `.dim`.
 
-Every encoder is a timm model without its classifier, so that its weights carry timm's names and plain timm can load them.
-Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so the
-first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Our default
-encoder halves images over 16 pixels in its stem ("half"): on two CPU cores four times the images an hour are worth more.
+Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them.
+Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so
+the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Our
+default encoder halves images over 16 pixels in its stem ("half"): on two CPU cores four times the images an hour are
+worth more.
 """
 import difflib
 import logging
@@ -17,8 +18,10 @@ SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
 PATCHED = ("vit_", "deit", "eva", "beit", "mixer_", "flexivit")  # timm families whose patch size is an argument
 
-# Our default: a ResNet of four single-block stages and a quarter of ResNet-18's width.
-NAMED = {"small": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)})}
+# Our default: ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width.
+NAMED = {
+    "small": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_width": 16}),
+}
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,16 @@ def specify(name: str, channels: int, image_size: int, stem: str) -> Spec:
     if config is not None and config.fixed_input_size:
         arguments["img_size"] = image_size
         if stem == "small" and architecture.startswith(PATCHED):
-            arguments["patch_size"] = max(1, image_size // 8)
+            arguments["patch_size"] = _patch(image_size)
     return Spec(name, channels, image_size, stem, arguments)
+
+
+def _patch(size: int) -> int:
+    """The patch that tiles the image and comes nearest to an eighth of it; where none comes near, an eighth, and the
+    embedding leaves out a rim of a few pixels.  28 → 4, 32 → 4, 31 → 3
+    """
+    tiles = [p for p in range(1, size) if size % p == 0 and size / 16 <= p <= size / 4]
+    return min(tiles, key=lambda p: abs(p - size / 8), default=max(1, size // 8))
 
 
 def build(spec: Spec, pretrained: bool = False) -> nn.Module:
@@ -143,7 +154,8 @@ def fix_patch_embedding(encoder: nn.Module) -> None:
     patches = getattr(encoder, "patch_embed", None)
     if patches is None or not hasattr(patches, "proj"):
         raise ValueError(
-            f"method=moco_v3_vit needs a vision transformer, not {encoder.spec.name}; use method=moco_v3 or encoder=vit_…"
+            f"method=moco_v3_vit needs a vision transformer, not {encoder.spec.name}; "
+            "use method=moco_v3 or encoder=vit_…"
         )
     patches.requires_grad_(False)
     positions = getattr(encoder, "pos_embed", None)

@@ -1,4 +1,6 @@
 """Projection and prediction heads."""
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -11,7 +13,7 @@ def mlp(dims: list[int], last_norm: str | None = None, hidden_norm: bool = True)
     """
     layers: list[nn.Module] = []
     last = len(dims) - 2
-    for i, (width, out) in enumerate(zip(dims, dims[1:], strict=False)):
+    for i, (width, out) in enumerate(pairwise(dims)):
         if i < last:
             norm = [nn.BatchNorm1d(out)] if hidden_norm else []
             layers += [nn.Linear(width, out, bias=not hidden_norm), *norm, nn.ReLU(inplace=True)]

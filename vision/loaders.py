@@ -1,11 +1,15 @@
 """Data + recipe + world → batches.
 
-Global batch g of an epoch is the same set of images at any number of processes: one seeded order, cut into batches, each
-cut among the processes in turn. What a step sees is a function of its number, so a loader can start at any step.
+Global batch g of an epoch is the same set of images at any number of processes: one seeded order, cut into batches,
+each cut among the processes in turn. What a step sees is a function of its number, so a loader can start at any step.
 """
 from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -13,7 +17,9 @@ from core.distributed import World
 from core.method import Batch
 from vision import random
 from vision.augment import Recipe
+from vision.datasets import Images
 from vision.encoders import fit_channels
+from vision.streamed import Streamed, refuse_many
 
 
 class Plan:
@@ -41,7 +47,7 @@ class Plan:
 class MemoryLoader:
     """A split held in memory: uint8 on the device, every view made there."""
 
-    def __init__(self, split, recipe: Recipe, plan: Plan, channels: int):
+    def __init__(self, split: Images, recipe: Recipe, plan: Plan, channels: int):
         self.images = fit_channels(split.images, channels).to(plan.world.device)
         self.labels = split.labels
         self.recipe, self.plan = recipe, plan
@@ -57,9 +63,12 @@ class MemoryLoader:
 
 
 class StreamLoader:
-    """A split on disk: worker processes decode and crop, all else is done for the whole batch on the device."""
+    """A split on disk: worker processes decode and crop, all else is done for the whole batch on the device.
 
-    def __init__(self, split, recipe: Recipe, plan: Plan, channels: int, workers: int):
+    For a file that cannot be read its neighbour stands in (`Streamed.readable`); `skipped` says which and why.
+    """
+
+    def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, channels: int, workers: int):
         self.split, self.recipe, self.plan, self.channels, self.workers = split, recipe, plan, channels, workers
         self.skipped: dict[str, str] = {}
 
@@ -71,19 +80,33 @@ class StreamLoader:
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its own: a restart must not move torch's global one
         )
-        for epoch, indices, crops, skipped in loader:
-            self.skipped.update(skipped)
-            draws = self.recipe.draw(self.plan.seed, epoch, indices, 1, 1)  # the box is used up; the rest is as in the worker
-            crops = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops]
-            labels = None if self.split.labels is None else self.split.labels[indices]
-            yield Batch(self.recipe.render(crops, draws), indices, labels)
+        for crops in loader:
+            if isinstance(crops, str):
+                raise ValueError(crops)
+            self.skipped.update(crops.skipped)
+            refuse_many(self.skipped, len(self.split), self.split.max_corrupt)
+            draws = self.recipe.draw(self.plan.seed, crops.epoch, crops.asked, 1, 1)  # as in the worker
+            views = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops.views]
+            labels = None if self.split.labels is None else self.split.labels[crops.used]
+            yield Batch(self.recipe.render(views, draws), crops.used, labels)
+
+
+class Crops(NamedTuple):
+    """What a worker hands over: one step's crops, resized."""
+
+    epoch: int
+    asked: Tensor  # B int64: the images whose turn it is; they choose the random numbers
+    used: Tensor  # B int64: the images that are here
+    views: list[Tensor]  # V tensors B,3,S,S uint8
+    skipped: dict[str, str]
 
 
 class _Crops(Dataset):
-    """Item i: the crops of step start + i, one B,3,S,S uint8 tensor a view. Runs in a worker process."""
+    """Item i: the crops of step start + i, or in words why there cannot be any. Runs in a worker process."""
 
-    def __init__(self, split, recipe: Recipe, plan: Plan, start: int, stop: int):
+    def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, start: int, stop: int):
         self.split, self.recipe, self.plan, self.start, self.stop = split, recipe, plan, start, stop
         smallest = min(view.crop[0] for view in recipe.views)
         self.at_least = round(recipe.size / smallest**0.5)  # so that the smallest crop still has S pixels a side
@@ -91,28 +114,31 @@ class _Crops(Dataset):
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, i: int):
-        import numpy as np
-        from PIL import Image
+    def __getitem__(self, i: int) -> Crops | str:
+        known = len(self.split.skipped)
+        try:
+            epoch, asked, used, views = self._crop(*self.plan.at(self.start + i))
+        except ValueError as error:  # a worker's exceptions arrive with its traceback, this one is the user's to read
+            return str(error)
+        return Crops(epoch, asked, used, views, dict(islice(self.split.skipped.items(), known, None)))
 
-        torch.set_num_threads(1)
-        epoch, indices = self.plan.at(self.start + i)
-        before = set(self.split.skipped)
-        S = self.recipe.size
-        crops = [torch.empty(len(indices), 3, S, S, dtype=torch.uint8) for _ in self.recipe.views]
-        for row, index in enumerate(indices.tolist()):
-            image, _ = self.split.readable(index, self.at_least)
-            draws = self.recipe.draw(self.plan.seed, epoch, indices[row : row + 1], image.height, image.width)
-            for view, draw in zip(crops, draws, strict=True):
+    def _crop(self, epoch: int, asked: Tensor) -> tuple[int, Tensor, Tensor, list[Tensor]]:
+        S, used = self.recipe.size, torch.empty_like(asked)
+        views = [torch.empty(len(asked), 3, S, S, dtype=torch.uint8) for _ in self.recipe.views]
+        for row, index in enumerate(asked.tolist()):
+            image, used[row] = self.split.readable(index, self.at_least)
+            draws = self.recipe.draw(self.plan.seed, epoch, asked[row : row + 1], image.height, image.width)
+            for view, draw in zip(views, draws, strict=True):
                 top, left, height, width = draw.box[0].tolist()
                 crop = image.crop((left, top, left + width, top + height)).resize((S, S), Image.Resampling.BILINEAR)
-                view[row] = torch.from_numpy(np.array(crop.convert("RGB"))).permute(2, 0, 1)
-        skipped = {path: why for path, why in self.split.skipped.items() if path not in before}
-        return epoch, indices, crops, skipped
+                view[row] = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+        return epoch, asked, used, views
 
 
-def loader(split, recipe: Recipe, plan: Plan, channels: int, workers: int = 0) -> MemoryLoader | StreamLoader:
+def loader(
+    split: Images | Streamed, recipe: Recipe, plan: Plan, channels: int, workers: int = 0
+) -> MemoryLoader | StreamLoader:
     """The loader that fits the split: images in memory, or files."""
-    if hasattr(split, "images"):
+    if isinstance(split, Images):
         return MemoryLoader(split, recipe, plan, channels)
     return StreamLoader(split, recipe, plan, channels, workers)

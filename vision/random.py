@@ -1,7 +1,7 @@
 """Counter-based random numbers: a pure function of (seed, epoch, image index, view, draw).
 
-Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). No generator is kept, so the same
-image gets the same crop whatever the number of processes, workers or restarts, and resume needs a step number alone.
+Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). No generator is kept, so the
+same image gets the same crop whatever the number of processes, workers or restarts, and resume needs a step number.
 The 128-bit counter is (block of draws, index, epoch, stream); the 64-bit key is the seed.
 """
 import torch

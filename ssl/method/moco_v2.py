@@ -1,9 +1,10 @@
-"""MoCo v2: Chen, Fan, Girshick, He, "Improved baselines with momentum contrastive learning", 2020, arXiv 2003.04297,
-on MoCo: He et al., CVPR 2020, arXiv 1911.05722.
+"""MoCo v2: Chen, Fan, Girshick, He, "Improved baselines with momentum contrastive learning", 2020, arXiv
+2003.04297, on MoCo: He et al., CVPR 2020, arXiv 1911.05722.
 
-Queries are told from a queue of keys that a slowly moving copy of the network made. BatchNorm would let a query find its
-key by the statistics both share, so keys are normalised in other groups than their queries ("shuffling BN", §3.3). Here
-the groups need no GPUs: `bn_splits` groups in all, on one process or many. `bn="sync"` uses the whole global batch instead.
+Queries are told from a queue of keys that a slowly moving copy of the network made. BatchNorm would let a query find
+its key by the statistics both share, so keys are normalised in other groups than their queries ("shuffling BN", §3.3).
+Here the groups need no GPUs: `bn_splits` groups in all, on one process or many. `bn="sync"` uses the whole global batch
+instead.
 
 Changes: `symmetric` lets each view be query and key in turn (the authors' CIFAR demo); momentum may rise over the run.
 The teacher moves in `after_step`, which is the same sequence as the authors' "before the keys" from the second step on.
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.batchnorm import split_batchnorm
+from core.batchnorm import average_statistics, split_batchnorm
 from core.distributed import gather, local_rows, world_size
 from core.method import Batch, Method, ema_, teacher_of
 from core.schedule import cosine
-from ssl.losses import queue_contrastive
+from ssl.losses import exact, queue_contrastive
 from vision import random
 from vision.heads import mlp
 
@@ -53,9 +54,10 @@ class MoCoV2(Method):
     def prepare(self, images: int, batch_size: int) -> list[str]:
         K = len(self.queue)
         most = max(images // 2 // batch_size, 1) * batch_size
-        if K <= most:
+        if most >= K:
             return []
-        self.queue = self.queue[:most].clone()  # a queue longer than the data would hold an image's own key as a negative
+        # a queue longer than the data would hold an image's own key as a negative
+        self.queue = self.queue[:most].clone()
         return [f"method.queue_size={K} shortened to {most}: half of the {images} images, in whole batches"]
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
@@ -63,7 +65,7 @@ class MoCoV2(Method):
         pairs = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         losses = []
         for query_view, key_view in pairs:
-            queries = F.normalize(self.projector(self.encoder(query_view)).float(), dim=1)  # B,P
+            queries = F.normalize(exact(self.projector(self.encoder(query_view))), dim=1)  # B,P
             keys = self.keys(key_view, batch.indices)
             losses.append(queue_contrastive(queries, keys, self.queue, self.temperature))
             self.fresh.append(keys)
@@ -73,13 +75,13 @@ class MoCoV2(Method):
     def keys(self, view: Tensor, indices: Tensor) -> Tensor:
         """The teacher's keys.  B,C,H,W → B,P, computed in shuffled groups where BatchNorm is split."""
         if self.sync_batchnorm:
-            return F.normalize(self.teacher(view).float(), dim=1)
+            return F.normalize(exact(self.teacher(view)), dim=1)
         # a fixed random rank for each image: which images meet in a group changes with every batch
         order = random.words(0, 0, gather(indices), random.SHUFFLE, 1)[:, 0].argsort(stable=True)  # W*B
         shuffled = local_rows(gather(view)[order.to(view.device)])
         if view.ndim == 4:
             shuffled = shuffled.contiguous(memory_format=torch.channels_last)
-        keys = gather(F.normalize(self.teacher(shuffled).float(), dim=1))
+        keys = gather(F.normalize(exact(self.teacher(shuffled)), dim=1))
         return local_rows(keys[order.argsort().to(view.device)])
 
     @torch.no_grad()
@@ -92,6 +94,7 @@ class MoCoV2(Method):
         self.queue[slots] = keys
         self.oldest.copy_((self.oldest + len(keys)) % K)
         self.fresh.clear()
+        average_statistics(self)
 
 
 def _random_directions(count: int, dim: int) -> Tensor:

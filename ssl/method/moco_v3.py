@@ -1,9 +1,10 @@
 """MoCo v3: Chen, Xie, He, "An empirical study of training self-supervised vision transformers", ICCV 2021,
 arXiv 2104.02057, algorithm 1.
 
-No queue: the negatives are the other keys of the global batch. Queries pass a predictor; keys come from a moving average
-of encoder and projector. For ViT, the patch embedding stays at its random initialisation (§4.1) and the positions are
-fixed 2-D sines and cosines. ResNet: projector of 2 layers, predictor without a last BatchNorm; ViT: 3 layers, with one.
+No queue: the negatives are the other keys of the global batch. Queries pass a predictor; keys come from a moving
+average of encoder and projector. For ViT, the patch embedding stays at its random initialisation (§4.1) and the
+positions are fixed 2-D sines and cosines. ResNet: projector of 2 layers, predictor without a last BatchNorm; ViT: 3
+layers, with one.
 """
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from core.distributed import gather, rank
 from core.method import Batch, Method, ema_, teacher_of
 from core.schedule import cosine
-from ssl.losses import contrastive
+from ssl.losses import contrastive, exact
 from vision.encoders import fix_patch_embedding
 from vision.heads import mlp
 
@@ -49,7 +50,7 @@ class MoCoV3(Method):
     def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
         B = len(queries)
         positives = torch.arange(B, device=queries.device) + B * rank()
-        queries, keys = F.normalize(queries.float(), dim=1), gather(F.normalize(keys.float(), dim=1))
+        queries, keys = F.normalize(exact(queries), dim=1), gather(F.normalize(exact(keys), dim=1))
         return 2 * self.temperature * contrastive(queries, keys, positives, self.temperature)
 
     def after_step(self, progress: float) -> None:

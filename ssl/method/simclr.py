@@ -1,8 +1,8 @@
 """SimCLR: Chen, Kornblith, Norouzi, Hinton, "A simple framework for contrastive learning of visual representations",
 ICML 2020, arXiv 2002.05709.
 
-As in the authors' code, both views go through the network as one batch, and the projection's output layer has a BatchNorm
-that scales without shifting. The loss is computed in tiles and so fits any batch (ssl/losses.py).
+As in the authors' code, both views go through the network as one batch, and the projection's output layer has a
+BatchNorm that scales without shifting. The loss is computed in tiles and so fits any batch (ssl/losses.py).
 """
 import torch
 from torch import Tensor, nn

@@ -1,38 +1,25 @@
-"""Folders of real files: what is decoded to which pixels, what is refused with which words, what is found where."""
+"""Folders of real files: what is found where, which splits it makes, and what a split on disk gives."""
 
-import io
 import os
 import pickle
 import shutil
-import struct
 import tracemalloc
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from broken_files import broken, encoded
+from PIL import Image
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-from vision import folder
-from vision.folder import CHECK_SOME, Files, Unreadable, decode, load_folder, scan
+from vision import folder, streamed
+from vision.folder import load_folder, scan
+from vision.streamed import CHECK_SOME, Files
 
 RNG = np.random.default_rng(0)
 UPRIGHT = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)  # H,W,C
-
-
-def encoded(image, kind="PNG", **options) -> io.BytesIO:
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    file.seek(0)
-    return file
-
-
-def pixels(file: io.BytesIO, **options) -> np.ndarray:
-    return np.asarray(decode(file, **options)).astype(int)
 
 
 def save(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
@@ -49,170 +36,6 @@ def grey(files: Files) -> list[int]:
 
 def names(files: Files) -> list[str]:
     return [files.name(i) for i in range(len(files))]
-
-
-# ----------------------------------------------------------------------------------------------------- one file → image
-
-
-@pytest.mark.parametrize(("kind", "options"), [
-    ("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {}), ("PPM", {}),
-    ("TIFF", {"compression": "tiff_lzw"}),
-])
-def test_lossless_formats_give_their_pixels(kind, options):
-    np.testing.assert_array_equal(pixels(encoded(UPRIGHT, kind, **options)), UPRIGHT)
-    grey = decode(encoded(UPRIGHT, kind, **options), mode="L")
-    assert grey.mode == "L"
-    luma = UPRIGHT @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
-    np.testing.assert_allclose(np.asarray(grey), luma, atol=1)
-
-
-def test_jpeg_and_gif_give_nearly_their_pixels():
-    smooth = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint8)
-    np.testing.assert_allclose(pixels(encoded(smooth, "JPEG", quality=95))[..., 0], smooth, atol=4)
-    np.testing.assert_array_equal(pixels(encoded(smooth, "GIF"))[..., 1], smooth)  # 256 greys: exact
-
-
-STORED = {  # EXIF 2.3, tag 0x0112: where the stored row 0 and column 0 lie in the upright picture
-    1: lambda a: a,  # top, left
-    2: lambda a: a[:, ::-1],  # top, right
-    3: lambda a: a[::-1, ::-1],  # bottom, right
-    4: lambda a: a[::-1],  # bottom, left
-    5: lambda a: a.swapaxes(0, 1),  # left, top
-    6: lambda a: a[:, ::-1].swapaxes(0, 1),  # right, top
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),  # right, bottom
-    8: lambda a: a[::-1].swapaxes(0, 1),  # left, bottom
-}
-
-
-@pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
-def test_exif_orientation(kind, orientation):
-    upright = np.kron(UPRIGHT[:2, :3], np.ones((16, 16, 1), np.uint8))  # 16 × 16 blocks: JPEG keeps their middles
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
-    stored = np.ascontiguousarray(STORED[orientation](upright))
-    got = pixels(encoded(stored, kind, exif=exif, **options))
-    assert got.shape == upright.shape
-    np.testing.assert_allclose(got, upright, atol=4 if kind == "JPEG" else 0)
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_is_no_reason_to_lose_the_picture():
-    file = encoded(UPRIGHT, "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
-    np.testing.assert_array_equal(pixels(file), UPRIGHT)
-
-
-@pytest.mark.filterwarnings("error")
-def test_transparency_is_laid_over_white():
-    rgba = np.dstack((UPRIGHT, RNG.integers(0, 256, UPRIGHT.shape[:2], dtype=np.uint8)))
-    alpha = rgba[..., 3:] / 255
-    np.testing.assert_allclose(pixels(encoded(rgba)), rgba[..., :3] * alpha + 255 * (1 - alpha), atol=1)
-    la = rgba[..., [0, 3]]
-    expected = la[..., 0] * alpha[..., 0] + 255 * (1 - alpha[..., 0])
-    np.testing.assert_allclose(pixels(encoded(Image.fromarray(la, "LA")))[..., 2], expected, atol=1)
-
-    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
-    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    opaque = pixels(encoded(palette))
-    np.testing.assert_array_equal(opaque, [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]])
-    for kind, transparent in (("PNG", 1), ("GIF", 1), ("PNG", b"\xff\x00\xff")):
-        holed = pixels(encoded(palette, kind, transparency=transparent))
-        np.testing.assert_array_equal(holed, [[[10, 20, 30], [255] * 3, [70, 80, 90]]])
-    keyed = pixels(encoded(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8), transparency=(4, 5, 6)))
-    np.testing.assert_array_equal(keyed, [[[1, 2, 3], [255, 255, 255]]])
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_are_scaled_not_clipped(kind):
-    deep = np.array([[0, 128, 129, 255, 256, 257], [1000, 32767, 32768, 40000, 65407, 65535]], np.uint16)
-    expected = np.rint(deep / 257)  # 65535 / 255 = 257
-    assert expected.max() == 255
-    assert expected[0, 3] == 1
-    for channel in pixels(encoded(deep, kind)).transpose(2, 0, 1):
-        np.testing.assert_array_equal(channel, expected)
-    np.testing.assert_array_equal(pixels(encoded(deep, kind), mode="L"), expected)
-
-
-@pytest.mark.parametrize(("values", "expected"), [
-    (np.array([[0, 65535, 257 * 99]], np.int32), [0, 255, 99]),  # fits 16 bits: the same scale as there
-    (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),  # its own range: Hounsfield units, heights
-    (np.array([[0, 2_000_000, 1_200_000]], np.int32), [0, 255, 153]),
-    (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
-    (np.array([[0, 0.1, 0.2]], np.float32), [0, 26, 51]),
-    (np.array([[0, 99.6, 200]], np.float32), [0, 100, 200]),
-    (np.array([[-1, 0, 3]], np.float32), [0, 64, 255]),
-    (np.array([[np.nan, np.inf, 0.2]], np.float32), [0, 255, 51]),
-    (np.array([[7, 7, 7]], np.float32) * -1, [0, 0, 0]),
-])
-def test_deep_grey_of_other_ranges(values, expected):
-    np.testing.assert_array_equal(pixels(encoded(values, "TIFF"), mode="L")[0], expected)
-
-
-def test_one_bit_cmyk_and_first_frame():
-    bits = np.array([[True, False], [False, True]])
-    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(bits)), mode="L"), bits * 255)
-    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    for kind in ("TIFF", "JPEG"):
-        np.testing.assert_allclose(pixels(encoded(cyan, kind))[8, 8], [0, 255, 255], atol=3)
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
-    for kind in ("GIF", "WEBP", "TIFF", "PNG"):
-        animated = encoded(frames[0], kind, save_all=True, append_images=frames[1:],
-                           **({"lossless": True} if kind == "WEBP" else {}))
-        np.testing.assert_array_equal(pixels(animated), np.asarray(frames[0]), err_msg=kind)
-
-
-def test_draft_keeps_the_short_side_and_the_picture():
-    smooth = np.add.outer(np.arange(300) // 4, np.arange(400) // 4).astype(np.uint8)
-    large = encoded(np.dstack([smooth] * 3), "JPEG", quality=95).getvalue()
-    sizes = {least: decode(io.BytesIO(large), least).size for least in (None, 1, 37, 38, 75, 76, 150, 151, 300, 999)}
-    assert sizes == {None: (400, 300), 1: (50, 38), 37: (50, 38), 38: (100, 75), 75: (100, 75), 76: (200, 150),
-                     150: (200, 150), 151: (400, 300), 300: (400, 300), 999: (400, 300)}
-    half = pixels(io.BytesIO(large), at_least=150, mode="L")
-    np.testing.assert_allclose(half, smooth.reshape(150, 2, 200, 2).mean((1, 3)), atol=4)
-    assert decode(encoded(smooth), 10).size == (400, 300)  # only JPEG can
-
-
-def png_header(width: int, height: int) -> bytes:
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">II", zlib.crc32(chunk), 9) + b"IDAT"
-
-
-def broken() -> dict[str, bytes]:
-    """Ten kinds of file that are no image, whatever they are called."""
-    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    png, jpeg, webp, tiff, gif = (encoded(noise, kind).getvalue() for kind in ("PNG", "JPEG", "WEBP", "TIFF", "GIF"))
-    flipped = bytearray(png)
-    flipped[60] ^= 0xFF  # in the compressed data: a checksum fails
-    return {
-        "empty.png": b"", "text.jpg": b"this is not an image\n", "half.png": png[: len(png) // 2],
-        "half.jpeg": jpeg[: len(jpeg) // 2], "half.webp": webp[: len(webp) // 2], "half.tif": tiff[: len(tiff) // 2],
-        "half.gif": gif[:900], "flipped.PNG": bytes(flipped), "page.bmp": b"<html><body>404</body></html>",
-        "huge.png": png_header(30_000, 30_000),
-    }
-
-
-@pytest.mark.parametrize("name", broken())
-@pytest.mark.filterwarnings("error")
-def test_broken_files_are_unreadable_for_a_short_reason(name):
-    with pytest.raises(Unreadable) as caught:
-        decode(io.BytesIO(broken()[name]))
-    why = str(caught.value)
-    assert why
-    assert len(why) <= 100
-    assert "\n" not in why
-    told = {"empty": "empty file", "text": "not an image", "page": "not an image", "huge": "30000 by 30000 pixels"}
-    assert told.get(name.partition(".")[0], "") in why
-
-
-@pytest.mark.filterwarnings("error")
-def test_an_image_at_the_pixel_limit_is_readable(monkeypatch):
-    assert folder.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(folder, "MAX_PIXELS", 240)
-    assert decode(encoded(UPRIGHT)).size == (20, 12)
-    monkeypatch.setattr(folder, "MAX_PIXELS", 239)
-    with pytest.raises(Unreadable, match="20 by 12 pixels, the limit is 239"):
-        decode(encoded(UPRIGHT))
 
 
 def test_content_counts_not_the_suffix(tmp_path):
@@ -276,6 +99,7 @@ def test_readable_goes_to_the_next_and_remembers(tmp_path):
         files.read(5)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a machine of one core
 def test_files_survive_pickling_and_workers(tmp_path):
     for i in range(6):
         save(tmp_path / f"{'ab'[i % 2]}" / f"{i}.png", 40 * i)
@@ -454,10 +278,16 @@ def test_official_splits(tmp_path):
     assert load_folder(tmp_path, labels="none").classes is None
 
     shutil.rmtree(tmp_path / "test")
-    assert len(load_folder(tmp_path).test) == 2  # carved out of train: 20 % of 12
+    dataset = load_folder(tmp_path)  # as ImageNet: its figures are figures on val/, so nothing may be selected there
+    assert names(dataset.test) == ["valid/a/0.png", "valid/a/1.png", "valid/b/0.png"]
+    assert dataset.test.labels.tolist() == [0, 0, 1]
+    assert dataset.validation.labels.tolist() == [0, 1]  # 10 % of 12 is 1, but one of each class
+    assert all(name.startswith("train/") for name in names(dataset.validation) + names(dataset.train))
+    assert len(dataset.train) == 10
+    assert names(load_folder(tmp_path, seed=1).test) == names(dataset.test)
     build(tmp_path, test__images=4)  # as in Tiny ImageNet, whose test has no labels
     dataset = load_folder(tmp_path)
-    assert (len(dataset.train), len(dataset.test)) == (10, 2)
+    assert names(dataset.test) == ["valid/a/0.png", "valid/a/1.png", "valid/b/0.png"]
     assert "4 images without class folders" in dataset.skipped[str(tmp_path / "test")]
 
 
@@ -508,8 +338,8 @@ def test_an_unreadable_file_moves_no_other_between_splits(tmp_path):
 
 
 def test_of_many_files_some_are_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "CHECK_ALL", 20)
-    monkeypatch.setattr(folder, "CHECK_SOME", 10)
+    monkeypatch.setattr(streamed, "CHECK_ALL", 20)
+    monkeypatch.setattr(streamed, "CHECK_SOME", 10)
     build(tmp_path, a=21)
     seen = []
     assert len(load_folder(tmp_path, progress=lambda *done: seen.append(done)).train) == 19
@@ -543,10 +373,3 @@ def test_wrong_roots_end_in_one_line(tmp_path, monkeypatch):
     save(tmp_path / "pile" / "x.png", 9)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert grey(load_folder("~/pile").train) == [9]
-
-
-def test_nothing_of_pillow_was_turned_off():
-    """Other code in the process keeps Pillow's guards."""
-    assert PngImagePlugin.MAX_TEXT_MEMORY
-    with pytest.raises(Image.DecompressionBombError):
-        Image.open(io.BytesIO(png_header(30_000, 30_000)))

@@ -1,0 +1,175 @@
+"""What is said on the command line is what the run gets; what cannot be meant is answered in one line."""
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+from core import config
+from core.config import compose, difference, fingerprint, identity, overrides
+from core.words import TYPES
+from ssl.pretrain import TOOL
+
+
+def said(*argv: str):
+    """Command line → configuration."""
+    words, _ = overrides(list(argv))
+    config.check_choices(TOOL, words)
+    return compose(TOOL, words)
+
+
+def refused(*argv: str) -> str:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the text is what the test is about)
+        said(*argv)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_help_answers_within_a_second_and_loads_no_torch():
+    code = "import sys; sys.argv = ['x', '--help']; import runpy\n"
+    code += "try: runpy.run_module('ssl.pretrain', run_name='__main__')\n"
+    code += "except SystemExit as end: print(end.code, sorted({'torch', 'timm', 'hydra'} & set(sys.modules)))"
+    start = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    seconds = time.monotonic() - start
+    assert out.splitlines()[-1] == "0 []"
+    assert all(word in out for word in [*TYPES, "simclr", "moco_v3", "fashion_mnist", "--multirun"])
+    assert seconds < 1, "0.12 s on an idle core: the rest is room for a busy machine"
+
+
+@pytest.mark.parametrize("spelling", [["--seed", "7"], ["--seed=7"], ["seed=7"], ["++seed=7"]])
+def test_three_spellings_mean_the_same(spelling):
+    assert config.plain(said(*spelling)) | {"chosen": 0} == config.plain(said("seed=7")) | {"chosen": 0}
+
+
+def test_values_of_every_kind():
+    words = said("--workers", "-1", "--optim.lr", "3e-2", "--pretrained", "--steps=null", "--augment.crop=[0.2,1]",
+                 "--optim.betas", "[0.8, 0.95]", "--clip", "1", "--compile", "false", "--epochs", "0.5")
+    assert words.workers == -1
+    assert words.optim.lr == 0.03
+    assert words.pretrained is True
+    assert words.compile is False
+    assert words.steps is None
+    assert list(words.augment.crop) == [0.2, 1]
+    assert list(words.optim.betas) == [0.8, 0.95]
+    assert words.clip == 1.0
+    assert isinstance(words.clip, float)
+    assert words.epochs == 0.5
+
+
+PATHS = ["a b", "~/x y", "a=b", "it's", r"back\slash", "end\\", r"both\'", "a,b", "(x)", "[1] y", "{x}", "été 日本",
+         "#5", "$HOME/x", "1", "007", "1e3", "true", "2024-01-01", "C:/x", "-x", "--x", "a@b%c"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_arrives_letter_by_letter(path):
+    assert said(f"--out={path}", f"data.root={path}").out == path
+    words, _ = overrides([f"--data.root={path}"])
+    again, _ = overrides(words)  # as sent to the processes that a launcher starts
+    assert compose(TOOL, again).data.root == path
+
+
+def test_a_hugging_face_name():
+    words = said("--data", "hf:uoft-cs/cifar10")
+    assert (words.data.name, words.data.root) == ("hf", "uoft-cs/cifar10")
+
+
+def test_groups_decide_and_the_command_line_has_the_last_word():
+    words = said("--method", "moco_v3", "--data", "cifar10", "--optim.lr", "0.1")
+    assert words.method._target_ == "ssl.method.moco_v3.MoCoV3"
+    assert (words.image_size, words.data.name, words.optim.lr) == (32, "cifar10", 0.1)
+    assert words.chosen.method == "moco_v3"
+
+
+WRONG = {
+    ("--metod", "simclr"): ("metod", "did you mean method?"),
+    ("--method", "simclear"): ("method=simclear", "did you mean simclr?"),
+    ("--data", "fasion_mnist"): ("data=fasion_mnist", "did you mean fashion_mnist?"),
+    ("--augment", "storng"): ("augment=storng", "did you mean strong?"),
+    ("--recipe", "nope"): ("recipe=nope", "fashion_mnist"),
+    ("--optim.lrr", "1"): ("optim.lrr", "did you mean optim.lr?"),
+    ("--method.temprature", "0.1"): ("method.temprature", "did you mean method.temperature?"),
+    ("--data.rooot", "x"): ("data.rooot", "did you mean data.root?"),
+    ("--epochs", "abc"): ("epochs=abc", "must be a number"),
+    ("--batch_size", "1.5"): ("batch_size=1.5", "must be a whole number"),
+    ("--batch_size", "null"): ("batch_size=null", "must be a whole number"),
+    ("--pretrained", "maybe"): ("pretrained=maybe", "true or false"),
+    ("--optim.betas", "3"): ("optim.betas=3", "a list"),
+    ("--optim", "sgd"): ("optim=sgd", "--optim.name sgd"),
+    ("--method.hidden", "abc"): ("method.hidden=abc", "a whole number, such as 2048"),
+    ("--method.hidden", "2.5"): ("method.hidden=2.5", "a whole number"),
+    ("--method.temperature", "warm"): ("method.temperature=warm", "a number"),
+    ("--method=moco_v2", "--method.symmetric=1"): ("method.symmetric=1", "true or false"),
+    ("--method=moco_v2", "--method.momentum=0.99"): ("method.momentum=0.99", "a list like [0.99,0.999]"),
+    ("--method=moco_v2", "--method.momentum=[0.99]"): ("method.momentum=[0.99]", "a list like [0.99,0.999]"),
+    ("--augment.crop", "0.2"): ("augment.crop=0.2", "a list"),
+    ("--augment.crop=[0.2,1.0",): ("augment.crop=[0.2,1.0", "a list"),
+    ("--out",): ("--out needs a value",),
+    ("--method",): ("--method needs a value",),
+    ("--data.root", "--seed", "3"): ("--data.root needs a value",),
+    ("seed",): ("'seed' is no setting", "--help"),
+    ("-seed", "3"): ("'-seed' is no setting",),
+    ("--=3",): ("'--=3' is no setting",),
+    ("photos",): ("'photos' is no setting", "name=value"),
+}
+
+
+@pytest.mark.parametrize("argv", WRONG, ids=" ".join)
+def test_what_cannot_be_meant_is_answered_in_one_line(argv):
+    message = refused(*argv)
+    assert all(part in message for part in WRONG[argv]), message
+
+
+def test_main_turns_a_mistake_into_one_line_and_code_2(capsys):
+    assert config.main(TOOL, pytest.fail, ["--epocs", "3"]) == 2
+    assert capsys.readouterr().err == "error: there is no setting 'epocs'; did you mean epochs?\n"
+
+
+def test_cfg_prints_what_was_understood_and_runs_nothing(capsys):
+    assert config.main(TOOL, pytest.fail, ["--cfg", "job", "--seed", "5"]) == 0
+    assert "seed: 5\n" in capsys.readouterr().out
+
+
+def test_identity_holds_what_changes_the_result_and_nothing_else():
+    same = ["--devices=2", "--workers=3", "--out=x", "--device=cpu", "--data.root=y", "--checks=3", "--log_every=1"]
+    assert identity(said(*same)) == identity(said())
+    assert fingerprint(identity(said(*same))) == fingerprint(identity(said()))
+    for other in (["--seed=1"], ["--optim.lr=0.1"], ["--method.temperature=0.3"], ["--batch_size=64"]):
+        assert fingerprint(identity(said(*other))) != fingerprint(identity(said()))
+    json.dumps(identity(said()))
+
+
+def test_difference_names_old_and_new():
+    old, new = identity(said("--optim.lr=0.4", "--method=simclr")), identity(said("--optim.lr=0.3", "--method=simclr"))
+    assert difference(old, new) == ["optim.lr: 0.4 → 0.3"]
+    assert difference({"a": 1}, {"b": 2}) == ["a: 1 → absent", "b: absent → 2"]
+
+
+def test_several_runs(tmp_path: Path):
+    """Two seeds in one command: each run gets its own configuration, one failure does not stop the other."""
+    code = "\n".join([
+        "import sys; from core import config; from ssl.pretrain import TOOL",
+        "def run(words):",
+        "    print(words.seed, words.out, config.fingerprint(config.identity(words)), words.chosen.words, flush=True)",
+        "    if words.seed == 0: raise ValueError('seed=0: no')",
+        "sys.exit(config.main(TOOL, run, sys.argv[1:]))",
+    ])
+    command = [sys.executable, "-c", code, "--multirun", "--seed=0,1", "--out", "a b", f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("0 a b ")
+    assert second.startswith("1 a b ")
+    assert first.split()[3] != second.split()[3], "each has the fingerprint of its own configuration"
+    assert "seed=1" in second
+    assert "multirun" not in second, "processes that this run starts must not sweep again"
+    assert done.stderr == "error: seed=0: no\n"
+    assert done.returncode == 2
+
+
+def test_several_runs_with_an_unknown_word(tmp_path: Path):
+    command = [sys.executable, "-m", "ssl.pretrain", "-m", "sed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("error: there is no setting 'sed'; did you mean seed?\n", 2)

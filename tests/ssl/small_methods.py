@@ -1,0 +1,53 @@
+"""Every method of ssl/method/, found by listing the folder, made as ssl.pretrain makes it, at smoke size."""
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core import config
+from core.batchnorm import sync_batchnorm
+from core.distributed import local_rows, world_size
+from core.method import Batch, Method
+from ssl.build import build_method
+from ssl.pretrain import TOOL
+from vision import encoders
+
+FOLDER = Path(__file__).resolve().parents[2] / "ssl" / "method"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+B = 16
+SMALLER = {"hidden": 32, "dim": 16, "queue_size": 48, "bn_splits": 4}
+
+
+@cache
+def words_of(name: str, *more: str):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    words = [f"method={name}", f"batch_size={B}", "precision=fp32"]
+    words += [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
+    vit = "\nencoder: vit" in text
+    words += ["encoder=test_vit", "image_size=32"] if vit else ["encoder=small", "image_size=16"]
+    return config.compose(TOOL, [*words, *more])
+
+
+def made(name: str, *more: str, dtype: torch.dtype = torch.float32) -> Method:
+    """The method, the same on every process, with BatchNorm as ssl.pretrain has it there."""
+    words = words_of(name, *more)
+    torch.manual_seed(3)
+    method = build_method(words, encoders.create(words.encoder, 1, words.image_size, words.stem, False).train())
+    if world_size() > 1 and method.sync_batchnorm:
+        sync_batchnorm(method)
+    return method.to(dtype=dtype, memory_format=torch.channels_last)
+
+
+def batch(name: str, step: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+    """This process's rows of the global batch of a step."""
+    size = words_of(name).image_size
+    generator = torch.Generator().manual_seed(step)
+    image = torch.randn(B, 1, size, size, generator=generator)
+    views = [image + 0.5 * torch.randn(image.shape, generator=generator) for _ in range(2)]
+    indices = torch.randperm(1000, generator=generator)[:B]
+    return Batch([_local(view.to(dtype)) for view in views], local_rows(indices))
+
+
+def _local(view: Tensor) -> Tensor:
+    return local_rows(view).contiguous(memory_format=torch.channels_last)

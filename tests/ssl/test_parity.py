@@ -1,0 +1,83 @@
+"""Several processes are one: gradients, weights, teacher and queue, for every method.
+
+The averaged gradient over W processes equals that of one process on the joined batch. float64 shows the mathematics
+(what is left is rounding), float32 what a user gets. Weights move by plain SGD: LARS and Adam would hide a wrong scale.
+"""
+import pytest
+import torch
+from processes import on
+from small_methods import NAMES, batch, made
+from torch import Tensor
+
+from core.distributed import wrap
+
+STEPS, RATE = 3, 0.05
+VARIANTS = {
+    "moco_v2": [
+        (f"method.bn={bn}", f"method.symmetric={symmetric}")
+        for bn in ("shuffle", "sync")
+        for symmetric in ("true", "false")
+    ],
+}
+CASES = [(name, *words) for name in NAMES for words in VARIANTS.get(name, [()])]
+
+
+def steps(case: tuple[str, ...], dtype: torch.dtype, count: int) -> dict[str, Tensor]:
+    """Gradients of the first and of the last of some steps, and all that the method then holds."""
+    name = case[0]
+    method = made(*case, dtype=dtype)
+    model = wrap(method)
+    found = {}
+    for step in range(count):
+        method.zero_grad()
+        loss, _ = model(batch(name, step, dtype), step / count)
+        loss.backward()
+        trained = {key: p for key, p in method.named_parameters() if p.requires_grad}
+        gradient = torch.cat([p.grad.flatten() for p in trained.values()])
+        if step in (0, count - 1):
+            found[f"gradient of step {step}"] = gradient
+        with torch.no_grad():
+            for p in trained.values():
+                p -= RATE * p.grad
+        method.after_step(step / count)
+    return found | {f"state: {key}": value.clone() for key, value in method.state_dict().items()}
+
+
+def all_steps(cases: list, dtype: torch.dtype, count: int) -> list[dict[str, Tensor]]:
+    return [steps(case, dtype, count) for case in cases]
+
+
+def assert_one(case, single: dict[str, Tensor], several: list[dict[str, Tensor]], relative: float) -> None:
+    for key, expected in single.items():
+        for rank, found in enumerate(several):
+            if not expected.is_floating_point():
+                assert torch.equal(found[key], expected), f"{case}, process {rank}: {key}"
+                continue
+            error = (found[key] - expected).norm() / expected.norm().clamp(min=1e-30)
+            assert error <= relative, f"{case}, process {rank}: {key} is off by {error:.1e}"
+
+
+@pytest.mark.parametrize("W", [2, 4])
+def test_several_processes_are_one_after_several_steps(W):
+    """In float64: 1e-10 is a million roundings, and a thousandth of what the smallest wrong term would change."""
+    together = on(W, all_steps, CASES, torch.float64, STEPS)
+    for i, case in enumerate(CASES):
+        assert_one(case, steps(case, torch.float64, STEPS), [t[i] for t in together], 1e-10)
+
+
+@pytest.mark.parametrize("W", [2, 4])
+def test_gradients_agree_in_float32(W):
+    together = on(W, all_steps, CASES, torch.float32, 1)
+    for i, case in enumerate(CASES):
+        single = steps(case, torch.float32, 1)["gradient of step 0"]
+        for found in together:
+            error = (found[i]["gradient of step 0"] - single).norm() / single.norm()
+            assert error < 1e-5, f"{case}: {error:.1e}"
+
+
+def test_the_check_sees_a_wrong_scale(monkeypatch):
+    """As when a loss forgets that gradients are averaged."""
+    single = steps(("simclr",), torch.float32, 1)
+    wrong = {key: value * 0.5 if "gradient" in key else value for key, value in single.items()}
+    with pytest.raises(AssertionError, match="off by"):
+        assert_one("simclr", single, [wrong], 1e-5)

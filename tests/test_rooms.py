@@ -1,0 +1,117 @@
+"""Which room may know which: every import of the code, read with `ast`, held to the design."""
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("core", "vision", "ssl", "linear_eval", "distill", "nas", "deploy", "experiments", "paper_figures")
+TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
+LIBRARIES = {"linear_eval.knn", "linear_eval.probe"}  # what any tool may call
+FROM_CORE_IN_VISION = {"core.distributed", "core.method", "core.config"}
+
+
+def imports(source: str) -> set[str]:
+    """Every module a file may load, and what it takes from them: `from a.b import c` is a.b.c."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name their room; none is relative"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            found |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return found
+
+
+def inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file at this path may not import."""
+    room = path.split("/")[0]
+    wrong = []
+    for name in imports(source):
+        target = name.split(".")[0]
+        ours = target in ROOMS and target != room
+        if inside(name, "torch.distributed") and path != "core/distributed.py":
+            wrong.append(f"{path}: {name}; only core/distributed.py names torch.distributed")
+        if ours and not allowed(room, name):
+            wrong.append(f"{path}: {name}; {room} may not know it")
+    dotted = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    if "torch.distributed" in dotted and path != "core/distributed.py":
+        wrong.append(f"{path}: torch.distributed; only core/distributed.py names it")
+    return wrong
+
+
+def allowed(room: str, name: str) -> bool:
+    """May a file of `room` import `name`, a module of another room or something in it?"""
+    target = name.split(".")[0]
+    if target in ("experiments", "paper_figures"):
+        return False
+    match room:
+        case "core":
+            return False
+        case "vision":
+            return any(inside(name, module) for module in FROM_CORE_IN_VISION)
+        case "experiments":  # drives the tools by their command lines; benchmarks time our functions beside a peer's
+            return True
+        case "paper_figures":
+            return False
+    if target in ("core", "vision"):
+        return True
+    if room == "nas" and name.endswith(".run"):
+        return True
+    return any(inside(name, module) for module in LIBRARIES)
+
+
+def files() -> list[str]:
+    found = [p for room in ROOMS for p in (ROOT / room).rglob("*.py")]
+    return sorted(p.relative_to(ROOT).as_posix() for p in found)
+
+
+def test_every_file_knows_only_what_its_room_may():
+    assert len(files()) > 25
+    assert [line for path in files() for line in violations(path, (ROOT / path).read_text())] == []
+
+
+@pytest.mark.parametrize(("path", "source"), [
+    ("core/loop.py", "from vision import augment"),
+    ("core/loop.py", "def f():\n    import ssl.losses"),
+    ("vision/loaders.py", "from core.loop import train"),
+    ("vision/loaders.py", "from core import loop"),
+    ("vision/loaders.py", "import linear_eval.knn"),
+    ("ssl/health.py", "from linear_eval.report import table"),
+    ("ssl/health.py", "from linear_eval import knn, report"),
+    ("ssl/health.py", "from experiments.speed import losses"),
+    ("ssl/losses.py", "import torch.distributed as dist"),
+    ("ssl/losses.py", "from torch import distributed"),
+    ("ssl/losses.py", "import torch\ntorch.distributed.barrier()"),
+    ("linear_eval/knn.py", "from ssl.losses import nt_xent"),
+    ("linear_eval/knn.py", "import importlib\nimportlib.import_module('ssl.losses')"),
+    ("nas/search.py", "from ssl.losses import nt_xent"),
+    ("paper_figures/figure_1.py", "from core import run"),
+])
+def test_a_planted_violation_is_found(path, source):
+    assert violations(path, source)
+
+
+@pytest.mark.parametrize(("path", "source"), [
+    ("core/loop.py", "import math\nfrom core.run import Run\nfrom torch.nn.parallel import DistributedDataParallel"),
+    ("core/distributed.py", "import torch.distributed as dist"),
+    ("vision/loaders.py", "from core.distributed import World\nfrom core import config"),
+    ("ssl/health.py", "from linear_eval.knn import knn\nfrom linear_eval import probe\nfrom vision import augment"),
+    ("nas/search.py", "from ssl.pretrain import run"),
+    ("deploy/serve.py", "from vision import artifact"),
+])
+def test_what_is_allowed_passes(path, source):
+    assert violations(path, source) == []
+
+
+def test_the_ssl_package_holds_the_standard_module_and_nothing_else():
+    tree = ast.parse((ROOT / "ssl" / "__init__.py").read_text())
+    kinds = [type(node) for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert kinds == [ast.Expr, ast.Expr, ast.Delete]  # docstring, the standard file's execution, and tidying up
+    assert imports(ast.unparse(tree)) == {"sys", "sysconfig", "importlib.machinery.PathFinder"}

@@ -1,0 +1,158 @@
+"""encoder.safetensors: the same features back, here and in plain timm; nothing but a whole, fitting file is taken."""
+import json
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from vision import artifact, encoders
+from vision.augment import Recipe
+
+KINDS = {  # name, channels, pixels, stem: of the small, half and full stem, with patches, and with several replacements
+    "ours small": ("small", 1, 8, "auto"), "ours half": ("small", 1, 28, "auto"), "ours full": ("small", 3, 96, "auto"),
+    "resnet small": ("resnet18", 3, 32, "small"), "stride alone": ("mobilenetv3_small_050", 1, 32, "small"),
+    "patch stem": ("convnext_atto", 3, 32, "half"), "vit": ("vit_tiny_patch16_224", 3, 32, "auto"),
+}
+
+
+def recipe(channels: int = 3, size: int = 32) -> Recipe:
+    return Recipe(size, (0.123456789,) * channels, (0.25,) * channels)
+
+
+def trained(name: str, channels: int, size: int, stem: str = "auto", seed: int = 0) -> nn.Module:
+    """An encoder whose every weight and statistic is drawn anew, so that one left at its first value shows."""
+    torch.manual_seed(seed)
+    encoder = encoders.create(name, channels, size, stem).eval()
+    for x in encoder.state_dict().values():
+        if x.is_floating_point():
+            x.copy_(x + 0.02 * torch.rand_like(x))
+    return encoder
+
+
+def save(model, path, **changes) -> None:
+    spec = model.spec
+    path.write_bytes(artifact.dumps(model, recipe(spec.channels, spec.image_size), {"tool": "test"}))
+    if changes:
+        tensors, header = safetensors.torch.load_file(path), json.loads(metadata(path)["nolabel"])
+        header |= changes
+        safetensors.torch.save_file(tensors, path, {"nolabel": json.dumps(header)})
+
+
+def metadata(path) -> dict:
+    with safetensors.safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return trained("resnet18", 3, 32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip_gives_the_same_bytes(tmp_path, kind):
+    encoder = trained(*KINDS[kind])
+    save(encoder, tmp_path / "e.safetensors")
+    torch.manual_seed(9)
+    again, card = artifact.load(tmp_path / "e.safetensors")
+    spec = encoder.spec
+    assert (card.spec, card.dim, card.origin) == (spec, encoder.dim, {"tool": "test"})
+    assert card.mean == (0.123457,) * spec.channels  # six digits
+    x = torch.randn(2, spec.channels, spec.image_size, spec.image_size)
+    assert not again.training
+    assert again(x).detach().numpy().tobytes() == encoder(x).detach().numpy().tobytes()
+    assert artifact.dumps(again, recipe(spec.channels, spec.image_size), {"tool": "test"}) == (
+        tmp_path / "e.safetensors").read_bytes()
+
+
+def test_bytes_depend_on_content_alone(resnet):
+    one = artifact.dumps(resnet, recipe(), {"a": 1, "b": 2})
+    assert artifact.dumps(resnet, recipe(), {"b": 2, "a": 1}) == one
+    laid_otherwise = trained("resnet18", 3, 32).to(memory_format=torch.channels_last)
+    assert artifact.dumps(laid_otherwise, recipe(), {"a": 1, "b": 2}) == one
+    assert artifact.dumps(trained("resnet18", 3, 32, seed=1), recipe(), {"a": 1, "b": 2}) != one
+
+
+FEATURES = """
+import sys, timm, torch, safetensors.torch
+assert not any(name.split(".")[0] in ("vision", "core", "linear_eval") for name in sys.modules)
+for i, lines in enumerate(sys.argv[1:]):
+    exec(lines)
+    x = torch.load(f"{i}.x.pt")
+    torch.save(model(x).detach(), f"{i}.z.pt")
+"""
+
+
+def test_the_snippet_is_plain_timm(tmp_path):
+    """One fresh process for all kinds, far from this code: the same bytes."""
+    lines, expected = [], []
+    for i, kind in enumerate(KINDS):
+        encoder = trained(*KINDS[kind])
+        save(encoder, tmp_path / f"{i} é.safetensors")
+        text = artifact.snippet(artifact.read_card(tmp_path / f"{i} é.safetensors"), f"{i} é.safetensors")
+        starts = [line.split("(")[0] for line in text.splitlines()]
+        small = encoder.spec.stem != "full" and not encoder.spec.arguments.get("patch_size")
+        assert starts == ["model = timm.create_model", *["model.set_submodule"] * small, "model.load_state_dict"], kind
+        lines.append(text)
+        x = torch.randn(2, encoder.spec.channels, encoder.spec.image_size, encoder.spec.image_size)
+        torch.save(x, tmp_path / f"{i}.x.pt")
+        expected.append(encoder(x).detach())
+    subprocess.run([sys.executable, "-I", "-c", FEATURES, *lines], cwd=tmp_path, check=True,
+                   env={"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    for i, (kind, z) in enumerate(zip(KINDS, expected, strict=True)):
+        assert torch.equal(torch.load(tmp_path / f"{i}.z.pt"), z), kind
+
+
+def test_what_is_no_encoder_file_is_refused_in_one_line(tmp_path, resnet):
+    path = tmp_path / "e.safetensors"
+    save(resnet, path)
+    whole = path.read_bytes()
+    spec = resnet.spec.json
+    foreign = safetensors.torch.save({"x": torch.zeros(2)})
+    cases = {
+        "empty": b"", "text": b"not a checkpoint\n" * 9, "cut in the header": whole[:500], "cut": whole[:-1000],
+        "longer": whole + b"x", "foreign": foreign, "foreign header": safetensors.torch.save(
+            {"x": torch.zeros(2)}, {"nolabel": "[1]"}), "pickle": b"\x80\x02}q\x00.",
+    }
+    for name, content in cases.items():
+        path.write_bytes(content)
+        for read in (artifact.read_card, artifact.load):
+            with pytest.raises(ValueError, match=r"is not an encoder\.safetensors of nolabel") as caught:
+                read(path)
+            assert "\n" not in str(caught.value), name
+            assert str(path) in str(caught.value)
+    for changes, words in (({"format": 2}, "format 2, this version reads 1"), ({"encoder": [1]}, "is not an encoder"),
+                           ({"encoder": spec | {"arguments": [1]}}, "is not an encoder"),
+                           ({"encoder": spec | {"nonsense": 1}}, "nonsense"),
+                           ({"encoder": spec | {"name": "resnet1"}}, "encoder=resnet1"),
+                           ({"encoder": spec | {"arguments": {"what": 1}}}, "encoder=resnet18: timm cannot build it")):
+        save(resnet, path, **changes)
+        with pytest.raises(ValueError, match=words) as caught:
+            artifact.load(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"encoder=.*nowhere: no such file"):
+        artifact.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no such file"):
+        artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "renamed"])
+def test_loading_is_strict(tmp_path, resnet, change):
+    path = tmp_path / "e.safetensors"
+    save(resnet, path)
+    tensors, header = safetensors.torch.load_file(path), metadata(path)
+    match change:
+        case "missing":
+            del tensors["layer1.0.conv1.weight"]
+        case "extra":
+            tensors["more"] = torch.zeros(1)
+        case "shape":
+            tensors["layer1.0.bn1.bias"] = torch.zeros(3)
+        case "renamed":
+            tensors["module.conv1.weight"] = tensors.pop("conv1.weight")
+    safetensors.torch.save_file(tensors, path, header)
+    with pytest.raises(ValueError, match="its weights do not fit resnet18") as caught:
+        artifact.load(path)
+    assert "\n" not in str(caught.value)

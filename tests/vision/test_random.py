@@ -1,0 +1,65 @@
+"""Philox gives the words its authors publish, and what is drawn with it depends on nothing but its arguments."""
+import pytest
+import torch
+from scipy import stats
+
+from vision import random
+
+ONES = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), [  # Random123's kat_vectors, philox4x32 with 10 rounds
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+])
+def test_known_answers(counter, key, expected):
+    words = random.philox(tuple(torch.tensor(c) for c in counter), key)
+    assert tuple(int(w) for w in words) == expected
+
+
+def test_words_place_each_argument_in_the_counter():
+    """(block, index, epoch, stream) and the seed's two halves as key: other places would change every existing run."""
+    seed, epoch, index, stream = (7 << 32) | 5, 11, 13, 17
+    got = random.words(seed, epoch, torch.tensor([index]), stream, 6)[0].tolist()
+    blocks = [random.philox(tuple(torch.tensor(c) for c in (b, index, epoch, stream)), (5, 7)) for b in (0, 1)]
+    assert got == [int(w) for block in blocks for w in block][:6]
+
+
+def test_uniform_numbers_are_uniform_and_independent():
+    u = random.uniform(0, 0, torch.arange(20_000), 0, 4)
+    assert u.dtype == torch.float32
+    assert u.min() >= 0
+    assert u.max() < 1
+    for axis in (u.flatten(), u[:, 2], u[7_000:7_500].flatten()):
+        assert stats.kstest(axis.numpy(), "uniform").pvalue > 1e-3  # the numbers are fixed: it passes or never does
+    for other in (random.uniform(1, 0, torch.arange(20_000), 0, 4), random.uniform(0, 1, torch.arange(20_000), 0, 4),
+                  random.uniform(0, 0, torch.arange(20_000), 1, 4), u.roll(1, 0), u.roll(1, 1)):
+        correlation = torch.corrcoef(torch.stack([u.flatten(), other.flatten()]))[0, 1]
+        assert abs(correlation) < 4 / 80_000**0.5  # four standard errors of 80,000 independent pairs
+
+
+def test_an_image_gets_its_numbers_whatever_its_company():
+    whole = random.words(3, 2, torch.arange(100), 1, 9)
+    some = torch.tensor([42, 7, 99, 7])
+    assert torch.equal(random.words(3, 2, some, 1, 9), whole[some])
+    assert torch.equal(random.words(3, 2, some[:1], 1, 5), whole[42:43, :5])  # nor how many are asked for
+    assert random.words(3, 2, some[:0], 1, 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 1000, 60_000])
+def test_permutation_is_one_and_differs_by_epoch_seed_and_stream(length):
+    order = random.permutation(0, 0, length)
+    assert torch.equal(order.sort().values, torch.arange(length))
+    assert torch.equal(order, random.permutation(0, 0, length))
+    if length > 2:
+        others = [random.permutation(*a) for a in ((0, 1, length), (1, 0, length), (0, 0, length, random.SHUFFLE))]
+        for other in others:  # two independent permutations share one place on average; ten have odds of 1e-7
+            assert (order == other).sum() < 10
+
+
+def test_every_image_comes_first_equally_often():
+    places = torch.stack([random.permutation(0, epoch, 10) for epoch in range(2_000)])
+    for column in places.T:  # at each place, 2,000 draws of ten images
+        assert stats.chisquare(column.bincount(minlength=10).numpy()).pvalue > 1e-3

@@ -1,0 +1,101 @@
+"""One file → an upright 8-bit image, or the reason why not.
+
+Files come from anywhere: any size, depth or mode, transparent, animated, turned by EXIF, broken or no image at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = frozenset(b".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 89_478_485  # Pillow's own line, 256 MiB of 24-bit pixels: beyond it a file is unreadable
+_TURN = Image.Transpose
+TURNS = dict(enumerate((  # EXIF orientation 2 … 8 → what turns it upright
+    _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE,
+    _TURN.ROTATE_90), start=2))
+
+# A good picture with broken EXIF is used, and Pillow's warning of it names no file, so it tells nobody anything. Here,
+# not around the call: `warnings.catch_warnings` is the whole process's, and files are decoded in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+
+class Unreadable(ValueError):
+    """This one file cannot be used; the text is a short reason without its path."""
+
+
+def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB") -> Image.Image:
+    """The first frame, upright, 8 bits a channel, as `mode` "RGB" or "L".
+
+    Transparency is laid over white; deep grey is scaled to 0..255 by its range (`_eight_bits`). With `at_least` a JPEG
+    may come out smaller, its short side still ≥ at_least, at a fraction of the time and memory (libjpeg's DCT scaling).
+    The suffix does not matter, the content does. Raises Unreadable.
+    """
+    try:
+        image = _identify(file)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise Unreadable(f"{width} by {height} pixels, the limit is {MAX_PIXELS:,} in all")
+        image.draft(mode, (at_least, at_least) if at_least else None)
+        image.load()
+        orientation = _orientation(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = Image.fromarray(_eight_bits(np.asarray(image)))
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert(mode)
+        return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    except Unreadable:
+        raise
+    except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, KeyError …
+        raise Unreadable(reason(error)) from error
+
+
+def _identify(file: BinaryIO) -> Image.Image:
+    """`Image.open` without its warning about many pixels, which names no file, and without formats never promised."""
+    prefix = file.read(16)
+    if not prefix:
+        raise Unreadable("empty file")
+    if "WEBP" not in Image.OPEN or "TIFF" not in Image.OPEN:
+        Image.init()
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts(prefix) is True:  # a text instead of True: known, but not in this build of Pillow
+            file.seek(0)
+            return factory(file, "")
+    raise Unreadable("not an image, or of an unknown format")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a good picture with broken EXIF is still a good picture
+        return 1
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """H,W of 16-bit, 32-bit or float grey → H,W uint8, scaled by range and never clipped.
+
+    The range is the type's where the values fit it (integers: 0..65535; floats: 0..1, else 0..255), so that brightness
+    means the same in every image of a set; otherwise the image's own least to greatest finite value.
+    """
+    finite = grey[np.isfinite(grey)]
+    if not finite.size:
+        raise Unreadable("no finite pixel")
+    low, high = float(finite.min()), float(finite.max())
+    for usual in (65535.0,) if grey.dtype.kind in "iu" else (1.0, 255.0):
+        if low >= 0 and high <= usual:
+            low, high = 0.0, usual
+            break
+    scaled = (grey.astype(np.float32) - low) * (255 / max(high - low, 1e-30))
+    return np.rint(np.clip(np.nan_to_num(scaled, posinf=255, neginf=0), 0, 255)).astype(np.uint8)
+
+
+def reason(error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (words.splitlines() or [""])[0][:100] or type(error).__name__

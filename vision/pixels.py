@@ -1,0 +1,146 @@
+"""Operations on batches of pixels, each image by its own parameters: the steps that vision/augment.py chains.
+
+For given parameters each gives what torchvision's functional operation of that name gives on float tensors.
+"""
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision rounds it
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+SOLARIZE_AT = 128 / 255
+
+
+def resized_crop(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Crop, flip and resize with antialiased bilinear weights.  B,C,H,W uint8 → B,C,S,S float in [0, 1].
+
+    Resampling is separable and linear: two small matrices an image, the flip folded into the horizontal one.
+    """
+    B, C, H, W = images.shape
+    top, left, height, width = box.unbind(1)
+    rows = resize_weights(top, height, H, size)  # B,S,H
+    columns = resize_weights(left, width, W, size, flip) / 255  # B,S,W
+    x = rows @ images.transpose(1, 2).float().reshape(B, H, C * W)  # B,S,C*W
+    x = x.view(B, size * C, W) @ columns.mT  # B,S*C,S
+    x = x.view(B, size, C, size).transpose(1, 2).contiguous()
+    return x.clamp_(0, 1)  # rounding may leave [0, 1] by an ulp
+
+
+def resize_weights(start: Tensor, length: Tensor, source: int, size: int, flip: Tensor | None = None) -> Tensor:
+    """Weights that resample source pixels [start, start + length) to `size`.  start, length, flip: B → B,size,source.
+
+    A triangle of half-width max(scale, 1) around each output pixel's centre, cut off at the crop's edges and
+    normalised: Pillow's and torchvision's antialiased bilinear filter.
+    """
+    start, length = start[:, None, None].float(), length[:, None, None].float()
+    scale = length / size  # source pixels to an output pixel
+    output = torch.arange(size, device=start.device, dtype=torch.float32)[:, None] + 0.5
+    if flip is not None:
+        output = torch.lerp(output, size - output, flip[:, None, None].float())
+    centre = output * scale  # B,size,1, relative to the crop
+    pixel = torch.arange(source, device=start.device) + 0.5 - start  # B,1,source
+    inside = ((pixel > 0) & (pixel < length)).float()
+    weights = (pixel - centre).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0).mul_(inside)
+    return weights.div_(weights.sum(-1, keepdim=True))
+
+
+def luma(x: Tensor) -> Tensor:
+    """B,3,H,W → B,1,H,W; grey images as they are."""
+    if x.shape[1] == 1:
+        return x
+    return GREY[0] * x[:, 0:1] + GREY[1] * x[:, 1:2] + GREY[2] * x[:, 2:3]
+
+
+def greyscale(x: Tensor) -> Tensor:
+    """Luma in every channel, as memory of its own."""
+    return luma(x).expand_as(x).contiguous()
+
+
+def colour_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue, each image in its own order.  x: B,C,H,W in [0, 1] → the same.
+
+    active: B bool; order: B,4, which operation comes first, second, …; factors: B,4, in BRIGHTNESS … HUE's order.
+
+    Three of the four blend the image with another one: y = clamp(f·x + (1 − f)·base), where base is black (brightness),
+    the mean grey level (contrast), or the grey image (saturation). So one expression serves them, and only hue differs.
+    """
+    colour = x.shape[1] == 3
+    for operation in order.unbind(1):
+        factor = factors.gather(1, operation[:, None])[:, 0]
+        blends = active & (operation != HUE)
+        if not colour:
+            blends = blends & (operation != SATURATION)
+        factor = torch.where(blends, factor, 1)
+        grey = luma(x)
+        level = grey.mean((1, 2, 3)) * (1 - factor) * (operation == CONTRAST)
+        base = level[:, None, None, None]
+        if colour:
+            base = torch.addcmul(base, grey, per_image((1 - factor) * (operation == SATURATION)))
+        x = torch.addcmul(base, x, per_image(factor)).clamp_(0, 1)
+        if colour:
+            x = where_(active & (operation == HUE), turn_hue, x, factors[:, HUE])
+    return x
+
+
+def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue.  x: B,3,H,W in [0, 1]; turns: B in [−0.5, 0.5] → B,3,H,W.
+
+    Through HSV, where with h in turns the three channels are max − chroma · clamp(2 − 6·|d|, 0, 1) and d is the
+    distance around the circle from h + 1/2, h + 1/6 and h − 1/6.
+    """
+    red, green, blue = x.unbind(1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = high - low
+    is_red, is_green = (high == red).to(x.dtype), (high == green).to(x.dtype)  # lerp by 0 or 1 is a fast, exact where
+    difference = torch.lerp(torch.lerp(red - green, blue - red, is_green), green - blue, is_red)
+    sector = (4 - 2 * is_green) * (1 - is_red)
+    h = (difference / chroma.clamp(min=1e-12)).add_(sector).div_(6).add_(turns[:, None, None])  # grey has hue 0
+    d = h[:, None] + torch.tensor([1 / 2, 1 / 6, -1 / 6], device=x.device)[:, None, None]
+    d = d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
+    return torch.addcmul((high - 2 * chroma)[:, None], chroma[:, None], d, value=6)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Blur with a kernel a tenth of the image long, reflected at the edges.  x: B,C,S,S; sigma: B, pixels → B,C,S,S."""
+    radius = min(max(1, x.shape[-1] // 20), x.shape[-1] - 1)  # SimCLR: 10 % of the size; 224 → 23 taps, 32 → 3
+    taps = torch.arange(-radius, radius + 1, device=x.device)
+    kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).unbind(1)  # 2r+1 tensors of B
+    for dim in (-1, -2):
+        length = x.shape[dim]
+        padding = (radius, radius, 0, 0) if dim == -1 else (0, 0, radius, radius)
+        padded = torch.nn.functional.pad(x, padding, mode="reflect")
+        x = padded.narrow(dim, 0, length) * per_image(kernel[0])
+        for i, weight in enumerate(kernel[1:], start=1):
+            x.addcmul_(padded.narrow(dim, i, length), per_image(weight))
+    return x
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Invert what is bright: x where x < 128/255, else 1 − x."""
+    return torch.lerp(x, 1 - x, (x >= SOLARIZE_AT).to(x.dtype))
+
+
+def normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    mean, std = mean.to(x.device)[:, None, None], std.to(x.device)[:, None, None]
+    return torch.addcmul(-mean / std, x, 1 / std)
+
+
+def per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def where_(mask: Tensor, operation: Callable[..., Tensor], x: Tensor, *arguments: Tensor) -> Tensor:
+    """Apply an operation to the masked images. A CPU computes those alone, in place; a GPU, which must not wait for
+    their count, computes all and selects.
+    """
+    if x.device.type != "cpu":
+        return torch.where(per_image(mask), operation(x, *arguments), x)
+    rows = mask.nonzero()[:, 0]
+    if len(rows) == 0:
+        return x
+    if len(rows) == len(x):
+        return operation(x, *arguments)
+    return x.index_copy_(0, rows, operation(x[rows], *(a[rows] for a in arguments)))

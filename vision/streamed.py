@@ -1,0 +1,195 @@
+"""Splits that stay on disk: images decoded one at a time, in memory that hardly grows with their number.
+
+Nothing here keeps a file open or a thread alive, so a split travels to DataLoader workers by fork or by pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vision.decode import Unreadable, decode, reason
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+CHECK_ALL = 5_000  # up to so many files are all decoded up front …
+CHECK_SOME = 500  # … of more than that, so many, evenly spread
+
+
+class Streamed:
+    """A split decoded on demand. A subclass says where image i's bytes are (`_open`) and what it is called (`where`).
+
+    rows: N int64, which entries of the shared source this split has, ascending; labels: N int64 or None.
+    skipped: path → reason of the files found unreadable by *this process's copy* after the check up front.
+    """
+
+    def __init__(self, rows: Tensor, labels: Tensor | None = None, max_corrupt: float = 0.2) -> None:
+        self.rows, self.labels, self.max_corrupt = rows, labels, max_corrupt
+        self.skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, positions: Tensor) -> Streamed:
+        """A split of these positions that shares the source."""
+        part = copy.copy(self)
+        part.rows, part.skipped = self.rows[positions], {}
+        part.labels = None if self.labels is None else self.labels[positions]
+        return part
+
+    def read(self, index: int, at_least: int | None = None, mode: str = "RGB") -> Image.Image:
+        """Image `index` as `decode` gives it. Raises Unreadable; IndexError past the end."""
+        row = int(self.rows[index])
+        try:
+            with self._open(row) as file:
+                return decode(file, at_least, mode)
+        except OSError as error:
+            raise Unreadable(reason(error)) from error
+
+    def readable(self, index: int, at_least: int | None = None, mode: str = "RGB") -> tuple[Image.Image, int]:
+        """Image `index`, or the next one (index + 1 modulo N, …) that can be read, and the index it really is.
+
+        So the same file stands in whoever asks. Raises ValueError once the skipped are over `max_corrupt` of the split.
+        """
+        for used in ((index + step) % len(self) for step in range(len(self))):
+            where = self.where(used)
+            if where in self.skipped:
+                continue
+            try:
+                return self.read(used, at_least, mode), used
+            except Unreadable as error:
+                self.skipped[where] = str(error)
+                refuse_many(self.skipped, len(self), self.max_corrupt)
+        raise ValueError("no image can be read any more, first: " + first_skipped(self.skipped))
+
+    def resized(self, indices: Tensor, size: int) -> Tensor:
+        """→ B,3,size,size uint8: torchvision's Resize(size), CenterCrop(size), of the file that `readable` gives.
+
+        A JPEG's own downscaling goes no further than 2 × size, so that it shows little in the result. Where `skipped`
+        has grown meanwhile, a file stands for its neighbour in path order, mostly of the same class.
+        """
+
+        def one(index: int) -> np.ndarray:  # size,size,3
+            return np.asarray(_centre(self.readable(index, at_least=2 * size)[0], size))
+
+        threads = 1 if torch.utils.data.get_worker_info() else _threads()
+        with ThreadPoolExecutor(threads) as pool:
+            pixels = list(pool.map(one, indices.tolist()))
+        return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+    def name(self, index: int) -> str:
+        """A short printable name that tells image `index` from all others of the data set."""
+        return self.where(index)
+
+    def where(self, index: int) -> str:
+        raise NotImplementedError
+
+    def _open(self, row: int) -> BinaryIO:
+        raise NotImplementedError
+
+
+class Files(Streamed):
+    """Image files under one root. All paths lie end to end in one buffer: path r is buffer[offsets[r]:offsets[r + 1]],
+    relative to root, in the bytes of the file system; 60 bytes a file or so, where a list of str takes 150."""
+
+    def __init__(self, root: str | Path, buffer: np.ndarray, offsets: np.ndarray, labels: Tensor | None = None,
+                 max_corrupt: float = 0.2) -> None:
+        super().__init__(torch.arange(len(offsets) - 1), labels, max_corrupt)
+        self.root, self.buffer, self.offsets = os.fsencode(root), buffer, offsets
+
+    def path(self, index: int) -> Path:
+        return Path(os.fsdecode(self._path(int(self.rows[index]))))
+
+    def name(self, index: int) -> str:
+        return printable(self._relative(int(self.rows[index])))
+
+    def where(self, index: int) -> str:
+        return printable(self._path(int(self.rows[index])))
+
+    def _relative(self, row: int) -> bytes:
+        return self.buffer[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+    def _path(self, row: int) -> bytes:
+        return os.path.join(self.root, self._relative(row))
+
+    def _open(self, row: int) -> BinaryIO:
+        return open(self._path(row), "rb")
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
+    """Short side to `size`, then the centre square, in one step: a 1 × 10,000 strip never becomes 224 × 2,240,000."""
+    box = []
+    for side in image.size:
+        scaled = int(size * side / min(image.size))  # torchvision's rounding, of the side …
+        start = round((scaled - size) / 2)  # … and of the crop
+        box.append((start * side / scaled, (start + size) * side / scaled))
+    (left, right), (top, bottom) = box
+    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)  # so many images of up to MAX_PIXELS may be decoded at once
+
+
+def printable(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def first_skipped(skipped: dict[str, str]) -> str:
+    return ", ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
+
+
+def refuse_many(skipped: dict[str, str], total: int, limit: float) -> None:
+    """ValueError if more than `limit` of `total` files are unreadable."""
+    if len(skipped) > limit * total:
+        raise ValueError(f"{len(skipped)} of {total} images are unreadable ({len(skipped) / total:.0%}), more than "
+                         f"data.max_corrupt={limit:g} allows; first: {first_skipped(skipped)}")
+
+
+def drop_unreadable(
+    splits: dict[str, Streamed], max_corrupt: float, progress: Progress | None = None
+) -> tuple[dict[str, Streamed], dict[str, str]]:
+    """The splits without the files that do not decode, and those files with their reasons.
+
+    All files are tried up to CHECK_ALL; of more, CHECK_SOME spread evenly, so that a hopeless set is refused before
+    training, and `readable` deals with the rest. Raises ValueError where more than `max_corrupt` of the tried fail.
+    """
+    total = sum(map(len, splits.values()))
+    share = 1 if total <= CHECK_ALL else CHECK_SOME / total
+    tried = []
+    for name, split in splits.items():
+        count = ceil(len(split) * share)
+        tried += [(name, i * len(split) // count) for i in range(count)]
+
+    def why_not(which: tuple[str, int]) -> str | None:
+        name, index = which
+        try:
+            splits[name].read(index, at_least=1)  # a JPEG is read to its end, but only 1/64 of the pixels is made
+        except Unreadable as error:
+            return str(error)
+
+    skipped, bad = {}, {name: [] for name in splits}
+    with ThreadPoolExecutor(_threads()) as pool:
+        for done, ((name, index), why) in enumerate(zip(tried, pool.map(why_not, tried), strict=True), 1):
+            if why is not None:
+                skipped[splits[name].where(index)] = why
+                bad[name].append(index)
+            if progress:
+                progress(done, len(tried))
+    refuse_many(skipped, len(tried), max_corrupt)
+    for name, split in splits.items():
+        good = torch.ones(len(split), dtype=torch.bool)
+        good[bad[name]] = False
+        splits = splits | {name: split.select(good.nonzero().flatten())}
+    return splits, skipped
