@@ -20,6 +20,7 @@ from itertools import permutations
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vision import random
@@ -218,7 +219,7 @@ def picture(images: Tensor, recipe: Recipe, seed: int = 0, indices: Tensor | Non
     mean, std = recipe.mean[:, None, None], recipe.std[:, None, None]
     grid = torch.stack([images.float() / 255, *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
-    grid = grid.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # rows*S,B*S,C
+    grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
     array = (grid * 255).round().to(torch.uint8).expand(-1, -1, 3).numpy()
     scale = max(1, 96 // recipe.size)
     image = Image.fromarray(array).resize((array.shape[1] * scale, array.shape[0] * scale), Image.Resampling.NEAREST)

@@ -3,7 +3,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core import config
 from core.batchnorm import sync_batchnorm
@@ -29,11 +29,17 @@ def words_of(name: str, *more: str):
     return config.compose(TOOL, [*words, *more])
 
 
-def made(name: str, *more: str, dtype: torch.dtype = torch.float32) -> Method:
-    """The method, the same on every process, with BatchNorm as ssl.pretrain has it there."""
+def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool = False) -> Method:
+    """The method, the same on every process, with BatchNorm as ssl.pretrain has it there.
+
+    smooth: SiLU for ReLU, so that rounding cannot open a unit on one side only.
+    """
     words = words_of(name, *more)
     torch.manual_seed(3)
     method = build_method(words, encoders.create(words.encoder, 1, words.image_size, words.stem, False).train())
+    for module in list(method.modules()) if smooth else ():
+        for child in [n for n, m in module.named_children() if isinstance(m, nn.ReLU)]:
+            setattr(module, child, nn.SiLU())
     if world_size() > 1 and method.sync_batchnorm:
         sync_batchnorm(method)
     return method.to(dtype=dtype, memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.distributed import wrap
 
-STEPS, RATE = 3, 0.05
+RATE = 0.05
 VARIANTS = {
     "moco_v2": [
         (f"method.bn={bn}", f"method.symmetric={symmetric}")
@@ -19,26 +19,28 @@ VARIANTS = {
         for symmetric in ("true", "false")
     ],
 }
-CASES = [(name, *words) for name in NAMES for words in VARIANTS.get(name, [()])]
+SMALLEST = {"moco_v3_vit": ()}
+CASES = [
+    (name, *words, *SMALLEST.get(name, ("encoder=test_resnet",))) for name in NAMES for words in VARIANTS.get(name, [()])
+]
 
 
 def steps(case: tuple[str, ...], dtype: torch.dtype, count: int) -> dict[str, Tensor]:
     """Gradients of the first and of the last of some steps, and all that the method then holds."""
     name = case[0]
-    method = made(*case, dtype=dtype)
+    method = made(*case, dtype=dtype, smooth=dtype == torch.float32)
     model = wrap(method)
+    trained = [p for p in method.parameters() if p.requires_grad]
     found = {}
     for step in range(count):
-        method.zero_grad()
         loss, _ = model(batch(name, step, dtype), step / count)
         loss.backward()
-        trained = {key: p for key, p in method.named_parameters() if p.requires_grad}
-        gradient = torch.cat([p.grad.flatten() for p in trained.values()])
         if step in (0, count - 1):
-            found[f"gradient of step {step}"] = gradient
+            found[f"gradient of step {step}"] = torch.cat([p.grad.flatten() for p in trained])
         with torch.no_grad():
-            for p in trained.values():
+            for p in trained:
                 p -= RATE * p.grad
+                p.grad = None
         method.after_step(step / count)
     return found | {f"state: {key}": value.clone() for key, value in method.state_dict().items()}
 
@@ -48,25 +50,27 @@ def all_steps(cases: list, dtype: torch.dtype, count: int) -> list[dict[str, Ten
 
 
 def assert_one(case, single: dict[str, Tensor], several: list[dict[str, Tensor]], relative: float) -> None:
+    """Every tensor, on every process: the norm of the difference over the norm (over 1e-3, where it is all but zero)."""
     for key, expected in single.items():
         for rank, found in enumerate(several):
             if not expected.is_floating_point():
                 assert torch.equal(found[key], expected), f"{case}, process {rank}: {key}"
                 continue
-            error = (found[key] - expected).norm() / expected.norm().clamp(min=1e-30)
+            error = (found[key] - expected).norm() / expected.norm().clamp(min=1e-3)
             assert error <= relative, f"{case}, process {rank}: {key} is off by {error:.1e}"
 
 
-@pytest.mark.parametrize("W", [2, 4])
-def test_several_processes_are_one_after_several_steps(W):
-    """In float64: 1e-10 is a million roundings, and a thousandth of what the smallest wrong term would change."""
-    together = on(W, all_steps, CASES, torch.float64, STEPS)
+@pytest.mark.parametrize(("W", "count"), [(2, 3), (4, 2)])
+def test_several_processes_are_one_after_several_steps(W, count):
+    """In float64: 1e-10 is a million roundings, and far below what a missing or doubled term would change."""
+    together = on(W, all_steps, CASES, torch.float64, count)
     for i, case in enumerate(CASES):
-        assert_one(case, steps(case, torch.float64, STEPS), [t[i] for t in together], 1e-10)
+        assert_one(case, steps(case, torch.float64, count), [t[i] for t in together], 1e-10)
 
 
 @pytest.mark.parametrize("W", [2, 4])
 def test_gradients_agree_in_float32(W):
+    """To 1e-5; float32's own distance from float64 is up to 7e-6 here.  SiLU for ReLU: see `made`."""
     together = on(W, all_steps, CASES, torch.float32, 1)
     for i, case in enumerate(CASES):
         single = steps(case, torch.float32, 1)["gradient of step 0"]
@@ -75,9 +79,9 @@ def test_gradients_agree_in_float32(W):
             assert error < 1e-5, f"{case}: {error:.1e}"
 
 
-def test_the_check_sees_a_wrong_scale(monkeypatch):
+def test_the_check_sees_a_wrong_scale():
     """As when a loss forgets that gradients are averaged."""
-    single = steps(("simclr",), torch.float32, 1)
+    single = steps(("simclr", "encoder=test_resnet"), torch.float32, 1)
     wrong = {key: value * 0.5 if "gradient" in key else value for key, value in single.items()}
     with pytest.raises(AssertionError, match="off by"):
         assert_one("simclr", single, [wrong], 1e-5)
