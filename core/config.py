@@ -165,7 +165,7 @@ def _finish(tool: Tool, config, choices, words: list[str]):
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    for group in tool.groups():
+    for group in set(tool.groups()) - {"augment"}:  # a view's settings may be lists or not: vision.augment checks them
         _check_kinds(group, tool.example(group, config.chosen[group]), plain(config[group]))
     OmegaConf.set_struct(config, True)
     OmegaConf.set_readonly(config, True)

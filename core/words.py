@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001, RUF009 (× in meanings; `word` makes fields)
+# ruff: noqa: RUF009 (`word` makes fields)
 """What every tool that trains understands: words, types, defaults, meanings. No torch here: --help answers at once."""
 import dataclasses
 import types
@@ -42,7 +42,7 @@ class Words:
     epochs: float = word(100, "passes over the images")
     steps: int | None = word(None, "optimizer steps, instead of epochs")
     batch_size: int = word(256, "images a step, over all processes")
-    accumulate: int = word(1, "pieces a process cuts its share of the batch into")
+    accumulate: int = word(1, "pieces of a process's share of the batch; each has only its own negatives")
     clip: float | None = word(None, "largest norm of the gradient")
     optim: Optim = field(default_factory=Optim, metadata={"meaning": ""})
     precision: str = word("auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it")

@@ -9,7 +9,7 @@ K, TEMPERATURE = 20, 0.07
 
 def neighbours(bank: Tensor, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine similarities and indices of the k nearest rows of the bank.  N,D and M,D → M,k and M,k."""
-    bank, queries = (F.normalize(x.float().cpu(), dim=1).contiguous().numpy() for x in (bank, queries))
+    bank, queries = (F.normalize(x.detach().float().cpu(), dim=1).contiguous().numpy() for x in (bank, queries))
     index = faiss.IndexFlatIP(bank.shape[1])
     if getattr(faiss, "get_num_gpus", lambda: 0)():
         index = faiss.index_cpu_to_all_gpus(index)

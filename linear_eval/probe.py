@@ -16,7 +16,7 @@ def few_labels(
     → mean and standard deviation over `draws` choices of the labelled images, in per cent. Classes with fewer images give
     all they have.
     """
-    bank, queries, bank_labels, labels = (x.float().cpu().numpy() for x in (bank, queries, bank_labels, labels))
+    bank, queries, bank_labels, labels = (x.detach().float().cpu().numpy() for x in (bank, queries, bank_labels, labels))
     rng = np.random.default_rng(seed)
     scores = []
     for _ in range(draws):

@@ -62,7 +62,7 @@ class Started:
     def said(self) -> str:
         return (self.folder / "err").read_text()
 
-    def wait(self, timeout: float = 120) -> Ended:
+    def wait(self, timeout: float = 300) -> Ended:
         deadline = time.monotonic() + timeout
         while (code := _ask(ended=self.pid)) is None:
             if time.monotonic() > deadline:

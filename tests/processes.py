@@ -1,5 +1,6 @@
 """Run a function on several Gloo processes of this machine, as a run's own processes are."""
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pickle
 import socket
@@ -13,9 +14,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Processes fork from a server that has imported torch once: each starts in milliseconds, with nothing initialised.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "timm", "core.distributed", "torch.distributed.launcher.api"])
+
+
+def _process(function: Callable, arguments: tuple) -> multiprocessing.Process:
+    """A process to start. The server it will fork from must find our rooms, and our ssl, before the standard ones."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    multiprocessing.forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+    return _context.Process(target=function, args=arguments, daemon=True)
 
 
 def on(size: int, function: Callable, *arguments, timeout: float = 100) -> list:
@@ -27,10 +39,7 @@ def on(size: int, function: Callable, *arguments, timeout: float = 100) -> list:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        start = [
-            _context.Process(target=_one, args=(rank, size, port, folder, function, arguments), daemon=True)
-            for rank in range(size)
-        ]
+        start = [_process(_one, (rank, size, port, folder, function, arguments)) for rank in range(size)]
         for process in start:
             process.start()
         _until_all_end(start, time.monotonic() + timeout)
@@ -78,7 +87,7 @@ def _one(rank: int, size: int, port: int, folder: str, function: Callable, argum
 def forked(function: Callable, *arguments, timeout: float = 100) -> tuple[int, str]:
     """function(*arguments) → exit code, in a process of its own; and what that process said on stderr."""
     with tempfile.NamedTemporaryFile() as said:
-        process = _context.Process(target=_redirected, args=(said.name, function, arguments))
+        process = _process(_redirected, (said.name, function, arguments))
         process.start()
         process.join(timeout)
         ended = process.exitcode

@@ -66,7 +66,8 @@ def ours(backbone: nn.Module, pixels: np.ndarray, size: int, batch: int, world, 
 
     def epoch() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(folder, {}, {})
+            run = Run(folder, {})
+            run.begin()
             loop.train(method, loader.batches(0, steps), optimizer, plan, run, world.device, lambda step: {})
         if world.device.type == "cuda":
             torch.cuda.synchronize()

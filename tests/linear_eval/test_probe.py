@@ -16,7 +16,7 @@ def clusters(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(4, (count,), generator=generator)
     centres = torch.randn(4, 10, generator=torch.Generator().manual_seed(99))
-    z = centres[labels] + 1.2 * torch.randn(count, 10, generator=generator)
+    z = centres[labels] + 2.2 * torch.randn(count, 10, generator=generator)
     return z * torch.logspace(-3, 3, 10), labels  # features on very different scales
 
 

@@ -36,24 +36,19 @@ def both(*words, out: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_process_and_two_give_one_curve(tmp_path, method):
-    """20 steps in fp32. The first losses differ by rounding alone: 2e-6 of their size, a few float32 units.
+def test_one_process_and_two_begin_alike(tmp_path, method):
+    """The command in fp32, at the same global batch. Same images, same views, same statistics, same loss: the first two
+    losses (the first step's rate is 0) differ by the rounding of float32 sums, 2e-6 of their size.
 
-    Then rounding grows, as in any training: each step multiplies a difference by what the weights' change by it, LARS
-    and BatchNorm over 16 rows most of all. Measured over 20 steps: see GROWN; a gradient that is wrong by a factor, or
-    a batch dealt otherwise, is off by 1e-2 within three steps.
+    No further: a rounding error decides on which side of a ReLU's corner a number falls, and in fp32 even one process
+    whose weights are changed by 1e-7 is 1e-2 away after 8 steps. In float64 the curves are compared to their end
+    (test_curves.py).
     """
-    words = [*TWENTY, *METHODS[method]]
+    words = [*SMALL, "--steps=4", "--precision=fp32", *METHODS[method]]
     assert run(*words, f"--out={tmp_path / 'one'}", logs=tmp_path / "logs").code == 0
     both(*words, out=tmp_path / "two")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    apart = [abs(a - b) / abs(a) for a, b in zip(one, two, strict=True)]
-    print(method, [f"{a:.1e}" for a in apart])
-    assert max(apart[:2]) < 2e-6, apart
-    assert max(apart) < GROWN, apart
-
-
-GROWN = 1e-3
+    assert two[:2] == pytest.approx(one[:2], rel=2e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,6 +1,7 @@
 """`import ssl` is the standard library's module, whole and working, whatever lies beside it in our package."""
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -64,8 +65,9 @@ def test_submodules_import_where_pytest_was_started_with_the_standard_module_loa
         "import ssl; assert not hasattr(ssl, '__path__')\n"
         "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[1]]))"
     )
-    test = f"{__file__}::test_submodules_import"
-    done = subprocess.run([sys.executable, "-c", code, test], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    words = [sys.executable, "-c", code, f"{__file__}::test_submodules_import"]
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
