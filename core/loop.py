@@ -1,5 +1,6 @@
 """The only training loop."""
 import contextlib
+import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,7 @@ def train(
     with Signals() as signals:
         for step in range(run.step, plan.steps):
             progress = step / plan.steps
-            torch.manual_seed(seed_of(plan.seed, step))  # dropout and the like: a function of the step
+            seed(device, plan.seed, step)
             for group in optimizer.param_groups:
                 group["lr"] = lr = plan.rate(progress)
 
@@ -91,9 +92,15 @@ def train(
                 raise Stopped(f"stopped by a signal at step {done} of {plan.steps}; saved: the same command goes on")
 
 
-def seed_of(seed: int, step: int) -> int:
-    """Of torch's generators at a step, another on each process."""
-    return ((seed << 40) + (step << 8) + rank()) % 2**64
+def seed(device: torch.device, seed: int, step: int) -> None:
+    """Dropout and the like become a function of the step, another on each process.
+
+    Hashed, because the CPU's generator reads no more than the lowest 32 bits of its seed.
+    """
+    number = int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank()}".encode(), digest_size=8).digest())
+    torch.default_generator.manual_seed(number)  # torch.manual_seed asks every kind of device, at 0.3 ms a step
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def pieces(batch: Batch, count: int) -> Iterator[tuple[bool, Batch]]:

@@ -24,6 +24,7 @@ class Method(nn.Module):
     """
 
     encoder: nn.Module  # kept afterwards: B,C,H,W → B,D
+    views = 2  # of each image in a batch
     sync_batchnorm = True  # on more than one process; False for a method that brings its own BatchNorm
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:

@@ -47,6 +47,9 @@ def build_method(words, encoder: nn.Module) -> Method:
         inspect.signature(kind).bind(encoder=encoder, **arguments)
     except TypeError as error:
         raise ValueError(f"method={words.chosen.method}: {kind.__name__} has {error}") from error
+    takes = kind.views
+    if words.augment.views != takes:
+        raise ValueError(f"augment.views={words.augment.views}: method={words.chosen.method} takes {takes} of each image")
     return kind(encoder=encoder, **arguments)
 
 

@@ -92,7 +92,7 @@ def curves(run: Run, health: Health) -> None:
     twin.plot(seen, [f["feature_std"] for f in figures], "o-", ms=3, color="#CC79A7", label="feature std")
     twin.set_ylim(0, None)
     (lines, labels), (more, names) = axes[2].get_legend_handles_labels(), twin.get_legend_handles_labels()
-    axes[2].legend(lines + more, labels + names, fontsize=8)
+    axes[2].legend(lines + more, labels + names, fontsize=8, loc="lower right")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     plt.close(figure)

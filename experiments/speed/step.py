@@ -21,7 +21,7 @@ from experiments.speed.augment import MEAN, STD, STRONG, Lightly
 from experiments.speed.side_by_side import arguments, compare, report
 from ssl.build import precision
 from ssl.method.simclr import SimCLR
-from vision import encoders
+from vision import datasets, encoders
 from vision.augment import Recipe
 from vision.datasets import Images
 from vision.loaders import MemoryLoader, Plan
@@ -105,7 +105,9 @@ def main() -> None:
         precision=("auto", "ours: auto, fp32 or bf16"),
         stem=("full", "full: the encoder as timm gives it; small: 3×3, stride 1, no pooling, for both"),
     )
-    pixels = np.random.default_rng(0).integers(0, 256, (settings.images, settings.size, settings.size, 3), dtype=np.uint8)
+    images = datasets.load("synthetic").train
+    chosen = torch.arange(settings.images) % len(images)
+    pixels = images.resized(chosen, settings.size).permute(0, 2, 3, 1).contiguous().numpy()
     cases, notes = {}, {}
     with session(settings.device) as world:
         for name in settings.encoders.split(","):

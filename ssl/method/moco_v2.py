@@ -18,6 +18,7 @@ from core.distributed import gather, local_rows, world_size
 from core.method import Batch, Method, ema_, teacher_of
 from core.schedule import cosine
 from ssl.losses import exact, queue_contrastive
+from ssl.method import check_constants
 from vision import random
 from vision.heads import mlp
 
@@ -36,6 +37,7 @@ class MoCoV2(Method):
         bn_splits: int,
     ):
         super().__init__()
+        check_constants(temperature, momentum)
         if bn not in ("shuffle", "sync"):
             raise ValueError(f"method.bn={bn}: there are shuffle and sync")
         if bn == "shuffle" and bn_splits % world_size():
@@ -46,12 +48,14 @@ class MoCoV2(Method):
         if bn == "shuffle":
             split_batchnorm(self, bn_splits // world_size())
         self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
-        self.temperature, self.momentum, self.symmetric = temperature, tuple(momentum), symmetric
+        self.temperature, self.momentum, self.symmetric, self.bn_splits = temperature, tuple(momentum), symmetric, bn_splits
         self.register_buffer("queue", _random_directions(queue_size, dim))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))  # where the next keys go
         self.fresh: list[Tensor] = []  # keys of this step, for after_step
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
+        if not self.sync_batchnorm and batch_size % self.bn_splits:
+            raise ValueError(f"method.bn_splits={self.bn_splits} does not divide batch_size={batch_size}")
         K = len(self.queue)
         most = max(images // 2 // batch_size, 1) * batch_size
         if most >= K:

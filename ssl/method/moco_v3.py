@@ -14,6 +14,7 @@ from core.distributed import gather, rank
 from core.method import Batch, Method, ema_, teacher_of
 from core.schedule import cosine
 from ssl.losses import contrastive, exact
+from ssl.method import check_constants
 from vision.encoders import fix_patch_embedding
 from vision.heads import mlp
 
@@ -31,6 +32,7 @@ class MoCoV3(Method):
         frozen_patch_embedding: bool,
     ):
         super().__init__()
+        check_constants(temperature, momentum)
         if frozen_patch_embedding:
             fix_patch_embedding(encoder)
         self.encoder = encoder

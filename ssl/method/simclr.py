@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from core.method import Batch, Method
 from ssl.losses import nt_xent
+from ssl.method import check_constants
 from vision.heads import mlp
 
 
 class SimCLR(Method):
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
         super().__init__()
+        check_constants(temperature)
         self.encoder = encoder
         self.projector = mlp([encoder.dim, hidden, dim], last_norm="scale")
         self.temperature = temperature

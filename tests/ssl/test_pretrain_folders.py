@@ -61,9 +61,9 @@ def test_a_flat_folder_without_labels(tmp_path):
     ended = run(*STEPS, *where, logs=tmp_path / "logs")
     assert ended.code == 0, ended.err
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "kNN" not in report
-    assert "no labels" in ended.out
-    assert "no labels" in report
+    assert "kNN" not in report, "no figure that needs labels"
+    assert "no accuracy" in ended.out
+    assert "no accuracy" in report
     assert not any("knn" in json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert not (tmp_path / "run" / "skipped.txt").exists()
 

@@ -68,7 +68,10 @@ WORDS = {
     ("--method=moco_v3", "--method.projector_layers=0"): ("method.projector_layers=0",),
     ("--method=moco_v3_vit",): ("moco_v3_vit", "vision transformer"),
     ("--augment.crop=[0.9,0.2]",): ("augment.crop",),
+    ("--augment.crop=0.2",): ("augment.crop",),
+    ("--augment.crop=[0.2,1.0",): ("augment.crop",),
     ("--augment.flip=2",): ("augment.flip",),
+    ("--augment.flip=often",): ("augment.flip",),
     ("--augment.views=3",): ("augment.views",),
 }
 

@@ -247,7 +247,7 @@ def test_a_grey_encoder_reads_colour_files(folder):
 
 
 MEASURE = """
-import resource, sys, torch
+import re, sys, torch
 from core.distributed import World
 from vision.augment import Recipe
 from vision.folder import load_folder
@@ -257,7 +257,8 @@ for root in sys.argv[1:]:
     plan = Plan(len(split), 50, 0, World(0, 1, 0, 1, torch.device("cpu")))
     for batch in loader(split, Recipe(32, (0.5,) * 3, (0.25,) * 3), plan, 3).batches(0, plan.steps_an_epoch):
         pass
-    print(len(split), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]  # ru_maxrss starts at the parent's size
+    print(len(split), int(peak) / 1024)
 """
 
 
