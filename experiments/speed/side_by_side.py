@@ -58,7 +58,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def report(name: str, unit: str, cases: dict[str, dict], settings: argparse.Namespace, notes: dict | None = None) -> None:
-    """Print a table; with --keep, write it as JSON too."""
+    """Print a table; with --keep, add it to the JSON of this machine's figures."""
     print(f"{'case':<44} {'peer ' + unit:>16} {'ours ' + unit:>16} {'ratio':>7}  (min … max)")
     for case, figures in cases.items():
         ratio = figures["ratio"]
@@ -70,14 +70,13 @@ def report(name: str, unit: str, cases: dict[str, dict], settings: argparse.Name
         print(f"{key}: {value}")
     if settings.keep:
         RESULTS.mkdir(exist_ok=True)
-        document = {
-            "command": " ".join(["python -m", f"experiments.speed.{name}", *sys.argv[1:]]),
-            "unit": unit,
-            "hardware": hardware(),
-            "versions": versions(),
-            "cases": cases,
-            "notes": notes or {},
-        }
         path = RESULTS / f"{name}-{'gpu' if settings.device.startswith('cuda') else 'cpu'}.json"
+        command = " ".join(["python -m", f"experiments.speed.{name}", *sys.argv[1:]])
+        origin = {"unit": unit, "hardware": hardware(), "versions": versions()}
+        document = json.loads(path.read_text()) if path.exists() else {}
+        if {k: document.get(k) for k in origin} != origin:  # figures of another machine do not mix with these
+            document = {**origin, "cases": {}, "notes": {}}
+        document["cases"] |= {case: {"command": command, **figures} for case, figures in cases.items()}
+        document["notes"] |= notes or {}
         path.write_text(json.dumps(document, indent=1) + "\n")
         print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
