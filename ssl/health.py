@@ -25,6 +25,7 @@ EVALUATED = 512  # images a forward pass of evaluation
 CHECK_EPOCH = 0xFFFFFFFF  # whose views the checks look at: no epoch of training
 COLLAPSED_RANK = 2.0  # fewer effective dimensions than this, and features are a line
 COLLAPSED_STD = 0.05  # a healthy run's lowest was 0.17, early on; collapsing ones fell to 0.03 and less
+FEWEST = 16  # images that can show a collapse
 NARROW_RANK = 0.05  # of the features' dimensions
 LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
 
@@ -145,7 +146,10 @@ class Health:
 
     def collapsed(self, figures: dict[str, float]) -> bool:
         """Label-free: features of different images are nearly one point, or nearly one line."""
-        return figures["feature_std"] < COLLAPSED_STD or figures["rankme"] < COLLAPSED_RANK
+        if len(self.watched) < FEWEST:
+            return False  # too few images to tell
+        point = figures["feature_std"] < min(COLLAPSED_STD, self.baselines.untrained["feature_std"] / 2)
+        return point or figures["rankme"] < COLLAPSED_RANK
 
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained

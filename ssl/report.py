@@ -1,6 +1,7 @@
 """What a person sees of a run: an opening line, a bar, curves, and a page at the end."""
 import io
 import json
+import shlex
 import sys
 
 import torch
@@ -178,6 +179,6 @@ def _next(words) -> str:
     command = f"uv run python -m ssl.pretrain --method {words.chosen.method}"
     if words.chosen.data == "digits":
         return f"{command} --data fashion_mnist"
-    root = f" --data.root {words.data.root}" if words.data.root else ""
+    root = f" --data.root {shlex.quote(words.data.root)}" if words.data.root else ""
     longer = f"--steps {2 * words.steps}" if words.steps else f"--epochs {2 * words.epochs:g}"
     return f"{command} --data {words.chosen.data}{root} {longer}"
