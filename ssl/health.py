@@ -79,9 +79,9 @@ class Baselines:
 class Health:
     """Looks at an encoder now and then. Holds its images as uint8; knows pixels and the untrained encoder."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, spec: Spec):
+    def __init__(self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, encoder: nn.Module):
         self.recipe, self.device, self.seed = recipe, device, seed
-        self.dim = 0  # features an image, once measured
+        spec, self.dim = encoder.spec, encoder.dim
         self.classes = dataset.classes
         watched = dataset.validation if len(dataset.validation) > 1 else dataset.pretrain  # a spread needs two images
         self.watched, self.watched_labels = some(watched, WATCHED, spec)
@@ -93,7 +93,6 @@ class Health:
 
     def measure(self, encoder: nn.Module) -> dict[str, float]:
         z = features(encoder, self.watched, self.recipe, self.device)
-        self.dim = z.shape[1]
         figures = {"feature_std": feature_std(z), "rankme": rankme(z), "uniformity": uniformity(z)}
         views = [self.features_of_view(encoder, i) for i in range(2)]
         figures["alignment"] = alignment(*views)

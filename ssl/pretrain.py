@@ -91,7 +91,7 @@ def run(words) -> int:
         method.to(world.device, memory_format=torch.channels_last)
         optimizer = build_optimizer(words, method)
         plan = build_plan(words, deal, encoder, world)
-        health = Health(dataset, recipe, world.device, words.seed, encoder.spec)
+        health = Health(dataset, recipe, world.device, words.seed, encoder)
         loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers(words, world))
 
         past = run.restore(method, optimizer)
