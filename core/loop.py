@@ -5,12 +5,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from core import gradcache, optim
 from core.distributed import Agreement, mean, rank, world_size, wrap
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method
@@ -30,6 +32,8 @@ class Plan:
     rate: Callable[[float], float]  # progress → learning rate
     precision: torch.dtype | None = None  # of autocast; None: none
     accumulate: int = 1
+    chunk: int | None = None  # images of a process that pass the encoder at a time
+    decay: Callable[[float], float] | None = None  # progress → weight decay; None: it stays
     clip: float | None = None
     seed: int = 0
     log_every: int = 10
@@ -50,21 +54,25 @@ def train(
 
     observe(step) → figures of the encoder's health, may raise to end the run; extra() → what else last.pt must hold.
     """
-    model, window = wrap(method), Window(plan.batch_size)
+    autocast = partial(torch.autocast, device.type, plan.precision, enabled=plan.precision is not None)
+    model, window = method if plan.chunk else wrap(method), Window(plan.batch_size)
     params = [p for g in optimizer.param_groups for p in g["params"]]
     saved_at = time.monotonic()
     with Signals() as signals:
         for step in range(run.step, plan.steps):
             progress = step / plan.steps
             seed(device, plan.seed, step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr = plan.rate(progress)
+            lr = plan.rate(progress)
+            optim.schedule(optimizer, lr, plan.decay and plan.decay(progress))
 
             with window.waiting():
                 batch = next(batches)
-            for last, piece in pieces(batch, plan.accumulate):
+            if plan.chunk:
+                loss, scalars = gradcache.backward(method, chunks(batch, plan.chunk), progress, autocast)
+                window.add(loss.detach())
+            for last, piece in pieces(batch, plan.accumulate) if not plan.chunk else ():
                 with model.no_sync() if world_size() > 1 and not last else contextlib.nullcontext():
-                    with torch.autocast(device.type, plan.precision, enabled=plan.precision is not None):
+                    with autocast():
                         loss, scalars = model(piece, progress)
                     (loss / plan.accumulate).backward()
                 window.add(loss.detach() / plan.accumulate)
@@ -107,10 +115,16 @@ def pieces(batch: Batch, count: int) -> Iterator[tuple[bool, Batch]]:
     """(is it the last, a piece of the batch), `count` of them."""
     if len(batch.indices) % count:
         raise ValueError(f"accumulate={count} does not divide the {len(batch.indices)} images of a process")
-    views = zip(*(view.chunk(count) for view in batch.views), strict=True)
-    labels = [None] * count if batch.labels is None else batch.labels.chunk(count)
-    for i, parts in enumerate(zip(views, batch.indices.chunk(count), labels, strict=True)):
-        yield i == count - 1, Batch(list(parts[0]), *parts[1:])
+    parts = chunks(batch, len(batch.indices) // count)
+    yield from ((part is parts[-1], part) for part in parts)
+
+
+def chunks(batch: Batch, size: int) -> list[Batch]:
+    """The batch in order, `size` images at a time; the last part may be smaller."""
+    views = zip(*(view.split(size) for view in batch.views), strict=True)
+    indices = batch.indices.split(size)
+    labels = [None] * len(indices) if batch.labels is None else batch.labels.split(size)
+    return [Batch(list(v), i, l) for v, i, l in zip(views, indices, labels, strict=True)]
 
 
 def _numbers(scalars: dict) -> dict[str, float]:

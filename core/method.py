@@ -1,5 +1,6 @@
 """The contract that pretraining methods, distillation, probing and fine-tuning obey, so that one loop serves all."""
 import copy
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +11,20 @@ from torch import Tensor, nn
 class Batch:
     """One process's share of a step."""
 
-    views: list[Tensor]  # V tensors B,C,H,W, normalised
+    views: list[Tensor]  # V tensors B,C,H,W, normalised: first those that cover the image, then smaller local crops
     indices: Tensor  # B int64: which images, counted in the split they come from
     labels: Tensor | None = None  # B int64
 
 
 class Method(nn.Module):
-    """A loss around an encoder.
+    """A loss around an encoder, in three parts that `forward` joins.
+
+    embed: images → features, where the gradient must go back through the encoder. An image's rows stay its own.
+    targets: what the loss needs and no gradient reaches: a teacher's outputs, labels. An image's rows stay its own.
+    objective: features and targets of the whole batch → loss. Heads belong here: they see the whole batch.
+
+    A method that defines `objective` (and `targets`) fits any batch into any memory, in chunks with exact gradients
+    (core/gradcache.py). One that overrides `forward` alone does not.
 
     `forward` changes no remembered state, BatchNorm's statistics apart; queue and teacher change in `after_step`, once an
     optimizer step, so that gradient accumulation and resume stay right. Losses are written for the global batch:
@@ -24,12 +32,28 @@ class Method(nn.Module):
     """
 
     encoder: nn.Module  # kept afterwards: B,C,H,W → B,D
-    views = 2  # of each image in a batch
+    views = 2  # of each image in a batch, at least; more are local crops
+    joint_views = False  # BatchNorm over all views of a size at once (True) or each view by itself
+    per_image = False  # the loss is a mean of each image's own term, so that pieces of a batch add up (BatchNorm apart)
+    needs_labels = False
     sync_batchnorm = True  # on more than one process; False for a method that brings its own BatchNorm
+    fixed_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak
+    lr_scales: dict[str, float] = {}  # noqa: RUF012; submodule → its share of the learning rate
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Features of every view.  → B,V,D"""
+        return features_of(self.encoder, batch.views, self.joint_views)
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Tensors with a row an image that need no gradient."""
+        return ()
+
+    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+        """features: B,V,D → the loss of this process's rows (a scalar) and what to log beside it."""
+        raise NotImplementedError(f"{type(self).__name__} defines no objective")
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The loss of this process's rows (a scalar) and what to log beside it."""
-        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+        return self.objective(self.embed(batch), self.targets(batch), progress)
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
         """Fit to the data before the first step, or refuse (ValueError).  Returns notes for the user."""
@@ -37,6 +61,26 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Change what the method remembers: teacher, queue."""
+
+
+def features_of(module: nn.Module, views: list[Tensor], joint: bool = False) -> Tensor:
+    """Every view through a module.  V tensors B,C,H,W → B,V,D
+
+    joint: views of one size as one batch, so that BatchNorm sees them together; else view by view.
+    """
+    if not joint:
+        return torch.stack([module(view) for view in views], dim=1)
+    parts, B = [], len(views[0])
+    for _, same in itertools.groupby(views, key=lambda view: view.shape):
+        parts.append(module(torch.cat(list(same))).unflatten(0, (-1, B)))
+    return torch.cat(parts).transpose(0, 1)  # V,B,D → B,V,D
+
+
+def each_view(head: nn.Module, features: Tensor, joint: bool = False) -> Tensor:
+    """A head on every view's features, by one of the same two ways.  B,V,D → B,V,P"""
+    if joint:
+        return head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    return torch.stack([head(view) for view in features.unbind(1)], dim=1)
 
 
 def teacher_of(module: nn.Module) -> nn.Module:

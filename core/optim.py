@@ -48,22 +48,43 @@ class LARS(Optimizer):
         return list(torch.where((weights > 0) & (steps > 0), rates, 1).unbind())
 
 
-def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict]:
-    """Trainable parameters in two groups: weights, and what neither decays nor is rescaled by LARS.
+def parameter_groups(
+    module: nn.Module, weight_decay: float, decay_all: bool = False, bias_scale: float = 1.0, fixed_lr: float | None = None
+) -> list[dict]:
+    """Trainable parameters in groups: weights, and what neither decays nor is rescaled by LARS.
 
-    The second holds every parameter of a normalisation layer and every tensor of fewer than two dimensions, told by
-    type and ndim, never by name. A transformer's class token and learnt positions are tables of three dimensions and so
-    count as weights, as in MoCo v3's code. `decay_all` decays the second group too (MoCo v1 and v2).
+    The latter are every parameter of a normalisation layer and every tensor of fewer than two dimensions, told by type
+    and ndim, never by name; `bias_scale` multiplies their learning rate. A transformer's class token and learnt
+    positions are tables of three dimensions and so count as weights, as in MoCo v3's code. `decay_all` decays them too
+    (MoCo v1 and v2). Submodules that the module names in its `fixed_lr` keep that learning rate throughout; those in its `lr_scales` have a share of it.
     """
     norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    params = [p for p in module.parameters() if p.requires_grad]
-    plain = [p for p in params if id(p) in norms or p.ndim < 2]
-    weights = [p for p in params if not (id(p) in norms or p.ndim < 2)]
-    groups = [
-        {"params": weights, "weight_decay": weight_decay, "adapt": True},
-        {"params": plain, "weight_decay": weight_decay if decay_all else 0.0, "adapt": False},
+    fixed = {id(p) for name in getattr(module, "fixed_lr", ()) for p in module.get_submodule(name).parameters()}
+    scales = {id(p): x for name, x in getattr(module, "lr_scales", {}).items() for p in module.get_submodule(name).parameters()}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            groups.setdefault((id(p) in norms or p.ndim < 2, id(p) in fixed, scales.get(id(p), 1.0)), []).append(p)
+    return [
+        {
+            "params": params,
+            "weight_decay": 0.0 if plain and not decay_all else weight_decay,
+            "decays": decay_all or not plain,
+            "adapt": not plain,
+            "lr_scale": scale * (bias_scale if plain else 1.0),
+            "fixed_lr": fixed_lr if is_fixed else None,
+        }
+        for (plain, is_fixed, scale), params in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return [g for g in groups if g["params"]]
+
+
+def schedule(optimizer: Optimizer, lr: float, weight_decay: float | None = None) -> None:
+    """Give every group of `parameter_groups` its learning rate and, unless None, its weight decay."""
+    for group in optimizer.param_groups:
+        base = group.get("fixed_lr")
+        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0)
+        if weight_decay is not None and group.get("decays", True):
+            group["weight_decay"] = weight_decay
 
 
 def build(
@@ -76,13 +97,14 @@ def build(
     eta: float = 0.001,
     lars_clip: bool = False,
     decay_all: bool = False,
+    bias_scale: float = 1.0,
 ) -> Optimizer:
     """The optimizer that `name` means, over the parameters where they now are (move the module first).
 
     Fused kernels read a tensor once: on a CPU core AdamW 4×, SGD 1.6× as fast. They take a gradient to lie in memory as
     its parameter does, which autograd sees to.
     """
-    groups = parameter_groups(module, weight_decay, decay_all)
+    groups = parameter_groups(module, weight_decay, decay_all, bias_scale, fixed_lr=lr)
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for g in groups for p in g["params"])
     match name:
         case "lars":

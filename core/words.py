@@ -23,6 +23,8 @@ class Optim:
     eta: float = word(0.001, "lars's trust coefficient")
     lars_clip: bool = word(False, "lars may only shrink a step (LARC)")
     decay_all: bool = word(False, "weight decay on biases and norms too")
+    bias_scale: float = word(1.0, "lr of biases and norms, as a share of lr")
+    end_weight_decay: float | None = word(None, "where weight decay ends, along a cosine; null: it stays")
     warmup: float = word(0.1, "share of the run over which lr rises linearly")
     warmup_lr: float = word(0.0, "where it rises from")
     end_lr: float = word(0.0, "where the cosine ends")
@@ -42,7 +44,8 @@ class Words:
     epochs: float = word(100, "passes over the images")
     steps: int | None = word(None, "optimizer steps, instead of epochs")
     batch_size: int = word(256, "images a step, over all processes")
-    accumulate: int = word(1, "pieces of a process's share of the batch; each has only its own negatives")
+    accumulate: int = word(1, "pieces of a process's share of the batch; each has only its own negatives: see chunk")
+    chunk: int | None = word(None, "images of a process that pass the encoder at a time; exact gradients (GradCache)")
     clip: float | None = word(None, "largest norm of the gradient")
     optim: Optim = field(default_factory=Optim, metadata={"meaning": ""})
     precision: str = word("auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it")
@@ -83,6 +86,7 @@ def help_text(summary: str, groups: dict[str, list[str]]) -> str:
         "",
         "A method, data set or recipe has its own words and may set others: method.temperature, data.root,",
         "augment.crop=[0.2,1.0], …; a run's config.yaml lists them all with their values.",
+        "A file of words: --recipe PATH.yaml (many in experiments/recipes); what the command line says itself wins.",
         "Several runs: --multirun seed=0,1,2 (Hydra's sweeps; hydra/launcher=submitit_slurm on a cluster).",
     ]
     return "\n".join(lines)

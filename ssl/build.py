@@ -11,7 +11,7 @@ from core import config, loop, optim
 from core.distributed import World
 from core.method import Method
 from core.run import counting
-from core.schedule import warmup_cosine
+from core.schedule import cosine, warmup_cosine
 from vision import artifact, datasets, encoders, loaders
 from vision.augment import Recipe
 
@@ -30,9 +30,11 @@ def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
         encoder, card = artifact.load(config.expand(words.encoder))
         mean, std = card.mean, card.std
     else:
-        encoder = encoders.create(words.encoder, dataset.channels, words.image_size, words.stem, words.pretrained)
+        local = words.augment.local.views > 0
+        encoder = encoders.create(words.encoder, dataset.channels, words.image_size, words.stem, words.pretrained, local)
         mean, std = dataset.mean, dataset.std
-    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, **config.plain(words.augment))
+    patch = encoders.patch_size(encoder)
+    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=patch, **config.plain(words.augment))
 
 
 def build_method(words, encoder: nn.Module) -> Method:
@@ -48,7 +50,7 @@ def build_method(words, encoder: nn.Module) -> Method:
     except TypeError as error:
         raise ValueError(f"method={words.chosen.method}: {kind.__name__} has {error}") from error
     takes = kind.views
-    if words.augment.views != takes:
+    if words.augment.views != takes:  # local crops are beside those
         raise ValueError(f"augment.views={words.augment.views}: method={words.chosen.method} takes {takes} of each image")
     return kind(encoder=encoder, **arguments)
 
@@ -65,6 +67,7 @@ def build_optimizer(words, method: Method) -> torch.optim.Optimizer:
         eta=o.eta,
         lars_clip=o.lars_clip,
         decay_all=o.decay_all,
+        bias_scale=o.bias_scale,
     )
 
 
@@ -92,6 +95,8 @@ def build_plan(words, deal: loaders.Plan, encoder: nn.Module, world: World) -> l
         rate=partial(warmup_cosine, peak=learning_rate(words), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
         precision=precision(words.precision, encoder, world.device),
         accumulate=words.accumulate,
+        chunk=words.chunk,
+        decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
         clip=words.clip,
         seed=words.seed,
         log_every=words.log_every,

@@ -14,40 +14,36 @@ from core.distributed import gather, rank, world_size
 TILE = 1 << 22  # similarities held at a time: 256 × 16384 floats are 16 MB; with more, CPU caches miss
 
 
-class _TiledCrossEntropy(torch.autograd.Function):
-    """mean_i [ logsumexp_{j ≠ self_i} q_i·k_j − q_i·k_{positive_i} ] without the N×M matrix.
+class _TiledLogSumExp(torch.autograd.Function):
+    """log Σ_{j ∉ skipped_i} exp(q_i·k_j) for each i, without the N×M matrix.
 
-    Forward keeps one number a row; backward recomputes each tile's similarities. So extra memory is O(N + TILE), and
+    Forward keeps one number a row; backward recomputes each tile's similarities. So extra memory is O(N + M + TILE), and
     the arithmetic is one more matrix product than keeping the matrix would need.
     """
 
     @staticmethod
-    def forward(ctx, queries: Tensor, keys: Tensor, positives: Tensor, own: Tensor | None) -> Tensor:
+    def forward(ctx, queries: Tensor, keys: Tensor, skipped: Tensor | None) -> Tensor:
         N = len(queries)
         lse = queries.new_empty(N)
         buffer = _buffer(queries, len(keys))
         for rows in _tiles(N, len(keys)):
-            tile = _similarities(queries[rows], keys, own, rows, buffer)
-            lse[rows] = tile.logsumexp(1)
-        ctx.save_for_backward(queries, keys, positives, own, lse)
-        return (lse - (queries * keys[positives]).sum(1)).mean()
+            lse[rows] = _similarities(queries[rows], keys, skipped, rows, buffer).logsumexp(1)
+        ctx.save_for_backward(queries, keys, skipped, lse)
+        return lse
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        queries, keys, positives, own, lse = ctx.saved_tensors
-        N = len(queries)
+        queries, keys, skipped, lse = ctx.saved_tensors
         grad_queries = torch.empty_like(queries)
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
         buffer = _buffer(queries, len(keys))
-        for rows in _tiles(N, len(keys)):
-            tile = _similarities(queries[rows], keys, own, rows, buffer)
-            p = tile.sub_(lse[rows, None]).exp_()  # softmax over keys
-            p[torch.arange(len(p), device=p.device), positives[rows]] -= 1
+        for rows in _tiles(len(queries), len(keys)):
+            tile = _similarities(queries[rows], keys, skipped, rows, buffer)
+            p = tile.sub_(lse[rows, None]).exp_().mul_(gradient[rows, None])  # softmax over keys, weighted
             torch.mm(p, keys, out=grad_queries[rows])
             if grad_keys is not None:
                 grad_keys.addmm_(p.T, queries[rows])
-        scale = gradient / N
-        return grad_queries * scale, None if grad_keys is None else grad_keys * scale, None, None
+        return grad_queries, grad_keys, None
 
 
 class _SymmetricCrossEntropy(torch.autograd.Function):
@@ -99,10 +95,10 @@ def _view(buffer: Tensor, shape: tuple[int, int]) -> Tensor:
     return buffer[: shape[0] * shape[1]].view(shape)
 
 
-def _similarities(queries: Tensor, keys: Tensor, own: Tensor | None, rows: slice, buffer: Tensor) -> Tensor:
+def _similarities(queries: Tensor, keys: Tensor, skipped: Tensor | None, rows: slice, buffer: Tensor) -> Tensor:
     tile = torch.mm(queries, keys.T, out=_view(buffer, (len(queries), len(keys))))
-    if own is not None:  # an embedding is no negative of itself
-        tile[torch.arange(len(tile), device=tile.device), own[rows]] = float("-inf")
+    if skipped is not None:
+        tile.scatter_(1, skipped[rows], float("-inf"))
     return tile
 
 
@@ -118,6 +114,14 @@ def _exp_fits(temperature: float, rows: int, dtype: torch.dtype) -> bool:
     return 1 / temperature + math.log(rows) < 0.9 * math.log(torch.finfo(dtype).max)
 
 
+def log_sum_exp(queries: Tensor, keys: Tensor, temperature: float, skipped: Tensor | None = None) -> Tensor:
+    """log Σ_j exp(q_i·k_j/T) over all keys but those that row i of `skipped` (N,E int64) names.  N,D and M,D → N
+
+    Computed tile by tile: memory grows with N + M, not N·M, and no process ever holds a matrix of similarities.
+    """
+    return _TiledLogSumExp.apply(queries / temperature, keys, skipped)
+
+
 def contrastive(
     queries: Tensor, keys: Tensor, positives: Tensor, temperature: float, own: Tensor | None = None
 ) -> Tensor:
@@ -126,10 +130,12 @@ def contrastive(
     Oord et al. 2018 (arXiv 1807.03748), eq. 4.
 
     queries: N,D and keys: M,D, normalised; positives: N int64, each query's key; own: N int64, a key to leave out.
-    Computed in float32 at least, tile by tile: memory grows with N + M, not N·M.
+    Computed in float32 at least.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        return _TiledCrossEntropy.apply(exact(queries) / temperature, exact(keys), positives, own)
+        queries, keys = exact(queries), exact(keys)
+        positive = (queries * keys[positives]).sum(1) / temperature
+        return (log_sum_exp(queries, keys, temperature, None if own is None else own[:, None]) - positive).mean()
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -143,8 +149,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         z = F.normalize(exact(torch.cat([first, second])), dim=1)
         if world_size() == 1 and _exp_fits(temperature, 2 * B, z.dtype):
             return _SymmetricCrossEntropy.apply(z, temperature)
-        keys = gather(z)  # W*2*B,D: each process's first views, then its second ones
-        own = torch.arange(2 * B, device=z.device) + rank() * 2 * B
+        keys, own = global_rows(z)  # W*2*B,D: each process's first views, then its second ones
         positives = own.roll(B)  # row i of one view ↔ row i of the other
         return contrastive(z, keys, positives, temperature, own)
 
@@ -156,9 +161,20 @@ def queue_contrastive(queries: Tensor, keys: Tensor, queue: Tensor, temperature:
     """
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys, queue = exact(queries), exact(keys), exact(queue)
-        positive = (queries * keys).sum(1, keepdim=True)  # B,1
-        logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature  # B,1+K
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        positive = (queries * keys).sum(1) / temperature
+        return F.softplus(log_sum_exp(queries, queue, temperature) - positive).mean()
+
+
+def global_rows(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Every process's rows, and where ours are among them.  N,D → W·N,D and N int64"""
+    return gather(z), torch.arange(len(z), device=z.device) + rank() * len(z)
+
+
+def nearest(queries: Tensor, queue: Tensor, count: int = 1) -> Tensor:
+    """The queue's `count` nearest rows by inner product, nearest first.  N,D and K,D → N,count,D (no gradient)"""
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        rows = _tiles(len(queries), len(queue))
+        return torch.cat([queue[(queries[r].to(queue.dtype) @ queue.T).topk(count, dim=1).indices] for r in rows])
 
 
 def exact(x: Tensor) -> Tensor:

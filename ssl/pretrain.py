@@ -39,14 +39,18 @@ def start(words) -> int:
 def check(words) -> None:
     """Refuse what can be refused before anything is loaded or launched."""
     o = words.optim
-    positive = ["batch_size", "accumulate", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes"]
+    positive = ["batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes"]
     positive = [name for name in (*positive, "devices", "checks") if words[name] is not None]
     wrong = {name: "more than 0" for name in positive if not 0 < words[name] < inf}
     wrong |= {f"optim.{name}": "more than 0" for name in ("lr", "eta") if not 0 < o[name] < inf}
-    wrong |= {f"optim.{name}": "0 or more" for name in ("weight_decay", "warmup_lr", "end_lr") if not o[name] >= 0}
+    wrong |= {f"optim.{name}": "0 or more" for name in ("weight_decay", "warmup_lr", "end_lr", "bias_scale") if not o[name] >= 0}
     wrong |= {f"optim.{name}": "from 0 to less than 1" for name in ("momentum", "warmup") if not 0 <= o[name] < 1}
     if len(o.betas) != 2 or not all(0 <= beta < 1 for beta in o.betas):
         wrong["optim.betas"] = "two numbers from 0 to less than 1"
+    if o.end_weight_decay is not None and not o.end_weight_decay >= 0:
+        wrong["optim.end_weight_decay"] = "0 or more, or null"
+    if words.chunk and words.accumulate > 1:
+        wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
     if words.workers < -1:
         wrong["workers"] = "-1 (as many as fit) or a number of processes"
     if not 0 <= words.seed < 2**63:
@@ -84,6 +88,8 @@ def run(words) -> int:
         dataset = build_data(words)
         encoder, recipe = build_encoder(words, dataset)
         method = build_method(words, encoder)
+        if method.needs_labels and dataset.pretrain.labels is None:
+            raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
         deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
         notes = method.prepare(deal.images, deal.batch_size)
         if world.size > 1 and method.sync_batchnorm:

@@ -15,7 +15,7 @@ import difflib
 import io
 import math
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from vision.pixels import colour_jitter, gaussian_blur, greyscale, normalise, re
 
 ORDERS = torch.tensor(list(permutations(range(4))))  # 24,4
 ATTEMPTS = 10  # crops tried before the central one is taken, as torchvision does
-CHUNK = 256  # images rendered together on a CPU: fewer calls win over smaller working sets, measured at 32 pixels
 
 
 @dataclass(frozen=True)
@@ -107,26 +106,47 @@ class View:
         )
 
 
+LOCAL = ("views", "size")  # what `local` says beside a view's own settings
+
+
 class Recipe:
     """The views of a method's batch, and the data's normalisation.
 
     settings: `View`'s fields. A plain value holds for every view; a list with one entry a view gives each its own.
+    local: multi-crop (Caron et al. 2020, arXiv 2006.09882, §3.3): `views` more of them, `size` times as large, with
+    settings of their own where `local` has them, else the first view's.
+    multiple: local crops are a multiple of so many pixels a side, as transformers need.
     mean, std: one figure a channel, for images in [0, 1].
     """
 
-    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...], views: int = 2, **settings):
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        views: int = 2,
+        local: dict | None = None,
+        multiple: int = 1,
+        **settings,
+    ):
+        local = {"views": 0, "size": 1.0} | (local or {})
         known = [f.name for f in fields(View) if f.name != "size"]
-        if unknown := sorted(set(settings) - set(known)):
-            near = difflib.get_close_matches(unknown[0], known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are views, {', '.join(known)}"
-            raise ValueError(f"augment.{unknown[0]} is not a setting; {hint}")
+        _refuse_unknown("augment", settings, ["views", "local", *known])
+        _refuse_unknown("augment.local", local, [*LOCAL, *known])
         if not isinstance(views, int) or views < 1:
             raise ValueError(f"augment.views={views}: a whole number, 1 or more")
+        if not isinstance(local["views"], int) or local["views"] < 0:
+            raise ValueError(f"augment.local.views={local['views']}: a whole number, 0 or more")
+        if type(local["size"]) not in (int, float) or not 0 < local["size"] <= 1:
+            raise ValueError(f"augment.local.size={local['size']}: a share of image_size, more than 0 and at most 1")
+        self.size, self.local_size = size, max(multiple, round(size * local["size"] / multiple) * multiple)
         self.views = [
             View(size, **{name: _of_view(name, value, i, views) for name, value in settings.items()})
             for i in range(views)
         ]
-        self.size = size
+        own = {name: value for name, value in local.items() if name not in LOCAL and value is not None}
+        own = {name: _of_view(f"local.{name}", value, 0, 1) for name, value in own.items()}
+        self.views += [replace(self.views[0], size=self.local_size, **own)] * local["views"]
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 
     def draw(self, seed: int, epoch: int, indices: Tensor, height, width) -> list[Draw]:
@@ -134,12 +154,15 @@ class Recipe:
         return [view.draw(seed, epoch, indices, i, height, width) for i, view in enumerate(self.views)]
 
     def render(self, images: Tensor | list[Tensor], draws: list[Draw]) -> list[Tensor]:
-        """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,S,S uint8) → B,C,S,S float a view."""
+        """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,S,S uint8) → B,C,S,S float a view.
+
+        S is `size`, and `local_size` for local crops.
+        """
         cropped = isinstance(images, list)
         sources = images if cropped else [images] * len(draws)
         return [
-            render(source, draw, self.size, self.mean, self.std, cropped)
-            for source, draw in zip(sources, draws, strict=True)
+            render(source, draw, view.size, self.mean, self.std, cropped)
+            for source, draw, view in zip(sources, draws, self.views, strict=True)
         ]
 
     def plain(self, images: Tensor) -> Tensor:
@@ -147,9 +170,16 @@ class Recipe:
         return normalise(images.float() / 255, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 
 
+def _refuse_unknown(where: str, given: dict, known: list[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"{where}.{unknown[0]} is not a setting; {hint}")
+
+
 def _of_view(name: str, value, view: int, views: int):
     """A setting for one of the views: a list gives each its own; a pair such as `crop` nests one level deeper."""
-    is_pair = name in ("crop", "ratio", "sigma")
+    is_pair = name.removeprefix("local.") in ("crop", "ratio", "sigma")
     nested = (list, tuple)
     if isinstance(value, nested) and (not is_pair or any(isinstance(v, nested) for v in value)):
         if len(value) != views:
@@ -192,22 +222,24 @@ def render(images: Tensor, draw: Draw, size: int, mean: Tensor, std: Tensor, cro
 
     cropped: the images are the crops already, resized to S, and only the flip is left to do of the geometry.
     """
-    draw, mean, std = draw.to(images.device), mean.to(images.device), std.to(images.device)
-    step = CHUNK if images.device.type == "cpu" else len(images)
-    B, C = images.shape[:2]
-    out = torch.empty(B, C, size, size, device=images.device, memory_format=torch.channels_last)
-    for rows in (slice(i, i + step) for i in range(0, B, step)):
-        d = draw[rows]
-        if cropped:
-            x = where_(d.flip, lambda x: x.flip(-1), images[rows].float() / 255)
-        else:
-            x = resized_crop(images[rows], d.box, d.flip, size)
-        x = colour_jitter(x, d.jitter, d.order, d.factors)
-        x = where_(d.grey, greyscale, x)
-        x = where_(d.blur, gaussian_blur, x, d.sigma)
-        x = where_(d.solarize, solarize, x)
-        out[rows] = normalise(x, mean, std)
-    return out
+    if images.device.type == "cpu":
+        from vision import kernels  # on first use: half a second, and some more where it has to be compiled first
+
+        return kernels.render(images, draw, size, mean, std, cropped)
+    return render_by_torch(images, draw.to(images.device), size, mean.to(images.device), std.to(images.device), cropped)
+
+
+def render_by_torch(images: Tensor, draw: Draw, size: int, mean: Tensor, std: Tensor, cropped: bool = False) -> Tensor:
+    """`render` by whole-batch operations: what a GPU runs, and what the compiled kernel is tested against."""
+    if cropped:
+        x = where_(draw.flip, lambda x: x.flip(-1), images.float() / 255)
+    else:
+        x = resized_crop(images, draw.box, draw.flip, size)
+    x = colour_jitter(x, draw.jitter, draw.order, draw.factors)
+    x = where_(draw.grey, greyscale, x)
+    x = where_(draw.blur, gaussian_blur, x, draw.sigma)
+    x = where_(draw.solarize, solarize, x)
+    return normalise(x, mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def picture(images: Tensor, recipe: Recipe, seed: int = 0, indices: Tensor | None = None) -> bytes:
@@ -216,6 +248,7 @@ def picture(images: Tensor, recipe: Recipe, seed: int = 0, indices: Tensor | Non
 
     indices = torch.arange(len(images)) if indices is None else indices
     views = recipe.render(images, recipe.draw(seed, 0, indices, *images.shape[2:]))
+    views = [torch.nn.functional.interpolate(view, images.shape[2:]) for view in views]  # local crops as large
     mean, std = recipe.mean[:, None, None], recipe.std[:, None, None]
     grid = torch.stack([images.float() / 255, *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)

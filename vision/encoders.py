@@ -39,26 +39,30 @@ class Spec:
         return asdict(self)
 
 
-def create(name: str, channels: int, image_size: int, stem: str = "auto", pretrained: bool = False) -> nn.Module:
+def create(
+    name: str, channels: int, image_size: int, stem: str = "auto", pretrained: bool = False, several_sizes: bool = False
+) -> nn.Module:
     """The encoder that `name` means at this input.
 
     With stem="auto", small inputs get the small stem where the model works with it; pretrained weights keep their own.
+    several_sizes: a transformer is to take other sizes than image_size too (multi-crop), its positions interpolated.
     """
     if stem not in STEMS:
         raise ValueError(f"stem={stem}: there are {', '.join(STEMS)}")
     if stem == "auto" and image_size <= SMALL_IMAGE and not pretrained:
         try:
-            return build(specify(name, channels, image_size, "half" if name in NAMED and image_size > 16 else "small"))
+            small = "half" if name in NAMED and image_size > 16 else "small"
+            return build(specify(name, channels, image_size, small, several_sizes))
         except Unfit:
             pass  # a stem of several branches, say: leave it whole
-    return build(specify(name, channels, image_size, "full" if stem == "auto" else stem), pretrained)
+    return build(specify(name, channels, image_size, "full" if stem == "auto" else stem, several_sizes), pretrained)
 
 
 class Unfit(ValueError):
     """The model exists but does not work with this input or stem."""
 
 
-def specify(name: str, channels: int, image_size: int, stem: str) -> Spec:
+def specify(name: str, channels: int, image_size: int, stem: str, several_sizes: bool = False) -> Spec:
     """Name, input and stem → spec.  Raises ValueError with the nearest names when timm has no such model."""
     name, arguments = NAMED.get(name, (name, {}))
     architecture = name.split(".")[0]  # a pretrained tag may follow
@@ -72,6 +76,8 @@ def specify(name: str, channels: int, image_size: int, stem: str) -> Spec:
         arguments["img_size"] = image_size
         if stem == "small" and architecture.startswith(PATCHED):
             arguments["patch_size"] = _patch(image_size)
+        if several_sizes:
+            arguments["dynamic_img_size"] = True
     return Spec(name, channels, image_size, stem, arguments)
 
 
@@ -143,6 +149,12 @@ def small_stem(model: nn.Module, channels: int, stride: int = 1) -> None:
         owner = dict(model.named_modules()).get(parent)
         if owner is not None and isinstance(getattr(owner, last, None), (nn.MaxPool2d, nn.Sequential)):
             setattr(owner, last, nn.Identity())
+
+
+def patch_size(model: nn.Module) -> int:
+    """Pixels that an input's sides are a multiple of: a transformer's patch, 1 for others."""
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    return size[0] if isinstance(size, (tuple, list)) else size
 
 
 def has_depthwise(model: nn.Module) -> bool:

@@ -4,26 +4,30 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(dims: list[int], last_norm: str | None = None, hidden_norm: bool = True) -> nn.Sequential:
-    """Linear → BatchNorm → ReLU for each hidden layer (no BatchNorm without `hidden_norm`), then a last linear one.
+def mlp(
+    dims: list[int],
+    last_norm: str | None = None,
+    hidden_norm: bool = True,
+    last_bias: bool | None = None,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Linear → BatchNorm → activation for each hidden layer (no BatchNorm without `hidden_norm`), then a last linear one.
 
-    dims: widths from input to output.  last_norm: None; "scale" (BatchNorm that scales but does not shift, as SimCLR's
-    output layer); "plain" (BatchNorm with neither, as MoCo v3's).
-    A linear layer that BatchNorm follows has no bias: the mean would swallow it.
+    dims: widths from input to output.  last_norm: None; "affine" (BatchNorm); "scale" (BatchNorm that scales but does
+    not shift, as SimCLR's output layer); "plain" (BatchNorm with neither, as MoCo v3's).
+    A linear layer that BatchNorm follows has no bias, the mean would swallow it; the last has one unless told otherwise.
     """
     layers: list[nn.Module] = []
     last = len(dims) - 2
     for i, (width, out) in enumerate(pairwise(dims)):
         if i < last:
             norm = [nn.BatchNorm1d(out)] if hidden_norm else []
-            layers += [nn.Linear(width, out, bias=not hidden_norm), *norm, nn.ReLU(inplace=True)]
+            inner = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
+            layers += [nn.Linear(width, out, bias=not hidden_norm), *norm, inner]
         else:
-            layers.append(nn.Linear(width, out, bias=last_norm is None))
-    match last_norm:
-        case "plain":
-            layers.append(nn.BatchNorm1d(dims[-1], affine=False))
-        case "scale":
-            norm = nn.BatchNorm1d(dims[-1])
-            norm.bias.requires_grad_(False)  # stays at zero
-            layers.append(norm)
+            layers.append(nn.Linear(width, out, bias=last_norm is None if last_bias is None else last_bias))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(dims[-1], affine=last_norm != "plain"))
+    if last_norm == "scale":
+        layers[-1].bias.requires_grad_(False)  # stays at zero
     return nn.Sequential(*layers)

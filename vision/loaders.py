@@ -108,8 +108,8 @@ class _Crops(Dataset):
 
     def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, start: int, stop: int):
         self.split, self.recipe, self.plan, self.start, self.stop = split, recipe, plan, start, stop
-        smallest = min(view.crop[0] for view in recipe.views)
-        self.at_least = round(recipe.size / smallest**0.5)  # so that the smallest crop still has S pixels a side
+        sizes = [view.size / view.crop[0] ** 0.5 for view in recipe.views]
+        self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -123,12 +123,12 @@ class _Crops(Dataset):
         return Crops(epoch, asked, used, views, dict(islice(self.split.skipped.items(), known, None)))
 
     def _crop(self, epoch: int, asked: Tensor) -> tuple[int, Tensor, Tensor, list[Tensor]]:
-        S, used = self.recipe.size, torch.empty_like(asked)
-        views = [torch.empty(len(asked), 3, S, S, dtype=torch.uint8) for _ in self.recipe.views]
+        used, sizes = torch.empty_like(asked), [view.size for view in self.recipe.views]
+        views = [torch.empty(len(asked), 3, S, S, dtype=torch.uint8) for S in sizes]
         for row, index in enumerate(asked.tolist()):
             image, used[row] = self.split.readable(index, self.at_least)
             draws = self.recipe.draw(self.plan.seed, epoch, asked[row : row + 1], image.height, image.width)
-            for view, draw in zip(views, draws, strict=True):
+            for view, draw, S in zip(views, draws, sizes, strict=True):
                 top, left, height, width = draw.box[0].tolist()
                 crop = image.crop((left, top, left + width, top + height)).resize((S, S), Image.Resampling.BILINEAR)
                 view[row] = torch.from_numpy(np.array(crop)).permute(2, 0, 1)

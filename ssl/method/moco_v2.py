@@ -15,15 +15,18 @@ from torch.nn import functional as F
 
 from core.batchnorm import average_statistics, split_batchnorm
 from core.distributed import gather, local_rows, world_size
-from core.method import Batch, Method, ema_, teacher_of
+from core.method import Batch, Method, each_view, ema_, teacher_of
 from core.schedule import cosine
 from ssl.losses import exact, queue_contrastive
-from ssl.method import check_constants
+from ssl.memory import Queue
+from ssl.method import check_constants, pairs
 from vision import random
 from vision.heads import mlp
 
 
 class MoCoV2(Method):
+    per_image = True
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -48,31 +51,28 @@ class MoCoV2(Method):
         if bn == "shuffle":
             split_batchnorm(self, bn_splits // world_size())
         self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
-        self.temperature, self.momentum, self.symmetric, self.bn_splits = temperature, tuple(momentum), symmetric, bn_splits
-        self.register_buffer("queue", _random_directions(queue_size, dim))
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))  # where the next keys go
-        self.fresh: list[Tensor] = []  # keys of this step, for after_step
+        self.temperature, self.momentum, self.bn_splits = temperature, tuple(momentum), bn_splits
+        self.key_views = (1, 0) if symmetric else (1,)
+        self.queue = Queue(queue_size, dim)
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
         if not self.sync_batchnorm and batch_size % self.bn_splits:
             raise ValueError(f"method.bn_splits={self.bn_splits} does not divide batch_size={batch_size}")
-        K = len(self.queue)
-        most = max(images // 2 // batch_size, 1) * batch_size
-        if most >= K:
-            return []
-        # a queue longer than the data would hold an image's own key as a negative
-        self.queue = self.queue[:most].clone()
-        return [f"method.queue_size={K} shortened to {most}: half of the {images} images, in whole batches"]
+        return self.queue.fit(images, batch_size)
 
-    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
-        first, second = batch.views
-        pairs = [(first, second), (second, first)] if self.symmetric else [(first, second)]
-        losses = []
-        for query_view, key_view in pairs:
-            queries = F.normalize(exact(self.projector(self.encoder(query_view))), dim=1)  # B,P
-            keys = self.keys(key_view, batch.indices)
-            losses.append(queue_contrastive(queries, keys, self.queue, self.temperature))
-            self.fresh.append(keys)
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (torch.stack([self.keys(batch.views[t], batch.indices) for t in self.key_views], dim=1),)  # B,1 or 2,P
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        keys = dict(zip(self.key_views, targets[0].unbind(1), strict=True))  # view → B,P
+        queries = F.normalize(exact(each_view(self.projector, features)), dim=2)  # B,V,P
+        losses = [
+            queue_contrastive(queries[:, view], keys[t], self.queue.rows, self.temperature)
+            for t, view in pairs(queries.shape[1])
+            if t in keys
+        ]
+        for key in keys.values():
+            self.queue.remember(key)
         return torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}
 
     @torch.no_grad()
@@ -88,18 +88,7 @@ class MoCoV2(Method):
         keys = gather(F.normalize(exact(self.teacher(shuffled)), dim=1))
         return local_rows(keys[order.argsort().to(view.device)])
 
-    @torch.no_grad()
     def after_step(self, progress: float) -> None:
         ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
-        keys = torch.cat([gather(k) for k in self.fresh])
-        K = len(self.queue)
-        keys = keys[-K:]
-        slots = (self.oldest + torch.arange(len(keys), device=keys.device)) % K
-        self.queue[slots] = keys
-        self.oldest.copy_((self.oldest + len(keys)) % K)
-        self.fresh.clear()
+        self.queue.update()
         average_statistics(self)
-
-
-def _random_directions(count: int, dim: int) -> Tensor:
-    return F.normalize(torch.randn(count, dim), dim=1)

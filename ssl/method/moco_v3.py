@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import gather, rank
-from core.method import Batch, Method, ema_, teacher_of
+from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
 from core.schedule import cosine
-from ssl.losses import contrastive, exact
-from ssl.method import check_constants
+from ssl.losses import contrastive, exact, global_rows
+from ssl.method import check_constants, pairs
 from vision.encoders import fix_patch_embedding
 from vision.heads import mlp
 
@@ -41,19 +40,20 @@ class MoCoV3(Method):
         self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
         self.temperature, self.momentum = temperature, tuple(momentum)
 
-    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
-        first, second = batch.views
-        q1, q2 = (self.predictor(self.projector(self.encoder(view))) for view in (first, second))
-        with torch.no_grad():
-            k1, k2 = self.teacher(first), self.teacher(second)
-        loss = self.contrast(q1, k2) + self.contrast(q2, k1)
-        return loss, {"momentum": cosine(progress, *self.momentum)}
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (features_of(self.teacher, batch.views[: self.views]),)  # B,2,P
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        (keys,) = targets
+        queries = each_view(self.predictor, each_view(self.projector, features))  # B,V,P
+        losses = [self.contrast(queries[:, view], keys[:, t]) for t, view in pairs(queries.shape[1])]
+        return 2 * torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}  # ctr(q1,k2) + ctr(q2,k1)
 
     def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
-        B = len(queries)
-        positives = torch.arange(B, device=queries.device) + B * rank()
-        queries, keys = F.normalize(exact(queries), dim=1), gather(F.normalize(exact(keys), dim=1))
-        return 2 * self.temperature * contrastive(queries, keys, positives, self.temperature)
+        keys, own = global_rows(F.normalize(exact(keys), dim=1))
+        queries = F.normalize(exact(queries), dim=1)
+        return 2 * self.temperature * contrastive(queries, keys, own, self.temperature)
 
     def after_step(self, progress: float) -> None:
         ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))

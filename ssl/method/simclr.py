@@ -7,13 +7,15 @@ BatchNorm that scales without shifting. The loss is computed in tiles and so fit
 import torch
 from torch import Tensor, nn
 
-from core.method import Batch, Method
+from core.method import Method, each_view
 from ssl.losses import nt_xent
-from ssl.method import check_constants
+from ssl.method import check_constants, unordered_pairs
 from vision.heads import mlp
 
 
 class SimCLR(Method):
+    joint_views = True
+
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
         super().__init__()
         check_constants(temperature)
@@ -21,12 +23,10 @@ class SimCLR(Method):
         self.projector = mlp([encoder.dim, hidden, dim], last_norm="scale")
         self.temperature = temperature
 
-    def embed(self, batch: Batch) -> Tensor:
-        return self.projector(self.encoder(torch.cat(batch.views)))  # 2*B,P
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        z = each_view(self.projector, features, joint=True)  # B,V,P
+        losses = [self.contrast(z[:, a], z[:, b]) for a, b in unordered_pairs(z.shape[1])]
+        return torch.stack(losses).mean(), {}
 
-    def objective(self, embeddings: Tensor, progress: float) -> tuple[Tensor, dict]:
-        first, second = embeddings.chunk(2)
-        return nt_xent(first, second, self.temperature), {}
-
-    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
-        return self.objective(self.embed(batch), progress)
+    def contrast(self, first: Tensor, second: Tensor) -> Tensor:
+        return nt_xent(first, second, self.temperature)

@@ -1,0 +1,48 @@
+"""BYOL: Grill et al., "Bootstrap your own latent: a new approach to self-supervised learning", NeurIPS 2020,
+arXiv 2006.07733.
+
+No negatives: a predictor on the online network regresses the projection that a moving average of the network makes of
+the other view. The momentum rises to 1 by a cosine (§3.1).
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.schedule import cosine
+from ssl.losses import exact
+from ssl.method import check_constants, pairs
+from vision.heads import mlp
+
+
+def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """mean_i ‖q̄_i − z̄_i‖² = 2 − 2·cos(q_i, z_i), eq. 2; q̄, z̄ normalised.  Both B,P, any length."""
+    return 2 - 2 * F.cosine_similarity(exact(predictions), exact(targets), dim=1).mean()
+
+
+class BYOL(Method):
+    per_image = True
+
+    def __init__(
+        self, encoder: nn.Module, hidden: int, dim: int, predictor_hidden: int, momentum: tuple[float, float]
+    ):
+        super().__init__()
+        check_constants(momentum=momentum)
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, hidden, dim])
+        self.predictor = mlp([dim, predictor_hidden, dim])
+        self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
+        self.momentum = tuple(momentum)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (features_of(self.teacher, batch.views[: self.views]),)  # B,2,P
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        (z,) = targets
+        q = each_view(self.predictor, each_view(self.projector, features))  # B,V,P
+        losses = [byol_loss(q[:, view], z[:, target]) for target, view in pairs(q.shape[1])]
+        return 2 * torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}  # L + L̃, eq. 2
+
+    def after_step(self, progress: float) -> None:
+        ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))

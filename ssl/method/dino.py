@@ -1,0 +1,97 @@
+"""DINO: Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin, "Emerging properties in self-supervised vision
+transformers", ICCV 2021, arXiv 2104.14294, algorithm 1.
+
+Self-distillation with no labels: the student matches the softmax that a moving average of it makes of another view,
+sharpened by a low temperature and centred by the mean of earlier outputs. Centre and teacher move in `after_step`.
+`teacher_warmup` and `freeze_last` are shares of the run.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import total, world_size
+from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.schedule import cosine
+from ssl.losses import exact
+from ssl.method import check_constants, pairs
+from vision.heads import mlp
+
+
+def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
+    """Mean over pairs of different views of −Σ_k P_t log P_s, eq. 1 and 2.
+
+    student: B,V,K logits of all views; teacher: B,T,K logits of the first T, no gradient; centre: K.
+    """
+    P_teacher = F.softmax((exact(teacher) - centre) / teacher_temperature, dim=2).detach()
+    log_P = F.log_softmax(exact(student) / temperature, dim=2)
+    chosen = pairs(student.shape[1], teacher.shape[1])
+    return -sum((P_teacher[:, t] * log_P[:, view]).sum(1).mean() for t, view in chosen) / len(chosen)
+
+
+class Head(nn.Module):
+    """Three layers of GELU, a bottleneck of unit length, and prototypes of unit length (appendix C)."""
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, prototypes: int, norm: bool):
+        super().__init__()
+        self.mlp = mlp([dim, hidden, hidden, bottleneck], hidden_norm=norm, activation=nn.GELU)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        for layer in (m for m in self.mlp if isinstance(m, nn.Linear)):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
+        """B,D → B,K logits.  frozen: the prototypes' gradient is there, and zero."""
+        prototypes = self.prototypes.detach() + 0 * self.prototypes if frozen else self.prototypes
+        return F.normalize(self.mlp(features), dim=1) @ F.normalize(prototypes, dim=1).T
+
+
+class DINO(Method):
+    joint_views = True
+    per_image = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        hidden: int,
+        dim: int,
+        prototypes: int,
+        norm: bool,
+        temperature: float,
+        teacher_temperature: tuple[float, float],
+        teacher_warmup: float,
+        momentum: tuple[float, float],
+        centre_momentum: float,
+        freeze_last: float,
+    ):
+        super().__init__()
+        check_constants(min(temperature, *teacher_temperature), momentum)
+        self.encoder = encoder
+        self.projector = Head(encoder.dim, hidden, dim, prototypes, norm)
+        self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
+        self.temperature, self.teacher_temperature, self.teacher_warmup = temperature, teacher_temperature, teacher_warmup
+        self.momentum, self.centre_momentum, self.freeze_last = tuple(momentum), centre_momentum, freeze_last
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.fresh: list[Tensor] = []  # mean teacher outputs of this step, for after_step
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (features_of(self.teacher, batch.views[: self.views], self.joint_views),)  # B,2,K
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        (teacher,) = targets
+        head = lambda h: self.projector(h, progress < self.freeze_last)  # noqa: E731
+        student = each_view(head, features, joint=True)  # B,V,K
+        start, end = self.teacher_temperature
+        T = end if progress >= self.teacher_warmup else start + (end - start) * progress / self.teacher_warmup
+        self.fresh.append(exact(teacher).mean((0, 1)))
+        loss = dino_loss(student, teacher, self.centre, self.temperature, T)
+        return loss, {"momentum": cosine(progress, *self.momentum), "teacher_temperature": T}
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
+        mean = total(torch.stack(self.fresh).mean(0)) / world_size()
+        self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.centre_momentum)  # eq. 4
+        self.fresh.clear()

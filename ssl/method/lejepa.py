@@ -1,0 +1,92 @@
+"""LeJEPA: Balestriero, LeCun, "LeJEPA: provable and scalable self-supervised learning without the heuristics", 2025,
+arXiv 2511.08544.
+
+No teacher, no stop-gradient, no negatives: views are pulled to their mean, and SIGReg pulls the distribution of each
+view's embeddings over the global batch to an isotropic Gaussian, one random direction at a time. Directions are a
+function of progress, so they are the same on every process and after a resume.
+"""
+import hashlib
+import struct
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import total, world_size
+from core.method import Method, each_view
+from ssl.losses import exact
+from vision.heads import mlp
+
+LIMIT = 3.0  # the characteristic functions are compared from 0 to here
+
+
+def sigreg(z: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
+    """Sketched isotropic Gaussian regularisation: the Epps–Pulley statistic of each direction, averaged (§4).
+
+    N·∫ |φ_N(t) − φ(t)|² φ(t) dt over [−3, 3], φ(t) = exp(−t²/2), φ_N(t) = mean_i exp(i·t·z_i·a), by the trapezoidal rule.
+    z: B,V,P, each view a sample of N rows over the global batch; directions: P,M of unit length.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        N = len(z) * world_size()
+        projected = exact(z) @ directions.to(torch.promote_types(z.dtype, torch.float32))  # B,V,M
+        t = torch.linspace(0, LIMIT, knots, dtype=projected.dtype, device=z.device)
+        phi = (-t.square() / 2).exp()
+        weights = torch.full_like(t, 2 * LIMIT / (knots - 1))  # the integrand is even
+        weights[0] = weights[-1] = LIMIT / (knots - 1)
+        real, imaginary = total(_Characteristic.apply(projected, t)) / N  # knots,V,M each
+        error = (real - phi[:, None, None]).square() + imaginary.square()
+        return N * torch.einsum("t,tvm->vm", weights * phi, error).mean()
+
+
+class _Characteristic(torch.autograd.Function):
+    """Σ_i cos(t·x_i) and Σ_i sin(t·x_i) for each t, one t at a time: memory is that of x, not of x times t.
+
+    x: B,V,M; t: knots → 2,knots,V,M
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, t: Tensor) -> Tensor:
+        ctx.save_for_backward(x, t)
+        return torch.stack([torch.stack([(x * s).cos().sum(0), (x * s).sin().sum(0)]) for s in t.unbind()], dim=1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, t = ctx.saved_tensors
+        out = torch.zeros_like(x)
+        for s, real, imaginary in zip(t.unbind(), *gradient.unbind(), strict=True):
+            angle = x * s
+            out += s * (imaginary * angle.cos() - real * angle.sin())
+        return out, None
+
+
+def directions_at(progress: float, dim: int, count: int, device: torch.device) -> Tensor:
+    """`count` random unit vectors.  → P,M"""
+    seed = int.from_bytes(hashlib.blake2b(struct.pack("d", progress), digest_size=4).digest())
+    a = torch.randn(dim, count, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(a, dim=0).to(device, non_blocking=True)
+
+
+def invariance_loss(z: Tensor, centre_views: int = 2) -> Tensor:
+    """Mean squared distance of every view from the mean of the first ones.  B,V,P"""
+    return (z - z[:, :centre_views].mean(1, keepdim=True)).square().mean()
+
+
+class LeJEPA(Method):
+    joint_views = True
+
+    def __init__(self, encoder: nn.Module, hidden: int, dim: int, slices: int, knots: int, weight: float):
+        super().__init__()
+        if not 0 <= weight <= 1:
+            raise ValueError(f"method.weight={weight}: must be from 0 to 1")
+        if slices < 1 or knots < 2:
+            raise ValueError(f"method.slices={slices}, method.knots={knots}: needs 1 slice and 2 knots at least")
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, hidden, hidden, dim])
+        self.dim, self.slices, self.knots, self.weight = dim, slices, knots, weight
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        z = exact(each_view(self.projector, features, joint=True))  # B,V,P
+        gaussian = sigreg(z, directions_at(progress, self.dim, self.slices, z.device), self.knots)
+        invariance = invariance_loss(z, self.views)
+        loss = self.weight * gaussian + (1 - self.weight) * invariance
+        return loss, {"sigreg": gaussian.detach(), "invariance": invariance.detach()}

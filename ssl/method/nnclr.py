@@ -1,0 +1,49 @@
+"""NNCLR: Dwibedi, Aytar, Tompson, Sermanet, Zisserman, "With a little help from my friends: nearest-neighbor
+contrastive learning of visual representations", ICCV 2021, arXiv 2104.14548, algorithm 1.
+
+SimCLR whose positive is the nearest neighbour, in a queue of earlier embeddings, of an image's other view. As in the
+paper's pseudo-code the queue takes the first view's embeddings.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.method import Method, each_view
+from ssl.losses import contrastive, exact, global_rows, nearest
+from ssl.memory import Queue
+from ssl.method import check_constants, pairs
+from vision.heads import mlp
+
+
+def nnclr_loss(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
+    """−mean_i log [ exp(nn_i·p_i/T) / Σ_k exp(nn_i·p_k/T) ], eq. 2, k over the global batch.  Both B,P, any length."""
+    keys, own = global_rows(F.normalize(exact(predictions), dim=1))
+    return contrastive(F.normalize(exact(neighbours), dim=1), keys, own, temperature)
+
+
+class NNCLR(Method):
+    def __init__(
+        self, encoder: nn.Module, hidden: int, dim: int, predictor_hidden: int, temperature: float, queue_size: int
+    ):
+        super().__init__()
+        check_constants(temperature)
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, hidden, hidden, dim], last_norm="affine")
+        self.predictor = mlp([dim, predictor_hidden, dim])
+        self.queue = Queue(queue_size, dim)
+        self.temperature = temperature
+
+    def prepare(self, images: int, batch_size: int) -> list[str]:
+        return self.queue.fit(images, batch_size)
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        z = each_view(self.projector, features)  # B,V,P
+        p = each_view(self.predictor, z)
+        z = F.normalize(exact(z.detach()), dim=2)
+        neighbours = [nearest(z[:, t], self.queue.rows)[:, 0] for t in range(self.views)]  # B,P each
+        self.queue.remember(z[:, 0])
+        losses = [nnclr_loss(neighbours[t], p[:, view], self.temperature) for t, view in pairs(z.shape[1])]
+        return torch.stack(losses).mean(), {}
+
+    def after_step(self, progress: float) -> None:
+        self.queue.update()

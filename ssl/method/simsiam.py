@@ -1,0 +1,35 @@
+"""SimSiam: Chen, He, "Exploring simple siamese representation learning", CVPR 2021, arXiv 2011.10566, algorithm 1.
+
+No negatives, no teacher: stop-gradient on one side and a predictor on the other are enough. The predictor's learning
+rate does not decay (§4.2 of the paper's ablations, and its released recipe).
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.method import Method, each_view
+from ssl.losses import exact
+from ssl.method import pairs
+from vision.heads import mlp
+
+
+def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
+    """D(p, z) = −mean_i cos(p_i, z_i), eq. 1, with no gradient to z (eq. 3).  Both B,P, any length."""
+    return -F.cosine_similarity(exact(predictions), exact(targets.detach()), dim=1).mean()
+
+
+class SimSiam(Method):
+    per_image = True
+    fixed_lr = ("predictor",)
+
+    def __init__(self, encoder: nn.Module, hidden: int, dim: int, predictor_hidden: int):
+        super().__init__()
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, hidden, hidden, dim], last_norm="plain")
+        self.predictor = mlp([dim, predictor_hidden, dim])
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        z = each_view(self.projector, features)  # B,V,P
+        p = each_view(self.predictor, z)
+        losses = [negative_cosine(p[:, view], z[:, target]) for target, view in pairs(z.shape[1])]
+        return torch.stack(losses).mean(), {}

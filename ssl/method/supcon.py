@@ -1,0 +1,50 @@
+"""SupCon: Khosla et al., "Supervised contrastive learning", NeurIPS 2020, arXiv 2004.11362.
+
+Uses labels: every image of a class is a positive. It is the upper reference for methods that see none.
+The projection is two layers without BatchNorm, as in the authors' code.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import gather
+from core.method import Batch, Method, each_view
+from ssl.losses import exact, global_rows, log_sum_exp
+from ssl.method import check_constants
+from vision.heads import mlp
+
+
+def supcon_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """mean_i −1/|P(i)| Σ_{p ∈ P(i)} log [ exp(z_i·z_p/T) / Σ_{a ≠ i} exp(z_i·z_a/T) ], eq. 2 (L_out), global batch.
+
+    z: B,V,D, any length; labels: B int64. P(i): the other embeddings of i's class. Their similarities to i sum to one
+    inner product with their sum, so no matrix of them is made.
+    """
+    B, V, _ = z.shape
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(exact(z), dim=2).flatten(0, 1)  # B*V,D
+        keys, own = global_rows(z)
+        _, classes = gather(labels.repeat_interleave(V)).unique(return_inverse=True)  # W*B*V
+        count = classes.bincount()[classes]
+        sums = torch.zeros_like(keys).index_add(0, classes, keys)[classes[own]]  # B*V,D: of each row's class
+        positives = (z * (sums - z)).sum(1) / (count[own] - 1)
+        return (log_sum_exp(z, keys, temperature, own[:, None]) - positives / temperature).mean()
+
+
+class SupCon(Method):
+    joint_views = True
+    needs_labels = True
+
+    def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
+        super().__init__()
+        check_constants(temperature)
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, hidden, dim], hidden_norm=False)
+        self.temperature = temperature
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (batch.labels.to(batch.views[0].device),)
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        (labels,) = targets
+        return supcon_loss(each_view(self.projector, features), labels, self.temperature), {}

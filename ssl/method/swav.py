@@ -1,0 +1,100 @@
+"""SwAV: Caron, Misra, Mairal, Goyal, Bojanowski, Joulin, "Unsupervised learning of visual features by contrasting
+cluster assignments", NeurIPS 2020, arXiv 2006.09882, algorithm 1.
+
+Embeddings are assigned to prototypes so that all are used alike (Sinkhorn's iterations over the global batch), and each
+view predicts the assignment of another one. Prototypes have unit length: they are normalised after each step, where the
+authors' code does it before the next. A queue of earlier embeddings helps Sinkhorn where a batch is small; it fills from
+the first step and counts from `queue_from` on. `freeze_prototypes` and `queue_from` are shares of the run.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import local_rows, total, world_size
+from core.method import Method, each_view
+from ssl.losses import exact
+from ssl.memory import Queue
+from ssl.method import check_constants, pairs
+from vision.heads import mlp
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments that use each of K prototypes alike over the global batch (§3.1, eq. 3–5).  B,K → B,K
+
+    scores: inner products of unit vectors, at most 1, so that exp((s − 1)/ε) cannot overflow; a factor common to all
+    makes no difference. Rows sum to one; columns to N/K.
+    """
+    Q = ((exact(scores) - 1) / epsilon).exp()
+    N, K = len(Q) * world_size(), Q.shape[1]
+    for _ in range(iterations):
+        Q = Q / (K * total(Q.sum(0)))
+        Q = Q / (N * Q.sum(1, keepdim=True))
+    return Q * N
+
+
+def swapped_prediction(scores: Tensor, assignments: Tensor, temperature: float) -> Tensor:
+    """mean_i −Σ_k q_ik · log softmax(s_i/T)_k, eq. 2.  Both B,K; scores of one view, assignments of another."""
+    return -(assignments * F.log_softmax(exact(scores) / temperature, dim=1)).sum(1).mean()
+
+
+class SwAV(Method):
+    joint_views = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        hidden: int,
+        dim: int,
+        prototypes: int,
+        temperature: float,
+        epsilon: float,
+        iterations: int,
+        queue_size: int,
+        queue_from: float,
+        freeze_prototypes: float,
+    ):
+        super().__init__()
+        check_constants(temperature)
+        if not epsilon > 0 or iterations < 1:
+            raise ValueError(f"method.epsilon={epsilon}, method.iterations={iterations}: must be more than 0")
+        self.encoder = encoder
+        self.projector = mlp([encoder.dim, hidden, dim])
+        self.prototypes = nn.Linear(dim, prototypes, bias=False)
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.queue_from, self.freeze_prototypes = queue_from, freeze_prototypes
+        self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(self.views if queue_size else 0))  # one a view
+        if queue_size % world_size():
+            raise ValueError(f"method.queue_size={queue_size} does not divide among {world_size()} processes")
+        self._normalise()
+
+    def prepare(self, images: int, batch_size: int) -> list[str]:
+        return [queue.fit(images, batch_size) for queue in self.queues][-1] if self.queues else []
+
+    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        z = F.normalize(exact(each_view(self.projector, features, joint=True)), dim=2)  # B,V,P
+        weight = self.prototypes.weight
+        if progress < self.freeze_prototypes:
+            weight = weight.detach() + 0 * weight  # its gradient is there, and zero
+        scores = z @ weight.T  # B,V,K
+        assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.views)]
+        losses = [swapped_prediction(scores[:, view], assignments[t], self.temperature) for t, view in pairs(z.shape[1])]
+        return torch.stack(losses).mean(), {}
+
+    def assign(self, z: Tensor, prototypes: Tensor, view: int, progress: float) -> Tensor:
+        """This process's assignments of one view, balanced together with the queue's.  B,P → B,K"""
+        rows = [z]
+        if self.queues:
+            self.queues[view].remember(z)
+            if progress >= self.queue_from:
+                rows.append(local_rows(self.queues[view].rows))
+        return sinkhorn(torch.cat(rows) @ prototypes.T, self.epsilon, self.iterations)[: len(z)]
+
+    def after_step(self, progress: float) -> None:
+        self._normalise()
+        for queue in self.queues:
+            queue.update()
+
+    @torch.no_grad()
+    def _normalise(self) -> None:
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
