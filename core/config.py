@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import recipe
+from core.recipe import Recipe
 from core.words import TEXTS, TYPES, Words, help_text
 
 # What does not change the result: where a run happens and how closely it is watched.
@@ -57,24 +59,26 @@ def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = 
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(tool.summary, tool.groups()))
         return 0
+    file = None
     try:
         words, flags = overrides(argv)
+        words, file = with_recipe(tool, words)
         check_choices(tool, words)
         if "multirun" in flags:
-            return _multirun(tool, run, words)
+            return _multirun(tool, run, words, file)
         config = compose(tool, words)
         if "cfg" in flags:
             print(yaml_text(config), end="")
             return 0
         return run(config) or 0
     except ValueError as error:
-        return _refuse(error)
+        return _refuse(error, file)
     except KeyboardInterrupt:
         return 130
 
 
-def _refuse(error: ValueError) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _refuse(error: ValueError, file: Recipe | None = None) -> int:
+    print(f"error: {file.where(error) if file else ''}{' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 
@@ -100,7 +104,8 @@ def overrides(argv: list[str]) -> tuple[list[str], set[str]]:
         if name == "data" and value.startswith("hf:"):
             words.append("data=hf")
             name, value = "data.root", value.removeprefix("hf:")
-        words.append(f"{name}={_quoted(name, value, 'multirun' in flags)}")
+        word = f"{name}={value}"
+        words.append(word if recipe.named(word) else f"{name}={_quoted(name, value, 'multirun' in flags)}")
     return words, flags
 
 
@@ -110,14 +115,32 @@ def _quoted(name: str, value: str, several: bool) -> str:
     if (len(value) > 1 and value[0] + value[-1] in pairs) or (several and re.search(r"[,(*]", value)):
         return value
     plain = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if name in TEXTS else r"[\w./:+-]+"
-    if re.fullmatch(plain, value, re.ASCII | re.IGNORECASE):
-        return value
+    if re.fullmatch(plain, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
+        return value  # a group's choice cannot be null, but an optional group's may be one that is not there
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
 
 
+def with_recipe(tool: Tool, words: list[str]) -> tuple[list[str], Recipe | None]:
+    """`recipe=PATH.yaml` among the words becomes the file's words, before the others and less those said again."""
+    last = next((word for word in reversed(words) if word.startswith("recipe=")), "")
+    if not (path := recipe.named(last)):
+        return words, None
+    words = [word for word in words if not word.startswith("recipe=")]
+    said = {word.partition("=")[0].lstrip("+") for word in words}
+    try:
+        found, _ = overrides(recipe.read(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("recipe=") else f"{path}: {error}") from error
+    found = [word for word in found if word.partition("=")[0] not in said]
+    names = tuple(word.partition("=")[0] for word in found)
+    if "recipe" in names:
+        raise ValueError(f"{path}: recipe: a recipe names no other")
+    return [*(["recipe='null'"] if tool.choices("recipe") else []), *found, *words], Recipe(path, names)
+
+
 def check_choices(tool: Tool, words: list[str]) -> None:
-    known = tool.groups() | ({"recipe": [*found, "null"]} if (found := tool.choices("recipe")) else {})
+    known = tool.groups() | ({"recipe": [*found, "null", "a file PATH.yaml"]} if (found := tool.choices("recipe")) else {})
     for name, _, value in (text.partition("=") for text in words):
         for choice in value.split(",") if name in known else ():
             choice = choice.strip("'\" ")
@@ -159,7 +182,8 @@ def _finish(tool: Tool, config, choices, words: list[str]):
 
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    config["chosen"] = {g: choices.get(g) for g in ("method", "data", "augment", "recipe") if choices.get(g)}
+    groups = ("method", "data", "augment", "recipe")
+    config["chosen"] = {g: choices[g] for g in groups if choices.get(g) not in (None, "null")}
     config["chosen"]["words"] = words
     try:
         OmegaConf.resolve(config)
@@ -189,7 +213,7 @@ def _alike(shown: Any, value: Any) -> bool:
     return type(value) is type(shown) or (type(shown) is float and type(value) is int)
 
 
-def _multirun(tool: Tool, run: Callable, words: list[str]) -> int:
+def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) -> int:
     """Hydra's own main: several runs, here or through a launcher such as hydra/launcher=submitit_slurm.
 
     One that fails lets the others run; one that is stopped ends them all. The exit code is the worst.
@@ -209,7 +233,7 @@ def _multirun(tool: Tool, run: Callable, words: list[str]) -> int:
             said = list(hydra_config.overrides.task)
             code = run(_finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, said)) or 0
         except ValueError as error:
-            code = _refuse(error)
+            code = _refuse(error, file)
         if code in STOPPED:
             raise SystemExit(code)
         if code and os.getpid() != here:

@@ -1,0 +1,69 @@
+"""A file of words: `--recipe PATH.yaml`, a plain mapping of what could be said on the command line.
+
+    method: simclr
+    optim: {lr: 0.4}          # as --optim.lr 0.4
+    augment: asymmetric
+    augment.crop: [0.2, 1.0]  # a group's choice and its settings, side by side
+
+What the command line says itself comes later and wins. The words that result are the run's, as if each had been said:
+the file's name is no part of its identity.
+"""
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    path: str
+    names: tuple[str, ...]  # the words that it, and not the command line, says
+
+    def where(self, error: ValueError) -> str:
+        """ "PATH: " where the error is about one of the file's words, so that the user looks there."""
+        about = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, self.names))})(=|')")
+        return f"{self.path}: " if self.names and about.search(str(error)) else ""
+
+
+def named(word: str) -> str:
+    """The file that a word names: of "recipe=PATH.yaml" the path, of any other word ""."""
+    name, _, value = word.partition("=")
+    return value if name == "recipe" and value.endswith((".yaml", ".yml")) else ""
+
+
+def read(path: str) -> list[str]:
+    """The file's words as arguments of the command line, in its order.  ValueError in one line where it is none."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    if not (file := Path(path).expanduser()).is_file():
+        raise ValueError(f"recipe={path}: there is no such file")
+    try:
+        if not isinstance(yaml.compose(file.read_text("utf-8")), yaml.MappingNode):
+            raise ValueError(f"recipe={path}: must be a mapping of words, such as 'method: simclr'")
+        content = OmegaConf.to_container(OmegaConf.load(file))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"recipe={path}: no YAML{where}: {getattr(error, 'problem', None) or error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ValueError(f"recipe={path} cannot be read: {why}") from error
+    return [f"--{name}={value}" for name, value in _flat(content)]
+
+
+def _flat(content: dict, prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, value in content.items():
+        path = f"{prefix}{name}"
+        found += _flat(value, f"{path}.") if isinstance(value, dict) else [(path, _text(value))]
+    return found
+
+
+def _text(value: Any) -> str:
+    """A value as one would say it: null, true, 0.4, [0.2,1.0], text as it is."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{k}:{_text(v)}' for k, v in value.items())}}}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

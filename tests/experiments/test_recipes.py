@@ -1,0 +1,97 @@
+"""Every recipe says what it claims, is what it says, and can be built."""
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from core import config
+from ssl.build import build_method, build_optimizer
+from ssl.pretrain import TOOL, check
+from vision import encoders
+from vision.augment import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "experiments" / "recipes"
+PATHS = sorted(str(path.relative_to(ROOT)) for path in FOLDER.rglob("*.yaml"))
+METHODS = {"simclr", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr", "dcl"}
+METHODS |= {"supcon", "all4one", "lejepa"}
+SETS = dict.fromkeys(("cifar10", "cifar100", "stl10", "imagenet100", "imagenet"), METHODS)
+SETS["stl10"] = METHODS - {"supcon"}  # 100,000 of its images have no labels
+SETS["imagenet"] = METHODS | {"moco_v3_vit", "dino_vit", "lejepa_vit"}
+SMALLER = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 48, "bn_splits": 4, "prototypes": 20, "slices": 24}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the commands are meant to be typed
+
+
+def header(path: str) -> list[str]:
+    """The comments that a file opens with."""
+    return re.match(r"(#.*\n)*", Path(path).read_text())[0].splitlines()
+
+
+def command(path: str) -> list[str]:
+    """The words of the header's own command, after the tool's name."""
+    line = next(line for line in header(path) if line.startswith("# command: "))
+    said = shlex.split(line.removeprefix("# command: "))
+    assert said[:5] == ["uv", "run", "python", "-m", "ssl.pretrain"]
+    return said[5:]
+
+
+def composed(argv: list[str], *more: str):
+    words, _ = config.overrides(argv)
+    words, _ = config.with_recipe(TOOL, words)
+    words += more
+    config.check_choices(TOOL, words)
+    return config.compose(TOOL, words)
+
+
+def test_every_method_on_every_data_set():
+    found = {data: {Path(path).stem for path in PATHS if f"/{data}/" in path} for data in SETS}
+    assert found == SETS
+    assert len(PATHS) == sum(map(len, SETS.values())), "no file elsewhere"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_header_is_a_claim(path):
+    first, said, hardware, expected, *rest = header(path)
+    data, name = path.split("/")[-2], Path(path).stem
+    assert re.search(r"arXiv \d{4}\.\d{5}\) on ", first)
+    assert said.startswith(f"# command: uv run python -m ssl.pretrain --recipe {path}")
+    assert ("--data.root" in said) == ("--devices" in said) == data.startswith("imagenet")
+    assert re.match(r"# hardware: .*GPU", hardware)
+    assert re.match(r"# expected: (\d+\.\d+ .*%.* \(|no published figure known)", expected)
+    assert "# measured: not measured" in rest
+    assert name.removesuffix("_vit") in METHODS
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_command_is_what_the_path_says(path):
+    words = composed(command(path))
+    data, name = path.split("/")[-2], Path(path).stem
+    check(words)
+    assert words.chosen.method == name
+    assert words.chosen.data == ("folder" if data.startswith("imagenet") else data)
+    assert timm.is_model(words.encoder)
+    Recipe(words.image_size, (0.5,), (0.2,), **config.plain(words.augment))
+    given = {line.split(":")[0] for line in Path(path).read_text().splitlines() if re.match(r"\w", line)}
+    assert given >= {"method", "data", "encoder", "epochs", "batch_size", "augment", "optim"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_method_builds(path):
+    arguments = composed(command(path)).method
+    small = [f"method.{name}={value}" for name, value in SMALLER.items() if name in arguments]
+    encoder = "test_vit" if path.endswith("_vit.yaml") else "small"
+    words = composed(command(path), *small, f"encoder={encoder}", "image_size=32", "batch_size=16", "stem=auto")
+    torch.manual_seed(0)
+    local = words.augment.local.views > 0
+    method = build_method(words, encoders.create(words.encoder, 3, words.image_size, words.stem, False, local).train())
+    method.prepare(1000, words.batch_size)
+    rates = {group["lr"] for group in build_optimizer(words, method).param_groups}
+    assert rates
+    assert all(rate > 0 for rate in rates)
