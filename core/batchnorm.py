@@ -88,6 +88,10 @@ def _momentum(norm: _BatchNorm) -> float:
     return norm.momentum
 
 
+def has_batchnorm(module: nn.Module) -> bool:
+    return any(isinstance(m, _BatchNorm) for m in module.modules())
+
+
 def sync_batchnorm(module: nn.Module) -> nn.Module:
     """Every BatchNorm inside, over all processes. In place where it can be; returns the module."""
     return _replace(module, SyncBatchNorm)

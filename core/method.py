@@ -21,7 +21,7 @@ class Method(nn.Module):
 
     embed: images → features, where the gradient must go back through the encoder. An image's rows stay its own.
     targets: what the loss needs and no gradient reaches: a teacher's outputs, labels. An image's rows stay its own.
-    objective: features and targets of the whole batch → loss. Heads belong here: they see the whole batch.
+    objective: features and targets of the whole batch → loss. Heads belong here, a teacher's too: they see the whole batch.
 
     A method that defines `objective` (and `targets`) fits any batch into any memory, in chunks with exact gradients
     (core/gradcache.py). One that overrides `forward` alone does not.
@@ -38,7 +38,7 @@ class Method(nn.Module):
     needs_labels = False
     sync_batchnorm = True  # on more than one process; False for a method that brings its own BatchNorm
     fixed_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak
-    lr_scales: dict[str, float] = {}  # noqa: RUF012; submodule → its share of the learning rate
+    lr_scales: dict[str, float] = {}  # submodule → its share of the learning rate  # noqa: RUF012
 
     def embed(self, batch: Batch) -> Tensor:
         """Features of every view.  → B,V,D"""

@@ -56,7 +56,8 @@ def parameter_groups(
     The latter are every parameter of a normalisation layer and every tensor of fewer than two dimensions, told by type
     and ndim, never by name; `bias_scale` multiplies their learning rate. A transformer's class token and learnt
     positions are tables of three dimensions and so count as weights, as in MoCo v3's code. `decay_all` decays them too
-    (MoCo v1 and v2). Submodules that the module names in its `fixed_lr` keep that learning rate throughout; those in its `lr_scales` have a share of it.
+    (MoCo v1 and v2). Submodules that the module names in its `fixed_lr` keep that learning rate throughout; those in its
+    `lr_scales` have a share of it.
     """
     norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     fixed = {id(p) for name in getattr(module, "fixed_lr", ()) for p in module.get_submodule(name).parameters()}

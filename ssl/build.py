@@ -86,6 +86,8 @@ def build_plan(words, deal: loaders.Plan, encoder: nn.Module, world: World) -> l
             f"batch_size={words.batch_size}, accumulate={words.accumulate}: the {share} images of each of {world.size} "
             "processes must make that many equal pieces, of 2 images at least"
         )
+    if words.chunk and (share % words.chunk or words.chunk < 2):
+        raise ValueError(f"chunk={words.chunk}: must divide the {share} images of each of {world.size} processes, 2 at least")
     o = words.optim
     return loop.Plan(
         steps=steps,

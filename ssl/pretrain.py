@@ -43,7 +43,8 @@ def check(words) -> None:
     positive = [name for name in (*positive, "devices", "checks") if words[name] is not None]
     wrong = {name: "more than 0" for name in positive if not 0 < words[name] < inf}
     wrong |= {f"optim.{name}": "more than 0" for name in ("lr", "eta") if not 0 < o[name] < inf}
-    wrong |= {f"optim.{name}": "0 or more" for name in ("weight_decay", "warmup_lr", "end_lr", "bias_scale") if not o[name] >= 0}
+    natural = ("weight_decay", "warmup_lr", "end_lr", "bias_scale")
+    wrong |= {f"optim.{name}": "0 or more" for name in natural if not o[name] >= 0}
     wrong |= {f"optim.{name}": "from 0 to less than 1" for name in ("momentum", "warmup") if not 0 <= o[name] < 1}
     if len(o.betas) != 2 or not all(0 <= beta < 1 for beta in o.betas):
         wrong["optim.betas"] = "two numbers from 0 to less than 1"
@@ -91,7 +92,7 @@ def run(words) -> int:
         if method.needs_labels and dataset.pretrain.labels is None:
             raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
         deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
-        notes = method.prepare(deal.images, deal.batch_size)
+        notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(words, method)
         if world.size > 1 and method.sync_batchnorm:
             sync_batchnorm(method)
         method.to(world.device, memory_format=torch.channels_last)
@@ -133,6 +134,20 @@ def run(words) -> int:
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
         report.final(run, health, dataset, encoder, words)
     return 0
+
+
+def pieces_notes(words, method) -> list[str]:
+    """What computing the batch in pieces changes.  Raises ValueError where it cannot be done."""
+    from core.batchnorm import has_batchnorm
+    from core.method import Method
+
+    if words.chunk and type(method).objective is Method.objective:
+        raise ValueError(f"chunk={words.chunk}: method={words.chosen.method} has no objective apart; use accumulate")
+    if words.chunk and has_batchnorm(method.encoder):
+        return [f"chunk={words.chunk}: the whole batch's gradient, but the encoder's BatchNorm sees a chunk at a time"]
+    if words.accumulate > 1 and not method.per_image:
+        return [f"accumulate={words.accumulate}: each piece is a batch of its own to this loss; chunk=… takes the whole one"]
+    return []
 
 
 def folder(words) -> Path:

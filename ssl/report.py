@@ -11,7 +11,7 @@ from core.distributed import World, is_main
 from core.loop import Plan
 from core.run import ProgressBar, Run, TensorBoard
 from linear_eval.knn import TEMPERATURE, K, knn_accuracy
-from linear_eval.probe import few_labels
+from linear_eval.probe import few_labels, linear
 from ssl.build import build_encoder
 from ssl.health import Health, features, some
 from vision import artifact, augment
@@ -101,7 +101,7 @@ def curves(run: Run, health: Health) -> None:
 
 
 def test_scores(health: Health, dataset: Dataset, encoder: nn.Module, before: nn.Module) -> dict[str, dict[str, float]]:
-    """kNN and five-label accuracy on the test split, of the encoder and its baselines. Nothing was chosen on it."""
+    """kNN, linear and five-label accuracy on the test split, of the encoder and its baselines. Nothing was chosen on it."""
     bank, bank_labels = some(dataset.train, BANK, encoder.spec)
     test, labels = some(dataset.test, TESTED, encoder.spec)
     sources = {
@@ -112,8 +112,9 @@ def test_scores(health: Health, dataset: Dataset, encoder: nn.Module, before: nn
     scores = {}
     for name, source in sources.items():
         known = source(bank), bank_labels, source(test), labels
-        few, spread = few_labels(*known)
-        scores[name] = {"knn": knn_accuracy(*known, len(dataset.classes)), "five_labels": few, "five_labels_std": spread}
+        few, deviation = few_labels(*known)
+        scores[name] = {"knn": knn_accuracy(*known, len(dataset.classes)), "linear": linear(*known)}
+        scores[name] |= {"five_labels": few, "five_labels_std": deviation}
     return scores
 
 
@@ -133,8 +134,8 @@ def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words)
             run.write("test.json", json.dumps(scores, indent=1) + "\n")
             lines += _table("test", scores) + _candour(scores)
         lines += [
-            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). 5 labels a class: logistic "
-            "regression on standardised features, mean ± standard deviation of 5 draws.",
+            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). linear: logistic "
+            "regression on standardised features, all labels. 5 labels a class: the same, mean ± std of 5 draws.",
             "",
         ]
     path = run.folder / "encoder.safetensors"
@@ -154,11 +155,13 @@ def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
 
 
 def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
-    rows = [f"| {split} | kNN | 5 labels a class |", "|---|---|---|"]
+    scores = {name: f for name, f in scores.items() if f}
+    columns = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class"}
+    columns = {key: title for key, title in columns.items() if any(key in f for f in scores.values())}
+    rows = [f"| {split} | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
     for name, f in scores.items():
-        if f:
-            spread = f" ± {f['five_labels_std']:.1f}" if "five_labels_std" in f else ""
-            rows.append(f"| {name} | {f['knn']:.1f} | {f['five_labels']:.1f}{spread} |")
+        cells = [f"{f[key]:.1f}" + (f" ± {f[key + '_std']:.1f}" if key + "_std" in f else "") for key in columns]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return [*rows, ""]
 
 
@@ -168,7 +171,7 @@ def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
     behind = [
         f"{name} in {label}"
         for name in ("raw pixels", "untrained")
-        for key, label in (("knn", "kNN"), ("five_labels", "5-label accuracy"))
+        for key, label in (("knn", "kNN"), ("linear", "linear accuracy"), ("five_labels", "5-label accuracy"))
         if scores[name][key] > ours[key]
     ]
     return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []

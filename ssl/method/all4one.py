@@ -91,10 +91,11 @@ class All4One(Method):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (F.normalize(exact(features_of(self.teacher, batch.views[: self.views])), dim=2),)  # B,2,P
+        return (features_of(self.teacher[0], batch.views[: self.views]),)  # B,2,D
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        (known,) = targets
+        with torch.no_grad():
+            known = F.normalize(exact(each_view(self.teacher[1], targets[0])), dim=2)  # B,2,P
         z = each_view(self.projector, features)  # B,V,P
         p = each_view(self.predictor, z)
         shifting = exact(each_view(self.centroid_predictor, z))

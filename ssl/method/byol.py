@@ -36,10 +36,11 @@ class BYOL(Method):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (features_of(self.teacher, batch.views[: self.views]),)  # B,2,P
+        return (features_of(self.teacher[0], batch.views[: self.views]),)  # B,2,D
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        (z,) = targets
+        with torch.no_grad():
+            z = each_view(self.teacher[1], targets[0])  # B,2,P
         q = each_view(self.predictor, each_view(self.projector, features))  # B,V,P
         losses = [byol_loss(q[:, view], z[:, target]) for target, view in pairs(q.shape[1])]
         return 2 * torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}  # L + L̃, eq. 2

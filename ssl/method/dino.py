@@ -77,10 +77,11 @@ class DINO(Method):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (features_of(self.teacher, batch.views[: self.views], self.joint_views),)  # B,2,K
+        return (features_of(self.teacher[0], batch.views[: self.views], self.joint_views),)  # B,2,D
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        (teacher,) = targets
+        with torch.no_grad():
+            teacher = each_view(self.teacher[1], targets[0], joint=True)  # B,2,K
         head = lambda h: self.projector(h, progress < self.freeze_last)  # noqa: E731
         student = each_view(head, features, joint=True)  # B,V,K
         start, end = self.teacher_temperature

@@ -42,10 +42,11 @@ class MoCoV3(Method):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (features_of(self.teacher, batch.views[: self.views]),)  # B,2,P
+        return (features_of(self.teacher[0], batch.views[: self.views]),)  # B,2,D
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        (keys,) = targets
+        with torch.no_grad():
+            keys = each_view(self.teacher[1], targets[0])  # B,2,P
         queries = each_view(self.predictor, each_view(self.projector, features))  # B,V,P
         losses = [self.contrast(queries[:, view], keys[:, t]) for t, view in pairs(queries.shape[1])]
         return 2 * torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}  # ctr(q1,k2) + ctr(q2,k1)

@@ -20,7 +20,7 @@ def supcon_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     z: B,V,D, any length; labels: B int64. P(i): the other embeddings of i's class. Their similarities to i sum to one
     inner product with their sum, so no matrix of them is made.
     """
-    B, V, _ = z.shape
+    V = z.shape[1]
     with torch.autocast(z.device.type, enabled=False):
         z = F.normalize(exact(z), dim=2).flatten(0, 1)  # B*V,D
         keys, own = global_rows(z)

@@ -16,7 +16,7 @@ from vision import encoders
 FOLDER = Path(__file__).resolve().parents[2] / "ssl" / "method"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 B = 16
-SMALLER = {"hidden": 32, "dim": 16, "queue_size": 48, "bn_splits": 4}
+SMALLER = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 48, "bn_splits": 4, "prototypes": 20, "slices": 24}
 
 
 @cache
@@ -25,7 +25,7 @@ def words_of(name: str, *more: str):
     words = [f"method={name}", f"batch_size={B}", "precision=fp32"]
     words += [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
     vit = "\nencoder: vit" in text
-    words += ["encoder=test_vit", "image_size=32"] if vit else ["encoder=small", "image_size=16"]
+    words += ["encoder=test_vit", "image_size=32"] if vit else ["encoder=test_resnet", "image_size=16"]
     return config.compose(TOOL, [*words, *more])
 
 
@@ -36,7 +36,8 @@ def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool
     """
     words = words_of(name, *more)
     torch.manual_seed(3)
-    method = build_method(words, encoders.create(words.encoder, 1, words.image_size, words.stem, False).train())
+    local = words.augment.local.views > 0
+    method = build_method(words, encoders.create(words.encoder, 1, words.image_size, words.stem, False, local).train())
     for module in list(method.modules()) if smooth else ():
         for child in [n for n, m in module.named_children() if isinstance(m, nn.ReLU)]:
             setattr(module, child, nn.SiLU())
@@ -45,14 +46,18 @@ def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool
     return method.to(dtype=dtype, memory_format=torch.channels_last)
 
 
-def batch(name: str, step: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
-    """This process's rows of the global batch of a step."""
-    size = words_of(name).image_size
+def batch(
+    name: str, step: int = 0, dtype: torch.dtype = torch.float32, local: int = 0, size: int | None = None
+) -> Batch:
+    """This process's rows of the global batch of a step: two views and `local` crops of half their size."""
+    size = size or words_of(name).image_size
     generator = torch.Generator().manual_seed(step)
     image = torch.randn(B, 1, size, size, generator=generator)
-    views = [image + 0.5 * torch.randn(image.shape, generator=generator) for _ in range(2)]
+    views = [image + 0.5 * torch.randn(image.shape, generator=generator) for _ in range(2 + local)]
+    views[2:] = [view[:, :, : size // 2, : size // 2] for view in views[2:]]
     indices = torch.randperm(1000, generator=generator)[:B]
-    return Batch([_local(view.to(dtype)) for view in views], local_rows(indices))
+    labels = torch.randint(3, (B,), generator=generator)
+    return Batch([_local(view.to(dtype)) for view in views], local_rows(indices), local_rows(labels))
 
 
 def _local(view: Tensor) -> Tensor:

@@ -1,0 +1,130 @@
+"""GradCache: the gradient of the whole batch from chunks, for every method, on one process and on two.
+
+float64, so that what is left is rounding. Encoders without BatchNorm, whose statistics would be a chunk's, except where
+the test is about just that; heads see the whole batch, with BatchNorm and all.
+"""
+from functools import partial
+
+import pytest
+import torch
+from processes import on
+from small_methods import NAMES, B, batch, made
+from torch import Tensor, nn
+
+from core import gradcache, loop
+from core.batchnorm import split_batchnorm
+from core.distributed import wrap
+from core.method import Batch, Method
+from ssl.method.moco_v3 import MoCoV3
+from ssl.method.simclr import SimCLR
+
+PROGRESS = 0.4
+WITHOUT_BATCHNORM = ("encoder=test_vit", "image_size=32")
+plain = partial(torch.autocast, "cpu", enabled=False)
+double = torch.float64
+
+
+def gradient(method: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
+
+
+def whole(method: Method, data: Batch) -> tuple[Tensor, Tensor]:
+    loss, _ = wrap(method)(data, PROGRESS)
+    loss.backward()
+    return loss.detach(), gradient(method)
+
+
+def chunked(method: Method, data: Batch, chunk: int) -> tuple[Tensor, Tensor]:
+    loss, _ = gradcache.backward(method, loop.chunks(data, chunk), PROGRESS, plain)
+    return loss.detach(), gradient(method)
+
+
+def off(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
+    """The largest relative distance of loss and gradient."""
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chunks_give_the_gradient_of_the_whole_batch(name):
+    make = partial(made, name, *WITHOUT_BATCHNORM, dtype=double)
+    data = batch(name, dtype=double, size=32)
+    expected = whole(make(), data)
+    for chunk in (4, 8):
+        method = make()
+        assert off(chunked(method, data, chunk), expected) < 1e-10
+        other = make()
+        other(data, PROGRESS)
+        method.after_step(PROGRESS), other.after_step(PROGRESS)  # teacher, queue and centre go on as after a whole batch
+        for (key, value), after in zip(method.state_dict().items(), other.state_dict().values(), strict=True):
+            torch.testing.assert_close(value, after, rtol=1e-10, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "moco_v3"])
+def test_a_batch_of_4096_in_chunks_of_64(kind):
+    """A fixed random network of 3×8×8 images; the similarities of 8192 embeddings are never one matrix."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(192, 48), nn.LayerNorm(48), nn.GELU(), nn.Linear(48, 24))
+    encoder.dim = 24
+    method = {
+        "simclr": lambda: SimCLR(encoder, hidden=32, dim=16, temperature=0.1),
+        "moco_v3": lambda: MoCoV3(encoder, 32, 16, 0.2, (0.99, 1.0), 2, False, False),
+    }[kind]().double()
+    views = [torch.randn(4096, 3, 8, 8, dtype=double) for _ in range(2)]
+    data = Batch(views, torch.arange(4096))
+    expected = whole(method, data)
+    method.zero_grad()
+    assert len(loop.chunks(data, 64)) == 64
+    assert off(chunked(method, data, 64), expected) < 1e-10
+    method.zero_grad()
+    pieces = [whole(method, piece) for _, piece in loop.pieces(data, 64)]  # gradients add up
+    assert off((pieces[0][0], pieces[-1][1] / 64), expected) > 1e-2  # accumulation is another thing
+
+
+def test_an_encoders_batchnorm_sees_a_chunk_and_moves_its_statistics_once():
+    """The gradient is then that of split BatchNorm, and so are the running statistics: as one pass leaves them."""
+    data = batch("simclr", dtype=double)
+    split, method = made("simclr", dtype=double), made("simclr", dtype=double)
+    split_batchnorm(split.encoder, 4)
+    split.joint_views = method.joint_views = False  # groups of a view
+    expected = whole(split, data)
+    assert off(chunked(method, data, B // 4), expected) < 1e-10
+    heads = [m.running_mean for m in method.projector.modules() if isinstance(m, nn.BatchNorm1d)]
+    theirs = [m.running_mean for m in split.projector.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(heads, theirs, strict=True))
+    counted = [m.num_batches_tracked.item() for m in method.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert set(counted) == {2 * 4}  # two views of four chunks, not twice that
+
+
+def test_dropout_falls_alike_in_both_passes():
+    """Else the features' gradient would go back through other units than those that made them."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(192, 48), nn.Dropout(0.5), nn.Linear(48, 24))
+    encoder.dim = 24
+    method = SimCLR(encoder, 32, 16, 0.1).double()
+    data = Batch([torch.randn(16, 3, 8, 8, dtype=double) for _ in range(2)], torch.arange(16))
+    masks = []
+    encoder[2].register_forward_hook(lambda _, inputs, out: masks.append((out == 0).clone()))
+    chunked(method, data, 8)
+    assert len(masks) == 4
+    assert torch.equal(masks[0], masks[2])
+    assert torch.equal(masks[1], masks[3])
+    assert not torch.equal(masks[0], masks[1])
+
+
+CASES = ("simclr", "barlow_twins", "swav", "dino", "supcon", "all4one", "lejepa")
+
+
+def on_each_process(chunk: int | None) -> list[tuple[Tensor, Tensor]]:
+    found = []
+    for name in CASES:
+        method, data = made(name, *WITHOUT_BATCHNORM, dtype=double), batch(name, dtype=double, size=32)
+        found.append(chunked(method, data, chunk) if chunk else whole(method, data))
+    return found
+
+
+def test_two_processes_in_chunks_are_one_process_at_once():
+    several = on(2, on_each_process, 4)
+    for i, (name, expected) in enumerate(zip(CASES, on_each_process(None), strict=True)):
+        (loss_0, gradient_0), (loss_1, gradient_1) = several[0][i], several[1][i]
+        assert torch.equal(gradient_0, gradient_1)
+        assert off(((loss_0 + loss_1) / 2, gradient_0), expected) < 1e-10, name
