@@ -55,8 +55,8 @@ def triangles(length, size, flip, first, count, weights):
         if flip:
             output = f32(size) - output
         centre = output * scale
-        low = max(0, int(math.floor(centre - width - HALF)))
-        high = min(length, int(math.ceil(centre + width + HALF)))
+        low = max(0, math.floor(centre - width - HALF))
+        high = min(length, math.ceil(centre + width + HALF))
         taps, total = 0, ZERO
         for pixel in range(low, high):
             weight = ONE - abs(f32(pixel) + HALF - centre) / width
@@ -214,7 +214,7 @@ def jitter(planes, order, factors):
             for step in range(begin, end):
                 operation = order[step]
                 factor = factors[operation]
-                if operation == BRIGHTNESS or operation == CONTRAST:
+                if operation in (BRIGHTNESS, CONTRAST):
                     base = level * (ONE - factor) if operation == CONTRAST else ZERO
                     for c in range(C):
                         blend(planes[c, start:stop], factor, base)
@@ -260,7 +260,7 @@ def convolve(source, taps, stride, out):
 @inner
 def blur(plane, size, limit, sigma, padded, half, full):
     """`pixels.gaussian_blur` of one plane.  padded: at least (S + 2·limit)² floats, half and full: S·(S + 2·limit)."""
-    radius = min(limit, int(math.ceil(SIX * sigma)))  # beyond 6σ a weight is under 2e-8
+    radius = min(limit, math.ceil(SIX * sigma))  # beyond 6σ a weight is under 2e-8
     taps = np.empty(radius + 1, dtype=np.float32)
     total = ZERO
     for k in range(radius + 1):
@@ -355,6 +355,76 @@ def render_images(images, cropped, box, flip, jittered, order, factors, grey, bl
         store(planes, is_grey, gain, shift, out[i].reshape(S * S * C))
 
 
+# ------------------------------------------------------------------------------------------------------ Pillow's resize
+
+
+@inner
+def fixed_triangles(length, size, first, count, weights):
+    """Pillow's `precompute_coeffs` of its bilinear filter: as `triangles`, in whole numbers of 2^-22."""
+    scale = length / size
+    width = max(scale, 1.0)
+    exact = np.empty(weights.shape[1])
+    for o in range(size):
+        centre = (o + 0.5) * scale
+        low, high = max(0, int(centre - width + 0.5)), min(length, int(centre + width + 0.5))
+        total = 0.0
+        for k in range(high - low):
+            exact[k] = max(0.0, 1.0 - abs((k + low - centre + 0.5) * (1.0 / width)))
+            total += exact[k]
+        first[o], count[o] = low, high - low
+        for k in range(high - low):
+            weights[o, k] = int(0.5 + exact[k] / total * (1 << PRECISION))
+
+
+@inner
+def accumulate(first, count, weights, source, lines, out, sums):
+    """out[o, :] = round(Σ_k weights[o, k] · source[first[o] + k, :]); source: n·lines, out: S·lines, both uint8."""
+    for o in range(len(first)):
+        for p in range(lines):
+            sums[p] = np.int32(1 << (PRECISION - 1))
+        for k in range(count[o]):
+            start = (first[o] + k) * lines
+            line, weight = source[start : start + lines], weights[o, k]
+            for p in range(lines):
+                sums[p] += weight * np.int32(line[p])
+        line = out[o * lines : (o + 1) * lines]
+        for p in range(lines):
+            line[p] = np.uint8(min(sums[p] >> np.int32(PRECISION), np.int32(255)))
+
+
+@compiled(types.void(types.Array(types.uint8, 3, "C", readonly=True), *[types.int64] * 4, types.uint8[:, :, ::1]))
+def crop_resize(image, top, left, height, width, out):
+    """Pillow's crop and 8-bit bilinear resize.  image: H,W,3 uint8 → out: 3,S,S uint8."""
+    S = out.shape[1]
+    most = 2 * (max(height, width) // S + 2) + 1
+    first, count, weights = np.empty(S, np.int64), np.empty(S, np.int64), np.empty((S, most), np.int32)
+    sums = np.empty(max(height, S), np.int32)
+    source, middle = np.empty(width * height, np.uint8), np.empty(S * height, np.uint8)
+    turned, last = np.empty(height * S, np.uint8), np.empty(S * S, np.uint8)
+    for c in range(3):
+        for x in range(width):
+            line = source[x * height : (x + 1) * height]
+            for y in range(height):
+                line[y] = image[top + y, left + x, c]
+        fixed_triangles(width, S, first, count, weights)
+        accumulate(first, count, weights, source, height, middle, sums)  # S,h
+        transpose(middle, S, height, turned)
+        fixed_triangles(height, S, first, count, weights)
+        accumulate(first, count, weights, turned, S, last, sums)  # S,S
+        out[c] = last.reshape(S, S)
+
+
+def columns_first(height: int, width: int, size: int) -> bool:
+    """Whether every version of Pillow resamples along the width first, as `crop_resize` does, with 8 bits in between.
+
+    Pillow ≥ 13 begins with the height of some tall crops (measured: not before h > S and h > w).
+    """
+    return height <= max(size, width if width >= size else 0)
+
+
+# -------------------------------------------------------------------------------------------------------------- tensors
+
+
 def render(images: Tensor, draw, size: int, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
     """`augment.render` on a CPU.  images: B,C,H,W uint8 → B,C,S,S float32, channels-last."""
     B, C, H, W = images.shape
@@ -363,8 +433,8 @@ def render(images: Tensor, draw, size: int, mean: Tensor, std: Tensor, cropped: 
     assert not cropped or H == W == size, (H, W, size)
     box = draw.box
     if not cropped and len(box):
-        fits = (box[:, :2] >= 0).all() and (box[:, 2:] > 0).all()
-        assert fits and (box[:, :2] + box[:, 2:] <= torch.tensor([H, W])).all(), "a crop leaves its image"
+        fits = (box[:, :2] >= 0) & (box[:, 2:] > 0) & (box[:, :2] + box[:, 2:] <= torch.tensor([H, W]))
+        assert fits.all(), "a crop leaves its image"
     out = torch.empty(B, C, size, size, memory_format=torch.channels_last)
     gain = (1 / std.float()).expand(C)
     fields = [draw.box, draw.flip, draw.jitter, draw.order, draw.factors.float(), draw.grey, draw.blur, draw.sigma.float(),

@@ -21,6 +21,8 @@ from vision.datasets import Images
 from vision.encoders import fit_channels
 from vision.streamed import Streamed, refuse_many
 
+AT_ONCE = 4_000_000  # decoded pixels that a worker holds at most before it cuts its crops, or one image
+
 
 class Plan:
     """Which images make step s on this process."""
@@ -73,6 +75,8 @@ class StreamLoader:
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        from vision import kernels  # noqa: F401 here, so that worker processes inherit it
+
         device = self.plan.world.device
         loader = DataLoader(
             _Crops(self.split, self.recipe, self.plan, start, stop),
@@ -125,14 +129,36 @@ class _Crops(Dataset):
     def _crop(self, epoch: int, asked: Tensor) -> tuple[int, Tensor, Tensor, list[Tensor]]:
         used, sizes = torch.empty_like(asked), [view.size for view in self.recipe.views]
         views = [torch.empty(len(asked), 3, S, S, dtype=torch.uint8) for S in sizes]
+        waiting: list[tuple[int, Image.Image]] = []  # decoded, to be cut together: parameters for many cost little more
         for row, index in enumerate(asked.tolist()):
             image, used[row] = self.split.readable(index, self.at_least)
-            draws = self.recipe.draw(self.plan.seed, epoch, asked[row : row + 1], image.height, image.width)
-            for view, draw, S in zip(views, draws, sizes, strict=True):
-                top, left, height, width = draw.box[0].tolist()
-                crop = image.crop((left, top, left + width, top + height)).resize((S, S), Image.Resampling.BILINEAR)
-                view[row] = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+            waiting.append((row, image))
+            if row + 1 == len(asked) or sum(i.width * i.height for _, i in waiting) > AT_ONCE:
+                self._cut(epoch, asked, waiting, views)
+                waiting.clear()
         return epoch, asked, used, views
+
+    def _cut(self, epoch: int, asked: Tensor, waiting: list[tuple[int, Image.Image]], views: list[Tensor]) -> None:
+        """Write the crops of these images into their rows of `views`."""
+        rows = [row for row, _ in waiting]
+        height, width = torch.tensor([(image.height, image.width) for _, image in waiting]).T
+        draws = self.recipe.draw(self.plan.seed, epoch, asked[rows], height, width)
+        for i, (row, image) in enumerate(waiting):
+            pixels = np.asarray(image)  # H,W,3
+            for view, draw in zip(views, draws, strict=True):
+                crop_resize(image, pixels, draw.box[i].tolist(), view[row])
+
+
+def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Tensor) -> None:
+    """torchvision's resized_crop of a PIL image, to the bit.  pixels: the image as H,W,3; out: 3,S,S uint8."""
+    from vision import kernels  # on first use: importing numba takes half a second
+
+    top, left, height, width = box
+    if kernels.columns_first(height, width, out.shape[-1]):
+        kernels.crop_resize(pixels, top, left, height, width, out.numpy())
+    else:
+        crop = image.crop((left, top, left + width, top + height)).resize(out.shape[1:], Image.Resampling.BILINEAR)
+        out.copy_(torch.from_numpy(np.array(crop)).permute(2, 0, 1))
 
 
 def loader(

@@ -15,7 +15,7 @@ from ssl.method.simclr import SimCLR
 def dcl_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | None = None) -> Tensor:
     """mean_i [ −w_i · z_i·z_p(i)/T + log Σ_{j ∉ {i, p(i)}} exp(z_i·z_j/T) ] over both views (eq. 6), global batch.
 
-    w_i = 2 − exp(z_i·z_p(i)/σ) / mean_i exp(z_i·z_p(i)/σ), eq. 7; 1 without σ.
+    w_i = 2 − exp(z_i·z_p(i)/σ) / mean_i exp(z_i·z_p(i)/σ), eq. 7, weights without gradient; 1 without σ.
     first, second: B,D embeddings of two views of the same images, any length; they are normalised here.
     """
     B = len(first)
@@ -26,7 +26,7 @@ def dcl_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | N
         similarity = (z[:B] * z[B:]).sum(1)
         weight = 1.0
         if sigma is not None:
-            density = ((similarity - 1) / sigma).exp()
+            density = ((similarity.detach() - 1) / sigma).exp()
             weight = 2 - density * (B * world_size()) / total(density.sum())
         return negatives.mean() - (weight * similarity).mean() / temperature
 

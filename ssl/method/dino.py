@@ -13,7 +13,7 @@ from core.distributed import total, world_size
 from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
 from core.schedule import cosine
 from ssl.losses import exact
-from ssl.method import check_constants, pairs
+from ssl.method import check_constants
 from vision.heads import mlp
 
 
@@ -24,8 +24,9 @@ def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, temperature: flo
     """
     P_teacher = F.softmax((exact(teacher) - centre) / teacher_temperature, dim=2).detach()
     log_P = F.log_softmax(exact(student) / temperature, dim=2)
-    chosen = pairs(student.shape[1], teacher.shape[1])
-    return -sum((P_teacher[:, t] * log_P[:, view]).sum(1).mean() for t, view in chosen) / len(chosen)
+    products = torch.einsum("btk,bvk->tv", P_teacher, log_P) / len(student)  # one matrix product, not one a pair
+    T, V = products.shape
+    return -(products.sum() - products.diagonal().sum()) / (T * V - min(T, V))
 
 
 class Head(nn.Module):

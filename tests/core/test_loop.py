@@ -90,6 +90,43 @@ def test_pieces_keep_rows_together():
         list(pieces(batch, 4))
 
 
+class Apart(Regression):
+    """The same in two parts."""
+
+    def embed(self, batch):
+        return self.encoder(batch.views[0])[:, None]
+
+    def targets(self, batch):
+        return (batch.views[1],)
+
+    def objective(self, features, targets, progress):
+        return (features[:, 0] - targets[0]).square().mean(), {"half": 0.5}
+
+
+def test_chunks_take_the_place_of_the_batch(tmp_path):
+    """The loop's two ways give the same weights and the same log, up to rounding; SGD hides no wrong scale."""
+    ends = []
+    for name, chunk in (("whole", None), ("chunked", 2)):
+        torch.manual_seed(0)
+        method, run = Apart().double(), Run(tmp_path / name, {})
+        run.begin()
+        doubled = (Batch([v.double() for v in b.views], b.indices) for b in batches())
+        the_plan = plan(10, chunk=chunk, decay=lambda progress: progress)
+        train(method, doubled, torch.optim.SGD(method.parameters(), 0.1), the_plan, run, torch.device("cpu"), lambda step: {})
+        ends.append((method.encoder.weight.detach(), [row["loss"] for row in run.metrics()]))
+    torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-12, atol=1e-12)
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-7)  # metrics.jsonl holds 8 digits
+
+
+def test_weight_decay_follows_its_schedule(tmp_path):
+    method, run, seen = Regression(), Run(tmp_path, {}), []
+    run.begin()
+    optimizer = torch.optim.SGD(method.parameters(), 0.1)
+    method.after_step = lambda progress: seen.append(optimizer.param_groups[0]["weight_decay"])
+    train(method, batches(), optimizer, plan(4, decay=lambda p: 0.1 + p), run, torch.device("cpu"), lambda step: {})
+    assert seen == [0.1, 0.35, 0.6, 0.85]
+
+
 def test_clipping(tmp_path):
     """Every gradient is longer than 1e-3, so each update is exactly that long (times lr)."""
     torch.manual_seed(0)

@@ -181,3 +181,39 @@ def test_the_same_again_and_resumed_is_the_same_bytes(name):
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(ValueError, match="lars, sgd, adamw"):
         build(small_net(), "adam", 0.1, 0.0)
+
+
+class Parts(nn.Module):
+    """Two linear layers, the second at a rate that does not decay, the third at a tenth."""
+
+    fixed_lr = ("second",)
+    lr_scales = {"third": 0.1}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(3, 3) for _ in range(3))
+
+
+def test_rates_and_decays_of_parts_follow_the_schedule_each_in_its_way():
+    module = Parts()
+    optimizer = build(module, "sgd", 0.8, 0.1, bias_scale=0.5)
+    optim.schedule(optimizer, 0.2, 0.3)
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    rates = {name: (of[id(p)]["lr"], of[id(p)]["weight_decay"]) for name, p in module.named_parameters()}
+    assert rates == {
+        "first.weight": (0.2, 0.3),
+        "first.bias": (0.1, 0.0),
+        "second.weight": (0.8, 0.3),
+        "second.bias": (0.4, 0.0),
+        "third.weight": (pytest.approx(0.02), 0.3),
+        "third.bias": (pytest.approx(0.01), 0.0),
+    }
+    optim.schedule(optimizer, 0.1)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3, 0.0}  # stays
+
+
+def test_a_constant_rate_outlives_a_checkpoint():
+    first, second = build(Parts(), "sgd", 0.8, 0.1), build(Parts(), "sgd", 0.4, 0.1)
+    second.load_state_dict(first.state_dict())
+    optim.schedule(second, 0.2)
+    assert sorted({group["lr"] for group in second.param_groups}) == pytest.approx([0.02, 0.2, 0.8])
