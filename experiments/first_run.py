@@ -21,16 +21,15 @@ HERE = Path(__file__).resolve().parent
 KEPT = HERE / "first_run"
 
 
-def pretrain(data: str, method: str, seed: int, out: Path) -> dict:
+def pretrain(words: list[str], out: Path) -> dict:
     """One run as a user would start it.  → test scores and cost."""
-    command = [sys.executable, "-m", "ssl.pretrain", "--method", method, "--data", data, "--seed", str(seed)]
+    command = [sys.executable, "-m", "ssl.pretrain", *words, "--out", str(out.resolve()), "--resume", "never"]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([*command, "--out", str(out), "--resume", "never"], check=True, cwd=HERE.parent)
+    subprocess.run(command, check=True, cwd=HERE.parent)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {
-        "seed": seed,
         "minutes": round((time.monotonic() - start) / 60, 2),
         "cpu_minutes": round(cpu / 60, 2),
         "steps": rows[-1]["step"],
@@ -43,8 +42,10 @@ def summary(runs: list[dict]) -> dict:
     """Mean and standard deviation over seeds of each test score."""
     out = {}
     for name in runs[0]["test"]:
-        for score in ("knn", "five_labels"):
-            values = [r["test"][name][score] for r in runs]
+        for score in ("knn", "linear", "five_labels"):
+            values = [r["test"][name][score] for r in runs if score in r["test"][name]]
+            if not values:  # kept before there was such a score
+                continue
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             out[f"{name}, {score}"] = {"mean": round(statistics.mean(values), 2), "std": round(deviation, 2)}
     return out
@@ -64,7 +65,8 @@ def main() -> None:
             continue
         out = Path("runs") / "first_run" / f"{given.method}-{given.data}-{seed}"
         shutil.rmtree(out, ignore_errors=True)
-        done.append(pretrain(given.data, given.method, seed, out))
+        words = ["--method", given.method, "--data", given.data, "--seed", str(seed)]
+        done.append({"seed": seed} | pretrain(words, out))
         document = {
             "command": f"uv run python -m ssl.pretrain --method {given.method} --data {given.data} --seed SEED",
             "hardware": hardware(),

@@ -75,7 +75,7 @@ class StreamLoader:
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        from vision import kernels  # noqa: F401 here, so that worker processes inherit it
+        from vision import resize  # noqa: F401 compiled here, so that worker processes inherit it
 
         device = self.plan.world.device
         loader = DataLoader(
@@ -151,11 +151,11 @@ class _Crops(Dataset):
 
 def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Tensor) -> None:
     """torchvision's resized_crop of a PIL image, to the bit.  pixels: the image as H,W,3; out: 3,S,S uint8."""
-    from vision import kernels  # on first use: importing numba takes half a second
+    from vision import resize  # on first use: importing numba takes half a second
 
     top, left, height, width = box
-    if kernels.columns_first(height, width, out.shape[-1]):
-        kernels.crop_resize(pixels, top, left, height, width, out.numpy())
+    if resize.columns_first(height, width, out.shape[-1]):
+        resize.crop_resize(pixels, top, left, height, width, out.numpy())
     else:
         crop = image.crop((left, top, left + width, top + height)).resize(out.shape[1:], Image.Resampling.BILINEAR)
         out.copy_(torch.from_numpy(np.array(crop)).permute(2, 0, 1))

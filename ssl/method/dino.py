@@ -22,9 +22,10 @@ def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, temperature: flo
 
     student: B,V,K logits of all views; teacher: B,T,K logits of the first T, no gradient; centre: K.
     """
-    P_teacher = F.softmax((exact(teacher) - centre) / teacher_temperature, dim=2).detach()
-    log_P = F.log_softmax(exact(student) / temperature, dim=2)
-    products = torch.einsum("btk,bvk->tv", P_teacher, log_P) / len(student)  # one matrix product, not one a pair
+    with torch.autocast(student.device.type, enabled=False):
+        P_teacher = F.softmax((exact(teacher) - centre) / teacher_temperature, dim=2).detach()
+        log_P = F.log_softmax(exact(student) / temperature, dim=2)
+        products = torch.einsum("btk,bvk->tv", P_teacher, log_P) / len(student)  # one matrix product, not one a pair
     T, V = products.shape
     return -(products.sum() - products.diagonal().sum()) / (T * V - min(T, V))
 

@@ -24,8 +24,9 @@ def supcon_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     with torch.autocast(z.device.type, enabled=False):
         z = F.normalize(exact(z), dim=2).flatten(0, 1)  # B*V,D
         keys, own = global_rows(z)
-        _, classes = gather(labels.repeat_interleave(V)).unique(return_inverse=True)  # W*B*V
-        count = classes.bincount()[classes]
+        labels = gather(labels.repeat_interleave(V))  # W*B*V
+        classes = torch.searchsorted(labels.sort().values, labels)  # a class's number: its first place in order
+        count = torch.zeros_like(classes).index_add(0, classes, torch.ones_like(classes))[classes]
         sums = torch.zeros_like(keys).index_add(0, classes, keys)[classes[own]]  # B*V,D: of each row's class
         positives = (z * (sums - z)).sum(1) / (count[own] - 1)
         return (log_sum_exp(z, keys, temperature, own[:, None]) - positives / temperature).mean()

@@ -76,8 +76,9 @@ class SwAV(Method):
         weight = self.prototypes.weight
         if progress < self.freeze_prototypes:
             weight = weight.detach() + 0 * weight  # its gradient is there, and zero
-        scores = z @ weight.T  # B,V,K
-        assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.views)]
+        with torch.autocast(z.device.type, enabled=False):  # cosines over ε = .05 want float32
+            scores = z @ weight.T  # B,V,K
+            assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.views)]
         losses = [swapped_prediction(scores[:, view], assignments[t], self.temperature) for t, view in pairs(z.shape[1])]
         return torch.stack(losses).mean(), {}
 

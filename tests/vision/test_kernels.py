@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vision import kernels
+from vision import resize
 from vision.augment import ORDERS, Draw, Recipe, render, render_by_torch
 from vision.pixels import SOLARIZE_AT
 
@@ -186,10 +186,10 @@ def test_crop_resize_is_pillows(size):
         image = Image.fromarray(pixels)
         for attempt in range(12):
             h, w = (height, width) if attempt == 0 else (rng.integers(1, height + 1), rng.integers(1, width + 1))
-            if not kernels.columns_first(h, w, size):
+            if not resize.columns_first(h, w, size):
                 continue
             top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
             crop = image.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BILINEAR)
             got = np.empty((3, size, size), np.uint8)
-            kernels.crop_resize(np.asarray(image), top, left, h, w, got)
+            resize.crop_resize(np.asarray(image), top, left, h, w, got)
             np.testing.assert_array_equal(got, np.asarray(crop).transpose(2, 0, 1))
