@@ -35,7 +35,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher: B,2,P; C: inner products of columns of unit length, one view's teacher with the other's student.
     """
     with torch.autocast(student.device.type, enabled=False):
-        s, t = (x / total(x.square().sum(0)).sqrt().clamp(min=1e-12) for x in (exact(student), exact(teacher)))
+        s, t = (x / total(x.square().sum(0)).clamp(min=1e-24).sqrt() for x in (exact(student), exact(teacher)))
         C = total(torch.stack([t[:, 0].T @ s[:, 1], t[:, 1].T @ s[:, 0]]))  # 2,P,P
         P, diagonal = C.shape[1], C.diagonal(dim1=1, dim2=2)
         on = (1 - diagonal).square().mean()

@@ -18,7 +18,7 @@ from vision.heads import mlp
 
 
 def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
-    """Mean over pairs of different views of −Σ_k P_t log P_s, eq. 1 and 2.
+    """Mean over pairs of different views of −Σ_k P_t log P_s (the paper's eq. 3 sums them).
 
     student: B,V,K logits of all views; teacher: B,T,K logits of the first T, no gradient; centre: K.
     """

@@ -67,7 +67,7 @@ def directions_at(progress: float, dim: int, count: int, device: torch.device) -
 
 
 def invariance_loss(z: Tensor, centre_views: int = 2) -> Tensor:
-    """Mean squared distance of every view from the mean of the first ones.  B,V,P"""
+    """Squared distance of every view from the mean of the first ones, averaged over dimensions too.  B,V,P"""
     return (z - z[:, :centre_views].mean(1, keepdim=True)).square().mean()
 
 

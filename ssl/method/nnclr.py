@@ -16,7 +16,7 @@ from vision.heads import mlp
 
 
 def nnclr_loss(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
-    """−mean_i log [ exp(nn_i·p_i/T) / Σ_k exp(nn_i·p_k/T) ], eq. 2, k over the global batch.  Both B,P, any length."""
+    """−mean_i log [ exp(nn_i·p_i/T) / Σ_k exp(nn_i·p_k/T) ], eq. 3, k over the global batch.  Both B,P, any length."""
     keys, own = global_rows(F.normalize(exact(predictions), dim=1))
     return contrastive(F.normalize(exact(neighbours), dim=1), keys, own, temperature)
 

@@ -18,6 +18,9 @@ from ssl.method import check_constants, pairs
 from vision.heads import mlp
 
 
+SMALLEST_EPSILON = 0.024  # below, exp(−2/ε) is no normal float32
+
+
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Soft assignments that use each of K prototypes alike over the global batch (§3.1, eq. 3–5).  B,K → B,K
@@ -26,11 +29,11 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     makes no difference. Rows sum to one; columns to N/K.
     """
     Q = ((exact(scores) - 1) / epsilon).exp()
-    N, K = len(Q) * world_size(), Q.shape[1]
+    K = Q.shape[1]
     for _ in range(iterations):
         Q = Q / (K * total(Q.sum(0)))
-        Q = Q / (N * Q.sum(1, keepdim=True))
-    return Q * N
+        Q = Q / Q.sum(1, keepdim=True)
+    return Q
 
 
 def swapped_prediction(scores: Tensor, assignments: Tensor, temperature: float) -> Tensor:
@@ -56,8 +59,8 @@ class SwAV(Method):
     ):
         super().__init__()
         check_constants(temperature)
-        if not epsilon > 0 or iterations < 1:
-            raise ValueError(f"method.epsilon={epsilon}, method.iterations={iterations}: must be more than 0")
+        if not epsilon >= SMALLEST_EPSILON or iterations < 1:
+            raise ValueError(f"method.epsilon={epsilon}, method.iterations={iterations}: at least {SMALLEST_EPSILON} and 1")
         self.encoder = encoder
         self.projector = mlp([encoder.dim, hidden, dim])
         self.prototypes = nn.Linear(dim, prototypes, bias=False)

@@ -2,7 +2,8 @@
 ICLR 2022, arXiv 2105.04906, algorithm 1.
 
 Views are pulled together; a hinge keeps each dimension's standard deviation over the global batch at 1, and covariances
-are pulled to zero. Each regulariser is the mean of both views', as in the authors' code (the paper's eq. 6 sums them).
+are pulled to zero. As in the authors' code the invariance is a mean over dimensions too (eq. 5 / P) and the variance term
+the mean of both views' (eq. 6 sums them).
 """
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ TERMS = ("invariance", "variance", "covariance")
 def vicreg_terms(first: Tensor, second: Tensor) -> Tensor:
     """Invariance (eq. 5), variance (eq. 1) and covariance (eq. 4) of two views.  B,P and B,P → 3
 
-    Variance is the two views' mean, covariance their sum, as in the authors' code.
+    Invariance is divided by P, variance is the two views' mean, covariance their sum, as in the authors' code.
     """
     with torch.autocast(first.device.type, enabled=False):
         first, second = exact(first), exact(second)
