@@ -13,7 +13,7 @@ def linear(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -
 
     bank: N,D and queries: M,D with their N and M labels.
     """
-    return _logistic(*_arrays(bank, bank_labels, queries, labels))
+    return _logistic(*_arrays(bank, bank_labels, queries, labels), iterations=100)
 
 
 def few_labels(
@@ -38,9 +38,11 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [x.detach().float().cpu().numpy() for x in tensors]
 
 
-def _logistic(bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, labels: np.ndarray) -> float:
+def _logistic(
+    bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, labels: np.ndarray, iterations: int = 200
+) -> float:
     scaler = StandardScaler().fit(bank)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(max_iter=200).fit(scaler.transform(bank), bank_labels)
+        model = LogisticRegression(max_iter=iterations).fit(scaler.transform(bank), bank_labels)
     return float((model.predict(scaler.transform(queries)) == labels).mean() * 100)

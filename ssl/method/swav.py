@@ -4,7 +4,7 @@ cluster assignments", NeurIPS 2020, arXiv 2006.09882, algorithm 1.
 Embeddings are assigned to prototypes so that all are used alike (Sinkhorn's iterations over the global batch), and each
 view predicts the assignment of another one. Prototypes have unit length: they are normalised after each step, where the
 authors' code does it before the next. A queue of earlier embeddings helps Sinkhorn where a batch is small; it fills from
-the first step and counts from `queue_from` on. `freeze_prototypes` and `queue_from` are shares of the run.
+the first step and counts from `queue_from` on. `freeze_prototypes` and `queue_from` are shares of the run (1: never).
 """
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from ssl.losses import exact
 from ssl.memory import Queue
 from ssl.method import check_constants, pairs
 from vision.heads import mlp
-
 
 SMALLEST_EPSILON = 0.024  # below, exp(−2/ε) is no normal float32
 
@@ -66,13 +65,13 @@ class SwAV(Method):
         self.prototypes = nn.Linear(dim, prototypes, bias=False)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_from, self.freeze_prototypes = queue_from, freeze_prototypes
-        self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(self.views if queue_size else 0))  # one a view
+        self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(self.views))  # one a view
         if queue_size % world_size():
             raise ValueError(f"method.queue_size={queue_size} does not divide among {world_size()} processes")
         self._normalise()
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
-        return [queue.fit(images, batch_size) for queue in self.queues][-1] if self.queues else []
+        return [queue.fit(images, batch_size) for queue in self.queues][-1]
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
         z = F.normalize(exact(each_view(self.projector, features, joint=True)), dim=2)  # B,V,P
@@ -87,11 +86,10 @@ class SwAV(Method):
 
     def assign(self, z: Tensor, prototypes: Tensor, view: int, progress: float) -> Tensor:
         """This process's assignments of one view, balanced together with the queue's.  B,P → B,K"""
-        rows = [z]
-        if self.queues:
-            self.queues[view].remember(z)
-            if progress >= self.queue_from:
-                rows.append(local_rows(self.queues[view].rows))
+        queue, rows = self.queues[view], [z]
+        queue.remember(z)
+        if progress >= self.queue_from:
+            rows.append(local_rows(queue.rows))
         return sinkhorn(torch.cat(rows) @ prototypes.T, self.epsilon, self.iterations)[: len(z)]
 
     def after_step(self, progress: float) -> None:
