@@ -208,6 +208,14 @@ def wrap(module: nn.Module) -> nn.Module:
         return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
 
 
+@torch.no_grad()
+def replicate(module: nn.Module) -> nn.Module:
+    """Give every process the main one's parameters, for a step that `average_gradients` ends."""
+    for p in module.parameters() if world_size() > 1 else ():
+        dist.broadcast(p.detach(), 0)
+    return module
+
+
 class Agreement:
     """A question all processes must answer alike at the same step ("stop?"), asked without waiting.
 

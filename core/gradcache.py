@@ -3,10 +3,11 @@
 GradCache: Gao, Zhang, Han, Callan, "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP
 2021, arXiv 2101.06983. Three passes: embed every chunk without a graph; differentiate the objective with respect to
 all features at once; embed every chunk again with a graph, and send its features' gradient back through it. Memory
-holds one chunk's activations and the batch's features; the price is one more forward pass of the encoder.
+holds one chunk's activations, and of the whole batch the features and what the heads make of them; the price is one more
+forward pass of the encoder.
 
-The gradient is that of the whole batch, except that an encoder's BatchNorm sees a chunk at a time. A teacher is run
-once. The objective, and so every head in it, sees the whole batch.
+The gradient is that of the whole batch, except that an encoder's BatchNorm, a teacher's too, sees a chunk at a time. A
+teacher is run once. The objective, and so every head in it, sees the whole batch.
 """
 import contextlib
 from collections.abc import Callable, Iterator

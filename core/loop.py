@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from core import gradcache, optim
-from core.distributed import Agreement, mean, rank, world_size, wrap
+from core.distributed import Agreement, mean, rank, replicate, world_size, wrap
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method
 from core.run import Run
@@ -55,7 +55,7 @@ def train(
     observe(step) → figures of the encoder's health, may raise to end the run; extra() → what else last.pt must hold.
     """
     autocast = partial(torch.autocast, device.type, plan.precision, enabled=plan.precision is not None)
-    model, window = method if plan.chunk else wrap(method), Window(plan.batch_size)
+    model, window = replicate(method) if plan.chunk else wrap(method), Window(plan.batch_size)
     params = [p for g in optimizer.param_groups for p in g["params"]]
     saved_at = time.monotonic()
     with Signals() as signals:
@@ -70,12 +70,13 @@ def train(
             if plan.chunk:
                 loss, scalars = gradcache.backward(method, chunks(batch, plan.chunk), progress, autocast)
                 window.add(loss.detach())
-            for last, piece in pieces(batch, plan.accumulate) if not plan.chunk else ():
-                with model.no_sync() if world_size() > 1 and not last else contextlib.nullcontext():
-                    with autocast():
-                        loss, scalars = model(piece, progress)
-                    (loss / plan.accumulate).backward()
-                window.add(loss.detach() / plan.accumulate)
+            else:
+                for last, piece in pieces(batch, plan.accumulate):
+                    with model.no_sync() if world_size() > 1 and not last else contextlib.nullcontext():
+                        with autocast():
+                            loss, scalars = model(piece, progress)
+                        (loss / plan.accumulate).backward()
+                    window.add(loss.detach() / plan.accumulate)
             gradients = [p.grad for p in params if p.grad is not None]
             norm = get_total_norm(gradients)
             if plan.clip:

@@ -1,54 +1,70 @@
-"""All methods under one budget: same data, encoder, epochs, batch and augmentation, each with its shipped recipe.
+"""All methods under one budget: same data, encoder, steps, batch and augmentation, each with its shipped recipe.
 
     uv run python -m experiments.family --seeds 0 1
 
-Runs `ssl.pretrain --recipe experiments/recipes/DATA/METHOD.yaml` for every recipe of the data set and every seed, and
-keeps test scores, health and cost in experiments/family/DATA.json as they come; then table.md and chart.png are written
-from it. What is there is not run again, unless the recipe's words have changed since.
+Runs `ssl.pretrain --recipe experiments/recipes/DATA/METHOD.yaml` for every recipe of the data set and every seed. Each
+cell (scores, health, cost, hardware, versions) is written beside its run as it ends, so several of these commands may share
+the work; then what there is becomes experiments/family/DATA.json, .md and .png. A cell is run again when its recipe's
+configuration has changed. Cells of several machines or versions do not share a table.
 """
 import argparse
-import hashlib
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
+from core import checkpoint, config
 from experiments.first_run import pretrain
 from experiments.speed.side_by_side import hardware, versions
+from linear_eval import knn, probe
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "family"
 SCORES = {"linear": "linear", "knn": "kNN", "five_labels": "5 labels a class"}
 BASELINES = ("raw pixels", "untrained")
+PROTOCOL = f"kNN k = {knn.K}; logistic regression C = 1, at most {probe.ITERATIONS} iterations"
+SAME = ("hardware", "versions", "protocol")
 
 
 def fingerprint(recipe: Path) -> str:
-    """Of what the recipe says, comments apart."""
-    said = [line.split("#")[0].rstrip() for line in recipe.read_text().splitlines()]
-    return hashlib.blake2b("\n".join(filter(None, said)).encode(), digest_size=6).hexdigest()
+    """Of the whole configuration that the recipe makes."""
+    from ssl.pretrain import TOOL
+
+    words, _ = config.overrides(["--recipe", str(recipe)])
+    words, _ = config.with_recipe(TOOL, words)
+    return config.fingerprint(config.identity(config.compose(TOOL, words)))
 
 
-def cell(recipe: Path, seed: int, scratch: Path) -> dict:
-    """One method with one seed, as a user would run it."""
-    out = scratch / f"{recipe.stem}-{seed}"
+def cell(recipe: Path, seed: int, out: Path) -> dict:
+    """One method with one seed, as a user would run it. A run that fails is a cell that says so."""
     shutil.rmtree(out, ignore_errors=True)
     words = ["--recipe", str(recipe), "--checks", "4", "--seed", str(seed)]
-    done = {"method": recipe.stem, "recipe": fingerprint(recipe), **pretrain(words, out)}
-    return done | {"seed": seed, "verdict": (out / "report.md").read_text().split("Health: ")[1].splitlines()[0]}
+    done = {"method": recipe.stem, "seed": seed, "fingerprint": fingerprint(recipe), "protocol": PROTOCOL}
+    done |= {"hardware": hardware(), "versions": versions()}
+    try:
+        done |= pretrain(words, out)
+        done["verdict"] = (out / "report.md").read_text().split("Health: ")[1].splitlines()[0].split(":")[0].split(" (")[0]
+    except subprocess.CalledProcessError as error:
+        done["failed"] = f"exit code {error.returncode}"
+    checkpoint.write(out / "cell.json", (json.dumps(done, indent=1) + "\n").encode())
+    return done
 
 
 def summary(cells: list[dict]) -> dict[str, dict]:
-    """Method → scores' mean and standard deviation over seeds, and the cost. The untrained encoder and pixels come first."""
+    """Row → scores' mean and standard deviation over seeds, and the cost. The untrained encoder and pixels come first."""
+    ended = [c for c in cells if "failed" not in c]
     rows = {}
-    for name in BASELINES:
-        rows[name] = {score: _spread([c["test"][name][score] for c in cells]) for score in SCORES}
-    for method in sorted({c["method"] for c in cells}):
-        mine = [c for c in cells if c["method"] == method]
+    for name in BASELINES:  # the same for every method of a seed
+        seeds = {c["seed"]: c["test"][name] for c in ended}
+        rows[name] = {score: _spread([f[score] for f in seeds.values()]) for score in SCORES}
+    for method in sorted({c["method"] for c in ended}):
+        mine = [c for c in ended if c["method"] == method]
         rows[method] = {score: _spread([c["test"]["pretrained"][score] for c in mine]) for score in SCORES}
         rows[method] |= {"seeds": len(mine), "cpu_minutes": round(statistics.mean(c["cpu_minutes"] for c in mine), 1)}
         rows[method]["rankme"] = round(statistics.mean(c["health"]["rankme"] for c in mine))
-        rows[method]["verdict"] = mine[0]["verdict"].split(":")[0].split(" (")[0]
+        rows[method]["verdict"] = ", ".join(sorted({c["verdict"] for c in mine}))
     return rows
 
 
@@ -65,7 +81,8 @@ def table(document: dict) -> str:
         f"# The family on {document['data']}",
         "",
         f"Test accuracy in %, frozen features, mean ± std over seeds. `{document['command']}`; {machine['cpu']}, "
-        f"{machine['threads']} thread(s) a run; torch {document['versions']['torch']}. Every method: {document['budget']}.",
+        f"{machine['cores']} core(s) a run; torch {document['versions']['torch']}; {document['protocol']}. Every method: "
+        f"{document['steps']} steps.",
         "",
         f"| method | {' | '.join(SCORES.values())} | effective rank | CPU minutes | verdict | seeds |",
         "|---" * (len(SCORES) + 5) + "|",
@@ -76,6 +93,7 @@ def table(document: dict) -> str:
         rest = [f["rankme"], f["cpu_minutes"], f["verdict"], f["seeds"]] if name in methods else [""] * 4
         label = f"{name} (uses labels)" if name == "supcon" else name
         lines.append(f"| {label} | {' | '.join(cells)} | {' | '.join(map(str, rest))} |")
+    lines += ["", *(f"Failed: {what} ({why})." for what, why in document["failed"].items())] if document["failed"] else []
     return "\n".join(lines) + "\n"
 
 
@@ -108,39 +126,49 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", help="default: every recipe of the data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--kept", type=Path, default=KEPT)
-    parser.add_argument("--scratch", type=Path, default=Path("runs") / "family")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "family", help="where runs and their cells lie")
     given = parser.parse_args()
-    recipes = sorted((HERE / "recipes" / given.data).glob("*.yaml"))
-    names = [path.stem for path in recipes]
-    if unknown := set(given.methods or ()) - set(names):
-        parser.error(f"--methods {' '.join(sorted(unknown))}: {given.data} has recipes for {', '.join(names) or 'none'}")
-    path = given.kept / f"{given.data}.json"
-    current = {recipe.stem: fingerprint(recipe) for recipe in recipes}
-    cells = json.loads(path.read_text())["cells"] if path.exists() else []
-    cells = [c for c in cells if c["recipe"] == current.get(c["method"])]
+    recipes = {path.stem: path for path in sorted((HERE / "recipes" / given.data).glob("*.yaml"))}
+    if unknown := sorted(set(given.methods or ()) - set(recipes)):
+        parser.error(f"--methods {' '.join(unknown)}: {given.data} has recipes for {', '.join(recipes) or 'none'}")
+
     for seed in given.seeds:
-        for recipe in recipes:
-            done = any((c["method"], c["seed"]) == (recipe.stem, seed) for c in cells)
-            if done or recipe.stem not in (given.methods or names):
-                continue
-            cells.append(cell(recipe, seed, given.scratch))
-            keep(path, given.data, cells)
-    if not cells:
+        for method in given.methods or recipes:
+            known = {(c["method"], c["seed"]) for c in gathered(given, recipes)}
+            if (method, seed) not in known:
+                cell(recipes[method], seed, given.runs / given.data / f"{method}-{seed}")
+    if not (cells := gathered(given, recipes)):
         print("nothing was run", file=sys.stderr)
         return 1
-    print(table(keep(path, given.data, cells)))
+    print(table(keep(given.kept / f"{given.data}.json", given.data, cells)))
     return 0
 
 
+def gathered(given: argparse.Namespace, recipes: dict[str, Path]) -> list[dict]:
+    """Cells of today's recipes: those kept in the repository, and those beside runs here, which win."""
+    path = given.kept / f"{given.data}.json"
+    cells = json.loads(path.read_text())["cells"] if path.exists() else []
+    cells += [json.loads(path.read_text()) for path in sorted((given.runs / given.data).glob("*/cell.json"))]
+    current = {method: fingerprint(recipe) for method, recipe in recipes.items()}
+    fresh = [c for c in cells if c["fingerprint"] == current.get(c["method"]) and c["protocol"] == PROTOCOL]
+    newest = {(c["method"], c["seed"]): c for c in fresh}
+    return [newest[key] for key in sorted(newest)]
+
+
 def keep(path: Path, data: str, cells: list[dict]) -> dict:
-    """Write what there is: JSON, table, chart."""
+    """Write JSON, table and chart.  Raises ValueError where cells of several machines, versions or budgets meet."""
+    for key in (*SAME, "steps"):
+        values = {json.dumps(c[key], sort_keys=True) for c in cells if key in c}
+        if len(values) > 1:
+            raise ValueError(f"cells differ in {key}: {' and '.join(sorted(values))}; remove some and run them again")
+    seeds = sorted({c["seed"] for c in cells})
     document = {
         "data": data,
-        "command": "uv run python -m experiments.family --seeds " + " ".join(map(str, sorted({c["seed"] for c in cells}))),
-        "budget": f"{cells[0]['steps']} steps, its recipe in experiments/recipes/{data}/",
-        "hardware": hardware(),
-        "versions": versions(),
+        "command": f"uv run python -m experiments.family --data {data} --seeds " + " ".join(map(str, seeds)),
+        **{key: cells[0][key] for key in SAME},
+        "steps": next(c["steps"] for c in cells if "steps" in c),
         "summary": summary(cells),
+        "failed": {f"{c['method']}, seed {c['seed']}": c["failed"] for c in cells if "failed" in c},
         "cells": cells,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+ITERATIONS = 100  # of L-BFGS, at most
+
 
 def linear(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
     """Accuracy in per cent of logistic regression (C = 1, standardised features) from every label of the bank.
 
     bank: N,D and queries: M,D with their N and M labels.
     """
-    return _logistic(*_arrays(bank, bank_labels, queries, labels), iterations=100)
+    return _logistic(*_arrays(bank, bank_labels, queries, labels), ITERATIONS)
 
 
 def few_labels(

@@ -13,7 +13,7 @@ from core.method import Method
 from core.run import counting
 from core.schedule import cosine, warmup_cosine
 from vision import artifact, datasets, encoders, loaders
-from vision.augment import Recipe
+from vision.augment import Recipe, local_views
 
 
 def build_data(words) -> datasets.Dataset:
@@ -26,15 +26,16 @@ def build_data(words) -> datasets.Dataset:
 
 def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
     """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation."""
+    recipe = config.plain(words.augment)
+    local = local_views(recipe) > 0
     if words.encoder.endswith(".safetensors"):
-        encoder, card = artifact.load(config.expand(words.encoder))
+        encoder, card = artifact.load(config.expand(words.encoder), local)
         mean, std = card.mean, card.std
     else:
-        local = words.augment.local.views > 0
         encoder = encoders.create(words.encoder, dataset.channels, words.image_size, words.stem, words.pretrained, local)
         mean, std = dataset.mean, dataset.std
     patch = encoders.patch_size(encoder)
-    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=patch, **config.plain(words.augment))
+    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=patch, **recipe)
 
 
 def build_method(words, encoder: nn.Module) -> Method:

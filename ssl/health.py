@@ -22,6 +22,7 @@ from vision.encoders import Spec, fit_channels
 
 BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
 EVALUATED = 512  # images a forward pass of evaluation
+PIXELS = 32  # a side, at most, of the images that are their own features
 CHECK_EPOCH = 0xFFFFFFFF  # whose views the checks look at: no epoch of training
 COLLAPSED_RANK = 2.0  # fewer effective dimensions than this, and features are a line
 COLLAPSED_STD = 0.05  # a healthy run's lowest was 0.17, early on; collapsing ones fell to 0.03 and less
@@ -35,6 +36,13 @@ def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.d
     """Frozen features in evaluation mode.  N,C,S,S uint8 → N,D float32 on the CPU."""
     with _evaluating(encoder):
         return torch.cat([encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(EVALUATED)])
+
+
+def pixels_of(images: Tensor) -> Tensor:
+    """The baseline's features: grey levels as they are, averaged to `PIXELS` a side where there are more.  N,C,S,S → N,D"""
+    if images.shape[-1] <= PIXELS:
+        return images.flatten(1).float() / 255
+    return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, PIXELS).flatten(1) for part in images.split(EVALUATED)])
 
 
 def feature_std(z: Tensor) -> float:
@@ -110,7 +118,7 @@ class Health:
         """Measure the baselines; `encoder` has its first, random weights."""
         pixels = {}
         if self.bank is not None:
-            pixels = self._scores(self.bank.flatten(1).float() / 255, self.watched.flatten(1).float() / 255)
+            pixels = self._scores(pixels_of(self.bank), pixels_of(self.watched))
         self.baselines = Baselines(pixels, self.measure(self.calibrated(encoder)))
 
     @torch.no_grad()

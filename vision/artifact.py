@@ -60,9 +60,14 @@ def read_card(path: str | Path) -> Card:
         raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 
 
-def load(path: str | Path) -> tuple[nn.Module, Card]:
-    """The encoder in evaluation mode, and its card.  Strict: every weight must be there and fit."""
+def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, Card]:
+    """The encoder in evaluation mode, and its card.  Strict: every weight must be there and fit.
+
+    several_sizes: a transformer is to take other sizes than its own too (`encoders.create`).
+    """
     card = read_card(path)
+    if several_sizes and "img_size" in card.spec.arguments:
+        card = replace(card, spec=replace(card.spec, arguments=card.spec.arguments | {"dynamic_img_size": True}))
     encoder = encoders.build(card.spec)
     try:
         encoder.load_state_dict(safetensors.torch.load_file(Path(path).expanduser()))

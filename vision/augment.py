@@ -47,7 +47,7 @@ class Draw:
     def to(self, device: torch.device) -> "Draw":
         return Draw(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
-    def __getitem__(self, rows: slice) -> "Draw":
+    def __getitem__(self, rows: slice | Tensor) -> "Draw":
         return Draw(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
@@ -129,14 +129,13 @@ class Recipe:
         multiple: int = 1,
         **settings,
     ):
+        local_views({"local": local})
         local = {"views": 0, "size": 1.0} | (local or {})
         known = [f.name for f in fields(View) if f.name != "size"]
         _refuse_unknown("augment", settings, ["views", "local", *known])
         _refuse_unknown("augment.local", local, [*LOCAL, *known])
         if not isinstance(views, int) or views < 1:
             raise ValueError(f"augment.views={views}: a whole number, 1 or more")
-        if not isinstance(local["views"], int) or local["views"] < 0:
-            raise ValueError(f"augment.local.views={local['views']}: a whole number, 0 or more")
         if type(local["size"]) not in (int, float) or not 0 < local["size"] <= 1:
             raise ValueError(f"augment.local.size={local['size']}: a share of image_size, more than 0 and at most 1")
         self.size, self.local_size = size, max(multiple, round(size * local["size"] / multiple) * multiple)
@@ -168,6 +167,17 @@ class Recipe:
     def plain(self, images: Tensor) -> Tensor:
         """Evaluation: uint8 B,C,S,S → normalised float, channels-last."""
         return normalise(images.float() / 255, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+
+
+def local_views(settings: dict) -> int:
+    """How many local crops a recipe's settings ask for."""
+    local = settings.get("local") or {}
+    if not isinstance(local, dict):
+        raise ValueError(f"augment.local={local}: settings such as {{views: 6, size: 0.43}}")
+    count = local.get("views", 0)
+    if type(count) is not int or count < 0:
+        raise ValueError(f"augment.local.views={count}: a whole number, 0 or more")
+    return count
 
 
 def _refuse_unknown(where: str, given: dict, known: list[str]) -> None:

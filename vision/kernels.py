@@ -4,7 +4,8 @@ What an image does not draw costs nothing, and neighbouring operations run block
 vision/pixels.py to float32 rounding, and to the bit the same in any batch and at any number of threads, because no
 image shares a sum with another one.
 
-The first import compiles, for some seconds; the code is then kept in __pycache__. Threads are started by each call and
+The first import compiles, for some seconds; the code is then kept in __pycache__ until this file changes: after a change
+to a constant that it imports, save it anew. Threads are started by each call and
 end with it: so they neither compete with torch's own nor keep a process from forking.
 """
 import math

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from core.distributed import session
-from experiments.speed.side_by_side import arguments, compare, report, skip
+from experiments.speed.side_by_side import arguments, compare, cores, report, skip
 from vision.augment import Recipe
 from vision.datasets import Images
 from vision.folder import scan
@@ -110,7 +110,7 @@ def main() -> None:
         files=(1024, "JPEGs a round", 64),
         file_batch=(128, "JPEGs a batch", 32),
         file_size=(224, "pixels a side of their views", 64),
-        workers=(2, "worker processes"),
+        workers=(cores(), "worker processes"),
     )
     with session(settings.device) as world, TemporaryDirectory() as folder:
         cases = in_memory(settings, world) | from_files(settings, world, Path(folder))

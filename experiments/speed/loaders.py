@@ -7,7 +7,7 @@ processes up to one a core, against one. MemoryLoader: 32 pixels, with 1, 2, 4 â
 the start of the workers.
 """
 import tempfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -34,24 +34,13 @@ def drain(loader, steps: int, device: torch.device, threads: int | None = None) 
     return done
 
 
-class limited:
-    """So many threads, of torch and of numba's kernels, inside."""
-
-    def __init__(self, threads: int):
-        import numba
-
-        self.numba, self.threads = numba, threads
-        self.before = torch.get_num_threads(), numba.get_num_threads()
-
-    def __enter__(self) -> None:
-        self.set(self.threads, self.threads)
-
-    def __exit__(self, *_) -> None:
-        self.set(*self.before)
-
-    def set(self, torch_threads: int, numba_threads: int) -> None:
-        torch.set_num_threads(torch_threads)
-        self.numba.set_num_threads(min(numba_threads, self.numba.config.NUMBA_NUM_THREADS))
+@contextmanager
+def limited(threads: int):
+    """So many threads inside, of torch and of the augmentation kernel, which asks torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(before)
 
 
 def streamed(settings, world: World) -> dict[str, dict]:

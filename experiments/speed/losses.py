@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     against: str = "lightly"
 
 
-def table() -> dict[str, Entry]:
+def table(device: torch.device) -> dict[str, Entry]:
     from lightly import loss as peers
 
     from ssl.losses import nt_xent
@@ -40,8 +40,8 @@ def table() -> dict[str, Entry]:
     from ssl.method.vicreg import vicreg_loss
 
     T, slices, sigma = TEMPERATURE, 1024, 0.5
-    cosine, gaussian = peers.NegativeCosineSimilarity(), peers.SIGReg(num_vectors=slices)
-    dino = peers.DINOLoss(output_dim=65536)  # moves its centre with each call, which ours does in after_step
+    cosine, gaussian = peers.NegativeCosineSimilarity(), peers.SIGReg(num_vectors=slices).to(device)
+    dino = peers.DINOLoss(output_dim=65536).to(device)  # moves its centre with each call, which ours does in after_step
     return {
         "NT-Xent": Entry((2, 8192, 128), peers.NTXentLoss(T), lambda a, b: nt_xent(a, b, T)),
         "DCL": Entry((2, 4096, 128), peers.DCLLoss(T), lambda a, b: dcl_loss(a, b, T)),
@@ -55,15 +55,19 @@ def table() -> dict[str, Entry]:
         "DINO": Entry(
             (8, 64, 65536),
             lambda *z: dino([teacher(x) for x in z[:2]], list(z)),
-            lambda *z: dino_loss(torch.stack(z, 1), torch.stack([teacher(x) for x in z[:2]], 1), torch.zeros(1), 0.1, 0.04),
+            lambda *z: dino_loss(torch.stack(z, 1), torch.stack([teacher(x) for x in z[:2]], 1), 0, 0.1, 0.04),
         ),
         "negative cosine": Entry((2, 4096, 2048), lambda p, z: cosine(p, z.detach()), negative_cosine),
         "SIGReg": Entry(
             (8, 256, 128),
             lambda *z: seeded(lambda: gaussian(torch.stack(z))),
-            lambda *z: seeded(lambda: sigreg(torch.stack(z, 1), F.normalize(torch.randn(z[0].shape[1], slices), dim=0))),
+            lambda *z: seeded(lambda: sigreg(torch.stack(z, 1), directions(z[0].shape[1], slices, device))),
         ),
     }
+
+
+def directions(P: int, count: int, device: torch.device) -> Tensor:
+    return F.normalize(torch.randn(P, count, device=device), dim=0)
 
 
 def classes(z: Tensor) -> Tensor:
@@ -140,7 +144,7 @@ def main() -> None:
     settings = arguments(__doc__.splitlines()[0], only=("", "names of losses, by comma; all if empty"))
     cases, notes = {}, {}
     with session(settings.device) as world:
-        entries = table()
+        entries = table(world.device)
         for name in filter(None, settings.only.split(",")) if settings.only else entries:
             if name not in entries:
                 raise SystemExit(f"--only {name}: there are {', '.join(entries)}")

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +51,14 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := installed(name))}
+
+
+def code() -> str:
+    """The commit that is measured; a + says that files have changed since."""
+    git = ["git", "-C", str(RESULTS.parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout
+    return (commit or "unknown") + ("+" if changed else "")
 
 
 def installed(package: str) -> str | None:
@@ -115,7 +124,7 @@ def report(name: str, unit: str, cases: dict[str, dict], settings: argparse.Name
     document = json.loads(path.read_text()) if path.exists() else {}
     if {k: document.get(k) for k in origin} != origin:  # figures of another machine do not mix with these
         document = {**origin, "cases": {}, "notes": {}}
-    document["cases"] |= {case: {"command": command, **figures} for case, figures in cases.items()}
+    document["cases"] |= {case: {"command": command, "code": code(), **figures} for case, figures in cases.items()}
     document["notes"] |= notes or {}
     path.write_text(json.dumps(document, indent=1) + "\n")
     print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")

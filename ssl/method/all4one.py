@@ -87,7 +87,10 @@ class All4One(Method):
         self.temperature, self.neighbours, self.momentum = temperature, neighbours, tuple(momentum)
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
-        return self.queue.fit(images, batch_size)
+        notes = self.queue.fit(images, batch_size)
+        if len(self.queue) < self.neighbours:
+            raise ValueError(f"method.neighbours={self.neighbours}: the queue holds {len(self.queue)}; use a larger batch_size")
+        return notes
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -105,7 +108,7 @@ class All4One(Method):
         centroids = [self.centroid(n) for n in near]
         contrasts, centred = [], []
         for t, view in pairs(z.shape[1]):
-            shifted = torch.cat([shifting[:, view, None], near[min(view, 1)][:, :-1]], dim=1)  # B,k,P
+            shifted = torch.cat([shifting[:, view, None], near[1 - t][:, :-1]], dim=1)  # B,k,P
             centred.append(nnclr_loss(centroids[t], self.centroid(shifted), CENTROID_TEMPERATURE))
             contrasts.append(nnclr_loss(near[t][:, 0], p[:, view], self.temperature))
         parts = {

@@ -38,6 +38,8 @@ def standardised(z: Tensor) -> Tensor:
 class BarlowTwins(Method):
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, off_diagonal: float, scale: float):
         super().__init__()
+        if not (off_diagonal >= 0 and scale > 0):
+            raise ValueError(f"method.off_diagonal={off_diagonal}, method.scale={scale}: must be 0 or more, and more than 0")
         self.encoder = encoder
         self.projector = mlp([encoder.dim, hidden, hidden, dim], last_bias=False)
         self.off_diagonal, self.scale = off_diagonal, scale

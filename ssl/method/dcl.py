@@ -34,7 +34,7 @@ def dcl_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | N
 class DCL(SimCLR):
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float, sigma: float | None):
         super().__init__(encoder, hidden, dim, temperature)
-        if sigma is not None and not sigma > 0:
+        if sigma is not None and not (isinstance(sigma, (int, float)) and sigma > 0):
             raise ValueError(f"method.sigma={sigma}: must be more than 0, or null for unweighted DCL")
         self.sigma = sigma
 

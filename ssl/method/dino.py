@@ -68,7 +68,11 @@ class DINO(Method):
         freeze_last: float,
     ):
         super().__init__()
-        check_constants(min(temperature, *teacher_temperature), momentum)
+        check_constants(temperature, momentum)
+        if len(teacher_temperature) != 2 or not all(T > 0 for T in teacher_temperature):
+            raise ValueError(f"method.teacher_temperature={list(teacher_temperature)}: must be [start,end], both more than 0")
+        if not 0 <= centre_momentum <= 1:
+            raise ValueError(f"method.centre_momentum={centre_momentum}: must be from 0 to 1")
         self.encoder = encoder
         self.projector = Head(encoder.dim, hidden, dim, prototypes, norm)
         self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))

@@ -7,6 +7,7 @@ function of progress, so they are the same on every process and after a resume.
 """
 import hashlib
 import struct
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,34 +30,47 @@ def sigreg(z: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
     with torch.autocast(z.device.type, enabled=False):
         N = len(z) * world_size()
         projected = exact(z) @ directions.to(torch.promote_types(z.dtype, torch.float32))  # B,V,M
+        step = LIMIT / (knots - 1)
         t = torch.linspace(0, LIMIT, knots, dtype=projected.dtype, device=z.device)
         phi = (-t.square() / 2).exp()
-        weights = torch.full_like(t, 2 * LIMIT / (knots - 1))  # the integrand is even
-        weights[0] = weights[-1] = LIMIT / (knots - 1)
-        real, imaginary = total(_Characteristic.apply(projected, t)) / N  # knots,V,M each
+        weights = torch.full_like(t, 2 * step)  # the integrand is even
+        weights[0] = weights[-1] = step
+        real, imaginary = total(_Characteristic.apply(projected, step, knots)) / N  # knots,V,M each
         error = (real - phi[:, None, None]).square() + imaginary.square()
         return N * torch.einsum("t,tvm->vm", weights * phi, error).mean()
 
 
 class _Characteristic(torch.autograd.Function):
-    """Σ_i cos(t·x_i) and Σ_i sin(t·x_i) for each t, one t at a time: memory is that of x, not of x times t.
+    """Σ_i cos(k·s·x_i) and Σ_i sin(k·s·x_i) for k = 0 … knots−1.  x: B,V,M → 2,knots,V,M
 
-    x: B,V,M; t: knots → 2,knots,V,M
+    One k at a time, so that memory is that of x, and each from the one before: exp(i·k·θ) = exp(i·(k−1)·θ)·exp(i·θ), so
+    that sine and cosine are computed once, not knots times.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, t: Tensor) -> Tensor:
-        ctx.save_for_backward(x, t)
-        return torch.stack([torch.stack([(x * s).cos().sum(0), (x * s).sin().sum(0)]) for s in t.unbind()], dim=1)
+    def forward(ctx, x: Tensor, step: float, knots: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.step, ctx.knots = step, knots
+        sums = [torch.stack([cos.sum(0), sin.sum(0)]) for cos, sin in _multiples(x * step, knots)]
+        return torch.stack(sums, dim=1)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        x, t = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         out = torch.zeros_like(x)
-        for s, real, imaginary in zip(t.unbind(), *gradient.unbind(), strict=True):
-            angle = x * s
-            out += s * (imaginary * angle.cos() - real * angle.sin())
-        return out, None
+        for k, (cos, sin) in enumerate(_multiples(x * ctx.step, ctx.knots)):
+            real, imaginary = gradient[:, k] * (k * ctx.step)
+            out.addcmul_(cos, imaginary).addcmul_(sin, real, value=-1)
+        return out, None, None
+
+
+def _multiples(angle: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """cos(k·θ) and sin(k·θ) for k = 0 … count−1; float32 loses a rounding a k."""
+    cos, sin = angle.cos(), angle.sin()
+    c, s = torch.ones_like(angle), torch.zeros_like(angle)
+    for _ in range(count):
+        yield c, s
+        c, s = c * cos - s * sin, s * cos + c * sin
 
 
 def directions_at(progress: float, dim: int, count: int, device: torch.device) -> Tensor:

@@ -81,12 +81,13 @@ class MoCoV2(Method):
         if self.sync_batchnorm:
             return F.normalize(exact(self.teacher(view)), dim=1)
         # a fixed random rank for each image: which images meet in a group changes with every batch
-        order = random.words(0, 0, gather(indices), random.SHUFFLE, 1)[:, 0].argsort(stable=True)  # W*B
-        shuffled = local_rows(gather(view)[order.to(view.device)])
+        indices = gather(indices.to(view.device))
+        order = random.words(0, 0, indices, random.SHUFFLE, 1)[:, 0].argsort(stable=True)  # W*B
+        shuffled = local_rows(gather(view)[order])
         if view.ndim == 4:
             shuffled = shuffled.contiguous(memory_format=torch.channels_last)
         keys = gather(F.normalize(exact(self.teacher(shuffled)), dim=1))
-        return local_rows(keys[order.argsort().to(view.device)])
+        return local_rows(keys[order.argsort()])
 
     def after_step(self, progress: float) -> None:
         ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))

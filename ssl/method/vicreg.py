@@ -51,6 +51,9 @@ class VICReg(Method):
         self, encoder: nn.Module, hidden: int, dim: int, invariance: float, variance: float, covariance: float
     ):
         super().__init__()
+        for name, weight in zip(TERMS, (invariance, variance, covariance), strict=True):
+            if not weight >= 0:
+                raise ValueError(f"method.{name}={weight}: must be 0 or more")
         self.encoder = encoder
         self.projector = mlp([encoder.dim, hidden, hidden, dim], last_bias=False)
         self.weights = (invariance, variance, covariance)

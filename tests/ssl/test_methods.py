@@ -122,9 +122,7 @@ def test_pairs_of_views():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_method_takes_local_crops(name):
-    """Their gradient counts and the teacher never sees them. The loss stays a mean over pairs: a sum would be 3 times as
-    large, and what a crop makes harder is less than that here.
-    """
+    """Their gradient counts and the teacher never sees them."""
     method = made(name, "augment.local.views=2")
     seen = []
     if hasattr(method, "teacher"):
@@ -137,7 +135,6 @@ def test_any_method_takes_local_crops(name):
     assert all(view.grad.norm() > 0 for view in data.views)
     assert set(seen) <= {data.views[0].shape[-1]}
     assert data.views[2].shape[-1] == data.views[0].shape[-1] // 2
-    assert loss.abs() < 2.5 * made(name)(batch(name), PROGRESS)[0].abs()
 
 
 def test_what_a_method_is_made_of_is_refused_when_no_paper_means_it():
@@ -148,6 +145,11 @@ def test_what_a_method_is_made_of_is_refused_when_no_paper_means_it():
         "swav method.epsilon=0": "epsilon",
         "nnclr method.queue_size=0": "queue_size",
         "all4one method.neighbours=1": "neighbours",
+        "dcl method.sigma=often": "sigma",
+        "dino method.teacher_temperature=[0.0,0.07]": "teacher_temperature",
+        "dino method.centre_momentum=2": "centre_momentum",
+        "vicreg method.variance=-1": "variance",
+        "barlow_twins method.scale=-1": "off_diagonal",
         "all4one method.dim=12": "dim",
         "lejepa method.weight=2": "weight",
         "lejepa method.knots=1": "knots",

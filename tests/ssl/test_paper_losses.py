@@ -81,8 +81,7 @@ def test_a_key_skipped_twice_is_skipped_once():
 
 def test_characteristic_function_passes_gradcheck():
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
-    t = torch.linspace(0, 3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: _Characteristic.apply(x, t), (x,))
+    assert torch.autograd.gradcheck(lambda x: _Characteristic.apply(x, 0.75, 5), (x,))
 
 
 def test_a_class_of_one_image_still_has_its_other_view():

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor as to_tensor
 
 from core.distributed import World
 from vision import artifact, datasets, encoders
@@ -45,9 +46,15 @@ def test_files_give_the_views_that_memory_gives_at_the_same_sizes(tmp_path):
         pixels = torch.randint(256, (40, 48, 3), dtype=torch.uint8).numpy()
         Image.fromarray(pixels).resize((192, 160), Image.Resampling.BILINEAR).save(tmp_path / f"{i}.png")
     split = datasets.load("folder", str(tmp_path), labels="none").train
-    recipe = Recipe(32, MEAN, STD, 2, LOCAL)
-    (batch,) = loader(split, recipe, Plan(len(split), len(split), 0, WORLD), 3).batches(0, 1)
+    plain = Recipe(32, MEAN, STD, 2, LOCAL, jitter=0.0, grey=0.0, blur=0.0)  # files are cropped in 8 bits
+    (batch,) = loader(split, plain, Plan(len(split), len(split), 0, WORLD), 3).batches(0, 1)
     assert [view.shape[-1] for view in batch.views] == [32, 32, 14, 14, 14]
+    whole = torch.stack([to_tensor(split.readable(i, 1)[0]) for i in batch.indices.tolist()])
+    expected = plain.render(whole, plain.draw(0, 0, batch.indices, 160, 192))
+    for view, same in zip(batch.views, expected, strict=True):
+        inverted = ((view - same).abs() > 0.1).float().mean()  # where rounding moved a pixel over the solarizing threshold
+        assert inverted < 0.01
+        assert (view - same).abs().median() < 1 / 255 / STD[0]  # 8 bits
 
 
 def test_a_transformer_takes_several_sizes_and_still_does_after_it_was_saved(tmp_path):
