@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from core import checkpoint, config
@@ -28,6 +29,7 @@ PROTOCOL = f"kNN k = {knn.K}; logistic regression C = 1, at most {probe.ITERATIO
 SAME = ("hardware", "versions", "protocol")
 
 
+@cache
 def fingerprint(recipe: Path) -> str:
     """Of the whole configuration that the recipe makes."""
     from ssl.pretrain import TOOL
