@@ -26,6 +26,7 @@ KEPT = HERE / "family"
 SCORES = {"linear": "linear", "knn": "kNN", "five_labels": "5 labels a class"}
 BASELINES = ("raw pixels", "untrained")
 PROTOCOL = f"kNN k = {knn.K}; logistic regression C = 1, at most {probe.ITERATIONS} iterations"
+COMPUTING = ("python", "torch", "torchvision", "timm")  # packages whose versions the figures may depend on
 SAME = ("hardware", "versions", "protocol")
 
 
@@ -44,7 +45,7 @@ def cell(recipe: Path, seed: int, out: Path) -> dict:
     shutil.rmtree(out, ignore_errors=True)
     words = ["--recipe", str(recipe), "--checks", "4", "--seed", str(seed)]
     done = {"method": recipe.stem, "seed": seed, "fingerprint": fingerprint(recipe), "protocol": PROTOCOL}
-    done |= {"hardware": hardware(), "versions": versions()}
+    done |= {"hardware": hardware(), "versions": {name: v for name, v in versions().items() if name in COMPUTING}}
     try:
         done |= pretrain(words, out)
         done["verdict"] = (out / "report.md").read_text().split("Health: ")[1].splitlines()[0].split(":")[0].split(" (")[0]

@@ -74,7 +74,8 @@ def test_the_header_is_a_claim(path):
         document = json.loads((ROOT / "experiments" / "family" / "fashion_mnist.json").read_text())
         figures = document["summary"][name]
         scores = ", ".join(f"{title} {figures[key]['mean']:.1f}" for key, title in (("linear", "linear"), ("knn", "kNN")))
-        assert f"# measured: {scores} % on test, {figures['seeds']} seeds (experiments/family/fashion_mnist.json)" in rest
+        seeds = f"{figures['seeds']} seed" + "s" * (figures["seeds"] > 1)
+        assert f"# measured: {scores} % on test, {seeds} (experiments/family/fashion_mnist.json)" in rest
         measured = {c["fingerprint"] for c in document["cells"] if c["method"] == name}
         assert measured == {fingerprint(Path(path))}, "the figures are those of this very recipe"
     assert name.removesuffix("_vit") in METHODS
