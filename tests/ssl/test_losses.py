@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from lightly.loss import NTXentLoss
+from processes import on
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from core.distributed import gather, local_rows, rank
 from ssl import losses
 from ssl.losses import contrastive, nt_xent, queue_contrastive
+from ssl.method.dcl import dcl_loss
+from ssl.method.supcon import supcon_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 D = 7
@@ -202,3 +207,44 @@ def test_memory_grows_with_the_batch_not_its_square():
     )
     grown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert float(grown) < 150
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor made inside holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(x, Tensor):
+                self.numbers = max(self.numbers, x.numel())
+        return out
+
+
+def largest_of_each_loss(pairs: int) -> dict[str, int]:
+    """Forward and backward on this process's half of so many pairs, with tiles of 64 rows."""
+    losses.TILE = 1
+    torch.manual_seed(0)
+    z = local_rows(torch.randn(pairs, 2, D)).requires_grad_()
+    labels, own = local_rows(torch.arange(pairs) % 7), torch.arange(len(z)) + rank() * len(z)
+    found = {}
+    for name, loss in {
+        "nt_xent": lambda: nt_xent(z[:, 0], z[:, 1], 0.2),
+        "contrastive": lambda: contrastive(F.normalize(z[:, 0], dim=1), gather(F.normalize(z[:, 1], dim=1)), own, 0.2),
+        "dcl": lambda: dcl_loss(z[:, 0], z[:, 1], 0.2),
+        "supcon": lambda: supcon_loss(z, labels, 0.2),
+    }.items():
+        with Largest() as largest:
+            loss().backward()
+        found[name] = largest.numbers
+    return found
+
+
+def test_no_process_ever_holds_the_matrix_of_similarities():
+    """512 pairs on two processes: 64 rows of similarities to 1,024 embeddings at a time, where a half has 512 × 1,024."""
+    for found in on(2, largest_of_each_loss, 512):
+        assert found["contrastive"] == 64 * 512
+        assert {found[name] for name in ("nt_xent", "dcl", "supcon")} == {64 * 1024}
