@@ -116,7 +116,7 @@ def chart(found: dict[str, dict[str, dict]], path: Path) -> None:
         axis.errorbar(middle, places, xerr=[low, high], fmt="none", ecolor="black", capsize=3, linewidth=1)
         for place, bar in enumerate(bars):
             at = max(bar["ratio"]["max"], 1), place
-            axis.annotate(f"{bar['ratio']['median']:.2g}×", at, (5, 0), textcoords="offset points", va="center", fontsize=9)
+            axis.annotate(f"{bar['ratio']['median']:.3g}×", at, (5, 0), textcoords="offset points", va="center", fontsize=9)
         axis.set_xscale("log")
         ends = [1, *(bar["ratio"]["min"] for bar in bars), *(bar["ratio"]["max"] for bar in bars)]
         left, right = min(ends) / 1.15, max(ends) * 1.5
