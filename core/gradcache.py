@@ -25,24 +25,23 @@ def backward(
 ) -> tuple[Tensor, dict]:
     """Loss and scalars of the chunks' joined batch; its gradient, averaged over processes, is added to every `.grad`."""
     states, parts, targets = [], [], []
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), autocast(), _statistics_kept(method.encoder):  # the second pass moves them
         for chunk in chunks:
             states.append(_random_state(chunk))
-            with _statistics_kept(method.encoder):  # the second pass moves them
-                parts.append(method.embed(chunk))
+            parts.append(method.embed(chunk))
             targets.append(method.targets(chunk))
     features = torch.cat(parts).requires_grad_()  # B,V,D
     del parts
     with autocast():
         loss, scalars = method.objective(features, tuple(map(torch.cat, zip(*targets, strict=True))), progress)
     loss.backward()
+    after = _random_state(chunks[0])
     for chunk, state, gradient in zip(chunks, states, features.grad.split([len(c.indices) for c in chunks]), strict=True):
-        after = _random_state(chunk)
         _set_random_state(chunk, state)  # dropout falls as it fell before
         with autocast():
             again = method.embed(chunk)
         again.backward(gradient)
-        _set_random_state(chunk, after)
+    _set_random_state(chunks[0], after)
     average_gradients([p for p in method.parameters() if p.requires_grad])
     return loss, scalars
 

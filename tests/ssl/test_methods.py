@@ -126,14 +126,14 @@ def test_any_method_takes_local_crops(name):
     method = made(name, "augment.local.views=2")
     seen = []
     if hasattr(method, "teacher"):
-        method.teacher.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+        method.teacher[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
     data = batch(name, local=2)
     for view in data.views:
         view.requires_grad_()
     loss, _ = method(data, PROGRESS)
     loss.backward()
     assert all(view.grad.norm() > 0 for view in data.views)
-    assert set(seen) <= {data.views[0].shape[-1]}
+    assert set(seen) == ({data.views[0].shape[-1]} if hasattr(method, "teacher") else set())
     assert data.views[2].shape[-1] == data.views[0].shape[-1] // 2
 
 
