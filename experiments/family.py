@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from core import checkpoint, config
-from experiments.first_run import pretrain
+from experiments.first_run import pretrain, spread
 from experiments.speed.side_by_side import hardware, versions
 from linear_eval import knn, probe
 
@@ -61,18 +61,14 @@ def summary(cells: list[dict]) -> dict[str, dict]:
     rows = {}
     for name in BASELINES:  # the same for every method of a seed
         seeds = {c["seed"]: c["test"][name] for c in ended}
-        rows[name] = {score: _spread([f[score] for f in seeds.values()]) for score in SCORES}
+        rows[name] = {score: spread([f[score] for f in seeds.values()]) for score in SCORES}
     for method in sorted({c["method"] for c in ended}):
         mine = [c for c in ended if c["method"] == method]
-        rows[method] = {score: _spread([c["test"]["pretrained"][score] for c in mine]) for score in SCORES}
+        rows[method] = {score: spread([c["test"]["pretrained"][score] for c in mine]) for score in SCORES}
         rows[method] |= {"seeds": len(mine), "cpu_minutes": round(statistics.mean(c["cpu_minutes"] for c in mine), 1)}
         rows[method]["rankme"] = round(statistics.mean(c["health"]["rankme"] for c in mine))
         rows[method]["verdict"] = ", ".join(sorted({c["verdict"] for c in mine}))
     return rows
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": round(statistics.mean(values), 2), "std": round(statistics.stdev(values), 2) if len(values) > 1 else 0.0}
 
 
 def table(document: dict) -> str:

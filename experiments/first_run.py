@@ -38,14 +38,18 @@ def pretrain(words: list[str], out: Path) -> dict:
     }
 
 
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean and standard deviation, in hundredths."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": round(statistics.mean(values), 2), "std": round(deviation, 2)}
+
+
 def summary(runs: list[dict]) -> dict:
     """Mean and standard deviation over seeds of each test score."""
     out = {}
     for name in runs[0]["test"]:
         for score in ("knn", "linear", "five_labels"):
-            values = [r["test"][name][score] for r in runs]
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            out[f"{name}, {score}"] = {"mean": round(statistics.mean(values), 2), "std": round(deviation, 2)}
+            out[f"{name}, {score}"] = spread([r["test"][name][score] for r in runs])
     return out
 
 
