@@ -5,136 +5,24 @@ vision/pixels.py to float32 rounding, and to the bit the same in any batch and a
 image shares a sum with another one.
 
 The first import compiles, for some seconds; the code is then kept in __pycache__ until this file changes: after a change
-to a constant that it imports, save it anew. Threads are started by each call and
-end with it: so they neither compete with torch's own nor keep a process from forking.
+to what it imports (vision/resample.py, a constant of vision/pixels.py), save it anew. Threads are started by each call
+and end with it: so they neither compete with torch's own nor keep a process from forking.
 """
 import math
 import threading
 
 import numpy as np
 import torch
-from numba import njit, types
+from numba import types
 from torch import Tensor
 
 from vision.pixels import BRIGHTNESS, CONTRAST, GREY, HUE, SATURATION, SOLARIZE_AT
+from vision.resample import HALF, ONE, ZERO, clamp, compiled, contracted, f32, inner, load, resize, summing, triangles
 
-f32 = np.float32
 BLOCK = 1024  # pixels that go through several operations together: three planes of floats take 12 KiB of first-level cache
 RED, GREEN, BLUE = map(f32, GREY)
-ZERO, HALF, ONE, TWO, THREE, SIX = map(f32, (0, 0.5, 1, 2, 3, 6))
-PER_LEVEL, BRIGHT, TINY, SIXTH = map(f32, (1 / 255, SOLARIZE_AT, 1e-12, 1 / 6))
-
-inner = njit(nogil=True, error_model="numpy")
-contracted = njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz"})  # a·b + c rounded once
-summing = njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})  # sums in lanes
-
-
-def compiled(signature):
-    """Compile now, and keep the code on disk where a folder for it can be written."""
-
-    def decorate(function):
-        options = {"nogil": True, "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except (RuntimeError, OSError):
-            return njit(signature, **options)(function)
-
-    return decorate
-
-
-# ---------------------------------------------------------------------------------------------------------- resampling
-
-
-@inner
-def triangles(length, size, flip, first, count, weights):
-    """`pixels.resize_weights`, sparse: output o is the sum over k < count[o] of weights[o, k] · pixel[first[o] + k]."""
-    scale = f32(length) / f32(size)
-    width = max(scale, ONE)
-    for o in range(size):
-        output = f32(o) + HALF
-        if flip:
-            output = f32(size) - output
-        centre = output * scale
-        low = max(0, math.floor(centre - width - HALF))
-        high = min(length, math.ceil(centre + width + HALF))
-        taps, total = 0, ZERO
-        for pixel in range(low, high):
-            weight = ONE - abs(f32(pixel) + HALF - centre) / width
-            if weight > ZERO:
-                if taps == 0:
-                    first[o] = pixel
-                weights[o, taps] = weight
-                total += weight
-                taps += 1
-        count[o] = taps
-        for k in range(taps):
-            weights[o, k] /= total
-
-
-@inner
-def clamp(x):
-    x = x if x > ZERO else ZERO
-    return x if x < ONE else ONE
-
-
-@inner
-def transpose(source, rows, columns, out):
-    """rows·columns → columns·rows."""
-    for j in range(columns):
-        for i in range(rows):
-            out[np.uintp(j * rows + i)] = source[np.uintp(i * columns + j)]
-
-
-@contracted
-def resize(image, top, left, rows, columns, size, planes, middle, turned):
-    """Crop, antialiased bilinear resize, flip.  image: C,H,W uint8 → planes: C,S*S in [0, 1].
-
-    rows, columns: (first, count, weights). Both passes run along contiguous memory, hence the transpositions.
-    middle, turned: scratch of at least S·max(w, S).
-    """
-    first_y, count_y, weight_y = rows
-    first_x, count_x, weight_x = columns
-    low = min(first_x[0], first_x[size - 1])  # flipped, the last comes first
-    width = max(first_x[0] + count_x[0], first_x[size - 1] + count_x[size - 1]) - low
-    begin, end = left + low, left + low + width
-    for c in range(image.shape[0]):
-        for i in range(size):
-            line, y = middle[i * width : (i + 1) * width], top + first_y[i]
-            source, weight = image[c, y, begin:end], weight_y[i, 0]
-            for x in range(width):
-                line[x] = weight * f32(source[x])
-            for k in range(1, count_y[i]):
-                source, weight = image[c, y + k, begin:end], weight_y[i, k]
-                for x in range(width):
-                    line[x] += weight * f32(source[x])
-        transpose(middle, size, width, turned)
-        for j in range(size):
-            line, start = middle[j * size : (j + 1) * size], (first_x[j] - low) * size
-            source, weight = turned[start : start + size], weight_x[j, 0]
-            for i in range(size):
-                line[i] = weight * source[i]
-            for k in range(1, count_x[j]):
-                source, weight = turned[start + k * size : start + (k + 1) * size], weight_x[j, k]
-                for i in range(size):
-                    line[i] += weight * source[i]
-        for p in range(size * size):
-            middle[p] = clamp(middle[p] * PER_LEVEL)
-        transpose(middle, size, size, planes[c])
-
-
-@inner
-def load(image, flip, size, planes):
-    """C,S,S uint8 → planes: C,S*S in [0, 1]."""
-    for c in range(image.shape[0]):
-        for i in range(size):
-            line, source = planes[c, i * size : (i + 1) * size], image[c, i]
-            if flip:
-                for j in range(size):
-                    line[j] = f32(source[np.uintp(size - 1 - j)]) * PER_LEVEL  # unsigned: cannot count from the end
-            else:
-                for j in range(size):
-                    line[j] = f32(source[j]) * PER_LEVEL
-
+TWO, THREE, SIX = map(f32, (2, 3, 6))
+BRIGHT, TINY, SIXTH = map(f32, (SOLARIZE_AT, 1e-12, 1 / 6))
 
 # --------------------------------------------------------------------------------------------------------- per pixel
 

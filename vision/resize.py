@@ -2,7 +2,7 @@
 import numpy as np
 from numba import types
 
-from vision.kernels import compiled, inner, transpose
+from vision.resample import compiled, inner, transpose
 
 PRECISION = 22  # bits behind the point of Pillow's resampling weights
 
