@@ -1,10 +1,13 @@
 """Files that are whole or not there, and last.pt: everything a run needs to go on as if it had never stopped."""
+import contextlib
 import errno
 import io
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -16,13 +19,19 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: str | Path, data: bytes | str) -> None:
-    """Write a file atomically: a temporary one beside it, fsync, rename. A reader sees the old file or the new one."""
+    """Write a file atomically."""
+    with writing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write atomically: a temporary one beside it, fsync, rename. A reader sees the old file or the new one."""
     path = Path(path)
-    data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -30,8 +39,7 @@ def write(path: str | Path, data: bytes | str) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
-            size = f"{len(data) / 1e6:.1f} MB"
-            raise DiskFull(f"no room to write {path} ({size}); what was there before is untouched") from error
+            raise DiskFull(f"no room to write {path}; what was there before is untouched") from error
         raise
 
 

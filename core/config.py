@@ -17,11 +17,12 @@ from typing import Any
 
 from core import recipe
 from core.recipe import Recipe
-from core.words import TEXTS, TYPES, Words, help_text
+from core.words import PretrainWords, help_text, texts_of, types_of
 
 # What does not change the result: where a run happens and how closely it is watched.
 MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_minutes", "checks", "stop_on_collapse")
 MACHINE += ("data.root", "data.download")
+GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
 FLAGS = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
@@ -36,6 +37,7 @@ class Tool:
     primary: Path  # its yaml; the folder it lies in is searched first
     searched: tuple[Path, ...]  # further folders of groups
     summary: str
+    words: type = PretrainWords  # a dataclass of core/words.py's kind: names, types, defaults, meanings
 
     def choices(self, group: str) -> list[str]:
         folders = [self.primary.parent, *self.searched]
@@ -50,18 +52,18 @@ class Tool:
         return found.get(group, found)
 
     def groups(self) -> dict[str, list[str]]:
-        return {g: found for g in ("method", "data", "augment") if (found := self.choices(g))}
+        return {g: found for g in GROUPS if (found := self.choices(g))}
 
 
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
     """Understand the words, run, and turn a user's mistake into one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     if any(a in ("-h", "--help") for a in argv):
-        print(help_text(tool.summary, tool.groups()))
+        print(help_text(tool.summary, tool.words, tool.groups()))
         return 0
     file = None
     try:
-        words, flags = overrides(argv)
+        words, flags = overrides(argv, tool.words)
         words, file = with_recipe(tool, words)
         check_choices(tool, words)
         if "multirun" in flags:
@@ -82,7 +84,7 @@ def _refuse(error: ValueError, file: Recipe | None = None) -> int:
     return 2
 
 
-def overrides(argv: list[str]) -> tuple[list[str], set[str]]:
+def overrides(argv: list[str], known: type = PretrainWords) -> tuple[list[str], set[str]]:
     """Command-line arguments → Hydra's overrides, and which of the flags multirun and cfg are among them."""
     flags = {FLAGS[a] for a in argv if a in FLAGS}
     words, rest = [], list(argv)
@@ -98,23 +100,24 @@ def overrides(argv: list[str]) -> tuple[list[str], set[str]]:
         if not equals and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
         elif not equals:
-            if name in TEXTS or TYPES.get(name, bool) is not bool:
+            if name in texts_of(known) or types_of(known).get(name, bool) is not bool:
                 raise ValueError(f"--{name} needs a value: --{name} value (see --help)")
             value = "true"
         if name == "data" and value.startswith("hf:"):
             words.append("data=hf")
             name, value = "data.root", value.removeprefix("hf:")
         word = f"{name}={value}"
-        words.append(word if recipe.named(word) else f"{name}={_quoted(name, value, 'multirun' in flags)}")
+        quoted = _quoted(name, value, name in texts_of(known), "multirun" in flags)
+        words.append(word if recipe.named(word) else f"{name}={quoted}")
     return words, flags
 
 
-def _quoted(name: str, value: str, several: bool) -> str:
+def _quoted(name: str, value: str, text: bool, several: bool) -> str:
     """A value as Hydra's grammar takes it: text is quoted, numbers, lists and sweeps are left alone."""
-    pairs = ("''", '""') if name in TEXTS else ("''", '""', "[]", "{}")
+    pairs = ("''", '""') if text else ("''", '""', "[]", "{}")
     if (len(value) > 1 and value[0] + value[-1] in pairs) or (several and re.search(r"[,(*]", value)):
         return value
-    plain = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if name in TEXTS else r"[\w./:+-]+"
+    plain = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if text else r"[\w./:+-]+"
     if re.fullmatch(plain, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
         return value  # a group's choice cannot be null, but an optional group's may be one that is not there
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
@@ -129,7 +132,7 @@ def with_recipe(tool: Tool, words: list[str]) -> tuple[list[str], Recipe | None]
     words = [word for word in words if not word.startswith("recipe=")]
     said = {word.partition("=")[0].lstrip("+") for word in words}
     try:
-        found, _ = overrides(recipe.read(path))
+        found, _ = overrides(recipe.read(path), tool.words)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith("recipe=") else f"{path}: {error}") from error
     found = [word for word in found if word.partition("=")[0] not in said]
@@ -157,7 +160,7 @@ def compose(tool: Tool, words: list[str]):
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    _register()
+    _register(tool)
     try:
         with initialize_config_dir(str(tool.primary.parent), version_base=None):
             config = hydra_compose(tool.primary.stem, [*words, _searchpath(tool)], return_hydra_config=True)
@@ -166,10 +169,10 @@ def compose(tool: Tool, words: list[str]):
     return _finish(tool, config, config.hydra.runtime.choices, words)
 
 
-def _register() -> None:
+def _register(tool: Tool) -> None:
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="words", node=Words)
+    ConfigStore.instance().store(name="words", node=tool.words)
 
 
 def _searchpath(tool: Tool) -> str:
@@ -182,14 +185,14 @@ def _finish(tool: Tool, config, choices, words: list[str]):
 
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    groups = ("method", "data", "augment", "recipe")
+    groups = (*GROUPS, "recipe")
     config["chosen"] = {g: choices[g] for g in groups if choices.get(g) not in (None, "null")}
     config["chosen"]["words"] = words
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    for group in set(tool.groups()) - {"augment"}:  # a view's settings may be lists or not: vision.augment checks them
+    for group in set(tool.groups()) - {"augment", "protocol"}:  # their lists have any length: their readers check them
         _check_kinds(group, tool.example(group, config.chosen[group]), plain(config[group]))
     OmegaConf.set_struct(config, True)
     OmegaConf.set_readonly(config, True)
@@ -224,7 +227,7 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _register()
+    _register(tool)
     codes, here = [0], os.getpid()
 
     def job(config):
@@ -255,13 +258,13 @@ def _explain(tool: Tool, error: Exception, words: list[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         name = found[1]
         choices = [w for w in words if w.split("=")[0] in tool.groups() and "," not in w]
-        known = [*tool.groups(), *TYPES, *(flat(compose(tool, choices)) if choices != words else ())]
+        known = [*tool.groups(), *types_of(tool.words), *(flat(compose(tool, choices)) if choices != words else ())]
         known = [k for k in known if not k.startswith("chosen.")]
         near = difflib.get_close_matches(name, known, 1, 0.6)
         return f"there is no setting '{name}'; {f'did you mean {near[0]}?' if near else 'see --help'}"
     for name, _, value in (w.partition("=") for w in words):
-        if f"{name}={value}" in text and name in TYPES:
-            return f"{name}={value}: must be {KINDS.get(TYPES[name], 'a list like [0.9,0.999]')}"
+        if f"{name}={value}" in text and name in types_of(tool.words):
+            return f"{name}={value}: must be {KINDS.get(types_of(tool.words)[name], 'a list like [0.9,0.999]')}"
         if name == "optim":
             return f"optim={value}: optim has words of its own; say --optim.name {value}"
     return text.splitlines()[0]

@@ -34,6 +34,7 @@ class Plan:
     accumulate: int = 1
     chunk: int | None = None  # images of a process that pass the encoder at a time
     decay: Callable[[float], float] | None = None  # progress → weight decay; None: it stays
+    enough: Callable[[], bool] = lambda: False  # asked before each step: may the run end here? The same on all processes
     clip: float | None = None
     seed: int = 0
     log_every: int = 10
@@ -60,10 +61,12 @@ def train(
     saved_at = time.monotonic()
     with Signals() as signals:
         for step in range(run.step, plan.steps):
+            if plan.enough():
+                break
             progress = step / plan.steps
             seed(device, plan.seed, step)
             lr = plan.rate(progress)
-            optim.schedule(optimizer, lr, plan.decay and plan.decay(progress))
+            optim.schedule(optimizer, lr, plan.decay and plan.decay(progress), progress)
 
             with window.waiting():
                 batch = next(batches)
@@ -125,7 +128,7 @@ def chunks(batch: Batch, size: int) -> list[Batch]:
     views = zip(*(view.split(size) for view in batch.views), strict=True)
     indices = batch.indices.split(size)
     labels = [None] * len(indices) if batch.labels is None else batch.labels.split(size)
-    return [Batch(list(v), i, l) for v, i, l in zip(views, indices, labels, strict=True)]
+    return [Batch(list(v), i, l, batch.epoch) for v, i, l in zip(views, indices, labels, strict=True)]
 
 
 def _numbers(scalars: dict) -> dict[str, float]:

@@ -14,6 +14,7 @@ class Batch:
     views: list[Tensor]  # V tensors B,C,H,W, normalised: first those that cover the image, then smaller local crops
     indices: Tensor  # B int64: which images, counted in the split they come from
     labels: Tensor | None = None  # B int64
+    epoch: int = 0  # which pass over the images
 
 
 class Method(nn.Module):
@@ -38,7 +39,8 @@ class Method(nn.Module):
     needs_labels = False
     sync_batchnorm = True  # on more than one process; False for a method that brings its own BatchNorm
     fixed_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak
-    lr_scales: dict[str, float] = {}  # submodule → its share of the learning rate  # noqa: RUF012
+    lr_scales: dict[str, float] = {}  # submodule or parameter → its share of the learning rate  # noqa: RUF012
+    opens: dict[str, float] = {}  # submodule or parameter → progress before which its learning rate is 0  # noqa: RUF012
 
     def embed(self, batch: Batch) -> Tensor:
         """Features of every view.  → B,V,D"""

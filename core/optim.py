@@ -57,15 +57,20 @@ def parameter_groups(
     and ndim, never by name; `bias_scale` multiplies their learning rate. A transformer's class token and learnt
     positions are tables of three dimensions and so count as weights, as in MoCo v3's code. `decay_all` decays them too
     (MoCo v1 and v2). Submodules that the module names in its `fixed_lr` keep that learning rate throughout; those in its
-    `lr_scales` have a share of it.
+    `lr_scales` have a share of it, and those in its `opens` none before so much of the run is done.
     """
     norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    fixed = {id(p) for name in getattr(module, "fixed_lr", ()) for p in module.get_submodule(name).parameters()}
-    scales = {id(p): x for name, x in getattr(module, "lr_scales", {}).items() for p in module.get_submodule(name).parameters()}
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
-    for p in module.parameters():
+    fixed = dict.fromkeys(getattr(module, "fixed_lr", ()), True)
+    scales, opens = getattr(module, "lr_scales", {}), getattr(module, "opens", {})
+    named = [name for name, _ in module.named_parameters()]
+    for name in (*fixed, *scales, *opens):
+        assert any(_inside(parameter, name) for parameter in named), f"{name} has no parameter"
+    groups: dict[tuple[bool, bool, float, float], list[nn.Parameter]] = {}
+    for name, p in module.named_parameters():
         if p.requires_grad:
-            groups.setdefault((id(p) in norms or p.ndim < 2, id(p) in fixed, scales.get(id(p), 1.0)), []).append(p)
+            plain = id(p) in norms or p.ndim < 2
+            kind = plain, _said(fixed, name, False), _said(scales, name, 1.0), _said(opens, name, 0.0)
+            groups.setdefault(kind, []).append(p)
     return [
         {
             "params": params,
@@ -74,16 +79,27 @@ def parameter_groups(
             "adapt": not plain,
             "lr_scale": scale * (bias_scale if plain else 1.0),
             "fixed_lr": fixed_lr if is_fixed else None,
+            "opens": start,
         }
-        for (plain, is_fixed, scale), params in sorted(groups.items(), key=lambda item: item[0])
+        for (plain, is_fixed, scale, start), params in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
-def schedule(optimizer: Optimizer, lr: float, weight_decay: float | None = None) -> None:
+def _said(table: dict, parameter: str, default):
+    """What a table of submodules and parameters says of this one: the longest name that it lies in."""
+    names = [name for name in table if _inside(parameter, name)]
+    return table[max(names, key=len)] if names else default
+
+
+def _inside(parameter: str, name: str) -> bool:
+    return parameter == name or parameter.startswith(f"{name}.")
+
+
+def schedule(optimizer: Optimizer, lr: float, weight_decay: float | None = None, progress: float = 0.0) -> None:
     """Give every group of `parameter_groups` its learning rate and, unless None, its weight decay."""
     for group in optimizer.param_groups:
         base = group.get("fixed_lr")
-        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0)
+        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0) * (progress >= group.get("opens", 0.0))
         if weight_decay is not None and group.get("decays", True):
             group["weight_decay"] = weight_decay
 

@@ -1,9 +1,10 @@
 # ruff: noqa: RUF009 (`word` makes fields)
-"""What every tool that trains understands: words, types, defaults, meanings. No torch here: --help answers at once."""
+"""What tools understand: words, types, defaults, meanings. No torch here: --help answers at once."""
 import dataclasses
 import types
 import typing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 
@@ -31,16 +32,27 @@ class Optim:
 
 
 @dataclass
-class Words:
+class Common:
+    """What every tool understands."""
+
+    data: Any = word(None, "what to run on")
+    encoder: str = word("small", "small, any timm name, or an encoder.safetensors")
+    stem: str = word("auto", "auto (small up to 64 px) | small (3×3, stride 1, no pooling) | half (stride 2) | full")
+    pretrained: bool = word(False, "timm's published weights")
+    image_size: int = word(224, "pixels a side")
+    seed: int = word(0, "of every random number")
+    device: str = word("auto", "auto | cpu | cuda")
+    devices: int = word(1, "processes, one a GPU; several on a CPU work too")
+    workers: int = word(-1, "processes that decode image files; -1: one a core that is free")
+    out: str = word("auto", "run folder; auto: runs/… named by the configuration")
+
+
+@dataclass
+class Words(Common):
     """What every tool that trains understands."""
 
     method: Any = word(None, "what to train with")
-    data: Any = word(None, "what to train on")
     augment: Any = word(None, "how views are made")
-    encoder: str = word("small", "small, any timm name, or an encoder.safetensors to start from")
-    stem: str = word("auto", "auto (small up to 64 px) | small (3×3, stride 1, no pooling) | half (stride 2) | full")
-    pretrained: bool = word(False, "start from timm's published weights")
-    image_size: int = word(224, "pixels a side")
     epochs: float = word(100, "passes over the images")
     steps: int | None = word(None, "optimizer steps, instead of epochs")
     batch_size: int = word(256, "images a step, over all processes")
@@ -50,20 +62,31 @@ class Words:
     optim: Optim = field(default_factory=Optim, metadata={"meaning": ""})
     precision: str = word("auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it")
     compile: bool = word(False, "torch.compile the encoder")
-    seed: int = word(0, "of every random number")
-    device: str = word("auto", "auto | cpu | cuda")
-    devices: int = word(1, "processes, one a GPU; several on a CPU work too")
-    workers: int = word(-1, "processes that decode image files; -1: one a core that is free")
-    out: str = word("auto", "run folder; auto: runs/METHOD-DATA-… named by the configuration")
     resume: str = word("auto", "auto (go on where the folder's run stopped) | never")
-    checks: int = word(10, "health checks in a run")
-    stop_on_collapse: bool = word(True, "end a run whose features collapse")
+    checks: int = word(10, "checks on validation images in a run")
     log_every: int = word(10, "steps between rows of metrics.jsonl")
-    save_minutes: float = word(5, "minutes between saves, beside those at health checks")
+    save_minutes: float = word(5, "minutes between saves, beside those at checks")
+
+
+@dataclass
+class PretrainWords(Words):
+    stop_on_collapse: bool = word(True, "end a run whose features collapse")
+
+
+@cache
+def types_of(words: type) -> dict[str, type]:
+    """Dotted word → its type, without "or None"."""
+    return _types(words)
+
+
+@cache
+def texts_of(words: type) -> set[str]:
+    """The words whose value is text."""
+    texts = {name for name, kind in types_of(words).items() if kind is str}
+    return texts | {"data.root", "method", "data", "augment", "protocol"}
 
 
 def _types(kind: type, prefix: str = "") -> dict[str, type]:
-    """Dotted word → its type, without "or None"."""
     out = {}
     for name, hint in typing.get_type_hints(kind).items():
         if isinstance(hint, types.UnionType):
@@ -72,16 +95,12 @@ def _types(kind: type, prefix: str = "") -> dict[str, type]:
     return out
 
 
-TYPES = _types(Words)
-TEXTS = {"data.root", "method", "data", "augment"} | {name for name, kind in TYPES.items() if kind is str}
-
-
-def help_text(summary: str, groups: dict[str, list[str]]) -> str:
+def help_text(summary: str, words: type, groups: dict[str, list[str]]) -> str:
     lines = [summary, "", "Words: --name value, --name=value or name=value.", ""]
     for group, found in groups.items():
         lines.append(f"  {group:<22} {' | '.join(found)}")
     lines += ["", f"  {'word':<22} {'default':<12} meaning"]
-    lines += _help_rows(Words, "", set(groups))
+    lines += _help_rows(words, "", set(groups))
     lines += [
         "",
         "A method, data set or recipe has its own words and may set others: method.temperature, data.root,",

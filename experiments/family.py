@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from core import checkpoint, config
+from core.machine import hardware, versions
 from experiments.first_run import pretrain, spread
-from experiments.speed.side_by_side import hardware, versions
 from linear_eval import knn, probe
 
 HERE = Path(__file__).resolve().parent

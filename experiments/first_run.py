@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.speed.side_by_side import hardware, versions
+from core.machine import hardware, versions
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "first_run"

@@ -3,17 +3,15 @@
 RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
 Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
 """
-import contextlib
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.batchnorm import SplitBatchNorm
 from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
+from linear_eval.features import BLOCK, calibrated, evaluating, pixels_of
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
 from vision.augment import Recipe, render
@@ -21,8 +19,6 @@ from vision.datasets import Dataset
 from vision.encoders import Spec, fit_channels
 
 BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
-EVALUATED = 512  # images a forward pass of evaluation
-PIXELS = 32  # a side, at most, of the images that are their own features
 CHECK_EPOCH = 0xFFFFFFFF  # whose views the checks look at: no epoch of training
 COLLAPSED_RANK = 2.0  # fewer effective dimensions than this, and features are a line
 COLLAPSED_STD = 0.05  # a healthy run's lowest was 0.17, early on; collapsing ones fell to 0.03 and less
@@ -34,15 +30,8 @@ LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
 @torch.no_grad()
 def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:
     """Frozen features in evaluation mode.  N,C,S,S uint8 → N,D float32 on the CPU."""
-    with _evaluating(encoder):
-        return torch.cat([encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(EVALUATED)])
-
-
-def pixels_of(images: Tensor) -> Tensor:
-    """The baseline's features: grey levels as they are, averaged to `PIXELS` a side where there are more.  N,C,S,S → N,D"""
-    if images.shape[-1] <= PIXELS:
-        return images.flatten(1).float() / 255
-    return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, PIXELS).flatten(1) for part in images.split(EVALUATED)])
+    with evaluating(encoder):
+        return torch.cat([encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(BLOCK)])
 
 
 def feature_std(z: Tensor) -> float:
@@ -121,16 +110,8 @@ class Health:
             pixels = self._scores(pixels_of(self.bank), pixels_of(self.watched))
         self.baselines = Baselines(pixels, self.measure(self.calibrated(encoder)))
 
-    @torch.no_grad()
     def calibrated(self, encoder: nn.Module) -> nn.Module:
-        """A copy whose BatchNorm statistics are the data's: without, an untrained encoder is blamed for its initial ones."""
-        encoder = copy.deepcopy(encoder).train()
-        for module in encoder.modules():
-            if isinstance(module, SplitBatchNorm):
-                module.splits = 1
-        for part in self.watched.split(256) * 10:
-            encoder(self.recipe.plain(part.to(self.device)))
-        return encoder
+        return calibrated(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
 
     def state(self) -> dict:
         """What last.pt must hold for the story to go on."""
@@ -186,21 +167,13 @@ class Health:
         """Features of one augmented view of the watched images, the same view at every check.  → N,D"""
         indices, size = torch.arange(len(self.watched)), self.watched.shape[2:]
         draw = self.recipe.views[view].draw(self.seed, CHECK_EPOCH, indices, view, *size)
-        with _evaluating(encoder):
+        with evaluating(encoder):
             out = []
-            for rows in indices.split(EVALUATED):
+            for rows in indices.split(BLOCK):
                 images = self.watched[rows].to(self.device)
                 x = render(images, draw[rows], self.recipe.size, self.recipe.mean, self.recipe.std)
                 out.append(encoder(x).float().cpu())
         return torch.cat(out)
-
-
-@contextlib.contextmanager
-def _evaluating(encoder: nn.Module):
-    was_training = encoder.training
-    encoder.eval()
-    yield
-    encoder.train(was_training)
 
 
 def some(split, count: int, spec: Spec) -> tuple[Tensor, Tensor | None]:

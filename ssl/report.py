@@ -10,11 +10,12 @@ from torch import nn
 from core.distributed import World, is_main
 from core.loop import Plan
 from core.run import ProgressBar, Run, TensorBoard
+from linear_eval.features import PIXELS, pixels_of
 from linear_eval.knn import TEMPERATURE, K, knn_accuracy
 from linear_eval.probe import ITERATIONS, few_labels, linear
-from ssl.build import build_encoder
-from ssl.health import PIXELS, Health, features, pixels_of, some
+from ssl.health import Health, features, some
 from vision import artifact, augment
+from vision.build import build_encoder
 from vision.datasets import Dataset
 
 TESTED = 10_000  # test images at most

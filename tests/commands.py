@@ -19,7 +19,7 @@ COMMAND = [sys.executable, "-m", "ssl.pretrain"]
 # A run of a second or two: 1,440 images of 8 px, no labels to score, timm's own test model.
 SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=test_resnet", "--batch_size=16"]
 SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1", "--steps=8"]
-LOADED = ("ssl.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
+LOADED = ("vision.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
 LOADED += ("sklearn.linear_model", "torch.utils.tensorboard", "matplotlib.pyplot")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,13 @@ class Images:
 
     def name(self, index: int) -> str:
         return f"{self.source}/{index}"
+
+    def fingerprint(self) -> str:
+        """Of the images, in their order."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for part in self.images.split(4096):
+            digest.update(part.contiguous().numpy())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,9 @@ class HFImages(Streamed):
     def where(self, index: int) -> str:
         return f"{self.source}/{int(self.rows[index])}"
 
+    def _identify(self, digest) -> None:
+        digest.update(f"{self.source} {self.column} {self.table._fingerprint}".encode())
+
     def _open(self, row: int) -> BinaryIO:
         value = self.table[row][self.column]  # {"bytes": …, "path": …}
         if value is None:

@@ -27,12 +27,13 @@ AT_ONCE = 4_000_000  # decoded pixels that a worker holds at most before it cuts
 class Plan:
     """Which images make step s on this process."""
 
-    def __init__(self, images: int, batch_size: int, seed: int, world: World):
+    def __init__(self, images: int, batch_size: int, seed: int, world: World, labels: Tensor | None = None):
+        """labels: those of the images, where classes are to be equally frequent (`random.balanced`)."""
         if batch_size < 1 or batch_size % world.size:
             raise ValueError(f"batch_size={batch_size} does not divide among {world.size} processes")
         if batch_size > images:
             raise ValueError(f"batch_size={batch_size} is larger than the data: {images} images to train on")
-        self.images, self.batch_size, self.seed, self.world = images, batch_size, seed, world
+        self.images, self.batch_size, self.seed, self.world, self.labels = images, batch_size, seed, world, labels
         self.steps_an_epoch = images // batch_size
         self._order: tuple[int, Tensor] | None = None  # of the epoch at hand
 
@@ -40,10 +41,15 @@ class Plan:
         """(epoch, indices of this process's share of the global batch: B int64)."""
         epoch, batch = divmod(step, self.steps_an_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, random.permutation(self.seed, epoch, self.images)
+            self._order = epoch, self._shuffled(epoch)
         share = self.batch_size // self.world.size
         start = batch * self.batch_size + self.world.rank * share
         return epoch, self._order[1][start : start + share]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        if self.labels is not None:
+            return random.balanced(self.seed, epoch, self.labels)
+        return random.permutation(self.seed, epoch, self.images)
 
 
 class MemoryLoader:
@@ -61,7 +67,7 @@ class MemoryLoader:
             epoch, indices = self.plan.at(step)
             draws = self.recipe.draw(self.plan.seed, epoch, indices, height, width)
             views = self.recipe.render(self.images[indices.to(self.images.device)], draws)
-            yield Batch(views, indices, None if self.labels is None else self.labels[indices])
+            yield Batch(views, indices, None if self.labels is None else self.labels[indices], epoch)
 
 
 class StreamLoader:
@@ -94,7 +100,7 @@ class StreamLoader:
             draws = self.recipe.draw(self.plan.seed, crops.epoch, crops.asked, 1, 1)  # as in the worker
             views = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops.views]
             labels = None if self.split.labels is None else self.split.labels[crops.used]
-            yield Batch(self.recipe.render(views, draws), crops.used, labels)
+            yield Batch(self.recipe.render(views, draws), crops.used, labels, crops.epoch)
 
 
 class Crops(NamedTuple):

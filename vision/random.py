@@ -12,7 +12,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and √3 − 1, in units of 2�
 _LOW = 0xFFFFFFFF
 
 # The fourth counter word keeps uses apart. Views are streams 0, 1, 2, …; these stand clear of them.
-ORDER, SHUFFLE, SPLIT = 0xFFFF0001, 0xFFFF0002, 0xFFFF0003
+ORDER, SHUFFLE, SPLIT, MIX = 0xFFFF0001, 0xFFFF0002, 0xFFFF0003, 0xFFFF0004
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -47,3 +47,21 @@ def permutation(seed: int, epoch: int, length: int, stream: int = ORDER) -> Tens
     """The order of an epoch: 0 … length−1 sorted by 63 random bits each (ties keep their order)."""
     high, low = words(seed, epoch, torch.arange(length), stream, 2).unbind(1)
     return ((high >> 1 << 32) | low).argsort(stable=True)
+
+
+def balanced(seed: int, epoch: int, labels: Tensor) -> Tensor:
+    """An epoch's order in which classes are equally frequent, whatever their sizes.  labels: N int64 → N indices.
+
+    Each place is for a class in turn, the places shuffled; a class fills its places with its images in the epoch's
+    order, over again when they run out. Of a large class some images wait for another epoch.
+    """
+    order = permutation(seed, epoch, len(labels))
+    _, classes, counts = labels.unique(return_inverse=True, return_counts=True)
+    members = order[classes[order].argsort(stable=True)]  # class by class, each in the epoch's order
+    turns = (order % len(counts)).argsort(stable=True)  # places, class by class
+    places = (order % len(counts)).bincount(minlength=len(counts))
+    rank = torch.arange(len(labels)) - (places.cumsum(0) - places).repeat_interleave(places)
+    first, size = (x.repeat_interleave(places) for x in (counts.cumsum(0) - counts, counts))
+    filled = torch.empty_like(order)
+    filled[turns] = members[first + rank % size]
+    return filled

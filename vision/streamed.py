@@ -5,7 +5,9 @@ Nothing here keeps a file open or a thread alive, so a split travels to DataLoad
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +93,17 @@ class Streamed:
         """A short printable name that tells image `index` from all others of the data set."""
         return self.where(index)
 
+    def fingerprint(self) -> str:
+        """Of the images and their order, as far as it can be told without reading them."""
+        digest = hashlib.sha256(self.rows.numpy())
+        self._identify(digest)
+        return digest.hexdigest()
+
     def where(self, index: int) -> str:
+        raise NotImplementedError
+
+    def _identify(self, digest) -> None:
+        """Add to the digest what tells this source's images from others."""
         raise NotImplementedError
 
     def _open(self, row: int) -> BinaryIO:
@@ -121,6 +133,16 @@ class Files(Streamed):
 
     def _path(self, row: int) -> bytes:
         return os.path.join(self.root, self._relative(row))
+
+    def _identify(self, digest) -> None:
+        """Every file's path, size and time of change."""
+        digest.update(self.root)
+        for row in self.rows.tolist():
+            path = self._path(row)
+            with contextlib.suppress(OSError):  # a broken link has neither
+                status = os.stat(path)
+                digest.update(b"%d %d" % (status.st_size, status.st_mtime_ns))
+            digest.update(path)
 
     def _open(self, row: int) -> BinaryIO:
         return open(self._path(row), "rb")

@@ -18,7 +18,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from core.distributed import session
-from experiments.speed.side_by_side import arguments, compare, cores, report, skip
+from core.machine import cores
+from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision.augment import Recipe
 from vision.datasets import Images
 from vision.folder import scan

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from core.distributed import World, session
+from core.machine import cores
 from experiments.speed.augment import HEIGHT, MEAN, STD, STRONG, WIDTH, photographs
-from experiments.speed.side_by_side import arguments, compare, cores, report, skip
+from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision import datasets
 from vision.augment import Recipe
 from vision.datasets import Images

@@ -1,11 +1,7 @@
 """Time two contestants in turn, report the ratio pair by pair, and keep the figures with hardware and versions."""
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from core.machine import code, hardware, versions
+
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("torch", "torchvision", "timm", "lightly", "stable-pretraining", "kornia")
 
 
 def arguments(description: str, **extra) -> argparse.Namespace:
@@ -33,39 +30,6 @@ def arguments(description: str, **extra) -> argparse.Namespace:
     if settings.quick and settings.keep and settings.results.resolve() == RESULTS:
         parser.error("--quick figures mean nothing: keep them, if at all, in another folder with --results")
     return settings
-
-
-def hardware() -> dict:
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        info = Path("/proc/cpuinfo").read_text()
-        names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
-        cpu = f"{names[0] if names else cpu}{', AMX' if 'amx_bf16' in info else ''}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": cores(), "gpu": gpu, "threads": torch.get_num_threads()}
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := installed(name))}
-
-
-def code() -> str:
-    """The commit that is measured; a + says that files have changed since."""
-    git = ["git", "-C", str(RESULTS.parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout
-    return (commit or "unknown") + ("+" if changed else "")
-
-
-def installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def skip(what: str, why: str) -> None:

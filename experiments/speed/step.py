@@ -29,10 +29,10 @@ from core.method import Batch
 from core.run import Run
 from experiments.speed.augment import MEAN, STD, STRONG, Peer, of_lightly
 from experiments.speed.side_by_side import arguments, compare, cores, installed, report, skip
-from ssl.build import precision
 from ssl.method.simclr import SimCLR
 from vision import datasets, encoders
 from vision.augment import Recipe
+from vision.build import precision
 from vision.datasets import Images
 from vision.loaders import MemoryLoader, Plan
 

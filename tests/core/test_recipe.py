@@ -106,7 +106,7 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_word_is_told_with_its_file_and_the_nearest_right_one(file, capsys, text):
-    from ssl.pretrain import check
+    from core.command import check
 
     path = file(text)
     assert config.main(TOOL, check, ["--recipe", path]) == 2

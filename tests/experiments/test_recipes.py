@@ -9,9 +9,9 @@ import timm
 import torch
 
 from core import config
+from core.command import build_method, build_optimizer, check
 from experiments.family import fingerprint
-from ssl.build import build_method, build_optimizer
-from ssl.pretrain import TOOL, check
+from ssl.pretrain import TOOL
 from vision import encoders
 from vision.augment import Recipe
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from core import config
 from core.batchnorm import sync_batchnorm
+from core.command import build_method
 from core.distributed import local_rows, world_size
 from core.method import Batch, Method
-from ssl.build import build_method
 from ssl.pretrain import TOOL
 from vision import encoders
 

@@ -14,26 +14,27 @@ METHODS = {
 
 def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     """Losses of 20 steps, in float64, by the objects of ssl/pretrain.py.  rate: times the learning rate."""
-    from core import config, distributed, loop
+    from core import command, config, distributed, loop
     from core.batchnorm import sync_batchnorm
     from core.distributed import World, rank, world_size
     from core.method import Batch
     from core.run import Run
-    from ssl import build
     from ssl.pretrain import TOOL
     from vision import loaders
+    from vision.build import build_data, build_encoder
 
     said, _ = config.overrides([*SMALL, "--steps=20", f"--method={name.split(',')[0]}", *METHODS[name]])
     words = config.compose(TOOL, said)
     world = World(rank(), world_size(), rank(), world_size(), torch.device("cpu"))
     torch.manual_seed(0)
-    dataset = build.build_data(words)
-    encoder, recipe = build.build_encoder(words, dataset)
-    method = build.build_method(words, encoder).double()
+    dataset = build_data(words)
+    encoder, recipe = build_encoder(words, dataset)
+    method = command.build_method(words, encoder).double()
     deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
     if world.size > 1 and method.sync_batchnorm:
         sync_batchnorm(method)
-    optimizer, plan = build.build_optimizer(words, method), build.build_plan(words, deal, encoder, world)
+    optimizer = command.build_optimizer(words, method)
+    plan = command.build_plan(words, deal.steps_an_epoch, world.size, None)
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches(0, plan.steps)
     doubled = (Batch([view.double() for view in b.views], b.indices, b.labels) for b in batches)
     run = Run(f"{out}/{world.size}-{rate}", {})

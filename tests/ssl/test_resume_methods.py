@@ -3,11 +3,11 @@ import pytest
 import torch
 from small_methods import NAMES, words_of
 
-from core import loop
+from core import command, loop
 from core.distributed import World
 from core.run import Run
-from ssl import build
 from vision import loaders
+from vision.build import build_data, build_encoder
 
 STEPS = 6
 
@@ -23,13 +23,13 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
     world = World(0, 1, 0, 1, device)
     run = Run(folder, {})
     torch.manual_seed(7)
-    dataset = build.build_data(words)
-    encoder, recipe = build.build_encoder(words, dataset)
-    method = build.build_method(words, encoder)
+    dataset = build_data(words)
+    encoder, recipe = build_encoder(words, dataset)
+    method = command.build_method(words, encoder)
     deal = loaders.Plan(48, words.batch_size, words.seed, world)  # epochs of 3 steps
     method.prepare(deal.images, deal.batch_size)
-    optimizer = build.build_optimizer(words, method)
-    plan = loop.Plan(**vars(build.build_plan(words, deal, encoder, world)) | {"checks": frozenset({4})})
+    optimizer = command.build_optimizer(words, method)
+    plan = loop.Plan(**vars(command.build_plan(words, deal.steps_an_epoch, 1, None)) | {"checks": frozenset({4})})
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches
 
     def until_killed():

@@ -1,0 +1,158 @@
+"""From words to processes: what the tools do before they load anything, and how words become a run's numbers."""
+import os
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from core import config
+
+POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes")
+POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
+NATURAL = ("optim.weight_decay", "optim.warmup_lr", "optim.end_lr", "optim.bias_scale")
+SHARES = ("optim.momentum", "optim.warmup")
+CHOICES = {
+    "optim.name": ("lars", "sgd", "adamw"),
+    "optim.scaling": ("linear", "sqrt", "none"),
+    "precision": ("auto", "fp32", "bf16"),
+    "stem": ("auto", "small", "half", "full"),
+    "resume": ("auto", "never"),
+}
+
+
+def start(tool: config.Tool, check: Callable[[Any], None], run: Callable[[Any], int], words) -> int:
+    """Become as many processes as were asked for, or be one of them.  Returns the exit code."""
+    check(words)
+
+    from core import distributed
+
+    if words.devices > 1 and distributed.environment() is None:
+        return distributed.launch(tool.module, list(words.chosen.words), words.devices)
+    return distributed.guarded(partial(run, words))
+
+
+def refuse(flat: dict[str, Any], wrong: dict[str, str]) -> None:
+    """Raise ValueError for the first wrong word.  wrong: its name → what would be right."""
+    for name, right in wrong.items():
+        raise ValueError(f"{name}={flat[name]}: must be {right}")
+
+
+def check(words) -> None:
+    """Refuse what can be refused of the words that tools share before anything is loaded or launched."""
+    flat = config.flat(words)
+    given = {name for name, value in flat.items() if value is not None}
+    wrong = {name: "more than 0" for name in POSITIVE if name in given and not 0 < flat[name] < inf}
+    wrong |= {name: "0 or more" for name in NATURAL if name in given and not flat[name] >= 0}
+    wrong |= {name: "from 0 to less than 1" for name in SHARES if name in given and not 0 <= flat[name] < 1}
+    betas = flat.get("optim.betas", [0, 0])
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        wrong["optim.betas"] = "two numbers from 0 to less than 1"
+    if "optim.end_weight_decay" in given and not flat["optim.end_weight_decay"] >= 0:
+        wrong["optim.end_weight_decay"] = "0 or more, or null"
+    if flat.get("chunk") and flat["accumulate"] > 1:
+        wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
+    if flat["workers"] < -1:
+        wrong["workers"] = "-1 (as many as fit) or a number of processes"
+    if not 0 <= flat["seed"] < 2**63:
+        wrong["seed"] = "from 0 to 2**63 - 1"
+    if flat.get("batch_size", 0) % max(flat["devices"], 1):
+        wrong["batch_size"] = f"a multiple of devices={flat['devices']}"
+    wrong |= {name: " or ".join(known) for name, known in CHOICES.items() if name in flat and flat[name] not in known}
+    refuse(flat, wrong)
+
+
+def folder(words, name: str) -> Path:
+    """The run's folder: as told, or named by what it is a run of, so that another configuration gets another one."""
+    if words.out != "auto":
+        return config.expand(words.out)
+    return Path("runs") / f"{name}-{config.fingerprint(config.identity(words))}"
+
+
+def workers(words, local_size: int, cuda: bool) -> int:
+    """Decoding processes: what the cores leave beside this machine's training processes, at least one each."""
+    if words.workers >= 0:
+        return words.workers
+    return max(1, len(os.sched_getaffinity(0)) // local_size - cuda)
+
+
+def learning_rate(words) -> float:
+    """The peak, for the whole batch of all processes: optim.lr is for 256 images."""
+    ratio = words.batch_size / 256
+    return words.optim.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[words.optim.scaling]
+
+
+def build_optimizer(words, method):
+    """The optimizer of these words over the method's parameters, where they now are."""
+    from core import optim
+
+    o = words.optim
+    return optim.build(
+        method,
+        o.name,
+        learning_rate(words),
+        o.weight_decay,
+        momentum=o.momentum,
+        betas=tuple(o.betas),
+        eta=o.eta,
+        lars_clip=o.lars_clip,
+        decay_all=o.decay_all,
+        bias_scale=o.bias_scale,
+    )
+
+
+def build_plan(words, steps_an_epoch: int, processes: int, precision, **more):
+    """The numbers of a run.  precision: autocast's dtype or None; more: fields of `loop.Plan` in place of the words'."""
+    from core.loop import Plan
+    from core.schedule import cosine, warmup_cosine
+
+    steps = words.steps or max(1, round(words.epochs * steps_an_epoch))
+    share = words.batch_size // processes
+    if share % words.accumulate or share // words.accumulate < 2:
+        raise ValueError(
+            f"batch_size={words.batch_size}, accumulate={words.accumulate}: the {share} images of each of {processes} "
+            "processes must make that many equal pieces, of 2 images at least"
+        )
+    if words.chunk and (share % words.chunk or words.chunk < 2):
+        raise ValueError(f"chunk={words.chunk}: must divide the {share} images of each of {processes} processes, 2 at least")
+    o = words.optim
+    fields = dict(
+        steps=steps,
+        steps_an_epoch=steps_an_epoch,
+        batch_size=words.batch_size,
+        checks=frozenset({round(steps * (i + 1) / words.checks) for i in range(words.checks)} - {0}),
+        rate=partial(warmup_cosine, peak=learning_rate(words), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
+        precision=precision,
+        accumulate=words.accumulate,
+        chunk=words.chunk,
+        decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
+        clip=words.clip,
+        seed=words.seed,
+        log_every=words.log_every,
+        save_seconds=words.save_minutes * 60,
+    )
+    return Plan(**fields | more)
+
+
+def build_method(words, encoder, **more):
+    """The class that the method's yaml names, with exactly the arguments that it lists.
+
+    more: arguments that come from the data, not from words. What the constructor raises passes.
+    """
+    import importlib
+    import inspect
+
+    arguments = config.plain(words.method) | more
+    module, _, name = arguments.pop("_target_").rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"method._target_={module}.{name}: {error}") from error
+    try:
+        inspect.signature(kind).bind(encoder=encoder, **arguments)
+    except TypeError as error:
+        raise ValueError(f"method={words.chosen.method}: {kind.__name__} has {error}") from error
+    takes = kind.views
+    if words.augment.views != takes:  # local crops are beside those
+        raise ValueError(f"augment.views={words.augment.views}: method={words.chosen.method} takes {takes} of each image")
+    return kind(encoder=encoder, **arguments)
