@@ -17,7 +17,8 @@ from core import checkpoint, config
 from core.distributed import gather_objects, is_main
 from core.errors import DiskFull
 
-NAMES = ("metrics.jsonl", "encoder.safetensors", "report.md", "curves.png", "views.png", "skipped.txt", "test.json")
+NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
+NAMES += ("curves.png", "views.png", "skipped.txt", "test.json")
 
 
 class Run:
@@ -174,7 +175,12 @@ class TensorBoard:
 class ProgressBar:
     """Loss, images a second and time to go. A bar on a terminal; elsewhere a line every half minute."""
 
-    FORMS = {"loss": "loss {:.3f}", "images_per_second": "{:.0f} images/s", "knn": "kNN {:.1f} %"}  # noqa: RUF012
+    FORMS = {  # noqa: RUF012
+        "loss": "loss {:.3f}",
+        "images_per_second": "{:.0f} images/s",
+        "knn": "kNN {:.1f} %",
+        "validation_accuracy": "validation {:.1f} %",
+    }
 
     def __init__(self, steps: int, start: int, title: str):
         self.steps, self.start, self.live = steps, start, sys.stderr.isatty()
@@ -219,6 +225,12 @@ class ProgressBar:
     def close(self) -> None:
         if self.live:
             self.bar.stop()
+
+
+def say(text: str) -> None:
+    """A line to the person at the terminal, once."""
+    if is_main():
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

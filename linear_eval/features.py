@@ -266,7 +266,7 @@ def _read(path: Path) -> tuple[np.ndarray, list[int]] | None:
     """What the cache has; a file that is not whole counts as none."""
     try:
         return np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text())["skipped"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError):
         return None
 
 

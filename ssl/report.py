@@ -2,14 +2,13 @@
 import io
 import json
 import shlex
-import sys
 
 import torch
 from torch import nn
 
 from core.distributed import World, is_main
 from core.loop import Plan
-from core.run import ProgressBar, Run, TensorBoard
+from core.run import ProgressBar, Run, TensorBoard, say
 from linear_eval.features import PIXELS, pixels_of
 from linear_eval.knn import TEMPERATURE, K, knn_accuracy
 from linear_eval.probe import ITERATIONS, few_labels, linear
@@ -20,11 +19,6 @@ from vision.datasets import Dataset
 
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
-
-
-def say(text: str) -> None:
-    if is_main():
-        print(text, file=sys.stderr, flush=True)
 
 
 def opening(words, dataset: Dataset, encoder, plan: Plan, run: Run, world: World, notes: list[str]) -> None:

@@ -1,0 +1,129 @@
+"""An encoder with a linear layer on top, trained with labels: all of it, the layer alone, or from the top down."""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.method import Batch, Method
+from linear_eval.losses import class_weights, classification_loss
+from vision.layers import depths
+from vision.mix import blend, masks
+
+TRAINS = ("all", "head", "staged")
+
+
+class Classifier(Method):
+    """Cross-entropy and its relatives on the encoder's features.
+
+    trains: "all"; "head", with the encoder frozen in evaluation mode; "staged", where the head comes first and the
+        encoder's stages follow from the top, the last at `until` of the run (gradual unfreezing: Howard and Ruder 2018,
+        arXiv 1801.06146, §3.3). A stage that waits has learning rate 0 and BatchNorm in evaluation mode: no bit of it moves.
+    layer_decay: each layer's learning rate as a share of the next one's (Clark et al. 2020, arXiv 2003.10555).
+    weighting: "balanced" lets every class count as much; "none".
+    counts: images of each class among those to train on.
+    """
+
+    views = 1
+    needs_labels = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        counts: Tensor,
+        seed: int,
+        trains: str = "all",
+        until: float = 0.5,
+        layer_decay: float = 1.0,
+        dropout: float = 0.0,
+        smoothing: float = 0.0,
+        weighting: str = "none",
+        gamma: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ):
+        super().__init__()
+        _check(trains, until, layer_decay, dropout, smoothing, weighting, gamma, mixup, cutmix)
+        self.encoder, self.seed, self.trains = encoder, seed, trains
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(encoder.dim, len(counts))
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.smoothing, self.gamma, self.mixup, self.cutmix = smoothing, gamma, mixup, cutmix
+        self.register_buffer("weights", class_weights(counts) if weighting == "balanced" else None)
+        self.per_image = weighting == "none"
+        if trains == "head":
+            encoder.requires_grad_(False)
+        elif layer_decay < 1:
+            layers = depths(encoder)
+            top = max(layers.values()) + 1
+            self.lr_scales = {f"encoder.{name}": layer_decay ** (top - depth) for name, depth in layers.items()}
+        if trains == "staged":
+            stages = depths(encoder, coarse=True)
+            count = max(stages.values()) + 1
+            self.opens = {f"encoder.{name}": until * (count - depth) / count for name, depth in stages.items()}
+        self.train()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self.trains == "head":
+            self.encoder.eval()
+        return self
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
+        if self.opens:
+            self._let_closed_stages_be(progress)
+        return super().forward(batch, progress)
+
+    def embed(self, batch: Batch) -> Tensor:
+        images = batch.views[0]
+        if own := self._own(batch):
+            images = blend(images, own[0]).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(self.trains != "head" and torch.is_grad_enabled()):
+            return self.encoder(images)[:, None]  # B,1,D
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        labels = F.one_hot(batch.labels.to(batch.views[0].device), self.head.out_features).float()  # B,K
+        for own in self._own(batch):
+            labels = blend(labels, own.mean((2, 3)))  # of a cut, what its box left: edges cut boxes off
+        return (labels,)
+
+    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+        logits = self.head(self.dropout(features[:, 0]))
+        loss = classification_loss(logits, targets[0], self.smoothing, self.weights, self.gamma)
+        right = (logits.argmax(1) == targets[0].argmax(1)).float().mean()
+        return loss, {"train_accuracy": right.detach() * 100}
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Normalised images → logits.  B,C,S,S → B,K"""
+        return self.head(self.encoder(images))
+
+    def _own(self, batch: Batch) -> list[Tensor]:
+        """How much of each pixel stays the image's own, B,1,S,S; nothing where images are not mixed."""
+        if not (self.mixup or self.cutmix):
+            return []
+        images = batch.views[0]
+        indices = batch.indices.to(images.device)
+        return [masks(self.seed, batch.epoch, indices, self.mixup, self.cutmix, *images.shape[2:])]
+
+    def _let_closed_stages_be(self, progress: float) -> None:
+        """BatchNorm of stages that wait keeps its statistics."""
+        for name, module in self.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.train(self.training and progress >= self.opens.get(f"{name}.weight", 0.0))
+
+
+def _check(trains, until, layer_decay, dropout, smoothing, weighting, gamma, mixup, cutmix) -> None:
+    wrong = {}
+    if trains not in TRAINS:
+        wrong[f"trains={trains}"] = f"one of {', '.join(TRAINS)}"
+    if weighting not in ("none", "balanced"):
+        wrong[f"weighting={weighting}"] = "none or balanced"
+    shares = {"until": until, "dropout": dropout, "smoothing": smoothing}
+    wrong |= {f"{name}={value}": "from 0 to less than 1" for name, value in shares.items() if not 0 <= value < 1}
+    if not 0 < layer_decay <= 1:
+        wrong[f"layer_decay={layer_decay}"] = "more than 0, at most 1 (1: all layers alike)"
+    strengths = {"gamma": gamma, "mixup": mixup, "cutmix": cutmix}
+    wrong |= {f"{name}={value}": "0 or more" for name, value in strengths.items() if not 0 <= value < float("inf")}
+    if layer_decay < 1 and trains == "head":
+        wrong[f"layer_decay={layer_decay}"] = "1 with trains=head: no layer of the encoder learns"
+    for said, right in wrong.items():
+        raise ValueError(f"method.{said}: must be {right}")
