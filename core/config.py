@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ class Tool:
         return found.get(group, found)
 
     def groups(self) -> dict[str, list[str]]:
-        return {g: found for g in GROUPS if (found := self.choices(g))}
+        """The groups that are words of this tool → their choices."""
+        known = {f.name for f in fields(self.words)}
+        return {g: found for g in GROUPS if g in known and (found := self.choices(g))}
 
 
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:

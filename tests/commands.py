@@ -1,4 +1,4 @@
-"""Run `python -m ssl.pretrain …` as a process of its own, in a second instead of ten.
+"""Run `python -m ssl.pretrain …` or another tool as a process of its own, in a second instead of ten.
 
 Importing torch, timm and the rest takes most of a short run, so commands fork from a server that has imported them, and
 has started nothing. `real` starts the command as a user does.
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "ssl.pretrain"]
 SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=test_resnet", "--batch_size=16"]
 SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1", "--steps=8"]
 LOADED = ("vision.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
-LOADED += ("sklearn.linear_model", "torch.utils.tensorboard", "matplotlib.pyplot")
+LOADED += ("linear_eval.judge", "linear_eval.finetune", "linear_eval.evaluate", "sklearn.linear_model", "torch.utils.tensorboard", "matplotlib.pyplot")
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Ended:
 class Started:
     """A command that runs."""
 
-    def __init__(self, words: list[str], environment: dict[str, str], folder: Path):
+    def __init__(self, words: list[str], environment: dict[str, str], folder: Path, module: str):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.pid = _ask(words=words, environment=environment, folder=str(folder))
+        self.pid = _ask(words=words, environment=environment, folder=str(folder), module=module)
 
     def send(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -72,15 +72,15 @@ class Started:
         return Ended(code, (self.folder / "out").read_text(), self.said)
 
 
-def start(*words, logs: Path, **environment: str) -> Started:
-    return Started([str(w) for w in words], environment, Path(logs))
+def start(*words, logs: Path, module: str = "ssl.pretrain", **environment: str) -> Started:
+    return Started([str(w) for w in words], environment, Path(logs), module)
 
 
-def run(*words, logs: Path, **environment: str) -> Ended:
-    return start(*words, logs=logs, **environment).wait()
+def run(*words, logs: Path, module: str = "ssl.pretrain", **environment: str) -> Ended:
+    return start(*words, logs=logs, module=module, **environment).wait()
 
 
-def together(*words, logs: Path, size: int = 2) -> list[Started]:
+def together(*words, logs: Path, size: int = 2, module: str = "ssl.pretrain") -> list[Started]:
     """The command as torchrun would start it, `size` processes with their ranks in the environment."""
     import socket
 
@@ -89,7 +89,7 @@ def together(*words, logs: Path, size: int = 2) -> list[Started]:
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [{"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(size)]
-    return [start(*words, logs=Path(logs, str(r)), **shared, **rank) for r, rank in enumerate(ranks)]
+    return [start(*words, logs=Path(logs, str(r)), module=module, **shared, **rank) for r, rank in enumerate(ranks)]
 
 
 def real(*words, **options) -> subprocess.Popen:
@@ -134,7 +134,7 @@ def _serve() -> None:
         answers.flush()
 
 
-def _be(words: list[str], environment: dict[str, str], folder: str) -> None:
+def _be(words: list[str], environment: dict[str, str], folder: str, module: str) -> None:
     """Become the command. Never returns."""
     code = 1
     try:
@@ -145,11 +145,9 @@ def _be(words: list[str], environment: dict[str, str], folder: str) -> None:
             import resource
 
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-        sys.argv = ["ssl/pretrain.py", *words]
+        sys.argv = [f"{module.replace('.', '/')}.py", *words]
         sys.path[1:1] = filter(None, [environment.get("PYTHONPATH")])
-        from ssl.pretrain import main
-
-        code = main()
+        code = importlib.import_module(module).main()
     except SystemExit as end:
         code = end.code
     except BaseException:

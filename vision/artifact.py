@@ -1,20 +1,24 @@
 """encoder.safetensors: an encoder's weights and how to rebuild it, in one file. The only thing the tools exchange.
 
 The tensors carry timm's names. The header holds one JSON text under "nolabel": the encoder's spec, its input's
-normalisation, its features, and where it came from. Loading is strict and runs no pickle.
+normalisation, its features, and where it came from. Loading is strict and runs no pickle. A fine-tuned classifier is the
+same file with its last layer in it too: it loads as an encoder wherever one is asked for, and as a whole by
+`load_classifier`.
 """
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from vision import encoders
+from vision import attention, classic, encoders
 from vision.augment import Recipe
 
 FORMAT = 1
+HEAD = ".classifier."  # torch refuses modules and parameters without a name, so no model's own name starts with a dot
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,27 @@ class Card:
     std: tuple[float, ...]
     dim: int
     origin: dict
+    classes: tuple[str, ...] | None = None  # of the classifier that the file holds too
 
 
-def dumps(encoder: nn.Module, recipe: Recipe, origin: dict) -> bytes:
-    """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files."""
+class Classifier(nn.Module):
+    """B,C,H,W → B,K: logits over classes."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(images))
+
+
+def dumps(
+    encoder: nn.Module, recipe: Recipe, origin: dict, head: nn.Linear | None = None, classes: tuple[str, ...] | None = None
+) -> bytes:
+    """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files.
+
+    head, classes: a classifier on the encoder's features, and its classes' names in the order of its outputs.
+    """
     header = {
         "format": FORMAT,
         "encoder": encoder.spec.json,
@@ -38,7 +59,12 @@ def dumps(encoder: nn.Module, recipe: Recipe, origin: dict) -> bytes:
         "dim": encoder.dim,
         "origin": origin,
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    state = encoder.state_dict()
+    if head is not None:
+        assert (head.in_features, head.out_features) == (encoder.dim, len(classes))
+        header["classes"] = list(classes)
+        state = state | {HEAD + name: t for name, t in head.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     return safetensors.torch.save(tensors, {"nolabel": json.dumps(header, sort_keys=True)})
 
 
@@ -52,16 +78,18 @@ def read_card(path: str | Path) -> Card:
             header = json.loads((file.metadata() or {})["nolabel"])
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
-        spec = header["encoder"] | {"arguments": _tuples(header["encoder"]["arguments"])}
+        spec = header["encoder"] | {"arguments": encoders.tuples(header["encoder"]["arguments"])}
+        classes = tuple(header["classes"]) if "classes" in header else None
         return Card(
-            encoders.Spec(**spec), tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"]
+            encoders.Spec(**spec), tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes
         )
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 
 
 def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, Card]:
-    """The encoder in evaluation mode, and its card.  Strict: every weight must be there and fit.
+    """The encoder in evaluation mode, and its card.  Strict: every weight must be there and fit. A classifier's last layer
+    is left out.
 
     several_sizes: a transformer is to take other sizes than its own too (`encoders.create`).
     """
@@ -69,38 +97,73 @@ def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, Card
     if several_sizes and "img_size" in card.spec.arguments:
         card = replace(card, spec=replace(card.spec, arguments=card.spec.arguments | {"dynamic_img_size": True}))
     encoder = encoders.build(card.spec)
-    try:
-        encoder.load_state_dict(safetensors.torch.load_file(Path(path).expanduser()))
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise ValueError(f"encoder={path}: its weights do not fit {card.spec.name}: {_line(error)}") from error
+    weights, _ = _tensors(path, card)
+    _fill(encoder, weights, path, card)
     return encoder.eval(), card
+
+
+def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
+    """The whole classifier in evaluation mode, and its card.  Raises ValueError where the file holds an encoder alone."""
+    encoder, card = load(path)
+    if card.classes is None:
+        raise ValueError(f"encoder={path} holds an encoder without a classifier; fine-tune it first")
+    _, weights = _tensors(path, card)
+    head = nn.Linear(card.dim, len(card.classes), bias="bias" in weights)
+    _fill(head, weights, path, card)
+    return Classifier(encoder, head).eval(), card
+
+
+def _tensors(path: str | Path, card: Card) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The encoder's weights, and its classifier's where the card tells of one."""
+    try:
+        weights = safetensors.torch.load_file(Path(path).expanduser())
+    except (SafetensorError, OSError) as error:
+        raise _misfit(path, card, error) from error
+    of_head = [name for name in weights if card.classes is not None and name.startswith(HEAD)]
+    head = {name.removeprefix(HEAD): weights.pop(name) for name in of_head}
+    return weights, head
+
+
+def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: str | Path, card: Card) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise _misfit(path, card, error) from error
+
+
+def _misfit(path: str | Path, card: Card, error: Exception) -> ValueError:
+    return ValueError(f"encoder={path}: its weights do not fit {card.spec.name}: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _tuples(arguments: dict) -> dict:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
-
-
 def snippet(card: Card, path: str) -> str:
-    """At most three lines of plain timm that load the file: what report.md and the README show."""
-    extra = "".join(f", {k}={v!r}" for k, v in card.spec.arguments.items())
+    """A few lines of plain timm that load the file: what report.md and the README show.
+
+    The two models that timm lacks need one line of ours more, which puts them into its registry.
+    """
+    spec = card.spec
+    extra = "".join(f", {k}={v!r}" for k, v in spec.arguments.items())
+    weights = f"safetensors.torch.load_file({path!r})"
+    if card.classes is not None:  # without the classifier
+        weights = f"{{name: t for name, t in {weights}.items() if name[0] != '.'}}"
     lines = [
-        f"model = timm.create_model({card.spec.name!r}, num_classes=0, in_chans={card.spec.channels}{extra}).eval()",
-        "; ".join(f"model.set_submodule({name!r}, {new})" for name, new in _surgery(card.spec)),
-        f"model.load_state_dict(safetensors.torch.load_file({path!r}))",
+        "from vision import classic" if spec.name.split(".")[0] in classic.__all__ else "",
+        f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
+        *_surgery(spec),
+        f"model.load_state_dict({weights})",
     ]
     return "\n".join(line for line in lines if line)
 
 
-def _surgery(spec: encoders.Spec) -> list[tuple[str, str]]:
-    """What `encoders.small_stem` changed in timm's model: (module's name, what stands there now, as Python)."""
-    plain = encoders.build(replace(spec, stem="full"))
-    before = dict(plain.named_modules())
+def _surgery(spec: encoders.Spec) -> list[str]:
+    """What `encoders.small_stem` and `attention.attach` changed in timm's model, as Python."""
+    before = dict(encoders.timm_model(spec).named_modules())
+    stemmed = encoders.build(replace(spec, attention="none"))
     changed = []
-    for name, module in encoders.build(spec).named_modules():
+    for name, module in stemmed.named_modules():
         if repr(module) == repr(before[name]):
             continue
         if isinstance(module, nn.Identity):
@@ -110,4 +173,5 @@ def _surgery(spec: encoders.Spec) -> list[tuple[str, str]]:
             bias = "" if module.bias is not None else ", bias=False"
             new = f"torch.nn.Conv2d({module.in_channels}, {module.out_channels}, 3{stride}, padding=1{bias})"
             changed.append((name, new))
-    return changed
+    stem = "; ".join(f"model.set_submodule({name!r}, {new})" for name, new in changed)
+    return [stem, *(attention.lines(stemmed) if spec.attention == "cbam" else [])]

@@ -17,17 +17,27 @@ def build_data(words) -> datasets.Dataset:
 
 
 def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
-    """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation."""
+    """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation, and so
+    does one with timm's published weights: colour images (grey ones are repeated), of the size that they were trained with
+    unless `image_size` was said. `scratch` builds the same encoder with random weights.
+    """
     recipe = config.plain(words.augment)
-    local = local_views(recipe) > 0
+    local, attention, scratch = local_views(recipe) > 0, words.get("attention", "none"), words.get("scratch", False)
+    channels, size, mean, std = dataset.channels, words.image_size, dataset.mean, dataset.std
     if words.encoder.endswith(".safetensors"):
         encoder, card = artifact.load(config.expand(words.encoder), local)
         mean, std = card.mean, card.std
+        if attention not in ("none", encoder.spec.attention):
+            raise ValueError(f"attention={attention}: {words.encoder} was made without; give it to a timm name")
     else:
-        encoder = encoders.create(words.encoder, dataset.channels, words.image_size, words.stem, words.pretrained, local)
-        mean, std = dataset.mean, dataset.std
-    patch = encoders.patch_size(encoder)
-    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=patch, **recipe)
+        if words.pretrained and (published := encoders.pretrained_input(words.encoder)):
+            channels, (mean, std, own) = 3, published
+            said = any(word.startswith("image_size=") for word in words.chosen.words)
+            size = size if said else own
+        encoder = encoders.create(words.encoder, channels, size, words.stem, words.pretrained, local, attention)
+    if scratch:
+        encoder = encoders.build(encoder.spec)
+    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **recipe)
 
 
 def precision(name: str, encoder: nn.Module, device: torch.device) -> torch.dtype | None:

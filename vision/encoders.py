@@ -1,10 +1,11 @@
 """Encoders: a timm name, our small default, or an encoder.safetensors → a module B,C,H,W → B,D with `.dim`.
 
-Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them.
+Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them;
+`vision.classic` adds LeNet-5 and AlexNet to timm's registry, `vision.attention` a CBAM behind each stage where asked.
 Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so
 the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Our
 default encoder halves images over 16 pixels in its stem ("half"): on two CPU cores four times the images an hour are
-worth more.
+worth more. Published weights come by timm's names for them, by `hf-hub:owner/model` or by `local-dir:path`.
 """
 import difflib
 import logging
@@ -12,11 +13,19 @@ from dataclasses import asdict, dataclass, field
 
 import timm
 import torch
+from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import nn
+
+from vision import attention as attentions
+from vision import classic  # noqa: F401, registers lenet5 and alexnet
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
 PATCHED = ("vit_", "deit", "eva", "beit", "mixer_", "flexivit")  # timm families whose patch size is an argument
+
+SOURCES = {  # where timm finds a folder of config.json and weights
+    "hf-hub": load_model_config_from_hf, "hf_hub": load_model_config_from_hf, "local-dir": load_model_config_from_path,
+}
 
 # Our default: ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width.
 NAMED = {
@@ -33,38 +42,52 @@ class Spec:
     image_size: int = 224  # pixels a side
     stem: str = "full"  # small | half | full
     arguments: dict = field(default_factory=dict)  # for timm.create_model
+    attention: str = "none"  # none | cbam, behind each stage
 
     @property
     def json(self) -> dict:
-        return asdict(self)
+        """Without attention where there is none: files of before it had a name stay the same bytes."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("attention", "none")}
 
 
 def create(
-    name: str, channels: int, image_size: int, stem: str = "auto", pretrained: bool = False, several_sizes: bool = False
+    name: str, channels: int, image_size: int, stem: str = "auto", pretrained: bool = False, several_sizes: bool = False,
+    attention: str = "none",
 ) -> nn.Module:
     """The encoder that `name` means at this input.
 
     With stem="auto", small inputs get the small stem where the model works with it; pretrained weights keep their own.
     several_sizes: a transformer is to take other sizes than image_size too (multi-crop), its positions interpolated.
+    attention="cbam": a CBAM behind each stage of a convolutional encoder, untrained also where the rest is pretrained.
     """
     if stem not in STEMS:
         raise ValueError(f"stem={stem}: there are {', '.join(STEMS)}")
+    if ":" in name and not pretrained:
+        raise ValueError(f"encoder={name} names published weights; add pretrained=true to use them")
+    if pretrained and name in NAMED:
+        raise ValueError(f"encoder={name} has no published weights; use pretrained=false or a timm name")
     if stem == "auto" and image_size <= SMALL_IMAGE and not pretrained:
         try:
             small = "half" if name in NAMED and image_size > 16 else "small"
-            return build(specify(name, channels, image_size, small, several_sizes))
+            return build(specify(name, channels, image_size, small, several_sizes, attention))
         except Unfit:
             pass  # a stem of several branches, say: leave it whole
-    return build(specify(name, channels, image_size, "full" if stem == "auto" else stem, several_sizes), pretrained)
+    spec = specify(name, channels, image_size, "full" if stem == "auto" else stem, several_sizes, attention)
+    return build(spec, name if pretrained else None)
 
 
 class Unfit(ValueError):
     """The model exists but does not work with this input or stem."""
 
 
-def specify(name: str, channels: int, image_size: int, stem: str, several_sizes: bool = False) -> Spec:
+def specify(
+    name: str, channels: int, image_size: int, stem: str, several_sizes: bool = False, attention: str = "none"
+) -> Spec:
     """Name, input and stem → spec.  Raises ValueError with the nearest names when timm has no such model."""
-    name, arguments = NAMED.get(name, (name, {}))
+    if ":" in name:
+        _, name, arguments = _published(name)
+    else:
+        name, arguments = NAMED.get(name, (name, {}))
     architecture = name.split(".")[0]  # a pretrained tag may follow
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, [*NAMED, *timm.list_models()], 3, 0.5)
@@ -72,13 +95,49 @@ def specify(name: str, channels: int, image_size: int, stem: str, several_sizes:
         raise ValueError(f"encoder={name}: no such timm model or file; {hint}")
     arguments = dict(arguments)
     config = timm.get_pretrained_cfg(architecture)
-    if config is not None and config.fixed_input_size:
+    if (config is not None and config.fixed_input_size) or "img_size" in arguments:
         arguments["img_size"] = image_size
         if stem == "small" and architecture.startswith(PATCHED):
             arguments["patch_size"] = _patch(image_size)
         if several_sizes:
             arguments["dynamic_img_size"] = True
-    return Spec(name, channels, image_size, stem, arguments)
+    return Spec(name, channels, image_size, stem, arguments, attention)
+
+
+def _published(name: str) -> tuple[dict, str, dict]:
+    """hf-hub:… or local-dir:… → what its config.json says: (the weights' input, timm's name of the model, arguments)."""
+    source, _, place = name.partition(":")
+    if source not in SOURCES:
+        raise ValueError(f"encoder={name}: timm's sources are hf-hub:owner/model and local-dir:path")
+    try:
+        config, architecture, arguments = SOURCES[source](place)
+    except Exception as error:  # no network, no file, no JSON, or not timm's
+        raise ValueError(f"encoder={name}: cannot read its config.json: {_line(error)}") from error
+    ours = ("num_classes", "in_chans")  # `build` gives them
+    return config, architecture, tuples({name: value for name, value in arguments.items() if name not in ours})
+
+
+def tuples(arguments: dict) -> dict:
+    """As JSON gave them → as Python takes them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+def pretrained_input(name: str) -> tuple[tuple[float, ...], tuple[float, ...], int] | None:
+    """The input that a name's published weights were trained with: (mean and std of its channels, pixels a side).
+
+    None where there are no weights.  Raises ValueError for a tag or a folder that timm does not know.
+    """
+    if ":" in name:
+        config = timm.models.PretrainedCfg(**_published(name)[0])
+    elif name in NAMED or not timm.models.is_model_pretrained(name.split(".")[0]):
+        return None
+    else:
+        try:
+            config = timm.get_pretrained_cfg(name)
+        except RuntimeError as error:
+            tags = ", ".join(timm.list_pretrained(name.split(".")[0]))
+            raise ValueError(f"encoder={name}: timm has no such weights; there are {tags}") from error
+    return tuple(config.mean), tuple(config.std), config.input_size[-1]
 
 
 def _patch(size: int) -> int:
@@ -89,21 +148,32 @@ def _patch(size: int) -> int:
     return min(tiles, key=lambda p: abs(p - size / 8), default=max(1, size // 8))
 
 
-def build(spec: Spec, pretrained: bool = False) -> nn.Module:
-    """The encoder, with random weights or timm's own.  The module knows its `.spec` and `.dim` (features an image)."""
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    try:
-        model = timm.create_model(
-            spec.name, pretrained=pretrained, num_classes=0, in_chans=spec.channels, **spec.arguments
-        )
-    except Exception as error:  # timm's constructors and its downloads fail in many ways
-        what = "fetch or build it" if pretrained else "build it"
-        raise Unfit(f"encoder={spec.name}: timm cannot {what} for {spec.image_size} px: {_line(error)}") from error
+def build(spec: Spec, weights: str | None = None) -> nn.Module:
+    """The encoder, with random weights or those that timm finds under a name.  It knows its `.spec` and `.dim` (features
+    an image).
+    """
+    if spec.attention not in attentions.KINDS:
+        raise ValueError(f"attention={spec.attention}: there are {', '.join(attentions.KINDS)}")
+    model = timm_model(spec, weights)
     if spec.stem != "full":
-        small_stem(model, spec.channels, stride=2 if spec.stem == "half" else 1)
+        small_stem(model, spec.channels, spec.image_size, stride=2 if spec.stem == "half" else 1)
     model.spec = spec
     model.dim = _features(model, spec)
+    if spec.attention == "cbam":
+        attentions.attach(model, torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
     return model
+
+
+def timm_model(spec: Spec, weights: str | None = None) -> nn.Module:
+    """The spec's model as timm makes it, before any change to its stem."""
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    try:
+        return timm.create_model(
+            weights or spec.name, pretrained=weights is not None, num_classes=0, in_chans=spec.channels, **spec.arguments
+        )
+    except Exception as error:  # timm's constructors and its downloads fail in many ways
+        what = "fetch or build it" if weights else "build it"
+        raise Unfit(f"encoder={spec.name}: timm cannot {what} for {spec.image_size} px: {_line(error)}") from error
 
 
 def _features(model: nn.Module, spec: Spec) -> int:
@@ -132,10 +202,11 @@ def stem_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return (name, module) if isinstance(module, nn.Conv2d) else None
 
 
-def small_stem(model: nn.Module, channels: int, stride: int = 1) -> None:
+def small_stem(model: nn.Module, channels: int, image_size: int, stride: int = 1) -> None:
     """Let the first stage see small images whole: stem 3×3, stride 1 (or 2), and no pooling behind it. In place.
 
-    Models whose first layer cuts patches (transformers) keep it: `specify` chose its patch.
+    Models whose first layer cuts patches (transformers) keep it: `specify` chose its patch. One whose stem sees every
+    pixel anyway (VGG) keeps it too, and loses the last pools where they would leave no pixel.
     """
     found = stem_convolution(model)
     if found is None or "patch_embed" in found[0]:
@@ -144,11 +215,29 @@ def small_stem(model: nn.Module, channels: int, stride: int = 1) -> None:
     if old.stride != (1, 1):
         new = nn.Conv2d(channels, old.out_channels, 3, stride=stride, padding=1, bias=old.bias is not None)
         model.set_submodule(name, new)
+    if isinstance(getattr(model, "features", None), nn.Sequential):
+        _spare_pools(model.features, image_size)
     for pool in ("maxpool", "features.pool0", "stem.pool", "stem_pool"):
         parent, _, last = pool.rpartition(".")
         owner = dict(model.named_modules()).get(parent)
         if owner is not None and isinstance(getattr(owner, last, None), (nn.MaxPool2d, nn.Sequential)):
             setattr(owner, last, nn.Identity())
+
+
+def _spare_pools(chain: nn.Sequential, side: int) -> None:
+    """Out of a chain of plain layers, take the pools wider than what is left of an image of `side` pixels. In place.
+
+    28 → 14 → 7 → 3 → 1: VGG keeps four of its five pools.
+    """
+    if any(list(layer.children()) for layer in chain):
+        return  # blocks, which pad and stride as they like
+    for i, layer in enumerate(chain):
+        if isinstance(layer, nn.MaxPool2d) and side < layer.kernel_size:
+            chain[i] = nn.Identity()
+        elif isinstance(layer, nn.MaxPool2d):
+            side = (side - layer.kernel_size) // layer.stride + 1
+        elif isinstance(layer, nn.Conv2d):
+            side = (side + 2 * layer.padding[0] - layer.kernel_size[0]) // layer.stride[0] + 1
 
 
 def patch_size(model: nn.Module) -> int:

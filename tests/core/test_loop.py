@@ -78,7 +78,7 @@ def test_pieces_add_up_to_the_batch(tmp_path):
 
 
 def test_pieces_keep_rows_together():
-    batch = Batch([torch.arange(6.0), torch.arange(6.0) + 10], torch.arange(6), torch.arange(6) + 20)
+    batch = Batch([torch.arange(6.0), torch.arange(6.0) + 10], torch.arange(6), torch.arange(6) + 20, epoch=3)
     cut = list(pieces(batch, 3))
     assert [last for last, _ in cut] == [False, False, True]
     for i, (_, piece) in enumerate(cut):
@@ -86,6 +86,7 @@ def test_pieces_keep_rows_together():
         assert piece.indices.tolist() == rows
         assert piece.views[1].tolist() == [r + 10 for r in rows]
         assert piece.labels.tolist() == [r + 20 for r in rows]
+        assert piece.epoch == 3
     with pytest.raises(ValueError, match="accumulate=4"):
         list(pieces(batch, 4))
 
@@ -135,6 +136,15 @@ def test_clipping(tmp_path):
     moved = [(a - b).detach().norm() for a, b in zip(method.encoder.parameters(), before.parameters(), strict=True)]
     assert float(torch.stack(moved).norm()) == pytest.approx(0.1 * 1e-3, rel=1e-3)  # weights' own float32 grain
     assert run.metrics()[0]["gradient_norm"] > 0.1, "as it was before clipping"
+
+
+def test_a_run_that_has_enough_ends_before_the_next_step_and_stays_ended(tmp_path):
+    seen = []
+    early = plan(10, checks=frozenset({2, 4, 6}), enough=lambda: len(seen) >= 2)
+    for _ in range(2):  # the second time from what was saved
+        method, run = trained(tmp_path, early, observe=lambda step: seen.append(step) or {})
+        assert seen == [2, 4]
+        assert checkpoint.load(run.last)["step"] == 4
 
 
 def test_when_it_logs_looks_and_saves(tmp_path):

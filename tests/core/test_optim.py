@@ -217,3 +217,26 @@ def test_a_constant_rate_outlives_a_checkpoint():
     second.load_state_dict(first.state_dict())
     optim.schedule(second, 0.2)
     assert sorted({group["lr"] for group in second.param_groups}) == pytest.approx([0.02, 0.2, 0.8])
+
+
+def test_names_reach_modules_and_parameters_and_the_longest_wins():
+    class Parts(nn.Module):
+        lr_scales = {"body": 0.5, "body.1": 0.25, "token": 0.1}  # noqa: RUF012
+        opens = {"body": 0.5}  # noqa: RUF012
+
+        def __init__(self):
+            super().__init__()
+            self.token, self.head = nn.Parameter(torch.zeros(2, 2)), nn.Linear(2, 2)
+            self.body = nn.Sequential(*(nn.Linear(2, 2) for _ in range(11)))  # body.10 is not inside body.1
+
+    module = Parts()
+    optimizer = build(module, "sgd", 1.0, 0.0)
+    for progress, share in ((0.4, 0.0), (0.5, 1.0)):
+        optim.schedule(optimizer, 2.0, None, progress)
+        rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert rates[module.body[0].weight] == rates[module.body[10].weight] == 1.0 * share
+        assert rates[module.body[1].weight] == 0.5 * share
+        assert (rates[module.token], rates[module.head.weight]) == (0.2, 2.0)
+    Parts.opens = {"bodi": 0.5}
+    with pytest.raises(AssertionError, match="bodi"):
+        build(module, "sgd", 1.0, 0.0)

@@ -9,7 +9,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from linear_eval.knn import knn, knn_accuracy, neighbours
+from linear_eval import knn as knn_file
+from linear_eval.knn import knn, knn_accuracy, knn_grid, neighbours
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 5
@@ -59,6 +60,84 @@ def test_it_takes_small_temperatures_half_precision_and_graphs():
     half = knn(BANK.half(), BANK_LABELS, QUERIES.bfloat16(), CLASSES)
     assert (half == knn(BANK, BANK_LABELS, QUERIES, CLASSES)).mean() > 0.9  # bfloat16 moves a few votes
     assert knn(BANK.clone().requires_grad_() * 1, BANK_LABELS, QUERIES, CLASSES).shape == (150,)
+
+
+@pytest.mark.parametrize(("bank_block", "query_block"), [(7, 5), (100, 150), (399, 1), (400, 1000)])
+@pytest.mark.parametrize("k", [1, 20, 400])
+def test_blocks_of_any_size_find_the_same(k, bank_block, query_block):
+    whole, blocks = neighbours(BANK, QUERIES, k), neighbours(BANK, QUERIES, k, bank_block, query_block)
+    np.testing.assert_allclose(blocks[0], whole[0], atol=5e-7)  # float32 sums of 12 products near 1, in another order
+    assert (blocks[1] == whole[1]).mean() > 0.999  # near ties may change places
+
+
+@pytest.mark.parametrize("block", [3, 64, 1000])
+def test_equal_similarities_stand_in_the_bank_s_order(block):
+    """Signs of 4 features: products are exact, and of 600 rows some 37 are the same."""
+    rng = np.random.default_rng(0)
+    bank, queries = rng.choice([-1.0, 1.0], (600, 4)), rng.choice([-1.0, 1.0], (30, 4))
+    cosines = queries @ bank.T / 4
+    similarity, index = neighbours(bank, queries, 600, bank_block=block)
+    assert np.array_equal(index, np.argsort(-cosines, axis=1, kind="stable"))
+    near, some = neighbours(bank, queries, 50, bank_block=block)
+    assert np.array_equal(near, similarity[:, :50])
+    assert np.array_equal(np.take_along_axis(cosines, some, 1), near)
+    assert all(len(set(row)) == 50 for row in some.tolist())
+
+
+def test_a_memory_mapped_bank_is_read_block_by_block(tmp_path, monkeypatch):
+    np.save(tmp_path / "bank.npy", BANK.half().numpy())
+    mapped = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    seen, normalised = [], knn_file._normalised
+    monkeypatch.setattr(knn_file, "_normalised", lambda x: seen.append(len(x)) or normalised(x))
+    found = neighbours(mapped, QUERIES.half().numpy(), 20, bank_block=64, query_block=100)
+    assert max(seen) == 100
+    np.testing.assert_allclose(found[0], neighbours(BANK.half(), QUERIES.half(), 20)[0], atol=5e-7)
+
+
+KS, TEMPERATURES = (1, 5, 20, 100), (0.02, 0.07, 0.5)
+
+
+def peer(k: int, temperature: float) -> KNeighborsClassifier:
+    model = KNeighborsClassifier(k, weights=lambda d: np.exp((1 - d) / temperature), metric="cosine", algorithm="brute")
+    return model.fit(BANK.double().numpy(), BANK_LABELS.numpy())
+
+
+def test_the_grid_s_best_on_validation_votes_on_test():
+    validation, validation_labels = clusters(200, 2)
+    hits = {}
+    for k in KS:
+        for temperature in TEMPERATURES:
+            found = peer(k, temperature).predict(validation.double().numpy())
+            hits[k, temperature] = (found == validation_labels.numpy()).sum()
+    best = max(hits, key=hits.get)  # the first of equals
+    assert len(set(hits.values())) > 4
+    outcome = knn_grid(BANK, BANK_LABELS, validation, validation_labels, QUERIES, CLASSES, KS, TEMPERATURES)
+    assert outcome.chosen == {"k": best[0], "T": best[1], "normalization": "L2"}
+    assert outcome.validation == pytest.approx(hits[best] / 200 * 100)
+    expected = peer(*best).predict_proba(QUERIES.double().numpy())
+    np.testing.assert_allclose(outcome.scores, expected, atol=1e-5)  # cosines to 1e-7, over T = 0.02
+    assert outcome.selected_on == "200 validation images"
+    equal = knn_grid(BANK, BANK_LABELS, validation, validation_labels, QUERIES, CLASSES, [1], TEMPERATURES)
+    assert equal.chosen["T"] == TEMPERATURES[0]  # one neighbour wins at any T: the first of equals
+
+
+def test_every_vote_of_the_grid_is_scikit_learns():
+    for k in KS:
+        for temperature in TEMPERATURES:
+            one = knn_grid(BANK, BANK_LABELS, QUERIES, LABELS, QUERIES, CLASSES, [k], [temperature])
+            expected = peer(k, temperature).predict_proba(QUERIES.double().numpy())
+            np.testing.assert_allclose(one.scores, expected, atol=1e-5)
+
+
+def test_the_grid_takes_arrays_few_images_and_more_classes_than_there_are():
+    few = knn_grid(
+        BANK[:9].half().numpy(), BANK_LABELS[:9].numpy(), QUERIES.numpy(), LABELS.numpy(), QUERIES.half().numpy(),
+        CLASSES + 3, [200, 100], [0.07],
+    )
+    assert few.chosen["k"] == 9
+    assert few.scores.shape == (150, CLASSES + 3)
+    assert (few.scores[:, CLASSES:] == 0).all()
+    np.testing.assert_allclose(few.scores.sum(1), 1, atol=1e-12)
 
 
 @pytest.mark.parametrize("first", ["torch", "faiss"])

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ KINDS = {  # name, channels, pixels, stem: of the small, half and full stem, wit
     "ours small": ("small", 1, 8, "auto"), "ours half": ("small", 1, 28, "auto"), "ours full": ("small", 3, 96, "auto"),
     "resnet small": ("resnet18", 3, 32, "small"), "stride alone": ("mobilenetv3_small_050", 1, 32, "small"),
     "patch stem": ("convnext_atto", 3, 32, "half"), "vit": ("vit_tiny_patch16_224", 3, 32, "auto"),
+    "cbam": ("small", 1, 28, "auto", "cbam"), "cbam in blocks": ("convnext_atto", 3, 32, "small", "cbam"),
 }
 
 
@@ -22,10 +24,16 @@ def recipe(channels: int = 3, size: int = 32) -> Recipe:
     return Recipe(size, (0.123456789,) * channels, (0.25,) * channels)
 
 
-def trained(name: str, channels: int, size: int, stem: str = "auto", seed: int = 0) -> nn.Module:
-    """An encoder whose every weight and statistic is drawn anew, so that one left at its first value shows."""
+def trained(
+    name: str, channels: int, size: int, stem: str = "auto", attention: str = "none", seed: int = 0
+) -> nn.Module:
     torch.manual_seed(seed)
-    encoder = encoders.create(name, channels, size, stem).eval()
+    return moved(encoders.create(name, channels, size, stem, attention=attention))
+
+
+def moved(encoder: nn.Module) -> nn.Module:
+    """Every weight and statistic drawn anew, so that one left at its first value shows; in evaluation mode."""
+    encoder.eval()
     for x in encoder.state_dict().values():
         if x.is_floating_point():
             x.copy_(x + 0.02 * torch.rand_like(x))
@@ -92,9 +100,10 @@ def test_the_snippet_is_plain_timm(tmp_path):
         encoder = trained(*KINDS[kind])
         save(encoder, tmp_path / f"{i} é.safetensors")
         text = artifact.snippet(artifact.read_card(tmp_path / f"{i} é.safetensors"), f"{i} é.safetensors")
-        starts = [line.split("(")[0] for line in text.splitlines()]
+        starts = [line.split("(")[0].split(" in ")[0] for line in text.splitlines()]
         small = encoder.spec.stem != "full" and not encoder.spec.arguments.get("patch_size")
-        assert starts == ["model = timm.create_model", *["model.set_submodule"] * small, "model.load_state_dict"], kind
+        between = ["model.set_submodule"] * small + ["for name, channels"] * (encoder.spec.attention == "cbam")
+        assert starts == ["model = timm.create_model", *between, "model.load_state_dict"], kind
         lines.append(text)
         x = torch.randn(2, encoder.spec.channels, encoder.spec.image_size, encoder.spec.image_size)
         torch.save(x, tmp_path / f"{i}.x.pt")
@@ -103,6 +112,98 @@ def test_the_snippet_is_plain_timm(tmp_path):
                    env={"OMP_NUM_THREADS": str(torch.get_num_threads())})
     for i, (kind, z) in enumerate(zip(KINDS, expected, strict=True)):
         assert torch.equal(torch.load(tmp_path / f"{i}.z.pt"), z), kind
+
+
+@pytest.mark.parametrize("spec", [
+    encoders.Spec("lenet5", 1, 28, "small"), encoders.Spec("alexnet", 3, 32, "small"),
+    encoders.Spec("vgg11", 1, 28, "small", {"mlp_ratio": 1 / 64}),  # without most of its weights; at its full stem it fails
+    encoders.Spec("vgg11", 3, 28, "small", {"mlp_ratio": 1 / 64}, "cbam"), encoders.Spec("lenet5", 3, 32, "small", {}, "cbam"),
+], ids=lambda spec: f"{spec.name} {spec.attention}")
+def test_the_snippet_loads_the_classics(tmp_path, spec):
+    encoder = moved(encoders.build(spec))
+    save(encoder, tmp_path / "e.safetensors")
+    text = artifact.snippet(artifact.read_card(tmp_path / "e.safetensors"), str(tmp_path / "e.safetensors"))
+    assert text.startswith("from vision import classic\n" if spec.name in ("lenet5", "alexnet") else "model = timm")
+    names = {"timm": timm, "torch": torch, "safetensors": safetensors}
+    exec(text, names)
+    x = torch.randn(2, spec.channels, spec.image_size, spec.image_size)
+    assert torch.equal(names["model"](x), encoder(x))
+
+
+CLASSES = ("T-shirt/top", "Hosen", "プルオーバー")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_classifier_comes_back_whole_and_as_an_encoder(tmp_path, resnet, bias):
+    path, head = tmp_path / "c.safetensors", nn.Linear(resnet.dim, 3, bias)
+    path.write_bytes(artifact.dumps(resnet, recipe(), {"tool": "test"}, head, CLASSES))
+    x = torch.randn(2, 3, 32, 32)
+    model, card = artifact.load_classifier(path)
+    assert not any(m.training for m in model.modules())
+    assert torch.equal(model(x), head(resnet(x)))
+    assert (card.classes, card.spec, card.origin) == (CLASSES, resnet.spec, {"tool": "test"})
+    assert artifact.dumps(model.encoder, recipe(), {"tool": "test"}, model.head, card.classes) == path.read_bytes()
+
+    encoder, card = artifact.load(path)
+    assert card == artifact.read_card(path)
+    assert torch.equal(encoder(x), resnet(x))
+    assert list(encoder.state_dict()) == list(resnet.state_dict())
+    names = {"timm": timm, "torch": torch, "safetensors": safetensors}
+    exec(artifact.snippet(card, str(path)), names)
+    assert torch.equal(names["model"](x), resnet(x))
+
+
+def test_no_model_has_weights_of_the_classifiers_name():
+    """A dot at the beginning would be a module without a name, or a dot in a name: torch refuses both."""
+    assert artifact.HEAD[0] == "."
+    for name in ("", ".classifier", ".classifier.weight"):
+        for register, what in ((nn.Module().register_parameter, nn.Parameter(torch.zeros(1))),
+                               (nn.Module().register_buffer, torch.zeros(1)), (nn.Module().add_module, nn.Module())):
+            with pytest.raises(KeyError):
+                register(name, what)
+
+
+def test_an_encoder_alone_is_no_classifier(tmp_path, resnet):
+    save(resnet, tmp_path / "e.safetensors")
+    assert artifact.read_card(tmp_path / "e.safetensors").classes is None
+    with pytest.raises(ValueError, match=r"e\.safetensors holds an encoder without a classifier; fine-tune it") as caught:
+        artifact.load_classifier(tmp_path / "e.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["no head", "bias misnamed", "another shape", "one class more", "a head untold"])
+def test_classifiers_are_loaded_as_strictly(tmp_path, resnet, change):
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(artifact.dumps(resnet, recipe(), {}, nn.Linear(resnet.dim, 3), CLASSES))
+    tensors, header = safetensors.torch.load_file(path), json.loads(metadata(path)["nolabel"])
+    load = artifact.load_classifier
+    match change:
+        case "no head":
+            del tensors[".classifier.weight"], tensors[".classifier.bias"]
+        case "bias misnamed":
+            tensors[".classifier.bias_"] = tensors.pop(".classifier.bias")
+        case "another shape":
+            tensors[".classifier.weight"] = torch.zeros(3, 5)
+        case "one class more":
+            header["classes"] = ["more", *CLASSES]
+        case "a head untold":
+            del header["classes"]
+            load = artifact.load  # it would be left out unnoticed
+    safetensors.torch.save_file(tensors, path, {"nolabel": json.dumps(header)})
+    with pytest.raises(ValueError, match="its weights do not fit resnet18") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plain_encoders_file_is_what_format_1_always_was():
+    """The bytes of version 1, written out: no word of attention or of classes where there are none."""
+    encoder = trained("lenet5", 1, 28)
+    header = (
+        '{"dim": 84, "encoder": {"arguments": {}, "channels": 1, "image_size": 28, "name": "lenet5", "stem": "small"}, '
+        '"format": 1, "mean": [0.123457], "origin": {"tool": "test"}, "std": [0.25]}'
+    )
+    expected = safetensors.torch.save(dict(encoder.state_dict()), {"nolabel": header})
+    assert artifact.dumps(encoder, recipe(1, 28), {"tool": "test"}) == expected
 
 
 def test_what_is_no_encoder_file_is_refused_in_one_line(tmp_path, resnet):
@@ -127,6 +228,7 @@ def test_what_is_no_encoder_file_is_refused_in_one_line(tmp_path, resnet):
                            ({"encoder": spec | {"arguments": [1]}}, "is not an encoder"),
                            ({"encoder": spec | {"nonsense": 1}}, "nonsense"),
                            ({"encoder": spec | {"name": "resnet1"}}, "encoder=resnet1"),
+                           ({"encoder": spec | {"attention": "more"}}, "attention=more: there are none, cbam"),
                            ({"encoder": spec | {"arguments": {"what": 1}}}, "encoder=resnet18: timm cannot build it")):
         save(resnet, path, **changes)
         with pytest.raises(ValueError, match=words) as caught:

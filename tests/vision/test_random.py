@@ -63,3 +63,19 @@ def test_every_image_comes_first_equally_often():
     places = torch.stack([random.permutation(0, epoch, 10) for epoch in range(2_000)])
     for column in places.T:  # at each place, 2,000 draws of ten images
         assert stats.chisquare(column.bincount(minlength=10).numpy()).pvalue > 1e-3
+
+
+def test_balanced_epochs_show_every_class_as_often():
+    labels = torch.tensor([0] * 70 + [2] * 20 + [5] * 3 + [2] * 7)
+    orders = [random.balanced(0, epoch, labels) for epoch in range(3)]
+    for order in orders:
+        assert len(order) == 100
+        counts = labels[order].bincount()
+        assert counts[[0, 2, 5]].max() - counts[[0, 2, 5]].min() <= 1
+        assert len(set(order[labels[order] == 0].tolist())) == int(counts[0])  # enough images: none twice
+        times = order[labels[order] == 5].bincount()[90:93]
+        assert times.max() - times.min() <= 1  # too few: all as often as the others
+        halves = labels[order[:50]].bincount(minlength=6)[[0, 2, 5]]
+        assert halves.min() > 5  # spread over the epoch
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0], random.balanced(0, 0, labels))

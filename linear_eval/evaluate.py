@@ -1,0 +1,111 @@
+"""What is an encoder worth? One table: frozen and fine-tuned, with all labels and few, beside what it must beat.
+
+    uv run python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist
+    uv run python -m linear_eval.evaluate --encoder resnet50 --pretrained --suite cifar10,stl10 --parts [knn,linear]
+
+Nothing here imports torch before the words are understood: a mistyped one is answered at once.
+"""
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from core import command, config
+from linear_eval.words import PARTS, EvaluateWords
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = config.Tool(
+    module="linear_eval.evaluate",
+    primary=ROOT / "linear_eval" / "evaluate.yaml",
+    searched=(ROOT / "vision" / "config",),
+    summary="Evaluate an encoder: python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist",
+    words=EvaluateWords,
+)
+
+
+def main() -> int:
+    return config.main(TOOL, partial(command.start, TOOL, check, run))
+
+
+def check(words) -> None:
+    """Refuse what can be refused before anything is loaded or launched."""
+    if words.encoder is None:
+        newest = sorted(Path("runs").glob("*/encoder.safetensors"), key=lambda path: path.stat().st_mtime)
+        hint = f"the newest here is {newest[-1]}" if newest else "such as runs/…/encoder.safetensors, or resnet50 --pretrained"
+        raise ValueError(f"encoder=…: say which encoder to evaluate; {hint}")
+    command.check(words)
+    wrong = {}
+    if unknown := [part for part in words.parts if part not in PARTS]:
+        raise ValueError(f"parts={unknown[0]}: there are {', '.join(PARTS)}")
+    if words.attention not in ("none", "cbam"):
+        wrong["attention"] = "none or cbam"
+    command.refuse(config.flat(words), wrong)
+    check_protocol(config.plain(words.protocol))
+    for job in jobs(words):
+        if job.chosen.data not in TOOL.choices("data"):
+            raise ValueError(f"suite={words.suite}: there are {', '.join(TOOL.choices('data'))}")
+
+
+def check_protocol(protocol: dict) -> None:
+    """A protocol's numbers have no types of their own: those of v1.yaml show of which kind and sign they are."""
+    example = config.flat(TOOL.example("protocol", "v1"))
+    for name, value in config.flat(protocol).items():
+        shown = example[name]
+        values = value if isinstance(value, list) else [value]
+        kind = type(shown[0] if isinstance(shown, list) else shown)
+        alike = all(type(v) is kind or (kind is float and type(v) is int) for v in values)
+        if isinstance(value, list) != isinstance(shown, list) or not values or not alike:
+            raise ValueError(f"protocol.{name}={value}: must be like {str(shown).replace(' ', '')}")
+        if kind is not str and not all(v > 0 for v in values):
+            raise ValueError(f"protocol.{name}={value}: must be more than 0")
+    if not all(share < 1 for share in protocol["labels"]["shares"]):
+        raise ValueError(f"protocol.labels.shares={protocol['labels']['shares']}: must be less than 1")
+
+
+def changes(protocol: dict) -> dict:
+    """What differs from the frozen numbers of the protocol's name."""
+    frozen = config.flat(TOOL.example("protocol", protocol["name"]))
+    return {name: value for name, value in config.flat(protocol).items() if frozen.get(name) != value}
+
+
+def jobs(words) -> list:
+    """The evaluations that these words ask for: one, or one a data set of the suite, each in a folder of its own."""
+    if not words.suite:
+        return [words]
+    out = command.folder(words, "suite")
+    said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("suite", "data", "out")]
+    return [config.compose(TOOL, [*said, f"data={name}", f"out='{out / name}'"]) for name in words.suite.split(",")]
+
+
+def run(words) -> int:
+    """From words to report. All processes extract features and fine-tune; the main one does the rest alone."""
+    from core import checkpoint, distributed
+    from linear_eval import report
+    from linear_eval.gather import gather
+    from linear_eval.judge import judge
+
+    everything = []
+    with distributed.session(words.device) as world:
+        start = time.monotonic()
+        for job in jobs(words):
+            everything.append((job, gather(job, world), time.monotonic() - start))
+            start = time.monotonic()
+    if world.rank:
+        return 0
+    results = []
+    for job, material, seconds in everything:
+        results.append(judge(job, material, changes(config.plain(job.protocol)), seconds))
+        print(report.text_table(results[-1]))
+        print(*(f"{name}: {material.run.folder / name}" for name in ("results.json", "report.html") if words.picture), sep="\n")
+    if words.suite:
+        folder = command.folder(words, "suite")
+        table = report.suite_table(results)
+        checkpoint.write(folder / "suite.md", table)
+        checkpoint.write(folder / "suite.json", json.dumps(results, indent=1) + "\n")
+        print(f"\n{table}\nsuite:  {folder / 'suite.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The report's figures as PNG bytes, the same bytes for the same input.
+
+Colours are Okabe and Ito's, which every kind of colour vision tells apart (their yellow darker, for lines on white). A
+source has one colour and one marker everywhere. Names come from data and are drawn as they are.
+"""
+import functools
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
+MARKERS = "osD^vPX*"
+RIGHT, WRONG = "#0072B2", "#D55E00"
+SOURCES = ("encoder", "untrained", "HOG", "SIFT words", "LBP", "PCA", "raw pixels", "from scratch")  # in the order of COLOURS
+METHODS = {  # in the order they are shown in
+    "knn": "kNN", "linear": "linear probe", "logistic": "logistic regression", "ridge": "ridge regression", "svm": "SVM",
+    "random forest": "random forest", "augmented": "augmented probe", "finetune": "fine-tuning",
+}
+NUMBERED, NAMED = 20, 40  # classes up to which a confusion matrix has numbers, and names
+MAPPED = 2_000  # test images on a map, at most
+INK = "#444444"
+STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.parse_math": False,
+}
+
+
+def drawn(draw: Callable) -> Callable[..., bytes]:
+    """A function that makes a Figure → one that makes its PNG, in our style whatever the process has set."""
+
+    @functools.wraps(draw)
+    def picture(*given) -> bytes:
+        import matplotlib
+
+        buffer = io.BytesIO()
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            draw(*given).savefig(buffer, format="png", dpi=130, metadata={"Software": None}, facecolor="white")
+        return buffer.getvalue()
+
+    return picture
+
+
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid):
+    """Inches → Figure (drawn by Agg, without pyplot's state) and its Axes, rows,columns."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+
+
+def look(source: str) -> dict:
+    """Colour and marker of a source; of one nobody knows yet, from its name."""
+    i = SOURCES.index(source) if source in SOURCES else sum(source.encode())
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+
+
+def short(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def order(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Each name once: those known in their order, then the others."""
+    return sorted(dict.fromkeys(names), key=lambda name: known.index(name) if name in known else len(known))
+
+
+# ------------------------------------------------------------------------------------------------------------- accuracies
+
+
+@drawn
+def forest(rows: list[dict], encoder: str):
+    """Accuracies with their 95 % intervals: a panel for each share of the labels, a band for each method."""
+    shares = list(dict.fromkeys(row["labels"] for row in rows))
+    panels = [[row for row in rows if row["labels"] == share] for share in shares]
+    sources = order(SOURCES, [row["source"] for row in rows])
+    heights = [len(panel) + 1.5 * len({row["method"] for row in panel}) for panel in panels]
+    size = 8, 0.17 * sum(heights) + 0.6 * len(panels) + 0.8
+    figure, axes = canvas(*size, len(panels), height_ratios=heights)
+    low = min(row["interval"][0] for row in rows)
+    for axis, share, panel in zip(axes[:, 0], shares, panels, strict=True):
+        place, ticks = 0.0, []
+        for method in order(list(METHODS), [row["method"] for row in panel]):
+            band = sorted((r for r in panel if r["method"] == method), key=lambda row: sources.index(row["source"]))
+            ticks.append((place + (len(band) - 1) / 2, METHODS.get(method, method)))
+            for row in band:
+                ends = [[row["accuracy"] - row["interval"][0]], [row["interval"][1] - row["accuracy"]]]
+                axis.errorbar(row["accuracy"], place, xerr=np.maximum(ends, 0), ms=5, capsize=2, lw=1.2, **look(row["source"]))
+                axis.annotate(f"{row['accuracy']:.1f}", (row["interval"][1], place), (5, 0), textcoords="offset points",
+                              va="center", fontsize=7, color=INK)
+                place += 1
+            place += 1.5
+            axis.axhline(place - 1.25, color="#dddddd", lw=0.8)
+        axis.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
+        axis.set(ylim=(place - 1.25, -0.75), xlim=(max(0, low - 3), 102), title=f"{share} of the labels")
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="x", color="#eeeeee")
+        axis.set_axisbelow(True)
+    axes[-1, 0].set_xlabel("test accuracy, %, with 95 % interval")
+    _legend(figure, sources, encoder)
+    return figure
+
+
+def _legend(figure, sources: list[str], encoder: str) -> None:
+    from matplotlib.lines import Line2D
+
+    names = [encoder if source == "encoder" else source for source in sources]
+    handles = [Line2D([], [], ls="", label=short(n, 30), **look(s)) for s, n in zip(sources, names, strict=True)]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+
+
+@drawn
+def curve(lines: list[dict], encoder: str):
+    """Label efficiency: mean ± standard deviation over draws, by labelled images a class."""
+    from matplotlib.ticker import NullLocator
+
+    figure, axes = canvas(7, 4.2)
+    axis = axes[0, 0]
+    for line in lines:
+        x, mean, std = ([point[key] for point in line["points"]] for key in ("per_class", "mean", "std"))
+        axis.errorbar(x, mean, yerr=[s or 0 for s in std], capsize=3, ms=5, lw=1.4, **look(line["source"]))
+    ticks = sorted({point["per_class"] for line in lines for point in line["points"]})
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel="labelled training images a class", ylabel="test accuracy, %, mean ± std over draws")
+    axis.grid(color="#eeeeee")
+    _legend(figure, [line["source"] for line in lines], encoder)
+    return figure
+
+
+@drawn
+def reliability(bins: dict[str, np.ndarray]):
+    """Accuracy by confidence above, and how many predictions have it below."""
+    figure, axes = canvas(5, 5, 2, height_ratios=(3, 1))
+    width = 100 / len(bins["count"])
+    middle = (np.arange(len(bins["count"])) + 0.5) * width
+    axis, below = axes[:, 0]
+    axis.bar(middle, np.nan_to_num(bins["accuracy"]), width * 0.92, color=COLOURS[0], label="accuracy")
+    axis.plot([0, 100], [0, 100], color=INK, lw=1, ls="--", label="perfectly calibrated")
+    axis.scatter(bins["confidence"], bins["accuracy"], s=14, color=COLOURS[1], zorder=3, label="at the bin's mean confidence")
+    axis.set(xlim=(0, 100), ylim=(0, 102), ylabel="accuracy, %")
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    below.bar(middle, bins["count"] / bins["count"].sum() * 100, width * 0.92, color="#999999")
+    below.set(xlim=(0, 100), xlabel="confidence, %", ylabel="of images, %")
+    return figure
+
+
+@drawn
+def confusion(matrix: np.ndarray, names: Sequence[str]):
+    """Shares of each true class in colour; counts in the cells and names beside them where they can be read."""
+    from matplotlib.ticker import MaxNLocator
+
+    classes = len(names)
+    side = float(np.clip(0.52 * classes + 2, 4, 8.5))
+    figure, axes = canvas(side + 0.6, side)
+    axis = axes[0, 0]
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1) * 100
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    axis.set(xlabel="predicted", ylabel="true")
+    if classes <= NAMED:
+        axis.set_xticks(range(classes), [short(n) for n in names], rotation=45, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(classes), [short(n) for n in names])
+    else:
+        axis.set(xlabel="predicted, number of the class", ylabel="true, number of the class")
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_major_locator(MaxNLocator(10, integer=True))
+    if classes <= NUMBERED:
+        size = min(9, 70 * side / 9 / classes)
+        for (i, j), count in np.ndenumerate(matrix):
+            if count:
+                axis.text(j, i, count, ha="center", va="center", fontsize=size, color="white" if share[i, j] > 55 else "black")
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0 if classes <= NAMED else 3)
+    figure.colorbar(image, shrink=0.7, label="of the true class, %").outline.set_visible(False)
+    return figure
+
+
+# ----------------------------------------------------------------------------------------------------------------- images
+
+
+def _show(axis, image: np.ndarray, frame: str | None = None) -> None:
+    """One image, C,S,S uint8, in a frame."""
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if len(image) == 1 else {}
+    axis.imshow(image.transpose(1, 2, 0), interpolation="nearest" if image.shape[-1] < 64 else "antialiased", **grey)
+    axis.axis("on")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(visible=frame is not None, color=frame, linewidth=3)
+
+
+def _sheet(rows: int, columns: int):
+    figure, axes = canvas(8, 8 / (columns + 1.2) * rows * 1.14 + 0.2, rows, columns)
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes
+
+
+def _beside(axis, text: str) -> None:
+    """A row's words, left of its first image."""
+    axis.annotate(text, (0, 0.5), (-8, 0), "axes fraction", "offset points", ha="right", va="center", fontsize=8, color=INK)
+
+
+@drawn
+def pairs(found: list[dict], images: list[np.ndarray], names: Sequence[str]):
+    """The surest mistakes of each confused pair, a row a pair.  images: for each pair B,C,S,S uint8"""
+    figure, axes = _sheet(len(found), max(4, *(len(row) for row in images)))
+    for line, pair, row in zip(axes, found, images, strict=True):
+        true, taken = short(names[pair["true"]]), short(names[pair["predicted"]])
+        _beside(line[0], f"{true}\ntaken for\n{taken}\n{pair['count']:,} ({pair['share']:.1f} %)")
+        for axis, image in zip(line, row, strict=False):
+            _show(axis, image)
+    return figure
+
+
+@drawn
+def neighbours(
+    queries: np.ndarray, labels: np.ndarray, nearest: np.ndarray, their_labels: np.ndarray, names: Sequence[str]
+):
+    """Test images and the training images nearest to them, a row each.
+
+    queries: Q,C,S,S uint8 with labels Q; nearest: Q,k,C,S,S with labels Q,k. Of another class: the frame's colour and its name.
+    """
+    figure, axes = _sheet(len(queries), nearest.shape[1] + 1)
+    for line, query, label, row, theirs in zip(axes, queries, labels, nearest, their_labels, strict=True):
+        _show(line[0], query, "#999999")
+        _beside(line[0], short(names[label]))
+        for axis, image, its in zip(line[1:], row, theirs, strict=True):
+            _show(axis, image, RIGHT if its == label else WRONG)
+            if its != label:
+                axis.set_title(short(names[its], 12), fontsize=7, color=WRONG, pad=3)
+    return figure
+
+
+@drawn
+def overlays(images: np.ndarray, heat: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]):
+    """Images above, and Grad-CAM's heat over them below.  B,C,S,S uint8; B,S,S in [0, 1]; B; B"""
+    per_row = min(8, len(images))
+    blocks = -(-len(images) // per_row)
+    figure, axes = canvas(8, 2.35 * 8 / max(per_row, 4) * blocks + 0.3, 2 * blocks, per_row)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (image, hot, true, taken) in enumerate(zip(images, heat, labels, predicted, strict=True)):
+        above, below = axes[2 * (i // per_row) : 2 * (i // per_row) + 2, i % per_row]
+        _show(above, image)
+        title = short(names[true], 14) if true == taken else f"{short(names[true], 14)}\n→ {short(names[taken], 12)}"
+        above.set_title(title, fontsize=7.5, color=INK if true == taken else WRONG)
+        _show(below, (0.5 * image.mean(0, keepdims=True)).astype(np.uint8))
+        below.imshow(hot, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * hot)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------------- maps
+
+
+@drawn
+def maps(features: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: int = 0):
+    """Standardised features in two dimensions: PCA, t-SNE, UMAP, on at most MAPPED images.  M,D (D ≥ 2, M ≥ 10) and M
+
+    PCA: variance. t-SNE: van der Maaten and Hinton 2008 (JMLR 9). UMAP: McInnes et al. 2018 (arXiv 1802.03426). The last
+    two see the first 50 principal components; they keep neighbourhoods, while their distances between groups say little.
+    """
+    some = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAPPED)).astype(int))
+    figure, axes = canvas(12, 4.6, 1, 3)
+    for axis, (title, points) in zip(axes[0], _plane(np.asarray(features[some], np.float32), seed).items(), strict=True):
+        for i, name in enumerate(names):
+            mine = points[labels[some] == i]
+            style = {"color": COLOURS[i % 8], "marker": MARKERS[i // 8 % 8]} if len(names) <= NAMED else {
+                "color": f"C{i % 10}", "marker": "o"}
+            axis.scatter(*mine.T, s=9, alpha=0.75, linewidths=0, label=short(name), **style)
+        axis.set(xticks=[], yticks=[], title=title)
+        axis.spines[:].set_visible(False)
+    if len(names) <= NAMED:
+        handles, texts = axes[0, 0].get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": 10 if len(names) > 8 else len(names), "frameon": False}
+        figure.legend(handles, texts, fontsize=8, markerscale=2, handletextpad=0.1, columnspacing=1, **place)
+    return figure
+
+
+def _plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    import warnings
+
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+    pca = PCA(min(50, *x.shape), svd_solver="full").fit(x)
+    some = pca.transform(x)
+    share = pca.explained_variance_ratio_[:2].sum() * 100
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore")  # umap says that a seed leaves it one thread
+        from umap import UMAP
+
+        flat = UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(some)
+        near = TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed, n_jobs=1).fit_transform(some)
+    return {f"PCA ({share:.0f} % of the variance)": some[:, :2], "t-SNE": near, "UMAP": flat}

@@ -1,0 +1,419 @@
+"""results.json → what a person reads: a table on the terminal, report.md, and report.html, one file that needs nothing else."""
+import base64
+import html
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core import checkpoint
+from linear_eval import metrics, pictures
+from linear_eval.pictures import METHODS, SOURCES, order
+
+WIDTH = 120  # columns of a terminal
+PERCENT = ("top5", "balanced_accuracy", "macro_f1", "ece", "validation")
+HEAD = (
+    "source", "method", "labels", "accuracy", "95 % interval", "top-5", "balanced", "macro F1", "ECE", "validation",
+    "selected on", "settings", "note",
+)
+NUMBERS = slice(3, 10)  # columns of HEAD that are figures
+BRIEF = (0, 1, 2, 3, 4, 6, 8, 9, 10, 11)  # columns of HEAD that the terminal shows, the last as far as there is room
+FOLDED = 30  # classes from which the table by class is folded away
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """What Grad-CAM shows.  images: B,C,S,S uint8; heat: B,S,S in [0, 1]; labels and predicted: B"""
+
+    images: np.ndarray
+    heat: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the figures show beside results.json; a part that is None has no section.
+
+    labels: M of the test images. scores: M,C of the row that `headline` names; probabilities: whether they are.
+    images, train_images: positions → B,C,S,S uint8, of test and training images.
+    queries: Q positions of test images; nearest: Q,k positions of the training images nearest to each, nearest first.
+    features: M,D of the test images, for the map.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+    probabilities: bool = True
+    images: Callable[[np.ndarray], np.ndarray] | None = None
+    train_images: Callable[[np.ndarray], np.ndarray] | None = None
+    train_labels: np.ndarray | None = None
+    queries: np.ndarray | None = None
+    nearest: np.ndarray | None = None
+    features: np.ndarray | None = None
+    overlays: Overlays | None = None
+
+
+def write(folder: Path, results: dict, evidence: Evidence | None) -> list[Path]:
+    """report.md, report.html and the figures, each whole or not there.  → what was written"""
+    page = [*_overview(results), *(_evidence(results, evidence) if evidence else []), *_birth(results)]
+    figures = {block.name: block.png for _, blocks in page for block in blocks if isinstance(block, Picture)}
+    files = {"report.md": _markdown(results, page), "report.html": _html(results, page), **figures}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        checkpoint.write(folder / name, content)
+    return [folder / name for name in files]
+
+
+def headline(results: dict) -> int:
+    """Index of the row that is looked at closely: the encoder's with all labels that is best on *validation*, never on test.
+
+    Where no row is the encoder's with all labels, of the encoder's, and where none is, of all.
+    """
+    rows = results["rows"]
+    ours = [i for i, row in enumerate(rows) if row["source"] == "encoder"] or list(range(len(rows)))
+    candidates = [i for i in ours if rows[i]["labels"] == "100 %"] or ours
+    return _best(rows, candidates)
+
+
+def _best(rows: list[dict], candidates: list[int]) -> int:
+    return max(candidates, key=lambda i: -1 if rows[i]["validation"] is None else rows[i]["validation"])
+
+
+def candour(results: dict) -> str:
+    """Say it where the encoder does not pay: what is ahead of it by the same method and labels.
+
+    A method that the encoder was not judged by is held against its best on validation. Empty with nothing to compare.
+    """
+    rows, ahead, compared = results["rows"], [], 0
+    for row in sorted(rows, key=_place):
+        ours = [i for i, r in enumerate(rows) if r["source"] == "encoder" and r["labels"] == row["labels"]]
+        if row["source"] == "encoder" or not ours:
+            continue
+        same = [i for i in ours if rows[i]["method"] == row["method"]]
+        own = rows[same[0] if same else _best(rows, ours)]
+        compared += 1
+        if row["accuracy"] > own["accuracy"]:
+            against = "" if same else f" by {_method(own)}"
+            share = "" if row["labels"] == "100 %" else f" with {row['labels']} of the labels"
+            ahead.append(f"{row['source']} by {_method(row)}{share} ({row['accuracy']:.1f}, it {own['accuracy']:.1f}{against})")
+    if ahead:
+        return f"Ahead of the encoder: {'; '.join(ahead)}."
+    return "Nothing it was compared with is ahead of the encoder." if compared else ""
+
+
+# ----------------------------------------------------------------------------------------------------------------- tables
+
+
+def table(results: dict) -> list[list[str]]:
+    """Every row of results as words, in HEAD's columns: most labels first, then by source and method."""
+    return [_cells(row, results["encoder"]["name"]) for row in sorted(results["rows"], key=_place)]
+
+
+def _place(row: dict) -> tuple:
+    sources, methods = order(SOURCES, [*SOURCES, row["source"]]), order(list(METHODS), [*METHODS, row["method"]])
+    return -row["train_images"], sources.index(row["source"]), methods.index(row["method"])
+
+
+def _cells(row: dict, encoder: str) -> list[str]:
+    spread = f" ± {row['std']:.1f}" if row["std"] is not None else ""
+    low, high = row["interval"]
+    figures = [_figure(row[name]) for name in PERCENT]
+    note = [row["note"]] if row["note"] else []
+    note += [f"mean ± std of {row['draws']} draws"] if row["draws"] > 1 else []
+    source = encoder if row["source"] == "encoder" else row["source"]
+    return [
+        source, _method(row), row["labels"], f"{row['accuracy']:.1f}{spread}", f"{low:.1f} … {high:.1f}", *figures,
+        row["selected_on"], ", ".join(f"{key} {_value(value)}" for key, value in row["chosen"].items()), "; ".join(note),
+    ]
+
+
+def _method(row: dict) -> str:
+    return METHODS.get(row["method"], row["method"])
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _value(value) -> str:
+    """A setting; of several draws, each one's."""
+    if isinstance(value, list):
+        return "/".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def title(results: dict) -> str:
+    return f"{results['encoder']['name']} on {results['data']['name']}"
+
+
+def facts(results: dict) -> str:
+    """Which encoder, which data and which protocol, in a line."""
+    e, d = results["encoder"], results["data"]
+    changes = [f"{name} {_value(value)}" for name, value in results["protocol_changes"].items()]
+    changed = f", changed: {', '.join(changes)}" if changes else ""
+    return (
+        f"{e['source']} ({e['parameters'] / 1e6:.2f} M parameters, {e['dim']:,} features, {e['image_size']} px); "
+        f"{d['train']:,} training, {d['validation']:,} validation and {d['test']:,} test images of {len(d['classes'])} classes; "
+        f"protocol {results['protocol']}{changed}"
+    )
+
+
+def text_table(results: dict) -> str:
+    """The table for a terminal of WIDTH columns, with what it is of above and what is ahead of the encoder below."""
+    lines = [[row[i] for i in BRIEF] for row in [list(HEAD), *table(results)]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [NUMBERS.start <= i < NUMBERS.stop for i in BRIEF]
+    said = [
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    ]
+    head, *body = [pictures.short(line, WIDTH) for line in said]
+    about, ahead = textwrap.wrap(f"{title(results)}: {facts(results)}", WIDTH), textwrap.wrap(candour(results), WIDTH)
+    return "\n".join([*about, "", head, "─" * max(map(len, body)), *body, "", *ahead]).rstrip()
+
+
+def markdown_table(results: dict) -> str:
+    """The whole table in Markdown, without the columns that are empty."""
+    return _markdown_block(_headline_table(results))
+
+
+def suite_table(results: list[dict]) -> str:
+    """One encoder on several data sets, in Markdown: its test accuracies in %, and those it must beat."""
+    asked = [("encoder", method) for method in ("knn", "linear", "logistic", "finetune")]
+    asked += [(source, method) for source in ("raw pixels", "untrained") for method in ("knn", "linear")]
+    head = ["data", *(f"{'' if source == 'encoder' else source + ': '}{METHODS[method]}" for source, method in asked)]
+    body = []
+    for one in results:
+        found = {(r["source"], r["method"]): r["accuracy"] for r in one["rows"] if r["labels"] == "100 %"}
+        body.append([one["data"]["name"], *(_figure(found.get(key)) for key in asked)])
+    names = ", ".join(dict.fromkeys(f"{one['encoder']['name']} ({one['encoder']['source']})" for one in results))
+    said = f"Test accuracy in %, all labels, of {_plain(names)}; protocol {results[0]['protocol']}."
+    return said + "\n\n" + _markdown_block(Table(head, body, slice(1, None))) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------------------- sections
+
+
+@dataclass(frozen=True)
+class Table:
+    head: list[str]
+    rows: list[list[str]]
+    numbers: slice  # columns that are figures
+    folded: str = ""  # the words it is folded behind
+    strong: frozenset = frozenset()  # rows to see first
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str
+    png: bytes
+    about: str
+
+
+Section = tuple[str, list]  # heading, and blocks: words, Code, Table or Picture
+
+
+class Code(str):
+    """Words to be typed as they are."""
+
+
+def _headline_table(results: dict) -> Table:
+    rows = table(results)
+    kept = [i for i in range(len(HEAD)) if any(row[i] not in ("", "–") for row in rows)]
+    numbers = slice(NUMBERS.start, sum(i < NUMBERS.stop for i in kept))
+    ours = frozenset(i for i, row in enumerate(sorted(results["rows"], key=_place)) if row["source"] == "encoder")
+    return Table([HEAD[i] for i in kept], [[row[i] for i in kept] for row in rows], numbers, strong=ours)
+
+
+def _overview(results: dict) -> list[Section]:
+    rows, curve = sorted(results["rows"], key=_place), results["curve"]
+    draw = pictures.forest(rows, results["encoder"]["name"])
+    sections = [
+        ("Accuracy", [
+            *([said] if (said := candour(results)) else []),
+            _headline_table(results),
+            "All in %, on test images. Interval: Wilson's, over test images like these; of several draws of the labelled "
+            "images, of their mean. Balanced: mean recall of the classes. ECE: expected calibration error over 15 bins, where "
+            "scores are probabilities. Settings were chosen on what “selected on” names; the test split chose nothing.",
+            Picture("accuracy.png", draw, "Test accuracy with 95 % intervals"),
+        ]),
+    ]
+    if curve:
+        draw = pictures.curve(curve, results["encoder"]["name"])
+        sections.append(("Label efficiency", [Picture("curve.png", draw, "Test accuracy by labelled images a class")]))
+    return sections
+
+
+def _evidence(results: dict, e: Evidence) -> list[Section]:
+    names, row = results["data"]["classes"], results["rows"][headline(results)]
+    source = results["encoder"]["name"] if row["source"] == "encoder" else row["source"]
+    which = f"{source}, {_method(row)}, {row['labels']} of the labels"
+    sections = _of_scores(e, names, which) if e.scores is not None else []
+    if e.nearest is not None and e.images and e.train_images:
+        flat = e.train_images(e.nearest.ravel())
+        near = flat.reshape(*e.nearest.shape, *flat.shape[1:])
+        draw = pictures.neighbours(e.images(e.queries), e.labels[e.queries], near, e.train_labels[e.nearest], names)
+        about = "A test image (grey frame) and the training images nearest to it. Blue: of its class; orange: of another"
+        sections.append(("Nearest neighbours", [Picture("neighbours.png", draw, about)]))
+    if e.features is not None and len(e.features) >= 10 and e.features.shape[1] > 1:
+        draw = pictures.maps(e.features, e.labels, names, results["seed"])
+        shown = f"{min(len(e.features), pictures.MAPPED):,} test images by their features"
+        sections.append(("Map of the features", [Picture("maps.png", draw, f"{shown}; labels colour them and place nothing")]))
+    if e.overlays:
+        o = e.overlays
+        draw = pictures.overlays(o.images, o.heat, o.labels, o.predicted, names)
+        about = "Bright: what speaks for the predicted class (Grad-CAM). Orange: true class → mistaken prediction"
+        sections.append(("Where it looks", [Picture("gradcam.png", draw, about)]))
+    return sections
+
+
+def _of_scores(e: Evidence, names: list[str], which: str) -> list[Section]:
+    """What one row gets right and wrong."""
+    best = f"Of the row that is best on validation: {which}."
+    columns = ("precision", "recall", "f1")
+    found = metrics.per_class(e.scores, e.labels, names)
+    rows = [[r["class"], *(_figure(r[c]) for c in columns), f"{r['images']:,}"] for r in found]
+    folded = f"All {len(names)} classes" if len(names) >= FOLDED else ""
+    draw = pictures.confusion(metrics.confusion(e.scores, e.labels), names)
+    sections = [
+        ("Confusion", [best, Picture("confusion.png", draw, "Rows: true classes; columns: predictions")]),
+        ("By class", [Table(["class", "precision", "recall", "F1", "test images"], rows, slice(1, None), folded)]),
+    ]
+    if e.probabilities:
+        draw = pictures.reliability(metrics.reliability(e.scores, e.labels))
+        about = f"Expected calibration error {metrics.ece(e.scores, e.labels):.1f} %"
+        sections.append(("Calibration", [Picture("reliability.png", draw, about)]))
+    if found := metrics.confused_pairs(e.scores, e.labels):
+        rows = [[names[p["true"]], names[p["predicted"]], f"{p['count']:,}", f"{p['share']:.1f} %"] for p in found]
+        blocks = [Table(["true", "taken for", "images", "of the true class"], rows, slice(2, None))]
+        if e.images:
+            draw = pictures.pairs(found, [e.images(np.array(p["indices"])) for p in found], names)
+            blocks.append(Picture("confused.png", draw, "The mistakes it is surest of, surest first"))
+        sections.append(("Most confused", blocks))
+    return sections
+
+
+def _birth(results: dict) -> list[Section]:
+    """Where these figures come from."""
+    h, minutes = results["hardware"], results["seconds"]
+    machine = ", ".join(filter(None, [h["gpu"], h["cpu"], f"{h['cores']} cores", f"{h['threads']} threads"]))
+    said = {
+        "evaluated": facts(results),
+        "machine": machine,
+        "seed": str(results["seed"]),
+        "time": f"{minutes / 60:.1f} minutes" if minutes else "",
+        "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+    }
+    table = Table(["", ""], [[name, value] for name, value in said.items() if value], slice(0, 0))
+    return [("How it was measured", [Code(results["command"]), table, *(f"Note: {note}." for note in results["notes"])])]
+
+
+# ------------------------------------------------------------------------------------------------------ the page, two ways
+
+
+def _markdown(results: dict, page: list[Section]) -> str:
+    lines = [f"# {_plain(title(results))}", _plain(facts(results)) + "."]
+    for heading, blocks in page:
+        lines += [f"## {heading}", *map(_markdown_block, blocks)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _markdown_block(block) -> str:
+    match block:
+        case Table(head, rows, numbers, folded):
+            rule = ["---:" if i in range(len(head))[numbers] else "---" for i in range(len(head))]
+            cells = [map(_plain, head), rule, *(map(_plain, row) for row in rows)]
+            lines = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+            return f"<details><summary>{folded}</summary>\n\n{lines}\n\n</details>" if folded else lines
+        case Picture(name, _, about):
+            return f"![{_plain(about)}]({name})"
+        case Code():
+            return f"```sh\n{block}\n```"
+    return _plain(block)
+
+
+def _plain(words: str) -> str:
+    """Words that Markdown shows as they are."""
+    return "".join(f"\\{c}" if c in "\\|*`[]" else c for c in html.escape(words, quote=False).replace("\n", " "))
+
+
+def _html(results: dict, page: list[Section]) -> str:
+    name = html.escape(title(results))
+    sections = [
+        f"<section><h2>{heading}</h2>\n{chr(10).join(map(_html_block, blocks))}</section>" for heading, blocks in page
+    ]
+    return "\n".join([
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title><style>{CSS}</style></head>',
+        f'<body><main><h1>{name}</h1><p class="soft">{html.escape(facts(results))}.</p>{_tiles(results)}',
+        *sections, "</main></body></html>\n",
+    ])
+
+
+def _tiles(results: dict) -> str:
+    """The encoder's accuracy by each method with all labels, large, and what it must beat beneath."""
+    found = {(row["source"], row["method"]): row for row in results["rows"] if row["labels"] == "100 %"}
+    tiles = []
+    for method, said in METHODS.items():
+        if ("encoder", method) in found:
+            own = found["encoder", method]
+            rivals = [(s, found[s, method]) for s in ("untrained", "from scratch", "raw pixels") if (s, method) in found]
+            beneath = "".join(f"<br>{source} {row['accuracy']:.1f}" for source, row in rivals)
+            low, high = own["interval"]
+            tiles.append(
+                f'<div class="tile">{said}<b>{own["accuracy"]:.1f}<small> %</small></b>'
+                f'<span class="soft">{low:.1f} … {high:.1f}{beneath}</span></div>'
+            )
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _html_block(block) -> str:
+    match block:
+        case Table(head, rows, numbers, folded, strong):
+            kinds = ["n" if i in range(len(head))[numbers] else "w" for i in range(len(head))]
+
+            def line(cells: list[str], tag: str, kind: str = "") -> str:
+                inside = (f'<{tag} class="{k}">{html.escape(c)}</{tag}>' for c, k in zip(cells, kinds, strict=True))
+                return f'<tr class="{kind}">{"".join(inside)}</tr>'
+
+            body = "\n".join(line(row, "td", "own" if i in strong else "") for i, row in enumerate(rows))
+            top = f"<thead>{line(head, 'th')}</thead>" if any(head) else ""
+            shown = f'<div class="wide"><table>{top}<tbody>{body}</tbody></table></div>'
+            return f"<details><summary>{folded}</summary>{shown}</details>" if folded else shown
+        case Picture(_, png, about):
+            words = html.escape(about)
+            image = f'<img alt="{words}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            return f'<figure><div class="wide">{image}</div><figcaption>{words}</figcaption></figure>'
+        case Code():
+            return f"<pre>{html.escape(block)}</pre>"
+    return f"<p>{html.escape(block)}</p>"
+
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #dfe3e8; --card: #fff; --page: #f4f6f8;
+  --own: #e4f0f8; --blue: #0072B2 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa5b1; --line: #343b44; --card: #1d2228;
+  --page: #14171b; --own: #173040; --blue: #56B4E9 } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 system-ui, sans-serif }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 16px 60px }
+h1 { font-size: 1.75rem; margin: 0 0 4px; overflow-wrap: anywhere }
+h2 { font-size: 1.15rem; margin: 0 0 10px }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 16px 0 }
+p { margin: 8px 0; overflow-wrap: anywhere } .soft { color: var(--soft) }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 18px 0 }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px }
+.tile b { display: block; font-size: 1.9rem; line-height: 1.25; color: var(--blue) }
+.tile small { font-size: 1rem } .tile .soft { font-size: .85rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; min-width: 50% }
+th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { color: var(--soft); font-weight: 600; white-space: nowrap } tr.own td { background: var(--own) }
+td:first-child, td.n { white-space: nowrap } .n { text-align: right; font-variant-numeric: tabular-nums }
+figure { margin: 14px 0 } figcaption { color: var(--soft); font-size: .87rem; margin-top: 6px }
+img { display: block; max-width: 100%; margin: 0 auto; background: #fff; border-radius: 8px }
+pre { background: var(--page); border-radius: 6px; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere }
+summary { cursor: pointer; color: var(--blue) }
+@media (max-width: 640px) { section { padding: 14px 12px } figure img { max-width: none; width: 620px } }
+"""

@@ -1,0 +1,41 @@
+# ruff: noqa: RUF009 (`word` makes fields)
+"""What the two tools of this room understand beside what every tool does. No torch here."""
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.words import Common, Words, word
+
+PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
+
+
+@dataclass
+class Schedule:
+    name: str = word("cosine", "cosine | step | plateau, after optim.warmup")
+    at: list[float] = word([0.6, 0.8], "of step: after which shares of the run the learning rate falls")
+    factor: float = word(0.1, "of step and plateau: to what share of itself it falls")
+    patience: int = word(2, "of plateau: checks without a better validation accuracy before it falls")
+
+
+@dataclass
+class FinetuneWords(Words):
+    scratch: bool = word(False, "forget the encoder's weights: train from scratch")
+    attention: str = word("none", "none | cbam: attention modules after a convolutional encoder's stages")
+    labels: float = word(1.0, "share of the labelled training images to train on, stratified")
+    draw: int = word(0, "which images that share is")
+    balanced: bool = word(False, "every class equally often in an epoch, whatever its size")
+    schedule: Schedule = field(default_factory=Schedule, metadata={"meaning": ""})
+    early_stop: int = word(0, "checks without a better validation accuracy that end the run, with its best weights; 0: never")
+    gradcam: int = word(8, "test images whose Grad-CAM the report shows, for convolutional encoders")
+
+
+@dataclass
+class EvaluateWords(Common):
+    encoder: str | None = word(None, "an encoder.safetensors, or any timm name (pretrained=true: timm's weights)")
+    protocol: Any = word(None, "all constants of the evaluation, frozen; a result says what was changed")
+    augment: Any = word(None, "how images are varied in fine-tuning")
+    attention: str = word("none", "none | cbam, for a timm name")
+    parts: list[str] = word(list(PARTS), "what to evaluate by")
+    suite: str | None = word(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
+    smote: bool = word(False, "classes made equal by synthetic features (SMOTE) for logistic regression")
+    cache: str = word("runs/features", "folder of kept features; none: keep nothing")
+    picture: bool = word(True, "draw the report's figures and report.html")

@@ -1,0 +1,188 @@
+"""`python -m linear_eval.finetune`: a classifier comes out, goes on where it stopped, and mistakes are one line."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from commands import run
+from sklearn.linear_model import LogisticRegression
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from core import config
+from core.schedule import plateaus, stepped
+from linear_eval import finetune
+from linear_eval.fit import Watch
+from vision import artifact, datasets
+
+# A few seconds: 1,440 images of 8 px, timm's own test model.
+SMALL = ["--data=synthetic", "--image_size=8", "--encoder=test_resnet", "--batch_size=32", "--steps=12", "--checks=3", "--log_every=1"]
+TOOL = "linear_eval.finetune"
+
+
+def rows(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    ended = run(*SMALL, f"--out={folder / 'run'}", logs=folder, module=TOOL)
+    assert ended.code == 0, ended.err
+    return folder / "run", ended
+
+
+def test_what_a_run_leaves(finished):
+    folder, ended = finished
+    names = {path.name for path in folder.iterdir()}
+    expected = {"config.yaml", "metrics.jsonl", "last.pt", "encoder.safetensors", "classifier.safetensors", "results.json"}
+    assert names >= expected | {"report.md", "report.html"}
+    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    assert (row["method"], row["selected_on"], row["train_images"]) == ("finetune", "nothing: fixed", 1440)
+    assert str(folder / "classifier.safetensors") in ended.out
+
+
+def test_the_classifier_scores_what_the_report_says(finished):
+    folder, _ = finished
+    model, card = artifact.load_classifier(folder / "classifier.safetensors")
+    test = datasets.load("synthetic").test
+    images = test.resized(torch.arange(len(test)), 8).float() / 255
+    with torch.no_grad():
+        logits = model((images - torch.tensor(card.mean)[:, None, None]) / torch.tensor(card.std)[:, None, None])
+    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    assert row["accuracy"] == pytest.approx(float((logits.argmax(1) == test.labels).float().mean() * 100), abs=0.3)  # one image
+    assert card.classes == datasets.load("synthetic").classes
+
+
+def test_a_run_that_was_killed_ends_with_the_same_bytes(finished, tmp_path):
+    whole, _ = finished
+    half = [*SMALL, f"--out={tmp_path / 'run'}"]
+    started = run(*half, logs=tmp_path / "a", module=TOOL, LARGEST_FILE="0")  # cannot save: ends early
+    assert started.code != 0
+    from commands import start
+
+    going = start(*half, "--save_minutes=0.0001", logs=tmp_path / "b", module=TOOL)
+    going.until(tmp_path / "run" / "metrics.jsonl", rows=5)
+    going.send(9)
+    going.wait()
+    ended = run(*half, logs=tmp_path / "c", module=TOOL)
+    assert ended.code == 0, ended.err
+    for name in ("encoder.safetensors", "classifier.safetensors"):
+        mine, other = (artifact._tensors(f / name, artifact.read_card(f / name)) for f in (tmp_path / "run", whole))
+        assert all(torch.equal(mine[key], other[key]) for key in mine)
+
+
+def test_two_processes_reach_what_one_does(tmp_path):
+    """float32, two BatchNorms summed in another order: after 4 steps predictions are the same but near ties."""
+    words = [w for w in SMALL if "steps" not in w]
+    for devices in (1, 2):
+        ended = run(*words, "--steps=4", f"--devices={devices}", f"--out={tmp_path / str(devices)}", logs=tmp_path / f"l{devices}",
+                    module=TOOL)
+        assert ended.code == 0, ended.err
+    one, two = ([r["loss"] for r in rows(tmp_path / str(n))] for n in (1, 2))
+    np.testing.assert_allclose(one, two, rtol=2e-3)
+
+
+def test_early_stopping_ends_with_the_best_weights(tmp_path):
+    """A learning rate of nothing never gets better: two checks without gain, and the third of ten ends it."""
+    words = [w for w in SMALL if not w.startswith(("--steps", "--checks"))]
+    words += ["--steps=40", "--checks=10", "--early_stop=2", "--optim.lr=1e-12", f"--out={tmp_path / 'run'}"]
+    for attempt in "ab":  # and the finished run stays finished
+        ended = run(*words, logs=tmp_path / attempt, module=TOOL)
+        assert ended.code == 0, ended.err
+        assert rows(tmp_path / "run")[-1]["step"] == 12
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert row["chosen"]["weights"] == "best on validation"
+    assert row["selected_on"].endswith("validation images")
+
+
+def test_the_best_weights_are_those_of_the_best_check(monkeypatch):
+    method = torch.nn.Linear(1, 1)
+    watch = Watch(method, [1], None, torch.device("cpu"), early_stop=2)
+    seen = iter([50.0, 70.0, 60.0, 70.0])
+
+    class Found:
+        x = np.eye(1)
+        labels = np.zeros(1)
+
+    monkeypatch.setattr("linear_eval.fit.predict", lambda *a: Found)
+    monkeypatch.setattr("linear_eval.fit.broadcast_object", lambda value: next(seen))
+    for step in range(4):
+        with torch.no_grad():
+            method.weight.fill_(step)
+        assert not watch.enough()
+        watch.check(step)
+    assert watch.best["weight"].item() == 1  # the first of equals
+    assert watch.enough()
+
+
+def test_plateaus_are_torchs():
+    scores = [1, 2, 2, 1, 2, 2.5, 2, 2, 2, 2, 2, 3, 0]
+    for patience in (0, 1, 2):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], 1.0)
+        peer = ReduceLROnPlateau(optimizer, "max", 0.1, patience, threshold=0.0)
+        for i, score in enumerate(scores):
+            peer.step(score)
+            expected = round(-np.log10(optimizer.param_groups[0]["lr"]))
+            assert min(plateaus(scores[: i + 1], patience), 8) == min(expected, 8)  # torch stops at differences of 1e-8
+
+
+def test_steps_fall_where_they_are_said_to():
+    rates = [stepped(p / 10, 1.0, 0.2, (0.5, 0.8), 0.1) for p in range(10)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_head_alone_comes_near_logistic_regression(tmp_path):
+    """On the features of the frozen encoder; the optimum of the same loss without regularisation is scikit-learn's."""
+    words = ["--data=digits", "--encoder=test_resnet", "--method=head", "--epochs=60", "--batch_size=64", "--augment.crop=[1.0,1.0]"]
+    words += ["--augment.ratio=[1.0,1.0]", "--augment.jitter=0", "--augment.blur=0", "--optim.lr=2", "--checks=1"]
+    ended = run(*words, f"--out={tmp_path / 'run'}", logs=tmp_path, module=TOOL)
+    assert ended.code == 0, ended.err
+    encoder, card = artifact.load(tmp_path / "run" / "encoder.safetensors")
+    data = datasets.load("digits")
+
+    def features(split):
+        with torch.no_grad():
+            return encoder((split.images.float() / 255 - card.mean[0]) / card.std[0]).numpy()
+
+    peer = LogisticRegression(C=1e4, max_iter=2000).fit(features(data.train), data.train.labels)
+    expected = peer.score(features(data.test), data.test.labels) * 100
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert row["method"] == "augmented"
+    assert row["accuracy"] == pytest.approx(expected, abs=6)  # SGD of 60 epochs is not at the optimum
+    assert row["accuracy"] > 60
+
+
+WORDS = {
+    ("--labels=0",): ("labels=0", "more than 0"),
+    ("--labels=1.5",): ("labels=1.5", "at most 1"),
+    ("--schedule.name=linear",): ("schedule.name=linear", "plateau"),
+    ("--schedule.at=[0.8,0.6]",): ("schedule.at", "rising"),
+    ("--schedule.factor=2",): ("schedule.factor=2",),
+    ("--early_stop=-1",): ("early_stop=-1", "0 or more"),
+    ("--method=fulll",): ("method=fulll", "did you mean full?"),
+    ("--method.trains=tail",): ("method.trains=tail", "all, head, staged"),
+    ("--method.mixup=1", "--batch_size=31"): ("batch_size=31", "even"),
+    ("--method=staged", "--chunk=8"): ("chunk=8", "accumulate"),
+    ("--attention=se",): ("attention=se", "cbam"),
+    ("--attention=cbam", "--encoder=test_vit", "--image_size=32"): ("attention=cbam", "test_vit"),
+    ("--epoch=3",): ("no setting 'epoch'", "epochs"),
+    ("+data.labels=none",): ("data=synthetic has no labels", "sub-folders"),
+    ("--batch_size=2000",): ("batch_size=2000", "1440 images"),
+    ("--encoder=nothing.safetensors",): ("nothing.safetensors", "no such file"),
+}
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_wrong_words(tmp_path, words):
+    ended = run(*SMALL, *words, f"--out={tmp_path / 'run'}", logs=tmp_path / "logs", module=TOOL)
+    assert ended.code == 2, ended.err
+    assert all(part in ended.line for part in WORDS[words]), ended.line
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_method_can_be_built_and_says_what_the_classifier_takes():
+    for name in finetune.TOOL.choices("method"):
+        words = config.compose(finetune.TOOL, [f"method={name}"])
+        finetune.check(words)
+    assert {"full", "head", "staged", "layerwise"} <= set(finetune.TOOL.choices("method"))

@@ -1,0 +1,168 @@
+"""Heads trained together are those that torch trains alone."""
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.nn import functional as F
+
+from linear_eval import heads
+from linear_eval.heads import fitted, linear_heads, standard_of
+from vision import random
+
+VARIANTS = {
+    "last": [slice(0, 6)],
+    "last + max": [slice(0, 6), slice(9, 12)],
+    "all": [slice(0, 9)],
+    "all + max": [slice(0, 12)],
+}
+RATES = (0.01, 0.3, 2.0)
+SETTINGS = dict(epochs=3, batch_size=64, momentum=0.9, weight_decay=1e-3, seed=5)
+
+
+def clusters(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping classes, columns on very different scales, column 4 constant."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=count)
+    x = np.random.default_rng(99).normal(size=(classes, 12))[labels] + 1.2 * rng.normal(size=(count, 12))
+    x = x * np.logspace(-2, 2, 12) + 3
+    x[:, 4] = 0.1
+    return x, labels
+
+
+X, Y = clusters(300, 0)  # 4 batches of 64 and a short one
+VALIDATION, VALIDATION_LABELS = clusters(200, 1)
+TEST, TEST_LABELS = clusters(150, 2)
+
+
+def alone(x: np.ndarray, y: np.ndarray, slices: list[slice], rate: float, dtype: torch.dtype, classes: int = 4) -> nn.Linear:
+    """One head by torch's own means."""
+    z = torch.from_numpy(StandardScaler().fit_transform(x)[:, np.r_[tuple(slices)]]).to(dtype)
+    head = nn.Linear(z.shape[1], classes, dtype=dtype)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.SGD(head.parameters(), rate, momentum=SETTINGS["momentum"], weight_decay=SETTINGS["weight_decay"])
+    steps = SETTINGS["epochs"] * math.ceil(len(x) / SETTINGS["batch_size"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    for epoch in range(SETTINGS["epochs"]):
+        for rows in random.permutation(SETTINGS["seed"], epoch, len(x)).split(SETTINGS["batch_size"]):
+            optimizer.zero_grad()
+            nn.CrossEntropyLoss()(head(z[rows]), torch.from_numpy(y)[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    return head
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [
+    (np.float64, 1e-10),
+    (np.float32, 1e-5),  # weights up to 4, whose last bit is 4.8e-7, over 15 steps; measured 1e-6
+])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_every_head_is_the_one_torch_trains_alone(dtype, tolerance, classes):
+    x, y = clusters(300, 0, classes)
+    x = x.astype(dtype)
+    found = fitted(x, y, classes, VARIANTS, RATES, **SETTINGS)
+    for pairs, slices in zip(found.places, VARIANTS.values(), strict=True):
+        weights = torch.cat([found.weight[:, place] for _, place in pairs], dim=1).unflatten(0, (classes, len(RATES)))
+        biases = found.weight[:, pairs[-1][1].stop].unflatten(0, (classes, len(RATES)))
+        for r, rate in enumerate(RATES):
+            head = alone(x, y, slices, rate, found.weight.dtype, classes)
+            assert head.weight.abs().max() > 0.01
+            torch.testing.assert_close(weights[:, r], head.weight.data, atol=tolerance, rtol=0)
+            torch.testing.assert_close(biases[:, r], head.bias.data, atol=tolerance, rtol=0)
+
+
+def test_the_winner_is_the_best_on_validation_and_its_scores_are_its_softmax():
+    found = linear_heads(X, Y, VALIDATION, VALIDATION_LABELS, TEST, 4, VARIANTS, RATES, **SETTINGS)
+    scaler = StandardScaler().fit(X)
+    hits, scores = {}, {}
+    for name, slices in VARIANTS.items():
+        for rate in RATES:
+            head, columns = alone(X, Y, slices, rate, torch.float64), np.r_[tuple(slices)]
+            z = [torch.from_numpy(scaler.transform(x)[:, columns]) for x in (VALIDATION, TEST)]
+            hits[name, rate] = (head(z[0]).argmax(1).numpy() == VALIDATION_LABELS).sum()
+            scores[name, rate] = F.softmax(head(z[1]), dim=1).detach().numpy()
+    best = max(hits, key=hits.get)  # the first of equals
+    assert (found.chosen["features"], found.chosen["rate"]) == best
+    assert found.validation == pytest.approx(hits[best] / 200 * 100)
+    np.testing.assert_allclose(found.scores, scores[best], atol=1e-10)
+    assert found.selected_on == "200 validation images"
+    assert len(set(hits.values())) > 3
+
+
+def test_a_rate_that_diverges_loses_and_disturbs_no_other():
+    """At 1e308 the second step overflows."""
+    calm = fitted(X, Y, 4, VARIANTS, RATES, **SETTINGS)
+    wild = fitted(X, Y, 4, VARIANTS, (RATES[0], 1e308, *RATES[1:]), **SETTINGS)
+    kept = wild.weight.unflatten(0, (4, 4))[:, [0, 2, 3]]
+    assert not wild.weight.unflatten(0, (4, 4))[:, 1].isfinite().all()
+    torch.testing.assert_close(kept.flatten(0, 1), calm.weight, atol=1e-10, rtol=0)
+    hits = wild.hits(VALIDATION, VALIDATION_LABELS)
+    assert (hits[:, 1] == -1).all()
+    assert np.array_equal(hits[:, [0, 2, 3]], calm.hits(VALIDATION, VALIDATION_LABELS))
+    found = linear_heads(X, Y, VALIDATION, VALIDATION_LABELS, TEST, 4, VARIANTS, (1e308, 0.01), **SETTINGS)
+    assert found.chosen["rate"] == 0.01
+    assert "4 diverged" in found.note
+    with pytest.raises(ValueError, match="give smaller ones"):
+        linear_heads(X, Y, VALIDATION, VALIDATION_LABELS, TEST, 4, VARIANTS, (1e308,), **SETTINGS)
+
+
+def test_validation_may_lack_classes_and_training_too():
+    some = VALIDATION_LABELS < 2
+    found = linear_heads(X, Y, VALIDATION[some], VALIDATION_LABELS[some], TEST, 4, VARIANTS, RATES, **SETTINGS)
+    assert found.scores.shape == (150, 4)
+    seen = Y != 3
+    found = linear_heads(X[seen], Y[seen], VALIDATION, VALIDATION_LABELS, TEST, 4, VARIANTS, RATES, **SETTINGS)
+    assert (found.scores.argmax(1) != 3).all()
+
+
+def test_tensors_arrays_and_devices_give_the_same():
+    ours = fitted(X.astype(np.float16), Y, 4, VARIANTS, RATES, **SETTINGS)
+    assert ours.weight.dtype == torch.float32
+    half = torch.from_numpy(X).half()
+    other = fitted(half, torch.from_numpy(Y), 4, VARIANTS, RATES, device=torch.device("cpu"), **SETTINGS)
+    assert torch.equal(ours.weight, other.weight)
+    assert torch.equal(half, torch.from_numpy(X).half())  # and are left as they were
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_same():
+    """In float64, so that it shows: 1e-9 is rounding of 15 steps."""
+    ours, theirs = (fitted(X, Y, 4, VARIANTS, RATES, device=d, **SETTINGS) for d in ("cpu", "cuda"))
+    torch.testing.assert_close(theirs.weight.cpu(), ours.weight, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_columns_are_standardised_as_scikit_learn_does(dtype, monkeypatch):
+    monkeypatch.setattr(heads, "BLOCK", 7)
+    x = X.astype(dtype)
+    x[:, 4] = 0.1  # not exact in any of them: a mean of it would be rounded, and its deviation not 0
+    standard = standard_of(x, dtype=torch.float64)
+    expected = StandardScaler().fit_transform(x.astype(np.float64))
+    np.testing.assert_allclose(np.delete(standard(x), 4, 1), np.delete(expected, 4, 1), atol=1e-9)
+    assert (standard(x + 1)[:, 4] == 0).all()  # in other images too
+
+
+def test_a_memory_mapped_file_is_read_block_by_block(tmp_path, monkeypatch):
+    """20 MB of halves, of which numpy may copy a block or a batch (4,096 × 100 × 2 bytes) and torch convert as much."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100_000, 100)).astype(np.float16))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    labels = np.random.default_rng(1).integers(2, size=len(x))
+    converted, tensor = [], heads.tensor
+    monkeypatch.setattr(heads, "tensor", lambda rows: converted.append(rows.nbytes) or tensor(rows))
+    tracemalloc.start()
+    linear_heads(x, labels, x, labels, x[:5000], 2, {"last": [slice(0, 100)]}, (0.1,), 1, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(converted) <= 4_096 * 100 * 2
+    assert peak < 3 * 4_096 * 100 * 2
+
+
+def test_progress_counts_epochs():
+    seen = []
+    fitted(X, Y, 4, VARIANTS, RATES, progress=lambda *counts: seen.append(counts), **SETTINGS)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
