@@ -61,7 +61,8 @@ def pictures(split: Images | Streamed, indices: np.ndarray, size: int):
 def overlays(fitted: Fitted, count: int) -> Overlays | None:
     """Grad-CAM of evenly spaced test images for the class that is predicted; None where an encoder has no maps to show."""
     method, spec, split = fitted.method, fitted.method.encoder.spec, fitted.dataset.test
-    chosen = torch.from_numpy(fitted.test[np.linspace(0, len(fitted.test) - 1, min(count, BLOCK, len(fitted.test))).astype(int)])
+    places = np.linspace(0, len(fitted.test) - 1, min(count, BLOCK, len(fitted.test))).astype(int)
+    chosen = torch.from_numpy(fitted.test[places])
     images = images_of(split, chosen, spec.image_size, spec.channels)
     x = plain(images.to(next(method.parameters()).device), fitted.recipe.mean, fitted.recipe.std)
     method.eval()

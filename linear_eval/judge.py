@@ -76,7 +76,7 @@ def frozen(words, protocol: dict, source: str, bank: Bank, share: float, materia
         yield heads.linear_heads(
             *every, classes, train.parts, n["rates"], n["epochs"], n["batch_size"], seed=words.seed, device=material.device
         )
-    if "logistic" in parts and (not whole or source in (*ENCODERS, PIXELS)):
+    if "logistic" in parts and (not whole or source in ENCODERS):
         n, given = p["logistic"], labelled
         if words.smote:
             given = *probe.smote(train.last, train.labels, words.seed), *labelled[2:]

@@ -154,7 +154,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]):
 
     classes = len(names)
     side = float(np.clip(0.52 * classes + 2, 4, 8.5))
-    figure, axes = canvas(side + 0.6, side)
+    figure, axes = canvas(side + 0.6, side - 0.4)
     axis = axes[0, 0]
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1) * 100
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -167,7 +167,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]):
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_locator(MaxNLocator(10, integer=True))
     if classes <= NUMBERED:
-        size = min(9, 70 * side / 9 / classes)
+        size = min(9, 110 / classes)
         for (i, j), count in np.ndenumerate(matrix):
             if count:
                 axis.text(j, i, count, ha="center", va="center", fontsize=size, color="white" if share[i, j] > 55 else "black")

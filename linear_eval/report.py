@@ -19,7 +19,7 @@ HEAD = (
     "selected on", "settings", "note",
 )
 NUMBERS = slice(3, 10)  # columns of HEAD that are figures
-BRIEF = (0, 1, 2, 3, 4, 6, 8, 9, 10, 11)  # columns of HEAD that the terminal shows, the last as far as there is room
+BRIEF = (0, 1, 2, 3, 4, 9, 10, 11)  # columns of HEAD that the terminal shows, the last as far as there is room
 FOLDED = 30  # classes from which the table by class is folded away
 
 
@@ -155,14 +155,14 @@ def facts(results: dict) -> str:
     changed = f", changed: {', '.join(changes)}" if changes else ""
     return (
         f"{e['source']} ({e['parameters'] / 1e6:.2f} M parameters, {e['dim']:,} features, {e['image_size']} px); "
-        f"{d['train']:,} training, {d['validation']:,} validation and {d['test']:,} test images of {len(d['classes'])} classes; "
+        f"{d['train']:,} training, {d['validation']:,} validation, {d['test']:,} test images of {len(d['classes'])} classes; "
         f"protocol {results['protocol']}{changed}"
     )
 
 
 def text_table(results: dict) -> str:
     """The table for a terminal of WIDTH columns, with what it is of above and what is ahead of the encoder below."""
-    lines = [[row[i] for i in BRIEF] for row in [list(HEAD), *table(results)]]
+    lines = [[row[i].removesuffix(" regression").removesuffix(" probe") for i in BRIEF] for row in [list(HEAD), *table(results)]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [NUMBERS.start <= i < NUMBERS.stop for i in BRIEF]
     said = [
@@ -306,7 +306,7 @@ def _birth(results: dict) -> list[Section]:
         "time": f"{minutes / 60:.1f} minutes" if minutes else "",
         "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
     }
-    table = Table(["", ""], [[name, value] for name, value in said.items() if value], slice(0, 0))
+    table = Table(["", ""], [[name, value] for name, value in said.items() if value], slice(0))
     return [("How it was measured", [Code(results["command"]), table, *(f"Note: {note}." for note in results["notes"])])]
 
 
@@ -379,8 +379,8 @@ def _html_block(block) -> str:
                 return f'<tr class="{kind}">{"".join(inside)}</tr>'
 
             body = "\n".join(line(row, "td", "own" if i in strong else "") for i, row in enumerate(rows))
-            top = f"<thead>{line(head, 'th')}</thead>" if any(head) else ""
-            shown = f'<div class="wide"><table>{top}<tbody>{body}</tbody></table></div>'
+            top, kind = (f"<thead>{line(head, 'th')}</thead>", "") if any(head) else ("", "words")
+            shown = f'<div class="wide"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
             return f"<details><summary>{folded}</summary>{shown}</details>" if folded else shown
         case Picture(_, png, about):
             words = html.escape(about)
@@ -398,7 +398,7 @@ CSS = """
   --page: #14171b; --own: #173040; --blue: #56B4E9 } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 system-ui, sans-serif }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 16px 60px }
+main { max-width: 1240px; margin: 0 auto; padding: 28px 16px 60px }
 h1 { font-size: 1.75rem; margin: 0 0 4px; overflow-wrap: anywhere }
 h2 { font-size: 1.15rem; margin: 0 0 10px }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 16px 0 }
@@ -409,8 +409,9 @@ p { margin: 8px 0; overflow-wrap: anywhere } .soft { color: var(--soft) }
 .tile small { font-size: 1rem } .tile .soft { font-size: .85rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; min-width: 50% }
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { color: var(--soft); font-weight: 600; white-space: nowrap } tr.own td { background: var(--own) }
-td:first-child, td.n { white-space: nowrap } .n { text-align: right; font-variant-numeric: tabular-nums }
+th { color: var(--soft); font-weight: 600 } tr { background: var(--card) } tr.own { background: var(--own) }
+th, td { white-space: nowrap } th:first-child, td:first-child { position: sticky; left: 0; background: inherit }
+table.words td { white-space: normal; overflow-wrap: anywhere } .n { text-align: right; font-variant-numeric: tabular-nums }
 figure { margin: 14px 0 } figcaption { color: var(--soft); font-size: .87rem; margin-top: 6px }
 img { display: block; max-width: 100%; margin: 0 auto; background: #fff; border-radius: 8px }
 pre { background: var(--page); border-radius: 6px; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere }

@@ -142,7 +142,7 @@ def test_a_run_that_has_enough_ends_before_the_next_step_and_stays_ended(tmp_pat
     seen = []
     early = plan(10, checks=frozenset({2, 4, 6}), enough=lambda: len(seen) >= 2)
     for _ in range(2):  # the second time from what was saved
-        method, run = trained(tmp_path, early, observe=lambda step: seen.append(step) or {})
+        _, run = trained(tmp_path, early, observe=lambda step: seen.append(step) or {})
         assert seen == [2, 4]
         assert checkpoint.load(run.last)["step"] == 4
 
