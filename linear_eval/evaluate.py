@@ -42,9 +42,8 @@ def check(words) -> None:
         wrong["attention"] = "none or cbam"
     command.refuse(config.flat(words), wrong)
     check_protocol(config.plain(words.protocol))
-    for job in jobs(words):
-        if job.chosen.data not in TOOL.choices("data"):
-            raise ValueError(f"suite={words.suite}: there are {', '.join(TOOL.choices('data'))}")
+    if unknown := [name for name in (words.suite or "").split(",") if name and name not in TOOL.choices("data")]:
+        raise ValueError(f"suite={words.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")
 
 
 def check_protocol(protocol: dict) -> None:

@@ -162,7 +162,8 @@ def facts(results: dict) -> str:
 
 def text_table(results: dict) -> str:
     """The table for a terminal of WIDTH columns, with what it is of above and what is ahead of the encoder below."""
-    lines = [[row[i].removesuffix(" regression").removesuffix(" probe") for i in BRIEF] for row in [list(HEAD), *table(results)]]
+    every = [list(HEAD), *table(results)]
+    lines = [[row[i].removesuffix(" regression").removesuffix(" probe") for i in BRIEF] for row in every]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [NUMBERS.start <= i < NUMBERS.stop for i in BRIEF]
     said = [
@@ -398,7 +399,7 @@ CSS = """
   --page: #14171b; --own: #173040; --blue: #56B4E9 } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 system-ui, sans-serif }
-main { max-width: 1240px; margin: 0 auto; padding: 28px 16px 60px }
+main { max-width: 1320px; margin: 0 auto; padding: 28px 16px 60px }
 h1 { font-size: 1.75rem; margin: 0 0 4px; overflow-wrap: anywhere }
 h2 { font-size: 1.15rem; margin: 0 0 10px }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 16px 0 }
@@ -407,8 +408,8 @@ p { margin: 8px 0; overflow-wrap: anywhere } .soft { color: var(--soft) }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px }
 .tile b { display: block; font-size: 1.9rem; line-height: 1.25; color: var(--blue) }
 .tile small { font-size: 1rem } .tile .soft { font-size: .85rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; min-width: 50% }
-th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; min-width: 50% }
+th, td { padding: 5px 9px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { color: var(--soft); font-weight: 600 } tr { background: var(--card) } tr.own { background: var(--own) }
 th, td { white-space: nowrap } th:first-child, td:first-child { position: sticky; left: 0; background: inherit }
 table.words td { white-space: normal; overflow-wrap: anywhere } .n { text-align: right; font-variant-numeric: tabular-nums }

@@ -12,6 +12,7 @@ TITLES = {
     "loaders": "loader",
     "ema": "teacher's update",
     "memory": "extra memory",
+    "probe": "linear probe",
 }
 PEER, SELF = "#0072B2", "#999999"  # Okabe and Ito's blue, which every kind of colour vision tells from grey
 TICKS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)

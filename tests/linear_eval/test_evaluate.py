@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from core import config
 from linear_eval import evaluate
 from linear_eval.evaluate import TOOL, changes
+from linear_eval.fit import check_labels
 from linear_eval.words import PARTS
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
@@ -51,9 +52,9 @@ def test_every_part_is_there_for_every_source(finished):
     rows = results(finished[0])["rows"]
     found = {(r["source"], r["method"], r["labels"]) for r in rows}
     assert len(found) == len(rows)
-    for source in ("encoder", "untrained", "raw pixels"):
+    for source in ("encoder", "untrained"):
         assert {(source, method, "100 %") for method in ("knn", "linear", "logistic", "ridge")} <= found
-    for source in ("HOG", "LBP", "SIFT words", "PCA"):
+    for source in ("raw pixels", "HOG", "LBP", "SIFT words", "PCA"):
         assert {(source, method, "100 %") for method in ("knn", "linear", "svm", "random forest")} <= found
     for source in ("encoder", "untrained", "raw pixels", "HOG", "LBP", "SIFT words", "PCA"):
         assert {(source, method, share) for method in ("knn", "logistic") for share in ("10 %", "1 %")} <= found
@@ -221,7 +222,7 @@ def images(root, counts: dict[str, int]) -> str:
 
 
 @pytest.mark.parametrize(("counts", "said"), [
-    ({"train/a": 30, "val/a": 5, "test/a": 5}, "single class"),
+    ({"train/a": 30, "val/a": 5, "test/a": 5}, "two or more sub-folders"),
     ({"a": 1}, "no labels"),
     ({"flat": 20}, "no labels"),
     ({"train/a": 20, "train/b": 20, "test/a": 5, "test/c": 5}, "no class of train"),
@@ -231,6 +232,13 @@ def test_folders_that_nothing_can_be_said_of(encoder, tmp_path, counts, said):
     ended = run(f"--encoder={encoder}", "--data=folder", f"--data.root={root}", f"--out={tmp_path / 'run'}", *QUICK,
                 logs=tmp_path / "logs", module=MODULE)
     assert (ended.code, said in ended.line) == (2, True), ended.err
+
+
+def test_a_single_class_leaves_nothing_to_tell_apart():
+    data = datasets.load("digits")
+    data.train.labels.zero_()
+    with pytest.raises(ValueError, match="single class"):
+        check_labels(data, "digits")
 
 
 def test_a_class_that_validation_lacks_is_said_and_counted(encoder, tmp_path):
