@@ -245,8 +245,8 @@ def overlays(images: np.ndarray, heat: np.ndarray, labels: np.ndarray, predicted
         _show(above, image)
         title = short(names[true], 14) if true == taken else f"{short(names[true], 14)}\n→ {short(names[taken], 12)}"
         above.set_title(title, fontsize=7.5, color=INK if true == taken else WRONG)
-        _show(below, (0.5 * image.mean(0, keepdims=True)).astype(np.uint8))
-        below.imshow(hot, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * hot)
+        _show(below, (0.8 * image.mean(0, keepdims=True)).astype(np.uint8))
+        below.imshow(hot, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * hot)
     return figure
 
 

@@ -412,7 +412,7 @@ p { margin: 8px 0; overflow-wrap: anywhere } .soft { color: var(--soft) }
 th, td { padding: 5px 9px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { color: var(--soft); font-weight: 600 } tr { background: var(--card) } tr.own { background: var(--own) }
 th, td { white-space: nowrap } th:first-child, td:first-child { position: sticky; left: 0; background: inherit }
-table.words td { white-space: normal; overflow-wrap: anywhere } .n { text-align: right; font-variant-numeric: tabular-nums }
+table.words td + td { white-space: normal; overflow-wrap: anywhere } .n { text-align: right; font-variant-numeric: tabular-nums }
 figure { margin: 14px 0 } figcaption { color: var(--soft); font-size: .87rem; margin-top: 6px }
 img { display: block; max-width: 100%; margin: 0 auto; background: #fff; border-radius: 8px }
 pre { background: var(--page); border-radius: 6px; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere }
