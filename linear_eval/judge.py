@@ -9,7 +9,7 @@ from core.run import say
 from linear_eval import baselines, heads, knn, probe, report, subsets
 from linear_eval.evidence import evidence
 from linear_eval.features import Features
-from linear_eval.gather import PIXELS, TRAINED, UNTRAINED, Material
+from linear_eval.gather import PIXELS, TRAINED, UNTRAINED, Material, is_trained
 from linear_eval.outcome import Outcome
 from linear_eval.results import averaged, document, row
 
@@ -44,7 +44,7 @@ def judge(words, material: Material, changed: dict, spent: float = 0.0) -> dict:
             each = zip(*(frozen(words, protocol, source, part, share, material) for part in drawn), strict=True)
             for outcomes in each:
                 keep(outcomes, source, len(drawn[0][0].x), bank[2].labels, share)
-    results = document(words, material.encoder, material.dataset, rows, protocol["name"], changed, notes(material))
+    results = document(words, material.encoder, material.dataset, rows, protocol["name"], changed, notes(words, material))
     if "curve" in words.parts:
         results["curve"] = list(curves(words, protocol["curve"], material))
     results["seconds"] = round(spent + time.monotonic() - start, 1)
@@ -99,8 +99,8 @@ def curves(words, p: dict, material: Material) -> Iterator[dict]:
             yield {"source": source, "points": points}
 
 
-def notes(material: Material) -> list[str]:
-    dataset, found = material.dataset, []
+def notes(words, material: Material) -> list[str]:
+    dataset, found = material.dataset, [] if is_trained(words) else ["the encoder has random weights"]
     absent = [c for i, c in enumerate(dataset.classes) if i not in set(dataset.validation.labels.tolist())]
     if absent:
         found.append(f"no validation image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}: they choose nothing")

@@ -204,7 +204,7 @@ def _beside(axis, text: str) -> None:
 @drawn
 def pairs(found: list[dict], images: list[np.ndarray], names: Sequence[str]):
     """The surest mistakes of each confused pair, a row a pair.  images: for each pair B,C,S,S uint8"""
-    figure, axes = _sheet(len(found), max(4, *(len(row) for row in images)))
+    figure, axes = _sheet(len(found), max(6, *(len(row) for row in images)))
     for line, pair, row in zip(axes, found, images, strict=True):
         true, taken = short(names[pair["true"]]), short(names[pair["predicted"]])
         _beside(line[0], f"{true}\ntaken for\n{taken}\n{pair['count']:,} ({pair['share']:.1f} %)")
@@ -235,9 +235,9 @@ def neighbours(
 @drawn
 def overlays(images: np.ndarray, heat: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]):
     """Images above, and Grad-CAM's heat over them below.  B,C,S,S uint8; B,S,S in [0, 1]; B; B"""
-    per_row = min(8, len(images))
+    per_row = min(8, max(5, len(images)))
     blocks = -(-len(images) // per_row)
-    figure, axes = canvas(8, 2.35 * 8 / max(per_row, 4) * blocks + 0.3, 2 * blocks, per_row)
+    figure, axes = canvas(8, 2.35 * 8 / per_row * blocks + 0.3, 2 * blocks, per_row)
     for axis in axes.flat:
         axis.axis("off")
     for i, (image, hot, true, taken) in enumerate(zip(images, heat, labels, predicted, strict=True)):

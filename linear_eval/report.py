@@ -275,11 +275,13 @@ def _of_scores(e: Evidence, names: list[str], which: str) -> list[Section]:
     best = f"Of the row that is best on validation: {which}."
     columns = ("precision", "recall", "f1")
     found = metrics.per_class(e.scores, e.labels, names)
-    rows = [[r["class"], *(_figure(r[c]) for c in columns), f"{r['images']:,}"] for r in found]
+    numbered = len(names) > pictures.NAMED  # as the confusion matrix's axes are
+    called = [f"{i} {name}" if numbered else name for i, name in enumerate(names)]
+    rows = [[c, *(_figure(r[k]) for k in columns), f"{r['images']:,}"] for c, r in zip(called, found, strict=True)]
     folded = f"All {len(names)} classes" if len(names) >= FOLDED else ""
     draw = pictures.confusion(metrics.confusion(e.scores, e.labels), names)
     sections = [
-        ("Confusion", [best, Picture("confusion.png", draw, "Rows: true classes; columns: predictions")]),
+        ("Confusion", [best, Picture("confusion.png", draw, f"Rows: true classes; columns: predictions{'; numbered as below' * numbered}")]),
         ("By class", [Table(["class", "precision", "recall", "F1", "test images"], rows, slice(1, None), folded)]),
     ]
     if e.probabilities:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-m", "ssl.pretrain"]
 # A run of a second or two: 1,440 images of 8 px, no labels to score, timm's own test model.
 SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=test_resnet", "--batch_size=16"]
 SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1", "--steps=8"]
@@ -93,9 +92,9 @@ def together(*words, logs: Path, size: int = 2, module: str = "ssl.pretrain") ->
     return [start(*words, logs=Path(logs, str(r)), module=module, **shared, **rank) for r, rank in enumerate(ranks)]
 
 
-def real(*words, **options) -> subprocess.Popen:
+def real(*words, module: str = "ssl.pretrain", **options) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    return subprocess.Popen([*COMMAND, *map(str, words)], **pipes | options)
+    return subprocess.Popen([sys.executable, "-m", module, *map(str, words)], **pipes | options)
 
 
 # ---- the server ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""Words → data and encoder: what a file, published weights, attention and a fresh start mean."""
+import json
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from core import config
+from linear_eval.finetune import TOOL
+from vision import artifact, encoders
+from vision.augment import Recipe
+from vision.build import build_data, build_encoder, precision
+
+
+def words(*said: str):
+    return config.compose(TOOL, ["data=digits", *said])
+
+
+def built(*said: str, seed: int = 0):
+    given = words(*said)
+    torch.manual_seed(seed)
+    return build_encoder(given, build_data(given))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> str:
+    torch.manual_seed(9)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    path.write_bytes(artifact.dumps(encoders.create("test_resnet", 3, 24), Recipe(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), {}))
+    return str(path)
+
+
+def same(one: torch.nn.Module, two: torch.nn.Module) -> bool:
+    return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_file_brings_its_weights_size_channels_and_normalisation(saved):
+    encoder, recipe = built(f"encoder={saved}")
+    assert same(encoder, artifact.load(saved)[0])
+    assert (encoder.spec.channels, recipe.size) == (3, 24)
+    assert recipe.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert encoder.training
+
+
+def test_scratch_keeps_all_but_the_weights(saved):
+    encoder, recipe = built(f"encoder={saved}", "scratch=true")
+    assert encoder.spec == artifact.load(saved)[0].spec
+    assert not same(encoder, artifact.load(saved)[0])
+    assert recipe.std.tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert same(encoder, built(f"encoder={saved}", "scratch=true")[0])
+    assert not same(encoder, built(f"encoder={saved}", "scratch=true", seed=1)[0])
+
+
+def test_attention_is_given_to_names_and_refused_to_files(saved):
+    encoder, _ = built("encoder=test_resnet", "attention=cbam", "image_size=16")
+    plain, _ = built("encoder=test_resnet", "image_size=16")
+    assert set(plain.state_dict()) < set(encoder.state_dict())
+    with pytest.raises(ValueError, match="attention=cbam"):
+        built(f"encoder={saved}", "attention=cbam")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> str:
+    """A folder such as timm publishes: weights, and the input that they were trained with."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(4)
+    model = timm.create_model("test_resnet", num_classes=7)
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    input_ = {"input_size": [3, 40, 40], "mean": [0.2, 0.3, 0.4], "std": [0.5, 0.6, 0.7], "first_conv": "conv1.0"}
+    config_ = {"num_classes": 7, "classifier": "fc", **input_}
+    content = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": config_}
+    (folder / "config.json").write_text(json.dumps(content))
+    return f"local-dir:{folder}"
+
+
+def test_published_weights_bring_the_input_that_they_were_trained_with(published):
+    """Digits are grey and 8 pixels; the weights know colour at 40, and another size only where it is asked for."""
+    encoder, recipe = built(f"encoder={published}", "pretrained=true")
+    assert (encoder.spec.channels, recipe.size) == (3, 40)
+    assert recipe.mean.tolist() == pytest.approx([0.2, 0.3, 0.4])
+    assert recipe.std.tolist() == pytest.approx([0.5, 0.6, 0.7])
+    weights = safetensors.torch.load_file(published.removeprefix("local-dir:") + "/model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in encoder.state_dict().items())
+    assert built(f"encoder={published}", "pretrained=true", "image_size=16")[1].size == 16
+
+
+def test_precision_is_what_is_said():
+    encoder = encoders.create("test_resnet", 1, 16)
+    assert precision("fp32", encoder, torch.device("cpu")) is None
+    assert precision("bf16", encoder, torch.device("cpu")) is torch.bfloat16
