@@ -280,8 +280,9 @@ def _of_scores(e: Evidence, names: list[str], which: str) -> list[Section]:
     rows = [[c, *(_figure(r[k]) for k in columns), f"{r['images']:,}"] for c, r in zip(called, found, strict=True)]
     folded = f"All {len(names)} classes" if len(names) >= FOLDED else ""
     draw = pictures.confusion(metrics.confusion(e.scores, e.labels), names)
+    about = "Rows: true classes; columns: predictions" + ("; numbers as below" if numbered else "")
     sections = [
-        ("Confusion", [best, Picture("confusion.png", draw, f"Rows: true classes; columns: predictions{'; numbered as below' * numbered}")]),
+        ("Confusion", [best, Picture("confusion.png", draw, about)]),
         ("By class", [Table(["class", "precision", "recall", "F1", "test images"], rows, slice(1, None), folded)]),
     ]
     if e.probabilities:
@@ -414,7 +415,8 @@ p { margin: 8px 0; overflow-wrap: anywhere } .soft { color: var(--soft) }
 th, td { padding: 5px 9px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { color: var(--soft); font-weight: 600 } tr { background: var(--card) } tr.own { background: var(--own) }
 th, td { white-space: nowrap } th:first-child, td:first-child { position: sticky; left: 0; background: inherit }
-table.words td + td { white-space: normal; overflow-wrap: anywhere } .n { text-align: right; font-variant-numeric: tabular-nums }
+table.words td + td { white-space: normal; overflow-wrap: anywhere }
+.n { text-align: right; font-variant-numeric: tabular-nums }
 figure { margin: 14px 0 } figcaption { color: var(--soft); font-size: .87rem; margin-top: 6px }
 img { display: block; max-width: 100%; margin: 0 auto; background: #fff; border-radius: 8px }
 pre { background: var(--page); border-radius: 6px; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere }

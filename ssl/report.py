@@ -139,7 +139,10 @@ def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words)
     load = ["```python", "import safetensors.torch, timm, torch", artifact.snippet(artifact.read_card(path), str(path)), "```"]
     page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
     run.write("report.md", "\n".join(page))
-    print("\n".join([*lines, f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {_next(words)}"]))
+    ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {_next(words)}"]
+    if health.bank is not None:
+        ends.append(f"         {_evaluate(words, path)}")
+    print("\n".join([*lines, *ends]))
 
 
 def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
@@ -171,6 +174,12 @@ def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
         if scores[name][key] > ours[key]
     ]
     return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []
+
+
+def _evaluate(words, path) -> str:
+    """The command that says what the encoder is worth."""
+    root = f" --data.root {shlex.quote(words.data.root)}" if words.data.root else ""
+    return f"uv run python -m linear_eval.evaluate --encoder {shlex.quote(str(path))} --data {words.chosen.data}{root}"
 
 
 def _next(words) -> str:

@@ -83,8 +83,8 @@ def test_the_interval_is_wilsons(right, images):
     def surplus(p: float) -> float:
         return (share - p) ** 2 - z**2 * p * (1 - p) / images
 
-    assert low == pytest.approx(100 * brentq(surplus, 0, share) if right else 0)
-    assert high == pytest.approx(100 * brentq(surplus, share, 1) if right < images else 100)
+    assert low == pytest.approx(100 * brentq(surplus, 0, share * (1 - 1e-9)) if right else 0)
+    assert high == pytest.approx(100 * brentq(surplus, share + 1e-9, 1) if right < images else 100)
 
 
 def test_equal_scores_count_by_class_as_argmax_counts_them():
