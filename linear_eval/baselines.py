@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from linear_eval import kernel_svm
+from linear_eval.features import pixels_of
 from linear_eval.kernel_svm import KernelSVM
 from linear_eval.outcome import Outcome
 
-PIXELS = 32  # a side, at most, of images that are their own features
 LARGEST = 64  # a side, at most, of what descriptors look at: beyond, cost grows and what tells classes apart does not
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and OpenCV's grey
 
@@ -48,9 +48,8 @@ COMPONENTS = 64
 
 
 def pixels(images: Tensor) -> np.ndarray:
-    """Grey or colour levels in 0..1, averaged to `PIXELS` a side where there are more.  B,C,S,S uint8 → B,D"""
-    levels = images.float() / 255
-    return (levels if images.shape[-1] <= PIXELS else F.adaptive_avg_pool2d(levels, PIXELS)).flatten(1).numpy()
+    """Levels in 0..1, averaged to 32 a side where there are more.  B,C,S,S uint8 → B,D"""
+    return pixels_of(images).numpy()
 
 
 def grey(images: Tensor, side: int | None = None) -> np.ndarray:

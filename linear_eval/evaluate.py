@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
-from linear_eval.words import PARTS, EvaluateWords
+from linear_eval.words import CLASSIFIERS, PARTS, EvaluateWords
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -58,6 +58,8 @@ def check_protocol(protocol: dict) -> None:
             raise ValueError(f"protocol.{name}={value}: must be like {str(shown).replace(' ', '')}")
         if kind is not str and not all(v > 0 for v in values):
             raise ValueError(f"protocol.{name}={value}: must be more than 0")
+    if unknown := [name for name in protocol["baselines"]["classifiers"] if name not in CLASSIFIERS]:
+        raise ValueError(f"protocol.baselines.classifiers={unknown[0]}: there are {', '.join(CLASSIFIERS)}")
     if not all(share < 1 for share in protocol["labels"]["shares"]):
         raise ValueError(f"protocol.labels.shares={protocol['labels']['shares']}: must be less than 1")
 

@@ -36,6 +36,8 @@ def gather(words, world: World) -> Material:
     check_labels(dataset, words.chosen.data)
     if not len(dataset.validation):
         raise ValueError("data.validation=0: there must be validation images, for settings to be chosen on")
+    if words.smote and (rare := dataset.train.labels.bincount()[dataset.train.labels.unique()].min()) < 2:
+        raise ValueError(f"smote=true: a class has {rare} training image, and nothing lies between it and another of its class")
     encoder, recipe = build_encoder(words, dataset)
     run.begin()
     counts = f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test images"

@@ -78,7 +78,7 @@ def frozen(words, protocol: dict, source: str, bank: Bank, share: float, materia
         )
     if "logistic" in parts and (not whole or source in ENCODERS):
         n, given = p["logistic"], labelled
-        if words.smote:
+        if words.smote and whole:
             given = *probe.smote(train.last, train.labels, words.seed), *labelled[2:]
         found = probe.logistic(*given, classes, n["C"] if whole else [p["labels"]["C"]], n["iterations"], material.device)
         yield found if whole else replace(found, selected_on=FIXED)

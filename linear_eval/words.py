@@ -5,6 +5,7 @@ from typing import Any
 
 from core.words import Common, Words, word
 
+CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
 PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
 
 
@@ -36,6 +37,6 @@ class EvaluateWords(Common):
     attention: str = word("none", "none | cbam, for a timm name")
     parts: list[str] = word(list(PARTS), "what to evaluate by")
     suite: str | None = word(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
-    smote: bool = word(False, "classes made equal by synthetic features (SMOTE) for logistic regression")
+    smote: bool = word(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
     cache: str = word("runs/features", "folder of kept features; none: keep nothing")
     picture: bool = word(True, "draw the report's figures and report.html")

@@ -185,6 +185,7 @@ WORDS = {
     ("--protocol.knn.k=20",): ("protocol.knn.k=20", "[10,20"),
     ("--protocol.knn.k=[0]",): ("protocol.knn.k=[0]", "more than 0"),
     ("--protocol.knn.kk=[20]",): ("no setting", "protocol.knn.k"),
+    ("--protocol.baselines.classifiers=[svn]",): ("protocol.baselines.classifiers=svn", "random forest"),
     ("--protocol.labels.shares=[1.5]",): ("protocol.labels.shares", "less than 1"),
     ("--data=folder",): ("data=folder needs data.root",),
     ("--epochs=3",): ("no setting 'epochs'",),

@@ -33,7 +33,7 @@ def test_they_are_scikit_learns(scores, labels):
     assert ours["accuracy"] == pytest.approx(peer.accuracy_score(labels, predicted) * 100)
     top5 = peer.top_k_accuracy_score(labels, scores, k=5, labels=range(CLASSES))
     assert ours["top5"] == pytest.approx(top5 * 100)
-    assert 50 < ours["accuracy"] < ours["top5"] < 100  # or top-5 could be top-1, or all
+    assert 20 < ours["accuracy"] < ours["top5"] < 100  # or top-5 could be top-1, or all
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # y_pred contains classes not in y_true
         assert ours["balanced_accuracy"] == pytest.approx(peer.balanced_accuracy_score(labels, predicted) * 100)
