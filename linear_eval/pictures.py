@@ -189,10 +189,19 @@ def _show(axis, image: np.ndarray, frame: str | None = None) -> None:
     axis.spines[:].set(visible=frame is not None, color=frame, linewidth=3)
 
 
-def _sheet(rows: int, columns: int):
-    figure, axes = canvas(8, 8 / (columns + 1.2) * rows * 1.14 + 0.2, rows, columns)
-    for axis in axes.flat:
-        axis.axis("off")
+def _sheet(rows: int, columns: int, margin: float = 1.3, above: float = 0.22):
+    """Square places for images, `margin` inches right of the edge for words, each row with `above` inches for titles."""
+    from matplotlib.figure import Figure
+
+    width, gap = 8.0, 0.08
+    cell = (width - margin - gap) / columns - gap
+    height = rows * (cell + above) + gap
+    figure = Figure((width, height))
+    axes = np.empty((rows, columns), object)
+    for i, j in np.ndindex(rows, columns):  # inches, from the top left
+        left, bottom = margin + j * (cell + gap), height - (i + 1) * (cell + above)
+        axes[i, j] = figure.add_axes((left / width, bottom / height, cell / width, cell / height))
+        axes[i, j].axis("off")
     return figure, axes
 
 
@@ -237,9 +246,7 @@ def overlays(images: np.ndarray, heat: np.ndarray, labels: np.ndarray, predicted
     """Images above, and Grad-CAM's heat over them below.  B,C,S,S uint8; B,S,S in [0, 1]; B; B"""
     per_row = min(8, max(5, len(images)))
     blocks = -(-len(images) // per_row)
-    figure, axes = canvas(8, 2.35 * 8 / per_row * blocks + 0.3, 2 * blocks, per_row)
-    for axis in axes.flat:
-        axis.axis("off")
+    figure, axes = _sheet(2 * blocks, per_row, margin=0.1, above=0.34)
     for i, (image, hot, true, taken) in enumerate(zip(images, heat, labels, predicted, strict=True)):
         above, below = axes[2 * (i // per_row) : 2 * (i // per_row) + 2, i % per_row]
         _show(above, image)
