@@ -24,7 +24,8 @@ def test_features_are_those_of_the_cpu():
 
 
 def test_the_whole_command(tmp_path):
-    words = ["--encoder=small", "--data=digits", "--device=cuda", f"--out={tmp_path / 'run'}", "--cache=none", "--picture=false"]
+    words = ["--encoder=small", "--data=digits", "--device=cuda", "--cache=none", "--picture=false"]
+    words += [f"--out={tmp_path / 'run'}"]
     process = real(*words, module="linear_eval.evaluate")
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
