@@ -21,7 +21,7 @@ from experiments.first_run import spread
 HERE = Path(__file__).resolve().parent
 DATA, METHOD = "fashion_mnist", "simclr"
 STEPS = {0.01: 500, 0.1: 1000, 1.0: 1716}  # of 128 images: 116, 23 and 4 epochs
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CHOSEN_AT = 0.1  # share of the labels at which a learning rate is chosen, on validation
 ARMS = {"pretrained, fine-tuned": "pretrained", "from scratch": "scratch"}
 FROZEN = "pretrained, frozen: logistic regression"
