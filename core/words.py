@@ -121,5 +121,6 @@ def _help_rows(kind, prefix: str, skip: set[str]) -> list[str]:
             rows += _help_rows(type(default), f"{prefix}{f.name}.", skip)
         else:
             shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+            shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else shown
             rows.append(f"  {prefix + f.name:<22} {shown!s:<12} {f.metadata['meaning']}")
     return rows

@@ -98,7 +98,7 @@ def run(words) -> int:
     for job, material, seconds in everything:
         results.append(judge(job, material, changes(config.plain(job.protocol)), seconds))
         print(report.text_table(results[-1]))
-        print(*(f"{name}: {material.run.folder / name}" for name in ("results.json", "report.html") if words.picture), sep="\n")
+        print(*(f"{name}: {material.run.folder / name}" for name in ("results.json", "report.html")), sep="\n")
     if words.suite:
         folder = command.folder(words, "suite")
         table = report.suite_table(results)

@@ -1,6 +1,4 @@
 """results.json → what a person reads: a table on the terminal, report.md, and report.html, one file that needs nothing else."""
-import base64
-import html
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ import numpy as np
 
 from core import checkpoint
 from linear_eval import metrics, pictures
+from linear_eval.page import Code, Picture, Section, Table, as_html, as_markdown, markdown_block, plain
 from linear_eval.pictures import METHODS, SOURCES, order
 
 WIDTH = 120  # columns of a terminal
@@ -59,7 +58,8 @@ def write(folder: Path, results: dict, evidence: Evidence | None) -> list[Path]:
     """report.md, report.html and the figures, each whole or not there.  → what was written"""
     page = [*_overview(results), *(_evidence(results, evidence) if evidence else []), *_birth(results)]
     figures = {block.name: block.png for _, blocks in page for block in blocks if isinstance(block, Picture)}
-    files = {"report.md": _markdown(results, page), "report.html": _html(results, page), **figures}
+    about = title(results), facts(results)
+    files = {"report.md": as_markdown(*about, page), "report.html": as_html(*about, _tiles(results), page), **figures}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         checkpoint.write(folder / name, content)
@@ -177,7 +177,7 @@ def text_table(results: dict) -> str:
 
 def markdown_table(results: dict) -> str:
     """The whole table in Markdown, without the columns that are empty."""
-    return _markdown_block(_headline_table(results))
+    return markdown_block(_headline_table(results))
 
 
 def suite_table(results: list[dict]) -> str:
@@ -190,34 +190,11 @@ def suite_table(results: list[dict]) -> str:
         found = {(r["source"], r["method"]): r["accuracy"] for r in one["rows"] if r["labels"] == "100 %"}
         body.append([one["data"]["name"], *(_figure(found.get(key)) for key in asked)])
     names = ", ".join(dict.fromkeys(f"{one['encoder']['name']} ({one['encoder']['source']})" for one in results))
-    said = f"Test accuracy in %, all labels, of {_plain(names)}; protocol {results[0]['protocol']}."
-    return said + "\n\n" + _markdown_block(Table(head, body, slice(1, None))) + "\n"
+    said = f"Test accuracy in %, all labels, of {plain(names)}; protocol {results[0]['protocol']}."
+    return said + "\n\n" + markdown_block(Table(head, body, slice(1, None))) + "\n"
 
 
 # --------------------------------------------------------------------------------------------------------------- sections
-
-
-@dataclass(frozen=True)
-class Table:
-    head: list[str]
-    rows: list[list[str]]
-    numbers: slice  # columns that are figures
-    folded: str = ""  # the words it is folded behind
-    strong: frozenset = frozenset()  # rows to see first
-
-
-@dataclass(frozen=True)
-class Picture:
-    name: str
-    png: bytes
-    about: str
-
-
-Section = tuple[str, list]  # heading, and blocks: words, Code, Table or Picture
-
-
-class Code(str):
-    """Words to be typed as they are."""
 
 
 def _headline_table(results: dict) -> Table:
@@ -314,48 +291,6 @@ def _birth(results: dict) -> list[Section]:
     return [("How it was measured", [Code(results["command"]), table, *(f"Note: {note}." for note in results["notes"])])]
 
 
-# ------------------------------------------------------------------------------------------------------ the page, two ways
-
-
-def _markdown(results: dict, page: list[Section]) -> str:
-    lines = [f"# {_plain(title(results))}", _plain(facts(results)) + "."]
-    for heading, blocks in page:
-        lines += [f"## {heading}", *map(_markdown_block, blocks)]
-    return "\n\n".join(lines) + "\n"
-
-
-def _markdown_block(block) -> str:
-    match block:
-        case Table(head, rows, numbers, folded):
-            rule = ["---:" if i in range(len(head))[numbers] else "---" for i in range(len(head))]
-            cells = [map(_plain, head), rule, *(map(_plain, row) for row in rows)]
-            lines = "\n".join(f"| {' | '.join(line)} |" for line in cells)
-            return f"<details><summary>{folded}</summary>\n\n{lines}\n\n</details>" if folded else lines
-        case Picture(name, _, about):
-            return f"![{_plain(about)}]({name})"
-        case Code():
-            return f"```sh\n{block}\n```"
-    return _plain(block)
-
-
-def _plain(words: str) -> str:
-    """Words that Markdown shows as they are."""
-    return "".join(f"\\{c}" if c in "\\|*`[]" else c for c in html.escape(words, quote=False).replace("\n", " "))
-
-
-def _html(results: dict, page: list[Section]) -> str:
-    name = html.escape(title(results))
-    sections = [
-        f"<section><h2>{heading}</h2>\n{chr(10).join(map(_html_block, blocks))}</section>" for heading, blocks in page
-    ]
-    return "\n".join([
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title><style>{CSS}</style></head>',
-        f'<body><main><h1>{name}</h1><p class="soft">{html.escape(facts(results))}.</p>{_tiles(results)}',
-        *sections, "</main></body></html>\n",
-    ])
-
-
 def _tiles(results: dict) -> str:
     """The encoder's accuracy by each method with all labels, large, and what it must beat beneath."""
     found = {(row["source"], row["method"]): row for row in results["rows"] if row["labels"] == "100 %"}
@@ -371,55 +306,3 @@ def _tiles(results: dict) -> str:
                 f'<span class="soft">{low:.1f} … {high:.1f}{beneath}</span></div>'
             )
     return f'<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _html_block(block) -> str:
-    match block:
-        case Table(head, rows, numbers, folded, strong):
-            kinds = ["n" if i in range(len(head))[numbers] else "w" for i in range(len(head))]
-
-            def line(cells: list[str], tag: str, kind: str = "") -> str:
-                inside = (f'<{tag} class="{k}">{html.escape(c)}</{tag}>' for c, k in zip(cells, kinds, strict=True))
-                return f'<tr class="{kind}">{"".join(inside)}</tr>'
-
-            body = "\n".join(line(row, "td", "own" if i in strong else "") for i, row in enumerate(rows))
-            top, kind = (f"<thead>{line(head, 'th')}</thead>", "") if any(head) else ("", "words")
-            shown = f'<div class="wide"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
-            return f"<details><summary>{folded}</summary>{shown}</details>" if folded else shown
-        case Picture(_, png, about):
-            words = html.escape(about)
-            image = f'<img alt="{words}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-            return f'<figure><div class="wide">{image}</div><figcaption>{words}</figcaption></figure>'
-        case Code():
-            return f"<pre>{html.escape(block)}</pre>"
-    return f"<p>{html.escape(block)}</p>"
-
-
-CSS = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #dfe3e8; --card: #fff; --page: #f4f6f8;
-  --own: #e4f0f8; --blue: #0072B2 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa5b1; --line: #343b44; --card: #1d2228;
-  --page: #14171b; --own: #173040; --blue: #56B4E9 } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 system-ui, sans-serif }
-main { max-width: 1320px; margin: 0 auto; padding: 28px 16px 60px }
-h1 { font-size: 1.75rem; margin: 0 0 4px; overflow-wrap: anywhere }
-h2 { font-size: 1.15rem; margin: 0 0 10px }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 16px 0 }
-p { margin: 8px 0; overflow-wrap: anywhere } .soft { color: var(--soft) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 18px 0 }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px }
-.tile b { display: block; font-size: 1.9rem; line-height: 1.25; color: var(--blue) }
-.tile small { font-size: 1rem } .tile .soft { font-size: .85rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; min-width: 50% }
-th, td { padding: 5px 9px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { color: var(--soft); font-weight: 600 } tr { background: var(--card) } tr.own { background: var(--own) }
-th, td { white-space: nowrap } th:first-child, td:first-child { position: sticky; left: 0; background: inherit }
-table.words td + td { white-space: normal; overflow-wrap: anywhere }
-.n { text-align: right; font-variant-numeric: tabular-nums }
-figure { margin: 14px 0 } figcaption { color: var(--soft); font-size: .87rem; margin-top: 6px }
-img { display: block; max-width: 100%; margin: 0 auto; background: #fff; border-radius: 8px }
-pre { background: var(--page); border-radius: 6px; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere }
-summary { cursor: pointer; color: var(--blue) }
-@media (max-width: 640px) { section { padding: 14px 12px } figure img { max-width: none; width: 620px } }
-"""

@@ -39,4 +39,4 @@ class EvaluateWords(Common):
     suite: str | None = word(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
     smote: bool = word(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
     cache: str = word("runs/features", "folder of kept features; none: keep nothing")
-    picture: bool = word(True, "draw the report's figures and report.html")
+    picture: bool = word(True, "look at images for the report: neighbours, confusions, maps of the features, Grad-CAM")

@@ -221,9 +221,9 @@ def test_maps_are_the_same_each_time(monkeypatch):
 
 
 def test_few_or_flat_features_have_no_map(tmp_path):
-    full = evidence(3)
+    full, one = evidence(3), results(rows=[row("encoder", "knn", 90.0, 90.0)]) | {"curve": []}
     for features in (full.features[:9], full.features[:, :1]):
-        write(tmp_path, results(), Evidence(labels=full.labels[: len(features)], features=features))
+        write(tmp_path, one, Evidence(labels=full.labels[: len(features)], features=features))
         assert "Map of the features" not in (tmp_path / "report.md").read_text()
 
 
@@ -232,9 +232,9 @@ def test_a_frame_says_whether_a_neighbour_is_of_the_class():
     image = np.zeros((1, 1, 8, 8), np.uint8)
     for theirs, expected, absent in ((0, pictures.RIGHT, pictures.WRONG), (1, pictures.WRONG, pictures.RIGHT)):
         png = pictures.neighbours(image, np.array([0]), image[None], np.array([[theirs]]), ["a", "b"])
-        pixels = {tuple(p) for p in np.array(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3).tolist()}
-        assert tuple(bytes.fromhex(expected[1:])) in pixels
-        assert tuple(bytes.fromhex(absent[1:])) not in pixels
+        pixels = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
+        assert (pixels == list(bytes.fromhex(expected[1:]))).all(-1).any()
+        assert not (pixels == list(bytes.fromhex(absent[1:]))).all(-1).any()
 
 
 def test_a_suite_is_a_row_a_data_set():
