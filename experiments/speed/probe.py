@@ -27,7 +27,7 @@ def main() -> None:
     )
     cases = {}
     with session(settings.device) as world:
-        for name, count in (("small", 512), ("resnet18", 32)):
+        for name, count in (("small", 256), ("resnet18", 32)):
             count = min(count, 16) if settings.quick else count
             split = Images(torch.randint(256, (count, 3, settings.size, settings.size), dtype=torch.uint8))
             labels = np.arange(count) % settings.classes
