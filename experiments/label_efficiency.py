@@ -69,7 +69,7 @@ def frozen(runs: Path, seed: int) -> dict[float, float]:
 
 
 def measured(runs: Path, seeds: list[int]) -> dict:
-    """Arm → share → test accuracy: mean and standard deviation over seeds, and each one's."""
+    """Arm → share → test accuracy: mean and standard deviation over seeds, and each one's; and ssl.pretrain's own scores."""
     rates = {arm: best_rate(runs, short) for arm, short in ARMS.items()}
     values = {(FROZEN, share): [] for share in STEPS}
     for seed in seeds:
@@ -83,7 +83,9 @@ def measured(runs: Path, seeds: list[int]) -> dict:
     for arm in COLOURS:
         arms[arm] = {f"{share:g}": spread(values[arm, share]) | {"each": values[arm, share]} for share in STEPS}
     chosen = {arm: {"chosen": rate, "validation": scores} for arm, (rate, scores) in rates.items()}
-    return {"accuracy": arms, "rates": chosen}
+    tests = [json.loads((pretrained(runs, seed).parent / "test.json").read_text())["pretrained"] for seed in seeds]
+    pretraining = {score: spread([test[score] for test in tests]) for score in ("knn", "linear", "five_labels")}
+    return {"accuracy": arms, "rates": chosen, "pretraining": pretraining}
 
 
 def table(document: dict) -> str:

@@ -16,9 +16,10 @@ def runs(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps({"rows": rows}))
 
+    scores = {"knn": 88.0, "linear": 89.0, "five_labels": 71.0}
     for seed in (0, 1):
         (tmp_path / f"pretrain-{seed}").mkdir()
-        (tmp_path / f"pretrain-{seed}" / "test.json").write_text("{}")
+        (tmp_path / f"pretrain-{seed}" / "test.json").write_text(json.dumps({"pretrained": scores}))
         for share in STEPS:
             for arm in ARMS.values():
                 for rate in RATES if (share, seed) == (CHOSEN_AT, 0) else RATES[1:2]:
@@ -36,6 +37,7 @@ def test_means_are_over_seeds_of_the_rate_that_validation_chose(runs):
     accuracy = found["accuracy"]
     assert accuracy["from scratch"]["0.1"]["each"] == [79, 80]
     assert accuracy["pretrained, fine-tuned"]["1"]["mean"] == 89.5
+    assert found["pretraining"]["knn"] == {"mean": 88, "std": 0}
     assert accuracy[FROZEN]["0.01"] == {"mean": 70.5, "std": 0.71, "each": [70, 71]}
 
 
