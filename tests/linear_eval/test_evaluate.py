@@ -135,6 +135,7 @@ def test_again_is_the_same_and_another_configuration_is_refused(finished, tmp_pa
     assert "another configuration (seed: 0 → 1)" in ended.line
 
 
+@pytest.mark.long
 def test_two_processes_give_the_figures_of_one(finished, encoder, tmp_path):
     _, _, words = finished
     words = [w for w in words if not w.startswith(("--out", "--cache"))] + ["--parts=[knn,ridge,logistic]", "--cache=none"]

@@ -69,6 +69,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(finished, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.long
 def test_two_processes_reach_what_one_does(tmp_path):
     """float32, two BatchNorms summed in another order: after 4 steps predictions are the same but near ties."""
     words = [w for w in SMALL if "steps" not in w]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from processes import on
-from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from core.distributed import local_rows, mean
@@ -50,6 +49,8 @@ def test_certain_answers_have_finite_gradients():
 
 
 def test_balanced_weights_are_scikit_learns_and_absent_classes_count_nothing():
+    from sklearn.utils.class_weight import compute_class_weight  # here: the processes of other tests need not load it
+
     labels = np.array([0] * 7 + [1] * 2 + [3] * 11)
     expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
     ours = class_weights(torch.from_numpy(np.bincount(labels, minlength=5)))
