@@ -184,6 +184,7 @@ def _svms(train: np.ndarray, labels: np.ndarray, values: tuple, seed: int) -> li
     return _each(lambda value, _: SVC(C=value, cache_size=2000))(train, labels, values, seed)
 
 
+LIMITED = ("svm", "random forest")  # cost minutes on tens of thousands of images: the SVM grows with their square
 KERNEL = 20_000  # images whose kernel matrix, 3.2 GB, still fits most machines
 ITERATIONS = 200  # of L-BFGS, at most
 # Name → what its setting is called, the values tried, gentlest first, and how to fit a model for each.
@@ -207,7 +208,7 @@ def classify(
     """Fit one of CLASSIFIERS on standardised features with each of its settings; keep the one that is best on validation.
 
     train: N,D with N labels in 0..classes-1; test: M,D → scores M,classes, lowest for classes without training images.
-    limit: training images of "svm", whose cost grows with their square; None: all. Raises ValueError where the training
+    limit: training images of LIMITED, which cost most; None: all. Raises ValueError where the training
     labels hold a single class, or settings are to be chosen and there is no validation image.
     """
     start = time.monotonic()
@@ -218,7 +219,7 @@ def classify(
     if len(values) > 1 and not len(validation):
         raise ValueError(f"data.validation=0 leaves no image to choose {name}'s {setting} on; leave it at 0.1")
     note = ""
-    if name == "svm" and limit is not None and limit < len(train):
+    if name in LIMITED and limit is not None and limit < len(train):
         rows = stratified(train_labels, limit, seed)
         note = f"fitted on {limit:,} of {len(train):,} training images, every class in proportion"
         train, train_labels = train[rows], train_labels[rows]

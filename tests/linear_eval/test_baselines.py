@@ -246,7 +246,7 @@ def test_the_cap_keeps_proportions_and_says_so(monkeypatch):
     assert "150 of 400" in outcome.note
     assert fitted("svm", limit=None).note == ""
     assert seen == [150] * 3 + [400] * 3
-    assert fitted("random forest", limit=150).note == ""
+    assert fitted("logistic", limit=150).note == ""
 
 
 @pytest.mark.parametrize(("words", "message"), [
