@@ -34,8 +34,7 @@ def per_class(labels: np.ndarray | Tensor, count: int, seed: int, draw: int) -> 
 
 def _first(labels: np.ndarray, counts: np.ndarray, seed: int, draw: int) -> np.ndarray:
     """The images of rank below `counts` of their class.  labels: N; counts: C → sorted indices"""
-    high, low = random.words(seed, draw, torch.arange(len(labels)), LABELLED, 2).unbind(1)
-    key = ((high >> 1 << 32) | low).numpy()  # 63 bits, as of an epoch's order
+    key = random.keys(seed, draw, torch.arange(len(labels)), LABELLED).numpy()
     order = np.lexsort((key, labels))  # class by class, each at random
     sizes = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

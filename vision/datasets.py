@@ -170,8 +170,7 @@ def _carve(split: Images | Streamed, share: float, cap: int, seed: int, use: int
     counts = labels.bincount()
     # A file keeps its random number when another one turns out unreadable: it belongs to the row, not the position.
     rows = split.rows if isinstance(split, Streamed) else torch.arange(len(split))
-    high, low = random.words(seed, use, rows, random.SPLIT, 2).unbind(1)
-    order = ((high >> 1 << 32) | low).argsort(stable=True)
+    order = random.keys(seed, use, rows, random.SPLIT).argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]  # class by class, in random order within each
     rank = torch.empty_like(labels)
     rank[order] = torch.arange(len(split)) - (counts.cumsum(0) - counts).repeat_interleave(counts)

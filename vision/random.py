@@ -45,8 +45,13 @@ def uniform(seed: int, epoch: int, indices: Tensor, stream: int, count: int) -> 
 
 def permutation(seed: int, epoch: int, length: int, stream: int = ORDER) -> Tensor:
     """The order of an epoch: 0 … length−1 sorted by 63 random bits each (ties keep their order)."""
-    high, low = words(seed, epoch, torch.arange(length), stream, 2).unbind(1)
-    return ((high >> 1 << 32) | low).argsort(stable=True)
+    return keys(seed, epoch, torch.arange(length), stream).argsort(stable=True)
+
+
+def keys(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
+    """63 random bits for each index, to sort by.  indices: B int64 → B int64"""
+    high, low = words(seed, epoch, indices, stream, 2).unbind(1)
+    return (high >> 1 << 32) | low
 
 
 def balanced(seed: int, epoch: int, labels: Tensor) -> Tensor:
