@@ -207,7 +207,7 @@ def _fit(
 
     flat = np.zeros(K * (D + 1)) if start is None else start.double().cpu().numpy().ravel()
     options = {"maxiter": iterations, "maxls": 50, "gtol": TOLERANCE, "ftol": 64 * np.finfo(float).eps}  # scikit-learn's
-    with threadpool_limits(1, user_api="blas"):  # SciPy's waiting threads would take the cores from torch's: 5 to 16 times slower
+    with threadpool_limits(1, user_api="blas"):  # SciPy's waiting threads would take torch's cores: 5 to 16 × slower
         found = minimize(objective, flat, method="L-BFGS-B", jac=True, options=options)
     return torch.from_numpy(found.x.reshape(K, -1)).to(device, dtype), found.nit < iterations
 
