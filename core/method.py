@@ -85,6 +85,11 @@ def each_view(head: nn.Module, features: Tensor, joint: bool = False) -> Tensor:
     return torch.stack([head(view) for view in features.unbind(1)], dim=1)
 
 
+def exact(x: Tensor) -> Tensor:
+    """At least float32: softmax over thousands of similarities loses its tail in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def teacher_of(module: nn.Module) -> nn.Module:
     """A copy that no gradient reaches, for `ema_` to move."""
     return copy.deepcopy(module).requires_grad_(False)

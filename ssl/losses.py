@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distributed import gather, rank, world_size
+from core.method import exact
 
 TILE = 1 << 22  # similarities held at a time: 256 × 16384 floats are 16 MB; with more, CPU caches miss
 
@@ -177,6 +178,3 @@ def nearest(queries: Tensor, queue: Tensor, count: int = 1) -> Tensor:
         return torch.cat([queue[(queries[r].to(queue.dtype) @ queue.T).topk(count, dim=1).indices] for r in rows])
 
 
-def exact(x: Tensor) -> Tensor:
-    """At least float32: softmax over thousands of similarities loses its tail in half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from vision import attention, classic, encoders
+from vision import attention, cifar, classic, encoders
 from vision.augment import Recipe
 
 FORMAT = 1
 HEAD = ".classifier."  # torch refuses modules and parameters without a name, so no model's own name starts with a dot
+OURS = {"classic": classic.__all__, "cifar": cifar.__all__}  # what each file adds to timm's registry
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _line(error: Exception) -> str:
 def snippet(card: Card, path: str) -> str:
     """A few lines of plain timm that load the file: what report.md and the README show.
 
-    The two models that timm lacks need one line of ours more, which puts them into its registry.
+    Models that timm lacks need one line of ours more, which puts them into its registry.
     """
     spec = card.spec
     extra = "".join(f", {k}={v!r}" for k, v in spec.arguments.items())
@@ -150,7 +151,7 @@ def snippet(card: Card, path: str) -> str:
     if card.classes is not None:  # without the classifier
         weights = f"{{name: t for name, t in {weights}.items() if name[0] != '.'}}"
     lines = [
-        "from vision import classic" if spec.name.split(".")[0] in classic.__all__ else "",
+        *(f"from vision import {room}" for room, models in OURS.items() if spec.name.split(".")[0] in models),
         f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
         *_surgery(spec),
         f"model.load_state_dict({weights})",

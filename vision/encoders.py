@@ -1,7 +1,8 @@
 """Encoders: a timm name, our small default, or an encoder.safetensors → a module B,C,H,W → B,D with `.dim`.
 
 Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them;
-`vision.classic` adds LeNet-5 and AlexNet to timm's registry, `vision.attention` a CBAM behind each stage where asked.
+`vision.classic` adds LeNet-5 and AlexNet to timm's registry, `vision.cifar` the small networks of the distillation
+literature, `vision.attention` a CBAM behind each stage where asked.
 Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so
 the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Our
 default encoder halves images over 16 pixels in its stem ("half"): on two CPU cores four times the images an hour are
@@ -17,10 +18,11 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from torch import nn
 
 from vision import attention as attentions
-from vision import classic  # noqa: F401, registers lenet5 and alexnet
+from vision import cifar, classic  # noqa: F401, registers their models
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision's grey
 PATCHED = ("vit_", "deit", "eva", "beit", "mixer_", "flexivit")  # timm families whose patch size is an argument
 
 SOURCES = {  # where timm finds a folder of config.json and weights
@@ -282,5 +284,14 @@ def fit_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
         return images
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device)[:, None, None]
+    weights = torch.tensor(LUMA, device=images.device)[:, None, None]
     return (images * weights).sum(1, keepdim=True).round().to(torch.uint8)
+
+
+def fit_channels_of(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """The same of levels in 0..1 that are no whole numbers.  B,C,S,S float in and out"""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    return (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import total
+from core.memory import Queue
 from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
 from core.schedule import cosine
 from ssl.losses import exact, nearest
-from ssl.memory import Queue
 from ssl.method import check_constants, pairs
 from ssl.method.nnclr import nnclr_loss
 from vision.heads import mlp

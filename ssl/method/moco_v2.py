@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from core.batchnorm import average_statistics, split_batchnorm
 from core.distributed import gather, local_rows, world_size
+from core.memory import Queue
 from core.method import Batch, Method, each_view, ema_, teacher_of
 from core.schedule import cosine
 from ssl.losses import exact, queue_contrastive
-from ssl.memory import Queue
 from ssl.method import check_constants, pairs
 from vision import random
 from vision.heads import mlp

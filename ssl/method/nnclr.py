@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.memory import Queue
 from core.method import Method, each_view
 from ssl.losses import contrastive, exact, global_rows, nearest
-from ssl.memory import Queue
 from ssl.method import check_constants, pairs
 from vision.heads import mlp
 

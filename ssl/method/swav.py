@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import local_rows, total, world_size
+from core.memory import Queue
 from core.method import Method, each_view
 from ssl.losses import exact
-from ssl.memory import Queue
 from ssl.method import check_constants, pairs
 from vision.heads import mlp
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core import loop, optim
+from core.memory import Queue
 from core.method import Method
 from core.schedule import cosine
-from ssl.memory import Queue
 from ssl.method import pairs, unordered_pairs
 
 PROGRESS = 0.4

@@ -1,0 +1,160 @@
+"""Losses between a student and its teacher, as pure functions, written for the global batch.
+
+Over W processes each returns the mean over this process's rows; the mean of those over processes is the loss of the joined
+batch, and so is the averaged gradient. Teachers come first in no function: it is (student, teacher, …) throughout.
+"""
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.distributed import gather, total, world_size
+
+EPSILON = 1e-7
+
+
+def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · mean_i KL(softmax(t_i / T) ‖ softmax(s_i / T)).  Logits B,K.  Hinton et al. 2015, arXiv 1503.02531, §2."""
+    found, told = (student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
+    return F.kl_div(found, told, reduction="batchmean", log_target=True) * temperature**2
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """(z − mean) / deviation over classes, each image by itself.  B,K.  Sun et al. 2024, arXiv 2403.01427, algorithm 1."""
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True).sqrt() + EPSILON)
+
+
+def dkd(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: float, temperature: float) -> Tensor:
+    """T² · (α · TCKD + β · NCKD).  Logits B,K with labels B.  Zhao et al. 2022, arXiv 2203.08679, eq. 7.
+
+    TCKD: KL of (target's probability, all others'); NCKD: KL of the softmax over the other classes alone.
+    """
+    target = F.one_hot(labels, student.shape[1]).bool()
+
+    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+        logp = (logits / temperature).log_softmax(1)
+        others = logp[~target].unflatten(0, (len(logits), -1))  # B,K-1
+        rest = others.logsumexp(1, keepdim=True)
+        return torch.cat([logp[target][:, None], rest], 1), others - rest
+
+    found, told = parts(student), parts(teacher)
+    tckd, nckd = (F.kl_div(f, t, reduction="batchmean", log_target=True) for f, t in zip(found, told, strict=True))
+    return (alpha * tckd + beta * nckd) * temperature**2
+
+
+def dist(student: Tensor, teacher: Tensor, beta: float, gamma: float, temperature: float) -> Tensor:
+    """T² · (β · (1 − ρ over classes, mean over images) + γ · (1 − ρ over images, mean over classes)), ρ Pearson's.
+
+    Of softmax(z / T).  Logits B,K.  Huang et al. 2022, arXiv 2205.10536, eqs. 6–10.
+    """
+    found, told = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
+    between = 1 - _pearson(found, told).mean()
+    within = 1 - _pearson(gather(found).T, gather(told).T).mean()
+    return (beta * between + gamma * within) * temperature**2
+
+
+def _pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Of each row.  N,M → N"""
+    return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1, eps=1e-8)
+
+
+def attention(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean (a_S − a_T)², a = vec(mean_c A_c²) of length 1.  Maps B,C,h,w, brought to the smaller of the two sizes.
+
+    Zagoruyko and Komodakis 2017, arXiv 1612.03928, eq. 2 with p = 2; the mean over positions and images, as the CIFAR-100
+    comparison has it (Tian et al., arXiv 1910.10699).
+    """
+    student, teacher = same_size(student, teacher)
+    a, b = (F.normalize(x.square().mean(1).flatten(1), dim=1) for x in (student, teacher))
+    return (a - b).square().mean()
+
+
+def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps at the smaller of their two sizes, by averaging.  B,C,h,w and B,c,H,W"""
+    size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    return tuple(x if list(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (student, teacher))
+
+
+def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
+    """‖G_S − G_T‖² / B², G = rows of Q Qᵀ at length 1, Q the flattened maps.  B,… and B,… → scalar
+
+    Tung and Mori 2019, arXiv 1907.09682, eqs. 1–4. B is the global batch.
+    """
+    found, told = (F.normalize(q @ gather(q).T, dim=1) for q in (student.flatten(1), teacher.flatten(1)))
+    return (found - told).square().mean()
+
+
+def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean over pairs of p_T · log(p_T / p_S), p = rows of (cosine + 1) / 2 that sum to 1.  B,D and B,E
+
+    Passalis and Tefas 2018, arXiv 1803.10837, eqs. 3–6 with the cosine kernel, an image with itself included as in their code.
+    """
+
+    def shares(x: Tensor) -> Tensor:
+        x = x / (x.norm(dim=1, keepdim=True) + EPSILON)
+        p = (x @ gather(x).T + 1) / 2
+        return p / p.sum(1, keepdim=True)
+
+    found, told = shares(student), shares(teacher)
+    return (told * ((told + EPSILON) / (found + EPSILON)).log()).mean()
+
+
+def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean over pairs of huber(ψ_S − ψ_T), ψ = ‖x_i − x_j‖ / its mean over pairs.  B,D and B,E
+
+    Park et al. 2019, arXiv 1904.05068, eqs. 4–6. Pairs of an image with itself count in the mean, not in ψ's.
+    """
+
+    def psi(x: Tensor) -> Tensor:
+        everyone = gather(x)
+        square = (x[:, None] - everyone).square().sum(2)  # B,W*B
+        distance = square.clamp(min=1e-12).sqrt() * (square > 1e-12)
+        count = total((distance > 0).sum().to(x.dtype))
+        return distance / (total(distance.sum()) / count.clamp(min=1))
+
+    return F.smooth_l1_loss(psi(student), psi(teacher))
+
+
+def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean over triplets of huber(cos ∠_S − cos ∠_T) of the angle at x_i between x_j and x_k.  B,D and B,E
+
+    Park et al. 2019, eqs. 7–9. Memory: B·B·D numbers a network.
+    """
+
+    def cosines(x: Tensor) -> Tensor:
+        e = F.normalize(gather(x) - x[:, None], dim=2)  # B,W*B,D: from each vertex to all others
+        return e @ e.transpose(1, 2)  # B,W*B,W*B
+
+    return F.smooth_l1_loss(cosines(student), cosines(teacher))
+
+
+def similarity_kl(
+    student: Tensor, teacher: Tensor, anchors: Tensor, teachers_anchors: Tensor, temperature: float, teachers_temperature: float
+) -> Tensor:
+    """Cross-entropy of similarities to anchors: mean_i −Σ_j softmax(t_i·a'_j / τ_T) log softmax(s_i·a_j / τ_S).
+
+    Rows of length 1: student B,P with anchors K,P; teacher B,Q with its anchors K,Q.  SEED (arXiv 2101.04731, eqs. 3–6) takes
+    the teacher's embeddings as anchors of both, its own image's first; CompRess (arXiv 2010.14713, eqs. 1–3) each its own.
+    """
+    found = (student @ anchors.T / temperature).log_softmax(1)
+    told = (teacher @ teachers_anchors.T / teachers_temperature).softmax(1)
+    return -(told * found).sum(1).mean()
+
+
+def contrastive(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Tensor, temperature: float, images: int
+) -> Tensor:
+    """−mean_i [log h(a_i, p_i) + Σ_j log(1 − h(a_i, n_j))], h = e^{a·b/τ} / (e^{a·b/τ} + N/M).
+
+    Rows of length 1: anchors, positives B,P; negatives N,P; allowed B,N: which are some other class's. M: images of the
+    data.  Tian et al. 2020, arXiv 1910.10699, eqs. 10 and 19; here the N negatives are shared by the batch.
+    """
+    shift = torch.log(allowed.sum(1).clamp(min=1).to(anchors.dtype) / images)  # B: log N/M
+    positive = (anchors * positives).sum(1) / temperature - shift
+    negative = anchors @ negatives.T / temperature - shift[:, None]
+    return -(F.logsigmoid(positive) + (F.logsigmoid(-negative) * allowed).sum(1)).mean()
+
+
+def mean_over_all(x: Tensor) -> Tensor:
+    """Mean row of all processes' rows, without a gradient.  B,K → K"""
+    return total(x.detach().mean(0)) / world_size()

@@ -1,0 +1,78 @@
+"""CRD: Tian, Krishnan, Isola, "Contrastive representation distillation", ICLR 2020, arXiv 1910.10699.
+
+Student and teacher embeddings of an image attract each other; those of `negatives` images of other classes, from a memory
+of the last embedding of every image, repel (§3.2, both ways). Changes: a step draws one set of negatives for all of the
+batch, so that they are one matrix product; the estimated normalising constant of the authors' code is left out (eq. 19 has
+none). The teacher's embedding layer learns with the student's, as theirs does: no gradient goes on to the teacher.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.distributed import gather
+from core.method import Batch, exact
+from distill.losses import contrastive
+from distill.method import Labelled
+from distill.method.kd import check_temperature
+
+NEGATIVES = 0xFFFF0011  # a stream of random numbers of its own
+
+
+class CRD(Labelled):
+    per_image = True
+
+    def __init__(
+        self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, dim: int, negatives: int,
+        temperature: float, momentum: float,
+    ):
+        super().__init__(encoder, teacher, classes, ce, weight)
+        check_temperature(temperature)
+        self.students, self.teachers = nn.Linear(encoder.dim, dim), nn.Linear(teacher.dim, dim)
+        self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim
+        self.fresh: list[tuple[Tensor, ...]] = []
+
+    def prepare(self, images: int, batch_size: int) -> list[str]:
+        device = self.students.weight.device
+        for name in ("student_memory", "teacher_memory"):
+            self.register_buffer(name, F.normalize(torch.randn(images, self.dim, device=device), dim=1))  # M,P
+        self.register_buffer("classes_of", torch.full((images,), -1, device=device))  # −1: not seen yet
+        if self.negatives >= images:
+            self.negatives = images // 2
+            return [f"method.negatives: half of the {images} images, {self.negatives}"]
+        return []
+
+    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
+        indices = batch.indices.to(batch.views[0].device)
+        drawn = torch.full_like(indices, self._drawn(batch))
+        return (*self.teacher(batch, self.wants), indices, drawn, batch.labels.to(indices.device))
+
+    def _drawn(self, batch: Batch) -> int:
+        """A number that is the step's, the same on every process: the sum of the global batch's images, and the epoch."""
+        return int(gather(batch.indices.to(self.students.weight.device)).sum()) * 65_537 + batch.epoch
+
+    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+        told, indices, drawn, labels = targets
+        return self.combine(features[:, 0], [told[:, 0]], labels, progress, indices=indices, drawn=int(drawn[0]))
+
+    def distil(self, features, logits, told, labels, progress, indices, drawn):
+        student = F.normalize(exact(self.students(features)), dim=1)
+        teacher = F.normalize(exact(self.teachers(told[0].to(self.teachers.weight.dtype))), dim=1)
+        images = len(self.student_memory)
+        generator = torch.Generator().manual_seed(drawn % 2**63)
+        chosen = torch.randint(images, (self.negatives,), generator=generator).to(features.device)
+        theirs = self.classes_of[chosen]
+        allowed = (theirs != labels[:, None]) & (theirs >= 0) & (chosen != indices[:, None])  # B,N
+        self.fresh.append((indices, student.detach(), teacher.detach(), labels))
+        shared = allowed, self.temperature, images
+        ours = contrastive(student, teacher, self.teacher_memory[chosen], *shared)
+        return ours + contrastive(teacher, student, self.student_memory[chosen], *shared)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        for parts in self.fresh:
+            indices, student, teacher, labels = (gather(part) for part in parts)
+            for memory, new in ((self.student_memory, student), (self.teacher_memory, teacher)):
+                moved = memory[indices].lerp(new.to(memory.dtype), 1 - self.momentum)
+                memory[indices] = F.normalize(moved, dim=1)
+            self.classes_of[indices] = labels
+        self.fresh.clear()

@@ -1,0 +1,29 @@
+"""DKD: Zhao, Cui, Song, Qiu, Liang, "Decoupled knowledge distillation", CVPR 2022, arXiv 2203.08679.
+
+The weight of the teacher rises over the first `warmup` of the run, as in the authors' code (20 of 240 epochs).
+"""
+from torch import nn
+
+from core.method import exact
+from distill.losses import dkd
+from distill.method import Labelled
+from distill.method.kd import check_temperature
+
+
+class DKD(Labelled):
+    wants = ("logits",)
+    per_image = True
+
+    def __init__(
+        self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, alpha: float, beta: float,
+        temperature: float, warmup: float,
+    ):
+        super().__init__(encoder, teacher, classes, ce, weight)
+        check_temperature(temperature)
+        if classes < 3:
+            raise ValueError("method=dkd: two classes leave nothing beside the target; use kd")
+        self.alpha, self.beta, self.temperature, self.warmup = alpha, beta, temperature, warmup
+
+    def distil(self, features, logits, told, labels, progress):
+        share = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return share * dkd(exact(logits), exact(told[0]), labels, self.alpha, self.beta, self.temperature)

@@ -1,0 +1,48 @@
+"""Feature regression: the student's projected features become the teacher's.
+
+`loss: cosine` is 2 − 2 cos, the squared distance of unit vectors (the simplest form; with a momentum teacher it would be
+BYOL's, arXiv 2006.07733, eq. 2). `loss: kl` compares softmax similarities to a queue of teacher features at one temperature for
+both, as LightlyTrain's distillation documents its first version.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.memory import Queue
+from core.method import each_view, exact
+from distill.losses import similarity_kl
+from distill.method import Distillation, projector
+from distill.method.kd import check_temperature
+
+
+class Regression(Distillation):
+    per_image = True
+
+    def __init__(
+        self, encoder: nn.Module, teacher, classes: int, loss: str, hidden: int, queue_size: int, temperature: float
+    ):
+        super().__init__(encoder, teacher)
+        check_temperature(temperature)
+        if loss not in ("cosine", "kl"):
+            raise ValueError(f"method.loss={loss}: there are cosine and kl")
+        self.projector = projector(encoder.dim, teacher.dim, hidden)
+        self.queue = Queue(queue_size, teacher.dim) if loss == "kl" else None
+        self.temperature = temperature
+
+    def prepare(self, images: int, batch_size: int) -> list[str]:
+        return self.queue.fit(images, batch_size) if self.queue else []
+
+    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+        z = F.normalize(exact(each_view(self.projector, features)), dim=2)  # B,V,P
+        told = F.normalize(exact(targets[0]), dim=2)
+        if self.queue is None:
+            return (2 - 2 * (z * told).sum(2)).mean(), {}
+        rows, losses = self.queue.rows.to(z.dtype), []
+        for view in range(z.shape[1]):
+            losses.append(similarity_kl(z[:, view], told[:, view], rows, rows, self.temperature, self.temperature))
+            self.queue.remember(told[:, view])
+        return torch.stack(losses).mean(), {}
+
+    def after_step(self, progress: float) -> None:
+        if self.queue:
+            self.queue.update()

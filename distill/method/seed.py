@@ -1,0 +1,56 @@
+"""SEED: Fang, Wang, Wang, Zhang, Yang, Liu, "SEED: self-supervised distillation for visual representation", ICLR 2021,
+arXiv 2101.04731.
+
+Student and teacher look at the same view; the student's similarities to a queue of teacher embeddings, and to the image's own,
+are to be the teacher's (eqs. 3–6). Our teachers are encoders without their pretraining head, so embeddings are the encoder's
+features of length 1, less the queue's mean: features behind a ReLU all point one way otherwise.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.memory import Queue
+from core.method import each_view, exact
+from distill.method import Distillation, projector
+from distill.method.kd import check_temperature
+
+
+class SEED(Distillation):
+    per_image = True
+
+    def __init__(
+        self, encoder: nn.Module, teacher, classes: int, hidden: int, queue_size: int, temperature: float,
+        teachers_temperature: float,
+    ):
+        super().__init__(encoder, teacher)
+        check_temperature(temperature)
+        if not teachers_temperature > 0:
+            raise ValueError(f"method.teachers_temperature={teachers_temperature}: must be more than 0")
+        self.projector = projector(encoder.dim, teacher.dim, hidden)
+        self.queue = Queue(queue_size, teacher.dim)
+        self.temperatures = temperature, teachers_temperature
+
+    def prepare(self, images: int, batch_size: int) -> list[str]:
+        return self.queue.fit(images, batch_size)
+
+    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+        z = F.normalize(exact(each_view(self.projector, features)), dim=2)  # B,V,P
+        told = F.normalize(exact(targets[0]), dim=2)
+        mean = self.queue.rows.mean(0).to(told.dtype)
+        anchors = F.normalize(self.queue.rows.to(told.dtype) - mean, dim=1)
+        losses = []
+        for view in range(z.shape[1]):
+            centred = F.normalize(told[:, view] - mean, dim=1)
+            losses.append(self.compare(z[:, view], centred, anchors))
+            self.queue.remember(told[:, view])
+        return torch.stack(losses).mean(), {}
+
+    def compare(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
+        """Anchors are the queue and each image's own teacher embedding, whose similarity to the teacher's is 1."""
+        ours, theirs = self.temperatures
+        found = torch.cat([(student * teacher).sum(1, keepdim=True), student @ anchors.T], 1) / ours
+        told = torch.cat([teacher.new_ones(len(teacher), 1), teacher @ anchors.T], 1) / theirs
+        return -(told.softmax(1) * found.log_softmax(1)).sum(1).mean()
+
+    def after_step(self, progress: float) -> None:
+        self.queue.update()

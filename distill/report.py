@@ -1,0 +1,141 @@
+"""The table at the end: teacher, student, and what the student must beat; what each is worth and what it costs."""
+import json
+import time
+
+import torch
+from torch import nn
+
+from core import config
+from core.distributed import is_main
+from core.machine import hardware, versions
+from linear_eval.features import calibrated, collect, evaluating, images_of, of_encoder, plain
+from linear_eval.knn import TEMPERATURE, K, knn_accuracy
+from linear_eval.probe import ITERATIONS, few_labels, linear
+from vision import artifact, encoders
+
+TIMED = 30  # forward passes of one image, of which the median counts
+COLUMNS = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class", "classifier": "classifier"}
+COSTS = {"parameters": "M parameters", "macs": "M MACs", "milliseconds": "ms an image"}
+
+
+def millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters"
+
+
+def costs(encoder: nn.Module, device: torch.device) -> dict[str, float]:
+    """Parameters and multiply-adds in millions, and the median milliseconds of one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    spec = encoder.spec
+    image = torch.zeros(1, spec.channels, spec.image_size, spec.image_size, device=device)
+    with evaluating(encoder):
+        with FlopCounterMode(display=False) as counter:
+            encoder(image)
+        times = []
+        for _ in range(TIMED):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            start = time.perf_counter()
+            encoder(image)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
+    return {
+        "parameters": sum(p.numel() for p in encoder.parameters()) / 1e6,
+        "macs": counter.get_total_flops() / 2e6,
+        "milliseconds": sorted(times)[TIMED // 2] * 1e3,
+    }
+
+
+def scores(encoder: nn.Module, mean, std, dataset, device: torch.device) -> dict[str, float]:
+    """Accuracy in per cent on the test split of frozen features. Nothing was chosen on it.  Collective."""
+    source = of_encoder("encoder", encoder, torch.as_tensor(mean), torch.as_tensor(std), device, maps=False)
+    title = f"features of {encoder.spec.name}"
+    bank, test = (collect(source, split, device, title=title) for split in (dataset.train, dataset.test))
+    if bank is None:
+        return {}
+    known = [torch.from_numpy(x) for x in (bank.x, bank.labels, test.x, test.labels)]
+    known[0], known[2] = known[0].float(), known[2].float()
+    few, deviation = few_labels(*known)
+    return {
+        "knn": knn_accuracy(*known, len(dataset.classes)),
+        "linear": linear(*known),
+        "five_labels": few,
+        "five_labels_std": deviation,
+    }
+
+
+def classifier_accuracy(encoder: nn.Module, head: nn.Linear, mean, std, dataset, device: torch.device) -> float:
+    """On the test split, the last weights.  Collective-free: the main process alone looks."""
+    spec, right = encoder.spec, 0
+    mean, std = torch.as_tensor(mean).to(device), torch.as_tensor(std).to(device)
+    with evaluating(encoder):
+        for rows in torch.arange(len(dataset.test)).split(512):
+            images = images_of(dataset.test, rows, spec.image_size, spec.channels).to(device)
+            found = head(encoder(plain(images, mean, std))).argmax(1).cpu()
+            right += int((found == dataset.test.labels[rows]).sum())
+    return right / len(dataset.test) * 100
+
+
+def final(run, words, dataset, method, master, recipe, world, seconds: float) -> None:
+    """results.json, report.md, and the table on the terminal."""
+    device, rows = world.device, {}
+    labelled = dataset.classes is not None and dataset.test.labels is not None and len(dataset.test) > 0
+    entries = [(f"teacher: {m.name}", m.encoder, m.head, m.mean, m.std) for m in master.members]
+    name = f"student: {method.encoder.spec.name}, {words.chosen.method}"
+    entries.append((name, method.encoder, getattr(method, "head", None), recipe.mean, recipe.std))
+    for path in (words.beside or "").split(",") if words.beside else ():
+        card = artifact.read_card(config.expand(path))
+        whole = artifact.load_classifier(config.expand(path))[0] if card.classes else None
+        encoder = whole.encoder if whole else artifact.load(config.expand(path))[0]
+        entries.append((f"beside: {path}", encoder, whole and whole.head, card.mean, card.std))
+    torch.manual_seed(words.seed)
+    fresh = encoders.build(method.encoder.spec).to(device)
+    if labelled:
+        some = images_of(dataset.train, torch.linspace(0, len(dataset.train) - 1, min(2000, len(dataset.train))).long(),
+                         recipe.size, method.encoder.spec.channels)
+        fresh = calibrated(fresh, some, torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std), device)
+    entries.append((f"untrained: {method.encoder.spec.name}", fresh, None, recipe.mean, recipe.std))
+    for name, encoder, head, mean, std in entries:
+        encoder = encoder.to(device)
+        rows[name] = scores(encoder, mean, std, dataset, device) if labelled else {}
+        if not is_main():
+            continue
+        if labelled and head is not None and head.out_features == len(dataset.classes):
+            rows[name]["classifier"] = classifier_accuracy(encoder, head.to(device), mean, std, dataset, device)
+        rows[name] |= costs(encoder, device)
+    if not is_main():
+        return
+    cache = master.cache
+    found = {
+        "tool": "distill.train", "words": run.identity, "rows": rows, "seconds": round(seconds, 1),
+        "cache": {"hits": cache.hits, "misses": cache.misses} if cache else None,
+        "hardware": hardware(), "versions": versions(),
+    }
+    run.write("results.json", json.dumps(found, indent=1) + "\n")
+    lines = [f"# {words.chosen.method} on {dataset.name}: {method.encoder.spec.name} after {master.name}", "", *table(rows), ""]
+    if labelled:
+        lines += [
+            f"Test accuracy in %, last weights. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). linear: logistic regression"
+            f" on standardised features, at most {ITERATIONS} iterations. 5 labels a class: mean ± std of 5 draws."
+            " classifier: as trained.",
+            "",
+        ]
+    run.write("report.md", "\n".join(lines))
+    print("\n".join(lines))
+    print(f"encoder: {run.folder / 'encoder.safetensors'}")
+    if cache:
+        print(f"teacher: {cache.hits} steps read from {cache.folder}, {cache.misses} computed")
+
+
+def table(rows: dict[str, dict[str, float]]) -> list[str]:
+    columns = {key: title for key, title in (COLUMNS | COSTS).items() if any(key in f for f in rows.values())}
+    lines = [f"| | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
+    for name, f in rows.items():
+        cells = []
+        for key in columns:
+            digits = 2 if key in ("parameters", "milliseconds") else 1
+            spread = f" ± {f[key + '_std']:.1f}" if key + "_std" in f else ""
+            cells.append(f"{f[key]:.{digits}f}{spread}" if key in f else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines

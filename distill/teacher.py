@@ -1,0 +1,153 @@
+"""A frozen teacher: one of our files, a timm model, or several of them together; asked anew or read from a cache.
+
+It is no submodule of a method: no optimizer, checkpoint or process sees its weights, and nothing changes a bit of it.
+"""
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core import config
+from core.method import Batch
+from distill.cache import Cache
+from distill.method import map_shapes, maps_of
+from linear_eval.features import fingerprint
+from vision import artifact, encoders
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network, with the input that it was trained on."""
+
+    name: str
+    encoder: nn.Module
+    head: nn.Linear | None
+    classes: tuple[str, ...] | None
+    mean: Tensor  # C
+    std: Tensor
+
+
+class Teacher:
+    """Outputs of the members on views that were made for the student: B,C,S,S normalised by the student's mean and std.
+
+    An ensemble's features are the members' side by side, each of length 1; its logits log of their mean probability.
+    Outputs are rounded to half precision whether they are kept or not, so that a cache changes no bit.
+    """
+
+    def __init__(self, members: list[Member], mean: Tensor, std: Tensor, device: torch.device | str = "cpu"):
+        self.members, self.mean, self.std = members, mean.to(device), std.to(device)
+        for member in members:
+            member.encoder.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+            if member.head is not None:
+                member.head.requires_grad_(False).eval().to(device)
+        self.name = ",".join(m.name for m in members)
+        self.dim = sum(m.encoder.dim for m in members)
+        told = {m.classes for m in members}
+        self.classes = told.pop() if len(told) == 1 else None  # names, where all members have the same
+        self.head = members[0].head if len(members) == 1 else None
+        self.cache: Cache | None = None
+
+    def __call__(self, batch: Batch, wants: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """features: B,V,D; logits: B,V,K; those that are wanted, in the views' precision."""
+        like, widths = batch.views[0], [self.width(name) for name in wants]
+        if not wants:
+            return ()
+        kept = self.cache and self.cache.get(batch.epoch, batch.indices.numpy())
+        if kept is None:
+            rows = torch.stack([self.outputs(view, wants) for view in batch.views], 1).half()  # B,V,D+K
+            if self.cache:
+                self.cache.put(batch.epoch, batch.indices.numpy(), rows.flatten(1).cpu().numpy())
+        else:
+            rows = torch.from_numpy(kept).unflatten(1, (len(batch.views), -1))
+        return rows.to(like.device, like.dtype).split(widths, dim=2)
+
+    def width(self, name: str) -> int:
+        return self.dim if name == "features" else len(self.classes)
+
+    @torch.no_grad()
+    def outputs(self, view: Tensor, wants: tuple[str, ...]) -> Tensor:
+        """The wanted outputs side by side.  B,C,S,S → B,D+K"""
+        features = [m.encoder(self.seen(view, m)) for m in self.members]
+        found = {}
+        if "features" in wants:
+            several = len(features) > 1
+            found["features"] = torch.cat([F.normalize(x.float(), dim=1) for x in features], 1) if several else features[0]
+        if "logits" in wants:
+            logits = [m.head(x).float() for m, x in zip(self.members, features, strict=True)]
+            found["logits"] = logits[0] if len(logits) == 1 else torch.stack(logits).log_softmax(2).logsumexp(0)
+        return torch.cat([found[name].float() for name in wants], 1)
+
+    @torch.no_grad()
+    def maps(self, view: Tensor, count: int) -> list[Tensor]:
+        """The last feature maps of a single teacher.  B,C,S,S → B,c,h,w each"""
+        return [m.to(view.dtype) for m in maps_of(self.members[0].encoder, self.seen(view, self.members[0]), count)[0]]
+
+    def map_shapes(self, count: int) -> list[tuple[int, ...]]:
+        if len(self.members) > 1:
+            raise ValueError(f"teacher={self.name}: this method compares feature maps, and an ensemble has several; name one")
+        return map_shapes(self.members[0].encoder, count, "teacher")
+
+    def seen(self, view: Tensor, member: Member) -> Tensor:
+        """The view as this member was trained to see images: its size, channels and normalisation."""
+        spec, dtype = member.encoder.spec, next(member.encoder.parameters()).dtype
+        mean, std = (x.to(view.device, view.dtype).view(-1, 1, 1) for x in (member.mean, member.std))
+        if view.shape[1] == spec.channels == len(self.mean) and torch.equal(self.mean.cpu(), member.mean.cpu()) and torch.equal(
+            self.std.cpu(), member.std.cpu()
+        ):
+            x = view
+        else:
+            x = view * self.std.to(view).view(-1, 1, 1) + self.mean.to(view).view(-1, 1, 1)  # 0..1
+            x = encoders.fit_channels_of(x, spec.channels)
+            x = (x - mean) / std
+        if x.shape[-1] != spec.image_size:
+            smaller = x.shape[-1] > spec.image_size
+            x = F.interpolate(x, (spec.image_size,) * 2, mode="bilinear", antialias=smaller, align_corners=False)
+        return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def fingerprint(self) -> str:
+        """Of all weights and inputs."""
+        digest = hashlib.sha256()
+        for m in self.members:
+            digest.update(fingerprint(m.encoder).encode())
+            digest.update(repr((m.mean.tolist(), m.std.tolist(), m.classes)).encode())
+            for value in (m.head.state_dict() if m.head is not None else {}).values():
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def parameters(self) -> int:
+        parts = [part for m in self.members for part in (m.encoder, m.head) if part is not None]
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+
+def member(name: str) -> Member:
+    """A teacher by its file, or by timm's name for it, with timm's published weights."""
+    if not name.endswith(".safetensors"):
+        try:
+            found = encoders.pretrained_input(name)
+        except ValueError as error:
+            raise ValueError(str(error).replace("encoder=", "teacher=", 1)) from error
+        if found is None:
+            raise ValueError(f"teacher={name}: no published weights by that name; give a file or a timm model that has some")
+        mean, std, size = found
+        encoder = encoders.create(name, 3, size, pretrained=True)
+        return Member(name, encoder, None, None, torch.tensor(mean), torch.tensor(std))
+    path = config.expand(name)
+    try:
+        card = artifact.read_card(path)
+        if card.classes is None:
+            encoder, card = artifact.load(path)
+            head = None
+        else:
+            whole, card = artifact.load_classifier(path)
+            encoder, head = whole.encoder, whole.head
+    except ValueError as error:
+        raise ValueError(str(error).replace("encoder=", "teacher=", 1)) from error
+    return Member(name, encoder, head, card.classes, torch.tensor(card.mean), torch.tensor(card.std))
+
+
+def load(names: str, mean, std, device: torch.device | str = "cpu") -> Teacher:
+    """One teacher, or several by comma.  mean, std: C, of the views that it will be shown."""
+    return Teacher([member(name) for name in names.split(",")], torch.as_tensor(mean), torch.as_tensor(std), device)

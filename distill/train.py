@@ -1,0 +1,167 @@
+"""Train small encoders after a large one, with labels or without.
+
+    uv run python -m distill.train --teacher runs/x/encoder.safetensors --student mobilenetv3_small_100 --data fashion_mnist
+    uv run python -m distill.train --teacher runs/y/classifier.safetensors --student resnet18,mobilenetv3_small_100 --method dkd
+
+Nothing here imports torch before the words are understood: a mistyped one is answered at once.
+"""
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from core import command, config
+from distill.words import DistillWords
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = config.Tool(
+    module="distill.train",
+    primary=ROOT / "distill" / "train.yaml",
+    searched=(ROOT / "vision" / "config",),
+    summary="Distil an encoder: python -m distill.train --teacher runs/x/encoder.safetensors --student resnet18",
+    words=DistillWords,
+)
+
+
+def main() -> int:
+    return config.main(TOOL, partial(command.start, TOOL, check, run))
+
+
+def check(words) -> None:
+    """Refuse what can be refused before anything is loaded or launched."""
+    if words.teacher is None:
+        raise ValueError("teacher=…: say which encoder teaches, such as runs/…/encoder.safetensors or resnet50")
+    command.check(words)
+    wrong = {} if words.cache_gb >= 0 else {"cache_gb": "0 or more"}
+    if words.chunk:
+        wrong["chunk"] = "left out: accumulate does the same for most of these losses"
+    command.refuse(config.flat(words), wrong)
+    for path in [name for name in (words.teacher + "," + (words.beside or "")).split(",") if name.endswith(".safetensors")]:
+        if not config.expand(path).is_file():
+            raise ValueError(f"{'teacher' if path in words.teacher else 'beside'}={path}: no such file")
+
+
+def jobs(words) -> list:
+    """One configuration a student; each is a run of its own, and all but the first find the teacher's outputs kept."""
+    students = [name for name in (words.student or words.encoder).split(",") if name]
+    said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("student", "encoder")]
+    if len(set(students)) < len(students):
+        raise ValueError(f"student={words.student}: each one once")
+    found = []
+    for student in students:
+        out = []
+        if len(students) > 1 and words.out != "auto":
+            out = [f"out='{config.expand(words.out) / Path(student).name.replace('.safetensors', '')}'"]
+        found.append(config.compose(TOOL, [*said, f"encoder='{student}'", *out]))
+    return found
+
+
+def run(words) -> int:
+    """From words to report, one student after the other."""
+    from core import distributed
+
+    with distributed.session(words.device) as world:
+        for job in jobs(words):
+            student(job, world)
+    return 0
+
+
+def student(words, world) -> None:
+    """One run."""
+    import torch
+
+    from core import distributed, loop
+    from core.batchnorm import sync_batchnorm
+    from core.run import ProgressBar, Run, TensorBoard, say
+    from distill import report, teacher
+    from vision import artifact, loaders
+    from vision.build import build_data, build_encoder, precision
+
+    start = time.monotonic()
+    run = Run(command.folder(words, f"distil-{words.chosen.method}-{words.chosen.data}"), config.plain(words), words.resume)
+    torch.manual_seed(words.seed)
+    dataset = build_data(words)
+    encoder, recipe = build_encoder(words, dataset)
+    master = teacher.load(words.teacher, recipe.mean, recipe.std, world.device)
+    classes = check_classes(dataset, master, words)
+    method = command.build_method(words, encoder, teacher=master, classes=classes)
+    if method.needs_labels and dataset.train.labels is None:
+        raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
+    split = dataset.train if method.needs_labels else dataset.pretrain
+    deal = loaders.Plan(len(split), words.batch_size, words.seed, world)
+    notes = method.prepare(deal.images, deal.batch_size)
+    if world.size > 1 and method.sync_batchnorm:
+        sync_batchnorm(method)
+    method.to(world.device, memory_format=torch.channels_last)
+    optimizer = command.build_optimizer(words, method)
+    precise = precision(words.precision, encoder, world.device)
+    plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise, checks=frozenset())
+    keep(words, method, master, split, recipe, deal, precise)
+    workers = command.workers(words, world.local_size, world.device.type == "cuda")
+    batches = loaders.loader(split, recipe, deal, encoder.spec.channels, workers)
+
+    past = run.restore(method, optimizer)
+    if past and past["teacher"] != master.fingerprint():
+        raise ValueError(f"teacher={words.teacher} is not the one that {run.folder} began with; give another out")
+    run.begin()
+    say(
+        f"{words.chosen.method} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "
+        f"({report.millions(encoder)}, {encoder.dim} features) after {master.name} ({master.parameters / 1e6:.2f} M "
+        f"parameters, {master.dim} features), {plan.steps} steps of {plan.batch_size} images → {run.folder}"
+    )
+    for note in notes:
+        say(f"note: {note}")
+    if distributed.is_main() and run.step < plan.steps:
+        run.listeners += [TensorBoard(run.folder, run.step), ProgressBar(plan.steps, run.step, words.chosen.method)]
+    if words.compile:
+        encoder.compile()
+    extra = {"teacher": master.fingerprint()}
+    try:
+        loop.train(method, batches.batches(run.step, plan.steps), optimizer, plan, run, world.device,
+                   observe=lambda step: {}, extra=lambda: extra)
+    finally:
+        run.close()
+    origin = {"tool": TOOL.module, "words": run.identity}
+    run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
+    head = getattr(method, "head", None)
+    if head is not None:
+        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, dataset.classes))
+    report.final(run, words, dataset, method, master, recipe, world, time.monotonic() - start)
+
+
+def check_classes(dataset, master, words) -> int:
+    """How many classes a classifier is to tell apart; 0 without labels.  Refuses a teacher of other classes."""
+    if dataset.classes is None:
+        return 0
+    if master.classes is not None and tuple(master.classes) != tuple(dataset.classes):
+        raise ValueError(
+            f"teacher={words.teacher} tells apart {len(master.classes)} classes ({', '.join(master.classes[:3])}, …), "
+            f"data={words.chosen.data} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, …): they must be the same"
+        )
+    return len(dataset.classes)
+
+
+def keep(words, method, master, split, recipe, deal, precise) -> None:
+    """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
+    from core.run import say
+    from distill.cache import Cache
+
+    if words.cache == "none" or not words.cache_gb or not method.wants:
+        return
+    if getattr(split, "skipped", None):
+        say("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
+        return
+    what = {
+        "teacher": master.fingerprint(),
+        "images": split.fingerprint(),
+        "views": config.plain(words.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
+        "seed": deal.seed,
+        "precision": str(precise),
+        "outputs": list(method.wants),
+    }
+    width = method.views * sum(master.width(name) for name in method.wants)
+    master.cache = Cache(config.expand(words.cache), what, len(split), width, words.cache_gb * 1e9)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+
+"""What distillation understands beside what every tool does. No torch here."""
+from dataclasses import dataclass
+
+from core.words import Words, word
+
+
+@dataclass
+class DistillWords(Words):
+    teacher: str | None = word(None, "an encoder or classifier.safetensors, or a timm name; several by comma: an ensemble")
+    student: str | None = word(None, "what to train: any encoder; several by comma, one after the other")
+    cache: str = word("runs/teachers", "folder of the teacher's kept outputs; none: ask it anew for every student")
+    cache_gb: float = word(20.0, "disk that they may take; epochs beyond it are computed anew")
+    beside: str | None = word(None, "further encoder files for the table, by comma: the student pretrained alone, from scratch")
