@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from core import checkpoint
@@ -36,51 +37,54 @@ def rows(folder: Path) -> dict[str, dict[str, float]]:
     return json.loads((folder / "results.json").read_text())["rows"]
 
 
-def one(teacher: str, seed: int, epochs: float, labelled_epochs: float) -> dict[str, float]:
-    """Test accuracy of everything, for one seed."""
-    found = {}
+def without_labels(teacher: str, seed: int, epochs: float) -> dict[str, float]:
+    """Test accuracy of frozen features: teacher, student after it, student alone, student untrained."""
     alone = command("ssl.pretrain", RUNS / f"simclr-{seed}", seed, epochs, f"--encoder={STUDENT}")
-    beside = alone / "encoder.safetensors"
-    words = f"--teacher={teacher}", f"--student={STUDENT}", f"--beside={beside}"
-    distilled = rows(command("distill.train", RUNS / f"seed-{seed}", seed, epochs, "--method=seed", *words, *VIEWS))
-    for name, row in distilled.items():
-        kind = name.split(":")[0]
-        label = {"teacher": "teacher", "student": "SEED", "beside": "SimCLR alone", "untrained": "untrained"}[kind]
-        found[f"{label}, linear"], found[f"{label}, kNN"] = row["linear"], row["knn"]
-    if labelled_epochs:
-        tuned = command("linear_eval.finetune", RUNS / f"teacher-{seed}", seed, 4, f"--encoder={teacher}", "--checks=1")
-        scratch = command("linear_eval.finetune", RUNS / f"scratch-{seed}", seed, labelled_epochs, f"--encoder={STUDENT}",
-                          "--checks=1")
-        words = (f"--teacher={tuned / 'classifier.safetensors'}", f"--student={STUDENT}",
-                 f"--beside={scratch / 'classifier.safetensors'}")
-        for method in WITH_LABELS:
-            folder = command("distill.train", RUNS / f"{method}-{seed}", seed, labelled_epochs, f"--method={method}", *words)
-            for name, row in rows(folder).items():
-                label = {"teacher": "teacher", "student": method.upper(), "beside": "from scratch"}.get(name.split(":")[0])
-                if label:
-                    found[f"{label}, classifier"] = row["classifier"]
+    words = f"--teacher={teacher}", f"--student={STUDENT}", f"--beside={alone / 'encoder.safetensors'}"
+    found = rows(command("distill.train", RUNS / f"seed-{seed}", seed, epochs, "--method=seed", *words, *VIEWS))
+    labels = {"teacher": "teacher", "student": "SEED", "beside": "SimCLR alone", "untrained": "untrained"}
+    named = {labels[name.split(":")[0]]: row for name, row in found.items()}
+    return {f"{name}, {kind}": row[kind] for name, row in named.items() for kind in ("linear", "knn")}
+
+
+def with_labels(teacher: str, seed: int, epochs: float, teachers_epochs: float) -> dict[str, float]:
+    """Test accuracy of classifiers: teacher, student from scratch, student after the teacher by each method."""
+    tool, found = "linear_eval.finetune", {}
+    tuned = command(tool, RUNS / f"teacher-{seed}", seed, teachers_epochs, f"--encoder={teacher}", "--checks=1")
+    scratch = command(tool, RUNS / f"scratch-{seed}", seed, epochs, f"--encoder={STUDENT}", "--checks=1")
+    words = (
+        f"--teacher={tuned / 'classifier.safetensors'}", f"--student={STUDENT}", f"--beside={scratch / 'classifier.safetensors'}",
+    )
+    for method in WITH_LABELS:
+        folder = command("distill.train", RUNS / f"{method}-{seed}", seed, epochs, f"--method={method}", *words)
+        labels = {"teacher": "teacher", "student": method.upper(), "beside": "from scratch"}
+        for name, row in rows(folder).items():
+            if name.split(":")[0] in labels:
+                found[f"{labels[name.split(':')[0]]}, classifier"] = row["classifier"]
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", required=True, help="an encoder.safetensors that was pretrained on Fashion-MNIST")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=2, help="of the student without labels, alone and distilled")
-    parser.add_argument("--labelled_epochs", type=float, default=3, help="of the student with labels; 0: leave them out")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="without labels")
+    parser.add_argument("--labelled_seeds", type=int, nargs="*", default=[0, 1, 2], help="with labels")
+    parser.add_argument("--epochs", type=float, default=2, help="of the student, alone and distilled")
+    parser.add_argument("--teachers_epochs", type=float, default=2, help="of the teacher's fine-tuning")
     given = parser.parse_args()
     each: dict[str, list[float]] = {}
-    for seed in given.seeds:
-        for name, value in one(given.teacher, seed, given.epochs, given.labelled_epochs).items():
+    jobs = [partial(without_labels, given.teacher, seed, given.epochs) for seed in given.seeds]
+    jobs += [partial(with_labels, given.teacher, seed, given.epochs, given.teachers_epochs) for seed in given.labelled_seeds]
+    for job in jobs:
+        for name, value in job().items():
             each.setdefault(name, []).append(value)
-        kept = {
-            "command": f"python -m experiments.distillation --epochs {given.epochs:g} --labelled_epochs {given.labelled_epochs:g}",
-            "student": STUDENT, "seeds": given.seeds[: len(each["SEED, linear"])], "accuracy": each,
-            "mean": {name: round(statistics.mean(values), 2) for name, values in each.items()},
-            "std": {name: round(statistics.stdev(values), 2) for name, values in each.items() if len(values) > 1},
-            "hardware": hardware(), "versions": versions(), "code": code(),
-        }
-        checkpoint.write(KEPT, json.dumps(kept, indent=1) + "\n")
+    kept = {
+        "student": STUDENT, **vars(given), "accuracy": each,
+        "mean": {name: round(statistics.mean(values), 2) for name, values in each.items()},
+        "std": {name: round(statistics.stdev(values), 2) for name, values in each.items() if len(values) > 1},
+        "hardware": hardware(), "versions": versions(), "code": code(),
+    }
+    checkpoint.write(KEPT, json.dumps(kept, indent=1) + "\n")
     print(json.dumps({name: [round(v, 2) for v in values] for name, values in each.items()}, indent=1))
     return 0
 

@@ -25,7 +25,8 @@ class CompRess(Distillation):
         self.students, self.teachers = Queue(queue_size, encoder.dim), Queue(queue_size, teacher.dim)
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
-        return self.students.fit(images, batch_size) and self.teachers.fit(images, batch_size)
+        self.teachers.fit(images, batch_size)
+        return self.students.fit(images, batch_size)  # the same note
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
         z, told = (F.normalize(exact(x), dim=2) for x in (features, targets[0]))

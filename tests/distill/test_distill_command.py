@@ -1,0 +1,90 @@
+"""`python -m distill.train`: students in one job, resume to the same bytes, mistakes in a line."""
+import json
+import shutil
+
+import pytest
+import torch
+from commands import run, start
+from torch import nn
+
+from vision import artifact, datasets, encoders
+from vision.augment import Recipe
+
+MODULE = "distill.train"
+SMALL = ["--data=digits", "--batch_size=64", "--steps=12", "--log_every=1"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder, data = tmp_path_factory.mktemp("teacher"), datasets.load("digits")
+    torch.manual_seed(5)
+    encoder = encoders.create("test_resnet", 1, 8)
+    recipe = Recipe(8, data.mean, data.std)
+    (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
+    (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
+    (folder / "other.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 2), ("cat", "dog")))
+    return folder
+
+
+def test_two_students_the_second_reads_what_the_teacher_said(files, tmp_path):
+    words = [f"--teacher={files}/encoder.safetensors", "--student=test_resnet,test_byobnet", "--method=seed"]
+    ended = run(*words, *SMALL, f"--out={tmp_path / 'o'}", f"--cache={tmp_path / 'c'}", logs=tmp_path, module=MODULE)
+    assert ended.code == 0, ended.err
+    counts = [json.loads((tmp_path / "o" / s / "results.json").read_text())["cache"] for s in ("test_resnet", "test_byobnet")]
+    assert counts == [{"hits": 0, "misses": 12}, {"hits": 12, "misses": 0}]
+    table = (tmp_path / "o" / "test_byobnet" / "report.md").read_text()
+    assert "teacher: " in table
+    assert "untrained: test_byobnet" in table
+    assert artifact.load(tmp_path / "o" / "test_byobnet" / "encoder.safetensors")[0].spec.name == "test_byobnet"
+    # without a cache the second student is the same to the bit
+    words[1] = "--student=test_byobnet"
+    assert run(*words, *SMALL, f"--out={tmp_path / 'n'}", "--cache=none", logs=tmp_path, module=MODULE).code == 0
+    one, two = (artifact.load(tmp_path / p / "encoder.safetensors")[0].state_dict() for p in ("o/test_byobnet", "n"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("method", ["dkd", "crd", "seed"])
+def test_killed_it_ends_with_the_same_bytes(files, tmp_path, method):
+    words = [f"--teacher={files}/classifier.safetensors", "--student=test_resnet", f"--method={method}", *SMALL]
+    words += ["--save_minutes=0.0001", f"--cache={tmp_path / 'c'}"]
+    assert run(*words, f"--out={tmp_path / 'whole'}", logs=tmp_path / "l", module=MODULE).code == 0
+    job = start(*words, f"--out={tmp_path / 'cut'}", logs=tmp_path / "m", module=MODULE)
+    job.until(tmp_path / "cut" / "metrics.jsonl", rows=5)
+    job.send(9)
+    job.wait()
+    assert run(*words, f"--out={tmp_path / 'cut'}", logs=tmp_path / "l", module=MODULE).code == 0
+    name = "encoder.safetensors" if method == "seed" else "classifier.safetensors"
+    one, two = (artifact.read_card(tmp_path / p / name) for p in ("whole", "cut"))
+    assert one == two
+    assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_mistakes_are_one_line(files, tmp_path):
+    out, teacher = f"--out={tmp_path / 'x'}", f"--teacher={files}/encoder.safetensors"
+    for words, said in [
+        ([], "teacher=…: say which encoder teaches"),
+        (["--teacher=nowhere.safetensors"], "teacher=nowhere.safetensors: no such file"),
+        ([teacher, "--method=kd"], "has no classifier, which this method asks"),
+        ([f"--teacher={files}/other.safetensors", "--method=kd"], "they must be the same"),
+        ([teacher, "--method=seeed"], "did you mean seed"),
+        ([teacher, "--student=test_resnet,test_resnet"], "each one once"),
+        ([teacher, "--cache_gb=-1"], "cache_gb=-1"),
+        ([f"--teacher={files}/classifier.safetensors", "--method=crd", "--data=synthetic", "+data.labels=none"], "labels"),
+    ]:
+        ended = run(*words, "--image_size=8", out, logs=tmp_path / "l", module=MODULE)
+        assert ended.code == 2, (words, ended.err)
+        assert said in ended.err.splitlines()[-1], (words, ended.err)
+        assert not (tmp_path / "x").exists()
+
+
+def test_another_teacher_under_the_same_name_is_noticed(files, tmp_path):
+    shutil.copy(files / "classifier.safetensors", tmp_path / "t.safetensors")
+    words = [f"--teacher={tmp_path}/t.safetensors", "--student=test_resnet", *SMALL, f"--out={tmp_path / 'o'}", "--cache=none"]
+    job = start(*words, "--save_minutes=0.0001", logs=tmp_path / "m", module=MODULE)
+    job.until(tmp_path / "o" / "metrics.jsonl", rows=4)
+    job.send(9)
+    job.wait()
+    shutil.copy(files / "other.safetensors", tmp_path / "t.safetensors")
+    ended = run(*words, "--save_minutes=0.0001", logs=tmp_path / "l", module=MODULE)
+    assert ended.code == 2
+    assert "is not the one" in ended.err or "they must be the same" in ended.err

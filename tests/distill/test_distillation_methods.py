@@ -1,0 +1,171 @@
+"""Every method of distill/method/, found by listing the folder: the teacher does not move, processes are one, it learns."""
+from pathlib import Path
+
+import pytest
+import torch
+from processes import on
+from torch import Tensor, nn
+
+from core import config, optim
+from core.batchnorm import sync_batchnorm
+from core.command import build_method
+from core.distributed import local_rows, world_size, wrap
+from core.method import Batch
+from distill.teacher import Member, Teacher
+from distill.train import TOOL
+from vision import encoders
+
+NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "distill" / "method").glob("*.yaml"))
+B, IMAGES, CLASSES, SIZE = 16, 100, ("a", "b", "c", "d"), 16
+SMALLER = {"hidden": 24, "queue_size": 48, "prototypes": 20, "negatives": 40, "dim": 12}
+
+
+def teacher_made(dtype=torch.float32, classes=CLASSES) -> Teacher:
+    torch.manual_seed(11)
+    encoder = encoders.create("test_resnet", 1, SIZE)
+    for module in encoder.modules():  # statistics of its own, as a trained one has
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    head = nn.Linear(encoder.dim, len(classes)) if classes else None
+    member = Member("a teacher", encoder.to(dtype), head and head.to(dtype), classes, torch.zeros(1), torch.ones(1))
+    return Teacher([member], torch.zeros(1), torch.ones(1))
+
+
+def made(name: str, *more: str, dtype=torch.float32, smooth: bool = False, prepared: bool = True):
+    text = (TOOL.primary.parent / "method" / f"{name}.yaml").read_text()
+    words = [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
+    words = config.compose(TOOL, ["teacher=t", f"method={name}", "data=synthetic", *words, *more])
+    teacher = teacher_made(dtype)
+    torch.manual_seed(3)
+    method = build_method(words, encoders.create("test_resnet", 1, SIZE).train(), teacher=teacher, classes=len(CLASSES))
+    for module in list(method.modules()) if smooth else ():
+        for child in [n for n, m in module.named_children() if isinstance(m, nn.ReLU)]:
+            setattr(module, child, nn.SiLU())
+    if prepared:
+        method.prepare(IMAGES, B)
+    if world_size() > 1:
+        sync_batchnorm(method)
+    return method.to(dtype=dtype, memory_format=torch.channels_last)
+
+
+def batch(method, step: int = 0, dtype=torch.float32) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(B, 1, SIZE, SIZE, generator=generator)
+    views = [images + 0.5 * torch.randn(images.shape, generator=generator) for _ in range(method.views)]
+    indices = torch.randperm(IMAGES, generator=generator)[:B]
+    labels = torch.randint(len(CLASSES), (B,), generator=generator)
+    return Batch([local_rows(view.to(dtype)) for view in views], local_rows(indices), local_rows(labels), epoch=step)
+
+
+def steps(name: str, dtype, count: int) -> dict[str, Tensor]:
+    """Gradients of the first and the last of some steps of plain SGD, and all that the method then holds."""
+    method = made(name, dtype=dtype, smooth=True)
+    model, found = wrap(method), {}
+    trained = [p for p in method.parameters() if p.requires_grad]
+    for step in range(count):
+        model(batch(method, step, dtype), step / count)[0].backward()
+        found[f"gradient of step {step}"] = torch.cat([p.grad.flatten() for p in trained])
+        with torch.no_grad():
+            for p in trained:
+                p -= 0.01 * p.grad / p.grad.norm().clamp(min=1)
+                p.grad = None
+        method.after_step(step / count)
+    return found | {f"state: {key}": value.clone() for key, value in method.state_dict().items()}
+
+
+def everything(names: list[str], count: int) -> list[dict[str, Tensor]]:
+    return [steps(name, torch.float64, count) for name in names]
+
+
+def test_two_processes_are_one():
+    """float64, three steps: 1e-9 is roundings alone, far below what a missing or doubled term changes."""
+    several = on(2, everything, NAMES, 3)
+    for i, name in enumerate(NAMES):
+        for key, expected in steps(name, torch.float64, 3).items():
+            for rank, found in enumerate(several):
+                error = (found[i][key].double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-3)
+                assert error < 1e-9, f"{name}, process {rank}: {key} is off by {error:.1e}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_teacher_does_not_move_and_the_student_learns(name):
+    method = made(name)
+    told = method.teacher.members[0]
+    before = {k: v.clone() for k, v in (told.encoder.state_dict() | told.head.state_dict()).items()}
+    assert not any("teacher." in key for key in method.state_dict())  # no part of a checkpoint
+    optimizer, losses = optim.build(method, "adamw", 2e-3, 0.0), []
+    fixed = batch(method)
+    for step in range(30):
+        method.train()
+        loss, _ = method(fixed, 0.5)
+        loss.backward()
+        assert all(p.grad is None for m in (told.encoder, told.head) for p in m.parameters())
+        if step == 0:
+            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in list(method.encoder.parameters())[:3])
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] * 0.97, losses[::10]
+    assert not told.encoder.training
+    after = told.encoder.state_dict() | told.head.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_changes_nothing_that_is_remembered(name):
+    method = made(name)
+    before = {k: v.clone() for k, v in method.state_dict().items() if "running" not in k and "num_batches" not in k}
+    method(batch(method), 0.5)
+    assert all(torch.equal(value, method.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_a_saved_state_it_goes_on_to_the_same_bits(name):
+    def run(method, start: int, stop: int) -> None:
+        for step in range(start, stop):
+            torch.manual_seed(step)
+            method(batch(method, step), step / 4)[0].backward()
+            with torch.no_grad():
+                for p in method.parameters():
+                    if p.grad is not None:
+                        p -= 0.01 * p.grad / p.grad.norm().clamp(min=1)
+                        p.grad = None
+            method.after_step(step / 4)
+
+    whole, first, second = made(name), made(name), made(name)
+    run(whole, 0, 4)
+    run(first, 0, 2)
+    second.load_state_dict(first.state_dict())
+    run(second, 2, 4)
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_methods_refuse_what_a_teacher_cannot_say():
+    words = config.compose(TOOL, ["teacher=t", "method=kd", "data=synthetic"])
+    student = encoders.create("test_resnet", 1, SIZE)
+    with pytest.raises(ValueError, match="has no classifier"):
+        build_method(words, student, teacher=teacher_made(classes=None), classes=4)
+    words = config.compose(TOOL, ["teacher=t", "method=fitnet", "data=synthetic"])
+    pair = Teacher(teacher_made().members * 2, torch.zeros(1), torch.ones(1))
+    with pytest.raises(ValueError, match="an ensemble has several"):
+        build_method(words, student, teacher=pair, classes=4)
+    without = encoders.create("test_resnet", 1, SIZE)
+    without.forward_intermediates = None
+    with pytest.raises(ValueError, match=r"student=test_resnet\S* gives no 2 feature maps"):
+        build_method(words, without, teacher=teacher_made(), classes=4)
+
+
+def test_simkds_classifier_is_the_teachers_on_what_it_projects():
+    method = made("simkd", dtype=torch.float64)
+    x = torch.randn(5, method.encoder.dim, dtype=torch.float64)
+    torch.testing.assert_close(method.head(x), method.teacher.head(method.projector(x)))
+
+
+def test_rkd_and_pkt_need_no_labels_where_ce_is_0():
+    for name in ("rkd", "pkt"):
+        method = made(name, "method.ce=0")
+        assert not method.needs_labels
+        assert method.head is None
+        some = batch(method)
+        assert method(Batch(some.views, some.indices, None), 0.0)[0].isfinite()
