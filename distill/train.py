@@ -7,6 +7,7 @@ Nothing here imports torch before the words are understood: a mistyped one is an
 """
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def check(words) -> None:
         raise ValueError("teacher=…: say which encoder teaches, such as runs/…/encoder.safetensors or resnet50")
     command.check(words)
     wrong = {} if words.cache_gb >= 0 else {"cache_gb": "0 or more"}
+    at = list(words.steps_at)
+    if not all(0 < share < 1 for share in at) or at != sorted(at):
+        wrong["steps_at"] = "shares of the run, rising, such as [0.6,0.8]"
     if words.chunk:
         wrong["chunk"] = "left out: accumulate does the same for most of these losses"
     command.refuse(config.flat(words), wrong)
@@ -73,6 +77,7 @@ def student(words, world) -> None:
     from core import distributed, loop
     from core.batchnorm import sync_batchnorm
     from core.run import ProgressBar, Run, TensorBoard, say
+    from core.schedule import stepped
     from distill import report, teacher
     from vision import artifact, loaders
     from vision.build import build_data, build_encoder, precision
@@ -96,6 +101,9 @@ def student(words, world) -> None:
     optimizer = command.build_optimizer(words, method)
     precise = precision(words.precision, encoder, world.device)
     plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise, checks=frozenset())
+    if words.steps_at:
+        o, at = words.optim, tuple(words.steps_at)
+        plan = replace(plan, rate=partial(stepped, peak=command.learning_rate(words), warmup=o.warmup, at=at, factor=0.1))
     keep(words, method, master, split, recipe, deal, precise)
     workers = command.workers(words, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(split, recipe, deal, encoder.spec.channels, workers)

@@ -1,4 +1,4 @@
-
+# ruff: noqa: RUF009 (`word` makes fields)
 """What distillation understands beside what every tool does. No torch here."""
 from dataclasses import dataclass
 
@@ -11,4 +11,5 @@ class DistillWords(Words):
     student: str | None = word(None, "what to train: any encoder; several by comma, one after the other")
     cache: str = word("runs/teachers", "folder of the teacher's kept outputs; none: ask it anew for every student")
     cache_gb: float = word(20.0, "disk that they may take; epochs beyond it are computed anew")
+    steps_at: list[float] = word([], "shares of the run after which lr falls to a tenth, such as [0.6,0.8]; empty: cosine")
     beside: str | None = word(None, "further encoder files for the table, by comma: the student pretrained alone, from scratch")

@@ -53,7 +53,8 @@ def with_labels(teacher: str, seed: int, epochs: float, teachers_epochs: float) 
     tuned = command(tool, RUNS / f"teacher-{seed}", seed, teachers_epochs, f"--encoder={teacher}", "--checks=1")
     scratch = command(tool, RUNS / f"scratch-{seed}", seed, epochs, f"--encoder={STUDENT}", "--checks=1")
     words = (
-        f"--teacher={tuned / 'classifier.safetensors'}", f"--student={STUDENT}", f"--beside={scratch / 'classifier.safetensors'}",
+        f"--teacher={tuned / 'classifier.safetensors'}", f"--student={STUDENT}",
+        f"--beside={scratch / 'classifier.safetensors'}",
     )
     for method in WITH_LABELS:
         folder = command("distill.train", RUNS / f"{method}-{seed}", seed, epochs, f"--method={method}", *words)

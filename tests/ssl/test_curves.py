@@ -45,7 +45,10 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     return [row["loss"] for row in run.metrics()] if distributed.is_main() else []
 
 
-@pytest.mark.parametrize("name", METHODS)
+LONGER = {"moco_v3", "moco_v2, sync"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONGER)) for name in METHODS])
 def test_one_process_and_two_give_one_curve(tmp_path, name):
     """float64, where rounding stays rounding: a change of 1e-12 in the weights is 4e-10 after 12 steps (measured), and
     the rows of metrics.jsonl hold 8 digits. A learning rate that is wrong by 1 % shows that the curves could differ.

@@ -63,7 +63,7 @@ def assert_one(case, single: dict[str, Tensor], several: list[dict[str, Tensor]]
 
 @pytest.mark.parametrize(("W", "count", "cases"), [
     (2, 3, CASES),
-    (4, 1, [case for case in CASES if "method.symmetric=false" not in case]),  # all methods
+    pytest.param(4, 1, [case for case in CASES if "method.symmetric=false" not in case], marks=pytest.mark.long),  # all methods
 ])
 def test_several_processes_are_one(W, count, cases):
     """float64, after so many steps: 1e-10 is a million roundings, far below what a missing or doubled term changes.

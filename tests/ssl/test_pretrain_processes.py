@@ -92,6 +92,7 @@ def expected(tmp_path_factory) -> bytes:
     return (folder / "run" / "encoder.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_devices_2_killed_and_stopped_and_finished_by_torchrun(tmp_path, expected):
     """One story, since each launch takes seconds. `devices=2`: a worker dies by SIGKILL; the same command, told to stop
     by SIGTERM, goes on from there; torchrun finishes it. The bytes are those of the run that was left alone.
