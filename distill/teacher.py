@@ -46,38 +46,40 @@ class Teacher:
         self.dim = sum(m.encoder.dim for m in members)
         told = {m.classes for m in members}
         self.classes = told.pop() if len(told) == 1 else None  # names, where all members have the same
+        self.says = ("features",) if self.classes is None else ("features", "logits")
         self.head = members[0].head if len(members) == 1 else None
         self.cache: Cache | None = None
 
     def __call__(self, batch: Batch, wants: tuple[str, ...]) -> tuple[Tensor, ...]:
-        """features: B,V,D; logits: B,V,K; those that are wanted, in the views' precision."""
-        like, widths = batch.views[0], [self.width(name) for name in wants]
+        """features: B,V,D; logits: B,V,K; those that are wanted, in the views' precision.
+
+        All that it says is computed and kept, so that methods which want different things share one cache.
+        """
         if not wants:
             return ()
+        like = batch.views[0]
         kept = self.cache and self.cache.get(batch.epoch, batch.indices.numpy())
         if kept is None:
-            rows = torch.stack([self.outputs(view, wants) for view in batch.views], 1).half()  # B,V,D+K
+            rows = torch.stack([self.outputs(view) for view in batch.views], 1).half()  # B,V,D+K
             if self.cache:
                 self.cache.put(batch.epoch, batch.indices.numpy(), rows.flatten(1).cpu().numpy())
         else:
             rows = torch.from_numpy(kept).unflatten(1, (len(batch.views), -1))
-        return rows.to(like.device, like.dtype).split(widths, dim=2)
+        parts = rows.to(like.device, like.dtype).split([self.width(name) for name in self.says], dim=2)
+        return tuple(parts[self.says.index(name)] for name in wants)
 
     def width(self, name: str) -> int:
         return self.dim if name == "features" else len(self.classes)
 
     @torch.no_grad()
-    def outputs(self, view: Tensor, wants: tuple[str, ...]) -> Tensor:
-        """The wanted outputs side by side.  B,C,S,S → B,D+K"""
-        features = [m.encoder(self.seen(view, m)) for m in self.members]
-        found = {}
-        if "features" in wants:
-            several = len(features) > 1
-            found["features"] = torch.cat([F.normalize(x.float(), dim=1) for x in features], 1) if several else features[0]
-        if "logits" in wants:
-            logits = [m.head(x).float() for m, x in zip(self.members, features, strict=True)]
-            found["logits"] = logits[0] if len(logits) == 1 else torch.stack(logits).log_softmax(2).logsumexp(0)
-        return torch.cat([found[name].float() for name in wants], 1)
+    def outputs(self, view: Tensor) -> Tensor:
+        """Features, and logits where it has classes, side by side.  B,C,S,S → B,D or B,D+K float32"""
+        features = [m.encoder(self.seen(view, m)).float() for m in self.members]
+        found = torch.cat([F.normalize(x, dim=1) for x in features], 1) if len(features) > 1 else features[0]
+        if self.classes is None:
+            return found
+        logits = [m.head(x.to(m.head.weight.dtype)).float() for m, x in zip(self.members, features, strict=True)]
+        return torch.cat([found, logits[0] if len(logits) == 1 else torch.stack(logits).log_softmax(2).logsumexp(0)], 1)
 
     @torch.no_grad()
     def maps(self, view: Tensor, count: int) -> list[Tensor]:

@@ -165,9 +165,9 @@ def keep(words, method, master, split, recipe, deal, precise) -> None:
         "views": config.plain(words.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
         "seed": deal.seed,
         "precision": str(precise),
-        "outputs": list(method.wants),
+        "outputs": list(master.says),
     }
-    width = method.views * sum(master.width(name) for name in method.wants)
+    width = method.views * sum(master.width(name) for name in master.says)
     master.cache = Cache(config.expand(words.cache), what, len(split), width, words.cache_gb * 1e9)
 
 

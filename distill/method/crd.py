@@ -44,7 +44,8 @@ class CRD(Labelled):
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
         indices = batch.indices.to(batch.views[0].device)
         drawn = torch.full_like(indices, self._drawn(batch))
-        return (*self.teacher(batch, self.wants), indices, drawn, batch.labels.to(indices.device))
+        labels = batch.labels.to(indices.device) if self.needs_labels else indices  # without labels each image is a class
+        return (*self.teacher(batch, self.wants), indices, drawn, labels)
 
     def _drawn(self, batch: Batch) -> int:
         """A number that is the step's, the same on every process: the sum of the global batch's images, and the epoch."""

@@ -162,8 +162,8 @@ def test_simkds_classifier_is_the_teachers_on_what_it_projects():
     torch.testing.assert_close(method.head(x), method.teacher.head(method.projector(x)))
 
 
-def test_rkd_and_pkt_need_no_labels_where_ce_is_0():
-    for name in ("rkd", "pkt"):
+def test_methods_of_features_need_no_labels_where_ce_is_0():
+    for name in ("rkd", "pkt", "crd"):
         method = made(name, "method.ce=0")
         assert not method.needs_labels
         assert method.head is None

@@ -31,6 +31,15 @@ def test_it_says_what_its_network_says_to_half_precision():
             torch.testing.assert_close(logits[:, v], master.head(expected).half().float(), rtol=0, atol=0)
 
 
+def test_methods_that_want_different_things_share_what_was_kept(tmp_path):
+    master = teacher_made()
+    master.cache = Cache(tmp_path, {}, 20, 2 * (master.dim + len(CLASSES)), 1e9)
+    features, logits = master(some(), WANTS)
+    assert torch.equal(master(some(), ("logits",))[0], logits)
+    assert torch.equal(master(some(), ("features",))[0], features)
+    assert (master.cache.hits, master.cache.misses) == (2, 1)
+
+
 def test_kept_equals_asked_to_the_bit_and_the_network_is_not_asked_again(tmp_path):
     asked = [teacher_made()(some(epoch), WANTS) for epoch in (0, 1)]
     master = teacher_made()
@@ -89,7 +98,7 @@ def test_an_ensembles_logits_are_the_log_of_its_mean_probability():
     members[1].head.weight.data.normal_()
     both = Teacher(members, torch.zeros(1), torch.ones(1))
     view = some().views[0]
-    features, logits = both.outputs(view, WANTS).split([both.dim, len(CLASSES)], 1)
+    features, logits = both.outputs(view).split([both.dim, len(CLASSES)], 1)
     with torch.no_grad():
         each = [m.head(m.encoder(view)).softmax(1) for m in members]
     torch.testing.assert_close(logits.softmax(1), sum(each) / 2)
