@@ -85,6 +85,13 @@ def each_view(head: nn.Module, features: Tensor, joint: bool = False) -> Tensor:
     return torch.stack([head(view) for view in features.unbind(1)], dim=1)
 
 
+def check_positive(**constants: float) -> None:
+    """Raises ValueError naming the method's setting that is not."""
+    for name, value in constants.items():
+        if not value > 0:
+            raise ValueError(f"method.{name}={value}: must be more than 0")
+
+
 def exact(x: Tensor) -> Tensor:
     """At least float32: softmax over thousands of similarities loses its tail in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

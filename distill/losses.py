@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.distributed import gather, total, world_size
+from core.distributed import gather, total
 
 EPSILON = 1e-7
 
@@ -136,9 +136,12 @@ def similarity_kl(
     Rows of length 1: student B,P with anchors K,P; teacher B,Q with its anchors K,Q.  SEED (arXiv 2101.04731, eqs. 3–6) takes
     the teacher's embeddings as anchors of both, its own image's first; CompRess (arXiv 2010.14713, eqs. 1–3) each its own.
     """
-    found = (student @ anchors.T / temperature).log_softmax(1)
-    told = (teacher @ teachers_anchors.T / teachers_temperature).softmax(1)
-    return -(told * found).sum(1).mean()
+    return soft_cross_entropy(student @ anchors.T / temperature, teacher @ teachers_anchors.T / teachers_temperature)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean_i −Σ_j softmax(t_i)_j log softmax(s_i)_j.  B,K"""
+    return -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
 
 
 def contrastive(
@@ -153,8 +156,3 @@ def contrastive(
     positive = (anchors * positives).sum(1) / temperature - shift
     negative = anchors @ negatives.T / temperature - shift[:, None]
     return -(F.logsigmoid(positive) + (F.logsigmoid(-negative) * allowed).sum(1)).mean()
-
-
-def mean_over_all(x: Tensor) -> Tensor:
-    """Mean row of all processes' rows, without a gradient.  B,K → K"""
-    return total(x.detach().mean(0)) / world_size()

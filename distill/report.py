@@ -5,13 +5,13 @@ import time
 import torch
 from torch import nn
 
-from core import config
 from core.distributed import is_main
 from core.machine import hardware, versions
-from linear_eval.features import calibrated, collect, evaluating, images_of, of_encoder, plain
-from linear_eval.knn import TEMPERATURE, K, knn_accuracy
-from linear_eval.probe import ITERATIONS, few_labels, linear
-from vision import artifact, encoders
+from distill.teacher import Member, from_file
+from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
+from linear_eval.knn import TEMPERATURE, K
+from linear_eval.probe import ITERATIONS, frozen_scores
+from vision import encoders
 
 TIMED = 30  # forward passes of one image, of which the median counts
 COLUMNS = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class", "classifier": "classifier"}
@@ -47,32 +47,25 @@ def costs(encoder: nn.Module, device: torch.device) -> dict[str, float]:
     }
 
 
-def scores(encoder: nn.Module, mean, std, dataset, device: torch.device) -> dict[str, float]:
+def scores(member: Member, dataset, device: torch.device) -> dict[str, float]:
     """Accuracy in per cent on the test split of frozen features. Nothing was chosen on it.  Collective."""
-    source = of_encoder("encoder", encoder, torch.as_tensor(mean), torch.as_tensor(std), device, maps=False)
-    title = f"features of {encoder.spec.name}"
+    source = of_encoder("encoder", member.encoder, member.mean, member.std, device, maps=False)
+    title = f"features of {member.encoder.spec.name}"
     bank, test = (collect(source, split, device, title=title) for split in (dataset.train, dataset.test))
     if bank is None:
         return {}
     known = [torch.from_numpy(x) for x in (bank.x, bank.labels, test.x, test.labels)]
     known[0], known[2] = known[0].float(), known[2].float()
-    few, deviation = few_labels(*known)
-    return {
-        "knn": knn_accuracy(*known, len(dataset.classes)),
-        "linear": linear(*known),
-        "five_labels": few,
-        "five_labels_std": deviation,
-    }
+    return frozen_scores(*known, len(dataset.classes))
 
 
-def classifier_accuracy(encoder: nn.Module, head: nn.Linear, mean, std, dataset, device: torch.device) -> float:
+def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     """On the test split, the last weights.  Collective-free: the main process alone looks."""
-    spec, right = encoder.spec, 0
-    mean, std = torch.as_tensor(mean).to(device), torch.as_tensor(std).to(device)
+    encoder, head, spec, right = member.encoder, member.head.to(device), member.encoder.spec, 0
     with evaluating(encoder):
         for rows in torch.arange(len(dataset.test)).split(512):
             images = images_of(dataset.test, rows, spec.image_size, spec.channels).to(device)
-            found = head(encoder(plain(images, mean, std))).argmax(1).cpu()
+            found = head(encoder(plain(images, member.mean, member.std))).argmax(1).cpu()
             right += int((found == dataset.test.labels[rows]).sum())
     return right / len(dataset.test) * 100
 
@@ -81,28 +74,25 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
     """results.json, report.md, and the table on the terminal."""
     device, rows = world.device, {}
     labelled = dataset.classes is not None and dataset.test.labels is not None and len(dataset.test) > 0
-    entries = [(f"teacher: {m.name}", m.encoder, m.head, m.mean, m.std) for m in master.members]
-    name = f"student: {method.encoder.spec.name}, {words.chosen.method}"
-    entries.append((name, method.encoder, getattr(method, "head", None), recipe.mean, recipe.std))
-    for path in (words.beside or "").split(",") if words.beside else ():
-        card = artifact.read_card(config.expand(path))
-        whole = artifact.load_classifier(config.expand(path))[0] if card.classes else None
-        encoder = whole.encoder if whole else artifact.load(config.expand(path))[0]
-        entries.append((f"beside: {path}", encoder, whole and whole.head, card.mean, card.std))
+    normalisation = torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std)
     torch.manual_seed(words.seed)
     fresh = encoders.build(method.encoder.spec).to(device)
     if labelled:
-        some = images_of(dataset.train, torch.linspace(0, len(dataset.train) - 1, min(2000, len(dataset.train))).long(),
-                         recipe.size, method.encoder.spec.channels)
-        fresh = calibrated(fresh, some, torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std), device)
-    entries.append((f"untrained: {method.encoder.spec.name}", fresh, None, recipe.mean, recipe.std))
-    for name, encoder, head, mean, std in entries:
-        encoder = encoder.to(device)
-        rows[name] = scores(encoder, mean, std, dataset, device) if labelled else {}
+        indices = evenly(len(dataset.train), CALIBRATED)
+        some = images_of(dataset.train, indices, recipe.size, method.encoder.spec.channels)
+        fresh = calibrated(fresh, some, *normalisation, device)
+    student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
+    untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
+    beside = [from_file(path, "beside") for path in (words.beside or "").split(",") if path]
+    entries = {f"teacher: {m.name}": m for m in master.members} | {f"student: {student.name}, {words.chosen.method}": student}
+    entries |= {f"beside: {m.name}": m for m in beside} | {f"untrained: {untrained.name}": untrained}
+    for name, member in entries.items():
+        encoder, head = member.encoder.to(device), member.head
+        rows[name] = scores(member, dataset, device) if labelled else {}
         if not is_main():
             continue
         if labelled and head is not None and head.out_features == len(dataset.classes):
-            rows[name]["classifier"] = classifier_accuracy(encoder, head.to(device), mean, std, dataset, device)
+            rows[name]["classifier"] = classifier_accuracy(member, dataset, device)
         rows[name] |= costs(encoder, device)
     if not is_main():
         return

@@ -15,6 +15,7 @@ from distill.cache import Cache
 from distill.method import map_shapes, maps_of
 from linear_eval.features import fingerprint
 from vision import artifact, encoders
+from vision.pixels import normalise
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Teacher:
     """
 
     def __init__(self, members: list[Member], mean: Tensor, std: Tensor, device: torch.device | str = "cpu"):
+        self.alike = {m.name for m in members if torch.equal(mean, m.mean) and torch.equal(std, m.std)}  # normalised alike
         self.members, self.mean, self.std = members, mean.to(device), std.to(device)
         for member in members:
             member.encoder.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
@@ -94,15 +96,11 @@ class Teacher:
     def seen(self, view: Tensor, member: Member) -> Tensor:
         """The view as this member was trained to see images: its size, channels and normalisation."""
         spec, dtype = member.encoder.spec, next(member.encoder.parameters()).dtype
-        mean, std = (x.to(view.device, view.dtype).view(-1, 1, 1) for x in (member.mean, member.std))
-        if view.shape[1] == spec.channels == len(self.mean) and torch.equal(self.mean.cpu(), member.mean.cpu()) and torch.equal(
-            self.std.cpu(), member.std.cpu()
-        ):
+        if member.name in self.alike and view.shape[1] == spec.channels == len(member.mean):
             x = view
         else:
             x = view * self.std.to(view).view(-1, 1, 1) + self.mean.to(view).view(-1, 1, 1)  # 0..1
-            x = encoders.fit_channels_of(x, spec.channels)
-            x = (x - mean) / std
+            x = normalise(encoders.fit_channels(x, spec.channels), member.mean.to(x), member.std.to(x))
         if x.shape[-1] != spec.image_size:
             smaller = x.shape[-1] > spec.image_size
             x = F.interpolate(x, (spec.image_size,) * 2, mode="bilinear", antialias=smaller, align_corners=False)
@@ -136,17 +134,20 @@ def member(name: str) -> Member:
         mean, std, size = found
         encoder = encoders.create(name, 3, size, pretrained=True)
         return Member(name, encoder, None, None, torch.tensor(mean), torch.tensor(std))
+    return from_file(name, "teacher")
+
+
+def from_file(name: str, word: str) -> Member:
+    """word: the setting that named the file, for what is said where it is none of ours."""
     path = config.expand(name)
     try:
-        card = artifact.read_card(path)
-        if card.classes is None:
-            encoder, card = artifact.load(path)
-            head = None
+        if artifact.read_card(path).classes is None:
+            (encoder, card), head = artifact.load(path), None
         else:
             whole, card = artifact.load_classifier(path)
             encoder, head = whole.encoder, whole.head
     except ValueError as error:
-        raise ValueError(str(error).replace("encoder=", "teacher=", 1)) from error
+        raise ValueError(str(error).replace("encoder=", f"{word}=", 1)) from error
     return Member(name, encoder, head, card.classes, torch.tensor(card.mean), torch.tensor(card.std))
 
 

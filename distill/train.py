@@ -104,12 +104,13 @@ def student(words, world) -> None:
     if words.steps_at:
         o, at = words.optim, tuple(words.steps_at)
         plan = replace(plan, rate=partial(stepped, peak=command.learning_rate(words), warmup=o.warmup, at=at, factor=0.1))
-    keep(words, method, master, split, recipe, deal, precise)
+    extra = {"teacher": master.fingerprint()}
+    keep(words, method, master, extra["teacher"], split, recipe, precise)
     workers = command.workers(words, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(split, recipe, deal, encoder.spec.channels, workers)
 
     past = run.restore(method, optimizer)
-    if past and past["teacher"] != master.fingerprint():
+    if past and past["teacher"] != extra["teacher"]:
         raise ValueError(f"teacher={words.teacher} is not the one that {run.folder} began with; give another out")
     run.begin()
     say(
@@ -123,7 +124,6 @@ def student(words, world) -> None:
         run.listeners += [TensorBoard(run.folder, run.step), ProgressBar(plan.steps, run.step, words.chosen.method)]
     if words.compile:
         encoder.compile()
-    extra = {"teacher": master.fingerprint()}
     try:
         loop.train(method, batches.batches(run.step, plan.steps), optimizer, plan, run, world.device,
                    observe=lambda step: {}, extra=lambda: extra)
@@ -149,7 +149,7 @@ def check_classes(dataset, master, words) -> int:
     return len(dataset.classes)
 
 
-def keep(words, method, master, split, recipe, deal, precise) -> None:
+def keep(words, method, master, fingerprint: str, split, recipe, precise) -> None:
     """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
     from core.run import say
     from distill.cache import Cache
@@ -160,11 +160,11 @@ def keep(words, method, master, split, recipe, deal, precise) -> None:
         say("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
         return
     what = {
-        "teacher": master.fingerprint(),
+        "teacher": fingerprint,
         "images": split.fingerprint(),
-        "views": config.plain(words.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
-        "seed": deal.seed,
         "precision": str(precise),
+        "views": config.plain(words.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
+        "seed": words.seed,
         "outputs": list(master.says),
     }
     width = method.views * sum(master.width(name) for name in master.says)

@@ -30,6 +30,7 @@ from vision.streamed import Streamed
 FORMAT = 1  # of what is kept: another number makes every cached file anew
 BLOCK = 512  # images a forward pass
 BLOCKS = 4  # an encoder's last feature maps that are pooled, as DINOv2 takes them (arXiv 2304.07193, appendix B.3)
+CALIBRATED = 2_000  # images that an untrained encoder's BatchNorm sees
 PIXELS = 32  # a side, at most, of images that are their own features
 
 
@@ -187,6 +188,11 @@ def pixels_of(images: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------- the pass
+
+
+def evenly(length: int, count: int) -> Tensor:
+    """At most `count` indices, evenly spaced."""
+    return torch.linspace(0, length - 1, min(count, length)).long()
 
 
 def images_of(split: Images | Streamed, indices: Tensor, size: int, channels: int | None) -> Tensor:

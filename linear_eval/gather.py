@@ -7,13 +7,12 @@ from core import command, config
 from core.distributed import World
 from core.run import Run, say
 from linear_eval import baselines, finetune, subsets
-from linear_eval.features import Features, Source, calibrated, collect, images_of, of_encoder, pixels_of
+from linear_eval.features import CALIBRATED, Features, Source, calibrated, collect, evenly, images_of, of_encoder, pixels_of
 from linear_eval.fit import Fitted, check_labels, fit
 from vision import encoders
 from vision.build import build_data, build_encoder
 from vision.datasets import Dataset
 
-CALIBRATED = 2_000  # images that an untrained encoder's BatchNorm sees
 TRAINED, UNTRAINED, PIXELS = "encoder", "untrained", "raw pixels"
 
 
@@ -65,12 +64,12 @@ def sources(words, dataset: Dataset, encoder: torch.nn.Module, recipe, device: t
     if is_trained(words):
         torch.manual_seed(words.seed)
         fresh = encoders.build(encoder.spec).to(device)
-        some = images_of(dataset.train, spread(len(dataset.train), CALIBRATED), encoder.spec.image_size, encoder.spec.channels)
+        some = images_of(dataset.train, evenly(len(dataset.train), CALIBRATED), encoder.spec.image_size, encoder.spec.channels)
         yield of_encoder(UNTRAINED, calibrated(fresh, some, mean, std, device), mean, std, device)
     size = min(dataset.image_size, 64)
     yield Source(PIXELS, "", pixels_of, size, dtype="float32")
     if "baselines" in words.parts:
-        sample = images_of(dataset.train, spread(len(dataset.train), words.protocol.baselines.sample), size, None)
+        sample = images_of(dataset.train, evenly(len(dataset.train), words.protocol.baselines.sample), size, None)
         for name, describe in baselines.descriptors(sample, words.seed).items():
             if name != PIXELS:
                 yield Source(name, f"{words.seed} {len(sample)}", describe, size, dtype="float32")
@@ -78,11 +77,6 @@ def sources(words, dataset: Dataset, encoder: torch.nn.Module, recipe, device: t
 
 def is_trained(words) -> bool:
     return words.encoder.endswith(".safetensors") or words.pretrained
-
-
-def spread(length: int, count: int) -> torch.Tensor:
-    """At most `count` indices, evenly spaced."""
-    return torch.linspace(0, length - 1, min(count, length)).long()
 
 
 def fine_tuned(words, world: World, dataset: Dataset, run: Run):

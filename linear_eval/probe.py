@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from linear_eval import subsets
 from linear_eval.heads import Rows, Standard, blocks, standard_of, tensor
+from linear_eval.knn import knn_accuracy
 from linear_eval.outcome import Outcome
 
 ITERATIONS = 100  # of L-BFGS, at most
@@ -52,6 +53,17 @@ def few_labels(
         chosen = np.concatenate([rng.permutation(group)[:per_class] for group in groups])
         scores.append(_logistic(bank[chosen], bank_labels[chosen], queries, labels))
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def frozen_scores(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
+    """What the tools' reports say of frozen features: accuracy in per cent by kNN, by all labels and by five a class.
+
+    bank: N,D and queries: M,D with their N and M labels.
+    """
+    known = bank, bank_labels, queries, labels
+    few, deviation = few_labels(*known)
+    scores = {"knn": knn_accuracy(*known, classes), "linear": linear(*known)}
+    return scores | {"five_labels": few, "five_labels_std": deviation}
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
-from linear_eval.features import BLOCK, calibrated, evaluating, pixels_of
+from linear_eval.features import BLOCK, calibrated, evaluating, evenly, pixels_of
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
 from vision.augment import Recipe, render
@@ -178,6 +178,6 @@ class Health:
 
 def some(split, count: int, spec: Spec) -> tuple[Tensor, Tensor | None]:
     """At most `count` images of a split, evenly spaced, as the encoder takes them.  → N,C,S,S uint8 and labels."""
-    indices = torch.linspace(0, len(split) - 1, min(count, len(split))).long()
+    indices = evenly(len(split), count)
     images = fit_channels(split.resized(indices, spec.image_size), spec.channels)
     return images, None if split.labels is None else split.labels[indices]

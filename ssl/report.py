@@ -10,8 +10,8 @@ from core.distributed import World, is_main
 from core.loop import Plan
 from core.run import ProgressBar, Run, TensorBoard, say
 from linear_eval.features import PIXELS, pixels_of
-from linear_eval.knn import TEMPERATURE, K, knn_accuracy
-from linear_eval.probe import ITERATIONS, few_labels, linear
+from linear_eval.knn import TEMPERATURE, K
+from linear_eval.probe import ITERATIONS, frozen_scores
 from ssl.health import Health, features, some
 from vision import artifact, augment
 from vision.build import build_encoder
@@ -107,9 +107,7 @@ def test_scores(health: Health, dataset: Dataset, encoder: nn.Module, before: nn
     scores = {}
     for name, source in sources.items():
         known = source(bank), bank_labels, source(test), labels
-        few, deviation = few_labels(*known)
-        scores[name] = {"knn": knn_accuracy(*known, len(dataset.classes)), "linear": linear(*known)}
-        scores[name] |= {"five_labels": few, "five_labels_std": deviation}
+        scores[name] = frozen_scores(*known, len(dataset.classes))
     return scores
 
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from vision import attention as attentions
 from vision import cifar, classic  # noqa: F401, registers their models
+from vision.pixels import GREY
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
-LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision's grey
 PATCHED = ("vit_", "deit", "eva", "beit", "mixer_", "flexivit")  # timm families whose patch size is an argument
 
 SOURCES = {  # where timm finds a folder of config.json and weights
@@ -279,19 +279,11 @@ def _sincos(grid: tuple[int, int], dim: int) -> torch.Tensor:
 
 
 def fit_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """Grey images for a colour encoder are repeated; colour ones for a grey encoder become luma.  uint8 in and out."""
+    """Grey images for a colour encoder are repeated; colour ones for a grey encoder become luma.  uint8 or float in and out."""
     if images.shape[1] == channels:
         return images
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
-    weights = torch.tensor(LUMA, device=images.device)[:, None, None]
-    return (images * weights).sum(1, keepdim=True).round().to(torch.uint8)
-
-
-def fit_channels_of(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """The same of levels in 0..1 that are no whole numbers.  B,C,S,S float in and out"""
-    if images.shape[1] == channels:
-        return images
-    if channels == 3:
-        return images.expand(-1, 3, -1, -1)
-    return (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    grey = (images * torch.tensor(GREY, dtype=dtype, device=images.device)[:, None, None]).sum(1, keepdim=True)
+    return grey if images.is_floating_point() else grey.round().to(torch.uint8)

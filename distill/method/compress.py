@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.memory import Queue
-from core.method import exact
+from core.method import check_positive, exact
 from distill.losses import similarity_kl
 from distill.method import Distillation
-from distill.method.kd import check_temperature
 
 
 class CompRess(Distillation):
@@ -20,7 +19,7 @@ class CompRess(Distillation):
 
     def __init__(self, encoder: nn.Module, teacher, classes: int, queue_size: int, temperature: float):
         super().__init__(encoder, teacher)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.students, self.teachers = Queue(queue_size, encoder.dim), Queue(queue_size, teacher.dim)
 

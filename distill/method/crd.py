@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import gather
-from core.method import Batch, exact
+from core.method import Batch, check_positive, exact
 from distill.losses import contrastive
 from distill.method import Labelled
-from distill.method.kd import check_temperature
 
 NEGATIVES = 0xFFFF0011  # a stream of random numbers of its own
 
@@ -26,7 +25,7 @@ class CRD(Labelled):
         temperature: float, momentum: float,
     ):
         super().__init__(encoder, teacher, classes, ce, weight)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.students, self.teachers = nn.Linear(encoder.dim, dim), nn.Linear(teacher.dim, dim)
         self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim
         self.fresh: list[tuple[Tensor, ...]] = []

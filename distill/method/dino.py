@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.method import each_view, exact
-from distill.losses import mean_over_all
+from core.distributed import mean
+from core.method import check_positive, each_view, exact
 from distill.method import Distillation
-from distill.method.kd import check_temperature
 from vision.heads import mlp
 
 
@@ -24,7 +23,7 @@ class DINO(Distillation):
         teachers_temperature: float, center_momentum: float,
     ):
         super().__init__(encoder, teacher)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.projector = mlp([encoder.dim, hidden, prototypes])
         self.register_buffer("prototypes", F.normalize(torch.randn(prototypes, teacher.dim), dim=1))
         self.register_buffer("center", torch.zeros(prototypes))
@@ -46,5 +45,5 @@ class DINO(Distillation):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         for memory, parts in zip((self.shift, self.center), zip(*self.fresh, strict=True), strict=True):
-            memory.lerp_(mean_over_all(torch.cat(parts)).to(memory.dtype), 1 - self.momentum)
+            memory.lerp_(mean(torch.cat(parts).mean(0)).to(memory.dtype), 1 - self.momentum)
         self.fresh.clear()

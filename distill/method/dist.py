@@ -4,10 +4,9 @@ Correlation in place of KL: over classes for each image, and over the global bat
 """
 from torch import nn
 
-from core.method import exact
+from core.method import check_positive, exact
 from distill.losses import dist
 from distill.method import Labelled
-from distill.method.kd import check_temperature
 
 
 class DIST(Labelled):
@@ -17,7 +16,7 @@ class DIST(Labelled):
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, beta: float, gamma: float, temperature: float
     ):
         super().__init__(encoder, teacher, classes, ce, weight)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
     def distil(self, features, logits, told, labels, progress):

@@ -4,10 +4,9 @@ The weight of the teacher rises over the first `warmup` of the run, as in the au
 """
 from torch import nn
 
-from core.method import exact
+from core.method import check_positive, exact
 from distill.losses import dkd
 from distill.method import Labelled
-from distill.method.kd import check_temperature
 
 
 class DKD(Labelled):
@@ -19,7 +18,7 @@ class DKD(Labelled):
         temperature: float, warmup: float,
     ):
         super().__init__(encoder, teacher, classes, ce, weight)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         if classes < 3:
             raise ValueError("method=dkd: two classes leave nothing beside the target; use kd")
         self.alpha, self.beta, self.temperature, self.warmup = alpha, beta, temperature, warmup

@@ -5,7 +5,7 @@ knowledge distillation", CVPR 2024, arXiv 2403.01427.
 """
 from torch import nn
 
-from core.method import exact
+from core.method import check_positive, exact
 from distill.losses import kd, standardised
 from distill.method import Labelled
 
@@ -18,7 +18,7 @@ class KD(Labelled):
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, temperature: float, standardise: bool
     ):
         super().__init__(encoder, teacher, classes, ce, weight)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.temperature, self.standardise = temperature, standardise
 
     def distil(self, features, logits, told, labels, progress):
@@ -26,8 +26,3 @@ class KD(Labelled):
         if self.standardise:
             found, told = standardised(found), standardised(told)
         return kd(found, told, self.temperature)
-
-
-def check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"method.temperature={temperature}: must be more than 0")

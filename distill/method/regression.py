@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.memory import Queue
-from core.method import each_view, exact
+from core.method import check_positive, each_view, exact
 from distill.losses import similarity_kl
 from distill.method import Distillation, projector
-from distill.method.kd import check_temperature
 
 
 class Regression(Distillation):
@@ -22,7 +21,7 @@ class Regression(Distillation):
         self, encoder: nn.Module, teacher, classes: int, loss: str, hidden: int, queue_size: int, temperature: float
     ):
         super().__init__(encoder, teacher)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         if loss not in ("cosine", "kl"):
             raise ValueError(f"method.loss={loss}: there are cosine and kl")
         self.projector = projector(encoder.dim, teacher.dim, hidden)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.memory import Queue
-from core.method import each_view, exact
+from core.method import check_positive, each_view, exact
+from distill.losses import soft_cross_entropy
 from distill.method import Distillation, projector
-from distill.method.kd import check_temperature
 
 
 class SEED(Distillation):
@@ -23,9 +23,7 @@ class SEED(Distillation):
         teachers_temperature: float,
     ):
         super().__init__(encoder, teacher)
-        check_temperature(temperature)
-        if not teachers_temperature > 0:
-            raise ValueError(f"method.teachers_temperature={teachers_temperature}: must be more than 0")
+        check_positive(temperature=temperature, teachers_temperature=teachers_temperature)
         self.projector = projector(encoder.dim, teacher.dim, hidden)
         self.queue = Queue(queue_size, teacher.dim)
         self.temperatures = temperature, teachers_temperature
@@ -50,7 +48,7 @@ class SEED(Distillation):
         ours, theirs = self.temperatures
         found = torch.cat([(student * teacher).sum(1, keepdim=True), student @ anchors.T], 1) / ours
         told = torch.cat([teacher.new_ones(len(teacher), 1), teacher @ anchors.T], 1) / theirs
-        return -(told.softmax(1) * found.log_softmax(1)).sum(1).mean()
+        return soft_cross_entropy(found, told)
 
     def after_step(self, progress: float) -> None:
         self.queue.update()

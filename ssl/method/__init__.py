@@ -1,4 +1,5 @@
 """One file, one paper; its yaml beside it."""
+from core.method import check_positive
 
 
 def pairs(views: int, targets: int = 2) -> list[tuple[int, int]]:
@@ -16,7 +17,6 @@ def unordered_pairs(views: int, targets: int = 2) -> list[tuple[int, int]]:
 
 def check_constants(temperature: float = 1.0, momentum: tuple[float, float] = (0.0, 1.0)) -> None:
     """Refuse constants that no paper means.  Raises ValueError naming the setting."""
-    if not temperature > 0:
-        raise ValueError(f"method.temperature={temperature}: must be more than 0")
+    check_positive(temperature=temperature)
     if len(momentum) != 2 or not all(0 <= m <= 1 for m in momentum):
         raise ValueError(f"method.momentum={list(momentum)}: must be [start,end], both from 0 to 1")
