@@ -1,11 +1,11 @@
-"""Encoders: a timm name, our small default, or an encoder.safetensors → a module B,C,H,W → B,D with `.dim`.
+"""Encoders: a timm name, one of our small ones, or an encoder.safetensors → a module B,C,H,W → B,D with `.dim`.
 
 Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them;
 `vision.classic` adds LeNet-5 and AlexNet to timm's registry, `vision.cifar` the small networks of the distillation
 literature, `vision.attention` a CBAM behind each stage where asked.
 Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so
-the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Our
-default encoder halves images over 16 pixels in its stem ("half"): on two CPU cores four times the images an hour are
+the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Ours
+halve images over 16 pixels in their stem ("half"): on two CPU cores four times the images an hour are
 worth more. Published weights come by timm's names for them, by `hf-hub:owner/model` or by `local-dir:path`.
 """
 import difflib
@@ -29,9 +29,10 @@ SOURCES = {  # where timm finds a folder of config.json and weights
     "hf-hub": load_model_config_from_hf, "hf_hub": load_model_config_from_hf, "local-dir": load_model_config_from_path,
 }
 
-# Our default: ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width.
+# ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width (our default), or a quarter.
 NAMED = {
     "small": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_width": 16}),
+    "tiny": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "stem_width": 8}),
 }
 
 
