@@ -2,7 +2,7 @@
 
 Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them;
 `vision.classic` adds LeNet-5 and AlexNet to timm's registry, `vision.cifar` the small networks of the distillation
-literature, `vision.attention` a CBAM behind each stage where asked.
+literature, `vision.searched` networks of many shapes, `vision.attention` a CBAM behind each stage where asked.
 Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so
 the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Ours
 halve images over 16 pixels in their stem ("half"): on two CPU cores four times the images an hour are
@@ -18,7 +18,7 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from torch import nn
 
 from vision import attention as attentions
-from vision import cifar, classic  # noqa: F401, registers their models
+from vision import cifar, classic, searched  # noqa: F401, registers their models
 from vision.pixels import GREY
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"

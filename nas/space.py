@@ -1,0 +1,211 @@
+"""Spaces: what a search chooses among. A space is one function of an Optuna trial; one of your own is no different.
+
+    def space(trial, channels, size):                       # size: pixels a side; channels of the images
+        depth = trial.suggest_int("depth", 1, 4)
+        return Spec("vit_tiny_patch16_224", channels, size, arguments={"img_size": size, "depth": depth})
+
+`--space resnet` names one of ours, `--space my_file.py:space` yours. What it returns is how to build an encoder
+(`encoders.Spec`), or a timm name. Together with the hyperparameters that `--tune` names it makes a `Choice`, whose hash says
+whether two trials are the same.
+"""
+import hashlib
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.trial import BaseTrial
+
+from core import config
+from vision import encoders
+from vision.encoders import Spec
+
+Space = Callable[[BaseTrial, int, int], Spec | str]
+SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": "method.temperature",
+         "hidden": "method.hidden", "dim": "method.dim"}
+STRENGTH = "augment.strength"  # no word of its own: it scales colour jitter
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An architecture and the hyperparameters to train it with."""
+
+    spec: Spec
+    words: dict[str, float | int | str | list] = field(default_factory=dict)  # as `ssl.pretrain` takes them
+
+    @property
+    def json(self) -> dict:
+        return json.loads(json.dumps({"encoder": self.spec.json, "words": dict(sorted(self.words.items()))}))
+
+    @property
+    def hash(self) -> str:
+        """Equal for choices that train alike, whatever order or container they were said in."""
+        return hashlib.sha256(json.dumps(self.json, sort_keys=True).encode()).hexdigest()[:16]
+
+    @staticmethod
+    def from_json(said: dict) -> "Choice":
+        encoder = said["encoder"] | {"arguments": encoders.tuples(said["encoder"]["arguments"])}
+        return Choice(Spec(**encoder), said["words"])
+
+
+# ------------------------------------------------------------------------------------------------------------ our spaces
+
+
+def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
+    """Residual networks: stem and its stride, three or four stages of own depth, width and kernel, block, attention,
+    activation, resolution.
+    """
+    small = size <= encoders.SMALL_IMAGE
+    stages = trial.suggest_int("stages", 3, 4)
+    width = trial.suggest_categorical("width", [8, 12, 16, 24, 32, 48] if small else [16, 24, 32, 48, 64])
+    block = trial.suggest_categorical("block", ["basic", "bottleneck"])
+    rows = []
+    for i in range(stages):
+        growth = trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0
+        width = _even(width * growth * (4 if block == "bottleneck" and i == 0 else 1))
+        depth = trial.suggest_int(f"depth{i}", 1, 3)
+        rows.append((block, depth, width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
+    arguments = {
+        "stages": tuple(rows),
+        "attention": trial.suggest_categorical("attention", ["none", "se", "cbam"]),
+        "activation": trial.suggest_categorical("activation", ["relu", "silu"]),
+        "stem_width": trial.suggest_categorical("stem_width", [8, 16, 32]),
+    }
+    stem = trial.suggest_categorical("stem", ["half", "small"]) if small else "full"
+    return Spec("searched_resnet", channels, _resolution(trial, size), stem, arguments)
+
+
+def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
+    """MBConv stages: expansion, depth, width and kernel of each, squeeze-and-excitation, activation, resolution."""
+    small = size <= encoders.SMALL_IMAGE
+    width = trial.suggest_categorical("width", [8, 12, 16, 24, 32])
+    rows = []
+    for i in range(trial.suggest_int("stages", 3, 4)):
+        width = _even(width * (trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0))
+        expansion = trial.suggest_categorical(f"expansion{i}", [2, 3, 4, 6])
+        rows.append((expansion, trial.suggest_int(f"depth{i}", 1, 3), width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
+    arguments = {
+        "stages": tuple(rows),
+        "se": trial.suggest_categorical("se", [False, True]),
+        "activation": trial.suggest_categorical("activation", ["relu", "hard_swish"]),
+        "stem_width": trial.suggest_categorical("stem_width", [8, 16, 24]),
+        "head_width": trial.suggest_categorical("head_width", [128, 256, 512]),
+    }
+    stem = trial.suggest_categorical("stem", ["half", "small"]) if small else "full"
+    return Spec("searched_mobile", channels, _resolution(trial, size), stem, arguments)
+
+
+def vit(trial: BaseTrial, channels: int, size: int) -> Spec:
+    """Vision transformers: patch, depth, width a head, heads, width of the MLP."""
+    patch = trial.suggest_categorical("patch", [p for p in range(1, size) if size % p == 0 and size / 16 <= p <= size / 4])
+    heads = trial.suggest_int("heads", 1, 6)
+    arguments = {
+        "img_size": size, "patch_size": patch, "depth": trial.suggest_int("depth", 2, 12), "num_heads": heads,
+        "embed_dim": heads * trial.suggest_categorical("head_width", [16, 32, 64]),
+        "mlp_ratio": trial.suggest_categorical("mlp_ratio", [1.0, 2.0, 3.0, 4.0]),
+    }
+    return Spec("vit_tiny_patch16_224", channels, size, "full", arguments)
+
+
+def tabular(trial: BaseTrial, channels: int, size: int) -> Spec:
+    """256 residual networks of two stages, few enough to train them all (experiments/tabular.py)."""
+    width, kernel = trial.suggest_categorical("width", [8, 12, 16, 24]), trial.suggest_categorical("kernel", [3, 5])
+    block = trial.suggest_categorical("block", ["basic", "bottleneck"])
+    first, second = trial.suggest_int("depth0", 1, 2), trial.suggest_int("depth1", 1, 2)
+    arguments = {
+        "stages": ((block, first, width, kernel), (block, second, 2 * width, kernel)),
+        "attention": trial.suggest_categorical("attention", ["none", "se"]),
+        "activation": trial.suggest_categorical("activation", ["relu", "silu"]),
+        "stem_width": width,
+    }
+    return Spec("searched_resnet", channels, size, "half", arguments)
+
+
+SPACES: dict[str, Space] = {"resnet": resnet, "mobile": mobile, "vit": vit, "tabular": tabular}
+
+
+def _even(width: float) -> int:
+    """Channels in whole fours, as vectors are wide."""
+    return max(4, round(width / 4) * 4)
+
+
+def _resolution(trial: BaseTrial, size: int) -> int:
+    """The images' size, or three quarters or half of it where that leaves stages something to see."""
+    sizes = [s for s in (size // 2, size * 3 // 4, size) if s >= 14]
+    return trial.suggest_categorical("resolution", sizes) if len(sizes) > 1 else size
+
+
+# ------------------------------------------------------------------------------------------------- by name, and what to tune
+
+
+def named(name: str) -> Space:
+    """A space of ours, "names:resnet18,vit_tiny_patch16_224" for a set of timm's, or "file.py:function".
+
+    Raises ValueError, one line.
+    """
+    if name in SPACES:
+        return SPACES[name]
+    kind, _, rest = name.partition(":")
+    if kind == "names" and rest:
+        return lambda trial, channels, size: trial.suggest_categorical("name", rest.split(","))
+    if kind.endswith(".py") and rest:
+        path = config.expand(kind)
+        if not path.is_file():
+            raise ValueError(f"space={name}: there is no file {path}")
+        found = importlib.util.spec_from_file_location(Path(path).stem, path)
+        module = importlib.util.module_from_spec(found)
+        try:
+            found.loader.exec_module(module)
+        except Exception as error:  # whatever a file of the user's does when it is run
+            raise ValueError(f"space={name}: {path} cannot be run: {type(error).__name__}: {error}") from error
+        if not callable(getattr(module, rest, None)):
+            raise ValueError(f"space={name}: {path} has no function {rest}")
+        return getattr(module, rest)
+    raise ValueError(f"space={name}: there are {', '.join(SPACES)}, names:<timm names, by commas> and <file>.py:<function>")
+
+
+def tuned(said: str, flat: dict) -> list[tuple[str, float, float, bool]]:
+    """"lr,temperature:0.1:0.5" → (word, low, high, whole numbers?) of each. Without a range: a quarter to four times the
+    word's own value, which `flat` holds.  Raises ValueError for a word that is no positive number.
+    """
+    found = []
+    for part in filter(None, said.replace(" ", "").split(",")):
+        name, *limits = part.split(":")
+        word = STRENGTH if name == "strength" else SHORT.get(name, name)
+        value = 1.0 if word == STRENGTH else flat.get(word)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(f"tune={name}: must be a word whose value is a number above 0; {word} is {value}")
+        try:
+            low, high = map(float, limits) if limits else (value / 4, value * 4)
+        except ValueError as error:
+            raise ValueError(f"tune={part}: a range is written {name}:low:high") from error
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"tune={part}: the range must rise from above 0")
+        found.append((word, low, high, isinstance(value, int)))
+    return found
+
+
+def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list, flat: dict) -> Choice:
+    """Ask the trial for all that a choice needs. Numbers keep four digits: what differs less trains alike."""
+    spec, words = space(trial, channels, size), {}
+    if isinstance(spec, str):
+        spec = _of_name(spec, channels, size)
+    for word, low, high, whole in tune:
+        if whole:  # widths of projections: powers of two
+            value = 2 ** trial.suggest_int(f"log2 {word}", round(math.log2(low)), round(math.log2(high)))
+        else:
+            value = float(f"{trial.suggest_float(word, low, high, log=True):.4g}")
+        words |= _strength(value, flat) if word == STRENGTH else {word: value}
+    return Choice(spec, words)
+
+
+def _of_name(name: str, channels: int, size: int) -> Spec:
+    return encoders.create(name, channels, size).spec
+
+
+def _strength(value: float, flat: dict) -> dict:
+    """Colour distortion at `value` times the method's strength, as SimCLR scales it (arXiv 2002.05709, appendix A)."""
+    jitter = {f"augment.{name}": flat.get(f"augment.{name}", 0.0) for name in ("brightness", "contrast", "saturation", "hue")}
+    return {name: min(0.5 if name.endswith("hue") else 1.0, float(f"{v * value:.4g}")) for name, v in jitter.items() if v}
