@@ -145,14 +145,16 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def contrastive(
-    anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Tensor, temperature: float, images: int
+    anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Tensor, temperature: float, log_constant: Tensor
 ) -> Tensor:
-    """−mean_i [log h(a_i, p_i) + Σ_j log(1 − h(a_i, n_j))], h = e^{a·b/τ} / (e^{a·b/τ} + N/M).
+    """−mean_i [log h(a_i, p_i) + Σ_j log(1 − h(a_i, n_j))], h = p(a·b) / (p(a·b) + N/M), p(x) = e^{x/τ} / Z.
 
-    Rows of length 1: anchors, positives B,P; negatives N,P; allowed B,N: which are some other class's. M: images of the
-    data.  Tian et al. 2020, arXiv 1910.10699, eqs. 10 and 19; here the N negatives are shared by the batch.
+    Rows of length 1: anchors, positives B,P; negatives N,P; allowed B,N: which are some other class's, N of them to an
+    image. log_constant: log(Z/M), M images of the data; M itself cancels. Tian et al. 2020, arXiv 1910.10699, eqs. 10 and
+    19, with the constant Z of the authors' code, without which a thousand negatives drown the positive; here the negatives
+    are shared by the batch.
     """
-    shift = torch.log(allowed.sum(1).clamp(min=1).to(anchors.dtype) / images)  # B: log N/M
+    shift = torch.log(allowed.sum(1).clamp(min=1).to(anchors.dtype)) + log_constant  # B: log(N Z/M)
     positive = (anchors * positives).sum(1) / temperature - shift
     negative = anchors @ negatives.T / temperature - shift[:, None]
     return -(F.logsigmoid(positive) + (F.logsigmoid(-negative) * allowed).sum(1)).mean()

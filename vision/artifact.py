@@ -19,7 +19,7 @@ from vision.augment import Recipe
 
 FORMAT = 1
 HEAD = ".classifier."  # torch refuses modules and parameters without a name, so no model's own name starts with a dot
-OURS = {"classic": classic.__all__, "cifar": cifar.__all__, "searched": searched.__all__}  # what each file adds to timm's registry
+OURS = {"classic": classic.__all__, "cifar": cifar.__all__, "searched": searched.__all__}  # what a file adds to timm's registry
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 Student and teacher embeddings of an image attract each other; those of `negatives` images of other classes, from a memory
 of the last embedding of every image, repel (§3.2, both ways). Changes: a step draws one set of negatives for all of the
-batch, so that they are one matrix product; the estimated normalising constant of the authors' code is left out (eq. 19 has
-none). The teacher's embedding layer learns with the student's, as theirs does: no gradient goes on to the teacher.
+batch, so that they are one matrix product. The normalising constant is the mean over the first batch, as in the authors'
+code (RepDistiller, crd/memory.py). The teacher's embedding layer learns with the student's, as theirs does: no gradient
+goes on to the teacher.
 """
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +31,8 @@ class CRD(Labelled):
         check_positive(temperature=temperature)
         self.students, self.teachers = nn.Linear(encoder.dim, dim), nn.Linear(teacher.dim, dim)
         self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim
+        self.register_buffer("log_constants", torch.full((2,), math.inf))  # log(Z/M) of teacher's and student's negatives
+        self.first: Tensor | None = None  # those constants, in the step that finds them
         self.fresh: list[tuple[Tensor, ...]] = []
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
@@ -57,18 +62,28 @@ class CRD(Labelled):
     def distil(self, features, logits, told, labels, progress, indices, drawn):
         student = F.normalize(exact(self.students(features)), dim=1)
         teacher = F.normalize(exact(self.teachers(told[0].to(self.teachers.weight.dtype))), dim=1)
-        images = len(self.student_memory)
         generator = torch.Generator().manual_seed(drawn % 2**63)
-        chosen = torch.randint(images, (self.negatives,), generator=generator).to(features.device)
+        chosen = torch.randint(len(self.student_memory), (self.negatives,), generator=generator).to(features.device)
         theirs = self.classes_of[chosen]
         allowed = (theirs != labels[:, None]) & (theirs >= 0) & (chosen != indices[:, None])  # B,N
         self.fresh.append((indices, student.detach(), teacher.detach(), labels))
-        shared = allowed, self.temperature, images
-        ours = contrastive(student, teacher, self.teacher_memory[chosen], *shared)
-        return ours + contrastive(teacher, student, self.student_memory[chosen], *shared)
+        sides = (student, teacher, self.teacher_memory[chosen]), (teacher, student, self.student_memory[chosen])
+        if self.first is None and self.log_constants.isinf().any():
+            self.first = torch.stack([self.mean_exponential(anchors, n) for anchors, _, n in sides])
+        constants = self.log_constants if self.first is None else self.first
+        return sum(contrastive(*side, allowed, self.temperature, c) for side, c in zip(sides, constants, strict=True))
+
+    @torch.no_grad()
+    def mean_exponential(self, anchors: Tensor, negatives: Tensor) -> Tensor:
+        """log of the mean of e^{a·n/τ} over all pairs, on all processes."""
+        rows = gather(torch.logsumexp(anchors @ negatives.T / self.temperature, dim=1))
+        return torch.logsumexp(rows, dim=0) - math.log(len(negatives) * len(rows))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
+        if self.first is not None:
+            self.log_constants.copy_(self.first)
+            self.first = None
         for parts in self.fresh:
             indices, student, teacher, labels = (gather(part) for part in parts)
             for memory, new in ((self.student_memory, student), (self.teacher_memory, teacher)):
