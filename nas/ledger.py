@@ -1,0 +1,297 @@
+"""A study in Optuna's storage, and who works on what: trials are claimed, beaten for, given back, paused and ended.
+
+Everything a trial is lies in the storage, in attributes that optuna-dashboard shows too, so any number of processes on any
+number of machines may join, stop and come back:
+
+    choice   what is trained (nas/space.py), its hash, and what the sampler must remember of it
+    costs    what it costs, measured before training
+    rungs    [{"epochs": …, "values": […], "figures": {…}}, …]: one for every rung that it has reached
+    goal     how many rungs it was last sent to reach
+    owner    [worker, beats]: who works on it; a beat that stays the same for two intervals is a worker lost
+    lost     how many workers were lost over it
+    reason   why it was refused, or failed
+
+A trial is RUNNING while somebody works on it, WAITING when it is paused at a rung or was given back, COMPLETE at the last
+rung, PRUNED when it was refused before training or stayed behind, FAIL with its reason. WAITING → RUNNING happens once
+however many workers try: both of Optuna's storages promise that, and all else rests on it.
+"""
+import hashlib
+import os
+import socket
+import time
+import uuid
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+
+from core import config
+
+ATTEMPTS = 5  # a trial whose workers were lost so often is at fault itself
+LOCK_SECONDS = 10  # after which a journal's lock is taken from a worker that was killed while it held it
+
+
+class Lost(Exception):
+    """Somebody else works on the trial now: this worker was taken for dead."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial as it stands in the storage."""
+
+    trial: FrozenTrial
+
+    @property
+    def id(self) -> int:
+        return self.trial._trial_id
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def state(self) -> TrialState:
+        return self.trial.state
+
+    @property
+    def choice(self) -> dict | None:
+        return self.trial.user_attrs.get("choice")
+
+    @property
+    def hash(self) -> str | None:
+        return self.choice and self.choice["hash"]
+
+    @property
+    def costs(self) -> dict[str, float]:
+        return self.trial.user_attrs.get("costs", {})
+
+    @property
+    def rungs(self) -> list[dict]:
+        return self.trial.user_attrs.get("rungs", [])
+
+    @property
+    def goal(self) -> int:
+        return self.trial.user_attrs.get("goal", 0)
+
+    @property
+    def reason(self) -> str | None:
+        return self.trial.user_attrs.get("reason")
+
+    @property
+    def owner(self) -> list:
+        return self.trial.user_attrs.get("owner", [None, 0])
+
+    @property
+    def lost(self) -> int:
+        return self.trial.user_attrs.get("lost", 0)
+
+    @property
+    def paused(self) -> bool:
+        """At the rung that it was sent to, waiting for better or worse; else it was given back on the way."""
+        return self.state == TrialState.WAITING and 0 < self.goal <= len(self.rungs)
+
+    @property
+    def given_back(self) -> bool:
+        return self.state == TrialState.WAITING and not self.paused
+
+    @property
+    def refused(self) -> bool:
+        """Never trained: it would not do, or it was one too many."""
+        return self.state == TrialState.PRUNED and not self.rungs
+
+
+class Ledger:
+    """One study.  name, storage: as `open_storage` takes them; directions: "maximize" or "minimize" of each objective.
+
+    Raises ValueError where the study was begun with other settings, or the storage cannot be reached.
+    """
+
+    def __init__(self, name: str, storage: str, objectives: dict[str, str], settings: dict):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            self.study = optuna.create_study(
+                study_name=name, storage=open_storage(storage, name), directions=list(objectives.values()), load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(0),  # never asked: nas/sampler.py proposes
+            )
+        except Exception as error:  # each database has errors of its own
+            raise ValueError(f"storage={storage}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        self.storage, self.name = self.study._storage, name
+        self.me = f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        begun = self.study.user_attrs.get("settings")
+        if begun is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(objectives))
+            self.study.set_user_attr("settings", settings)
+        elif changes := config.difference(begun, settings):
+            raise ValueError(f"study={name} was begun with other settings ({'; '.join(changes)}); give another study")
+
+    def entries(self) -> list[Entry]:
+        return [Entry(t) for t in self.study.get_trials(deepcopy=False)]
+
+    def entry(self, id: int) -> Entry:
+        return Entry(self.storage.get_trial(id))
+
+    # ---- working on a trial
+
+    def begin(self) -> int:
+        """A new trial, ours.  → its id"""
+        id = self.storage.create_new_trial(self.study._study_id)
+        self.set(id, "owner", [self.me, 0])
+        return id
+
+    def claim(self, entry: Entry, goal: int | None = None) -> bool:
+        """Take a waiting trial; False where another worker was first.  goal: the rung that it is now sent to."""
+        try:
+            if not self.storage.set_trial_state_values(entry.id, TrialState.RUNNING):
+                return False
+        except (UpdateFinishedTrialError, RuntimeError):
+            return False
+        self.set(entry.id, "owner", [self.me, 0])
+        if goal is not None:
+            self.set(entry.id, "goal", goal)
+        return True
+
+    def beat(self, id: int) -> None:
+        """Say that we are alive and getting on.  Raises Lost where the trial is another's by now."""
+        self.set(id, "owner", [self.me, self._check(id).owner[1] + 1])
+
+    def _check(self, id: int) -> Entry:
+        entry = self.entry(id)
+        if entry.state != TrialState.RUNNING or entry.owner[0] != self.me:
+            raise Lost(f"trial {entry.number} is {entry.owner[0]}'s now")
+        return entry
+
+    def set(self, id: int, name: str, value) -> None:
+        try:
+            self.storage.set_trial_user_attr(id, name, value)
+        except UpdateFinishedTrialError as error:
+            raise Lost(f"trial {id} is finished") from error
+
+    def choose(self, id: int, choice: dict, params: dict, distributions: dict, costs: dict[str, float]) -> None:
+        """Write down what is to be trained, whole or not at all; then what dashboards show."""
+        self.set(id, "costs", costs)
+        self.set(id, "choice", choice)
+        for name, value in params.items():
+            internal = distributions[name].to_internal_repr(value)
+            self.storage.set_trial_param(id, name, internal, distributions[name])
+
+    def reach(self, id: int, rungs: list[dict]) -> None:
+        """All rungs so far, the last one new."""
+        self._check(id)
+        self.set(id, "rungs", rungs)
+        for i, value in enumerate(rungs[-1]["values"]):
+            if i == 0:  # Optuna's own figure of a trial's course takes one number a step
+                self.storage.set_trial_intermediate_value(id, len(rungs), value)
+
+    def pause(self, id: int) -> None:
+        self._end(id, TrialState.WAITING)
+
+    give_back = pause  # the rungs tell which of the two it is
+
+    def complete(self, id: int, values: list[float]) -> None:
+        self._end(id, TrialState.COMPLETE, values)
+
+    def refuse(self, id: int, reason: str, violations: dict[str, float]) -> None:
+        """Not to be trained.  violations: limit → by how much it is exceeded, as samplers understand it."""
+        for name, by in violations.items():
+            self.storage.set_trial_system_attr(id, f"constraints:{name}", by)
+        self.set(id, "reason", reason)
+        self._end(id, TrialState.PRUNED)
+
+    def fail(self, id: int, reason: str) -> None:
+        self.set(id, "reason", reason)
+        self._end(id, TrialState.FAIL)
+
+    def _end(self, id: int, state: TrialState, values: list[float] | None = None) -> None:
+        self._check(id)
+        try:
+            self.storage.set_trial_state_values(id, state, values)
+        except UpdateFinishedTrialError as error:
+            raise Lost(f"trial {id} is finished") from error
+
+    def close(self, entry: Entry) -> None:
+        """A paused trial that stayed behind ends where it is."""
+        if self.claim(entry):
+            self.set(entry.id, "reason", f"stayed behind at {entry.rungs[-1]['epochs']:g} epochs")
+            self._end(entry.id, TrialState.PRUNED)
+
+
+class Watch:
+    """Gives back the trials of workers that are lost: killed, hung, preempted or cut off.
+
+    A beat is watched, not read as a time: clocks of different machines need not agree. A worker on this machine whose
+    process is gone is lost at once.
+    """
+
+    def __init__(self, ledger: Ledger, interval: float):
+        self.ledger, self.interval = ledger, interval
+        self.seen: dict[int, tuple[list, float]] = {}  # trial → (owner, when it was first seen so)
+
+    def look(self) -> list[int]:
+        """→ numbers of the trials that were given back now."""
+        found, now = [], time.monotonic()
+        for entry in self.ledger.entries():
+            if entry.state != TrialState.RUNNING:
+                self.seen.pop(entry.id, None)
+                continue
+            owner, since = self.seen.get(entry.id, (None, now))
+            if owner != entry.owner:
+                owner, since = entry.owner, now
+            self.seen[entry.id] = owner, since
+            if now - since > 2 * self.interval or gone(owner[0]):
+                self._give_back(entry)
+                found.append(entry.number)
+        return found
+
+    def _give_back(self, entry: Entry) -> None:
+        storage = self.ledger.storage
+        try:
+            if self.ledger.entry(entry.id).owner != entry.owner:
+                return
+            storage.set_trial_user_attr(entry.id, "lost", entry.lost + 1)
+            if entry.lost + 1 >= ATTEMPTS:
+                storage.set_trial_user_attr(entry.id, "reason", f"{ATTEMPTS} workers were lost while they worked on it")
+                storage.set_trial_state_values(entry.id, TrialState.FAIL)
+            else:
+                storage.set_trial_state_values(entry.id, TrialState.WAITING)
+        except (UpdateFinishedTrialError, RuntimeError):
+            pass  # it ended meanwhile
+
+
+def machine() -> str:
+    """This machine's name, and where process numbers mean what they mean here: a container has its own."""
+    boot, names = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    where = f"{boot.read_text() if boot.exists() else ''}{names.readlink() if names.is_symlink() else ''}"
+    return f"{socket.gethostname()}-{hashlib.sha256(where.encode()).hexdigest()[:6]}"
+
+
+def gone(worker: str | None) -> bool:
+    """Is it a process of this machine that is no more?"""
+    where, _, rest = (worker or "").partition(":")
+    if where != machine() or not Path("/proc/self").exists():
+        return False
+    stat = Path("/proc") / rest.partition(":")[0] / "stat"
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] in "ZX"  # ended, and not yet collected by its parent
+    except OSError:
+        return True
+
+
+def open_storage(said: str, name: str) -> optuna.storages.BaseStorage:
+    """"auto" (runs/nas/<study>/journal.log), a file's path (a journal), or a database's URL."""
+    if "://" in said:
+        return RDBStorage(said, engine_kwargs={"pool_pre_ping": True})
+    path = folder(name) / "journal.log" if said == "auto" else config.expand(said)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path), JournalFileSymlinkLock(str(path), LOCK_SECONDS)))
+
+
+def folder(name: str) -> Path:
+    """Where a study's runs and report lie."""
+    return Path("runs") / "nas" / name

@@ -1,0 +1,170 @@
+"""What to try next: Optuna's samplers and regularised evolution, asked so that a study is a function of its history.
+
+A sampler never sees the real study. For each proposal a study in memory is made of what is known, in which paused and refused
+trials teach too (in Optuna's own, NSGA-II and GP ignore them), and the sampler is seeded by the trial's number: a study
+that was cut anywhere and goes on proposes what it would have proposed. What was tried before is told again and asked anew,
+so nothing is trained twice.
+"""
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas.pareto import order
+
+SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
+ASKED, AT_RANDOM = 20, 2_000  # proposals known already after which it is drawn at random, and after which none is left
+STARTUP = 12  # random trials before TPE and GP have something to learn from; also the populations' size
+KEPT = "generation"  # in the names of system attributes by which samplers remember a trial
+
+
+class Exhausted(Exception):
+    """The space holds nothing that was not tried."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A trial as a sampler learns of it."""
+
+    number: int
+    hash: str
+    params: dict
+    distributions: dict[str, BaseDistribution]
+    values: list[float] | None  # None: not known yet, or never to be
+    violations: dict[str, float] = field(default_factory=dict)  # limit → by how much; none or ≤ 0: feasible
+    pending: bool = False
+    memory: dict = field(default_factory=dict)  # the sampler's own attributes
+
+
+@dataclass(frozen=True)
+class Proposal:
+    choice: object  # what the space made of the parameters
+    params: dict
+    distributions: dict[str, BaseDistribution]
+    memory: dict
+
+
+def propose(
+    sampler: str, choose: Callable[[optuna.Trial], object], known: Sequence[Known], directions: Sequence[str], seed: int,
+    number: int, again: int = 0,
+) -> Proposal:
+    """A choice that is not known yet, for the trial of this number.  choose: trial → something with a `.hash`.
+
+    again: how often this trial's choice was found to be another worker's too.  Raises Exhausted.
+    """
+    taken = {k.hash: k for k in known}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = rebuilt(known, directions)
+        for attempt in range(AT_RANDOM):
+            kind = sampler if attempt < ASKED else "random"
+            study.sampler = make(kind, seeded(seed, number, again, attempt))
+            trial = study.ask()
+            choice = choose(trial)
+            frozen = study.trials[trial.number]
+            if choice.hash not in taken:
+                memory = {k: v for k, v in frozen.system_attrs.items() if KEPT in k}
+                return Proposal(choice, frozen.params, frozen.distributions, memory)
+            tell_again(study, trial, taken[choice.hash])
+    raise Exhausted(f"the space holds no more than {len(taken)} choices, and all were tried")
+
+
+def tell_again(study: optuna.Study, trial: optuna.Trial, known: Known) -> None:
+    """The sampler learns the remembered value."""
+    if known.values is None or known.pending:
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    for name, by in known.violations.items():
+        trial.set_constraint(name, by)
+    study.tell(trial, known.values)
+
+
+def rebuilt(known: Sequence[Known], directions: Sequence[str]) -> optuna.Study:
+    """A study in memory of what is known. Refused trials have the worst value seen; pending ones are running."""
+    study = optuna.create_study(directions=list(directions), sampler=RandomSampler(0))
+    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
+    values = [k.values for k in known if k.values is not None and not k.pending]
+    worst = (np.max(np.array(values) * signs, axis=0) * signs).tolist() if values else [0.0] * len(signs)
+    limits = sorted({name for k in known for name in k.violations})
+    for k in sorted(known, key=lambda k: k.number):
+        study.add_trial(frozen(k, worst, limits))
+    return study
+
+
+def frozen(k: Known, worst: list[float], limits: list[str]) -> FrozenTrial:
+    attrs = k.memory | {f"constraints:{name}": k.violations.get(name, 0.0) for name in limits}
+    shared = dict(params=k.params, distributions=k.distributions, system_attrs=attrs)
+    if k.pending:
+        return create_trial(state=TrialState.RUNNING, **shared)
+    return create_trial(state=TrialState.COMPLETE, values=k.values or worst, **shared)
+
+
+def seeded(*numbers: int) -> int:
+    """Independent of each other for different numbers.  → 32 bits"""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest())
+
+
+def make(name: str, seed: int) -> BaseSampler:
+    match name:
+        case "tpe":
+            return TPESampler(n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True, seed=seed)
+        case "gp":
+            return GPSampler(n_startup_trials=STARTUP, seed=seed)
+        case "nsga2":
+            return NSGAIISampler(population_size=STARTUP, seed=seed)
+        case "evolution":
+            return Evolution(seed=seed)
+        case "random":
+            return RandomSampler(seed)
+    raise ValueError(f"sampler={name}: there are {', '.join(SAMPLERS)}")
+
+
+class Evolution(BaseSampler):
+    """Regularised evolution: the best of a few drawn from the youngest, one parameter of it drawn anew (Real et al. 2019,
+    arXiv 1802.01548, algorithm 1: population of the last P, sample S). Best: first in non-dominated order, feasible first.
+    """
+
+    def __init__(self, population: int = 3 * STARTUP, sample: int = STARTUP, seed: int = 0):
+        self.population, self.sample, self.random, self.draw = population, sample, np.random.RandomState(seed), RandomSampler(seed)
+        self.parent: dict | None = None
+        self.mutated: str | None = None
+
+    def infer_relative_search_space(self, study, trial) -> dict:
+        return {}
+
+    def sample_relative(self, study, trial, search_space) -> dict:
+        return {}
+
+    def before_trial(self, study, trial) -> None:
+        youngest = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[-self.population :]
+        if len(youngest) < STARTUP:
+            return
+        drawn = [youngest[i] for i in sorted(self.random.choice(len(youngest), min(self.sample, len(youngest)), False))]
+        signs = [1 if d.name == "MINIMIZE" else -1 for d in study.directions]
+        values = np.array([[s * v for s, v in zip(signs, t.values, strict=True)] for t in drawn])
+        too_much = [sum(max(c, 0.0) for c in t.constraints.values()) for t in drawn]
+        best = order(values, too_much)[0]
+        self.parent = drawn[best].params
+        self.mutated = sorted(self.parent)[self.random.randint(len(self.parent))]
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        value = (self.parent or {}).get(param_name)
+        if value is None or param_name == self.mutated or not _holds(param_distribution, value):
+            return self.draw.sample_independent(study, trial, param_name, param_distribution)
+        return value
+
+    def reseed_rng(self) -> None:
+        self.draw.reseed_rng()
+
+
+def _holds(distribution: BaseDistribution, value) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:
+        return False

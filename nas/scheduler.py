@@ -1,0 +1,225 @@
+"""Who trains what next, and how far: asynchronous successive halving over a ledger that any number of workers share.
+
+Li et al. 2020, arXiv 1810.05934, for one objective or several: a trial pauses at every rung, and is sent on when it is among
+the best 1/factor of all that have reached its rung, best by non-dominated sorting where there are several objectives. No
+worker ever waits for another, and a promotion goes on from the trial's own checkpoint: it costs only the difference.
+"""
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from optuna.trial import TrialState
+
+from core.errors import RunError, Stopped
+from nas import sampler
+from nas.ledger import Entry, Ledger, Lost, Watch
+from nas.pareto import order
+from nas.sampler import Known
+
+HOPELESS = 5  # failures and not one success, after which the study itself is at fault
+
+
+@dataclass(frozen=True)
+class Halving:
+    rungs: tuple[float, ...]  # epochs, rising; the last is the whole training
+    factor: int = 3
+
+    @staticmethod
+    def of(epochs: float, count: int, factor: int) -> "Halving":
+        """`count` rungs up to `epochs`, each `factor` times the one before."""
+        return Halving(tuple(epochs / factor**i for i in reversed(range(count))), factor)
+
+    def promotable(self, entries: Sequence[Entry], signs: Sequence[float]) -> Entry | None:
+        """The best paused trial that deserves more, of the highest rung first.  signs: −1 where more is better."""
+        for rung in reversed(range(len(self.rungs) - 1)):
+            there = [e for e in entries if len(e.rungs) > rung]
+            if len(there) < self.factor:
+                continue
+            values = np.array([e.rungs[rung]["values"] for e in there]) * np.array(signs)
+            for i in order(values)[: len(there) // self.factor]:
+                if there[i].paused and len(there[i].rungs) == rung + 1:
+                    return there[i]
+        return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a search."""
+
+    trials: int  # to be trained; what limits refuse does not count
+    halving: Halving
+    objectives: dict[str, str]  # name → "maximize" or "minimize"
+    limits: dict[str, float] = field(default_factory=dict)  # a cost's name → the most that is allowed
+    sampler: str = "tpe"
+    seed: int = 0
+    interval: float = 60.0  # seconds: twice that without a sign of life, and a worker is lost
+
+    @property
+    def signs(self) -> list[float]:
+        return [-1.0 if d == "maximize" else 1.0 for d in self.objectives.values()]
+
+
+class Evaluator(Protocol):
+    """How choices are made and judged."""
+
+    def choose(self, trial) -> object:
+        """An Optuna trial → a choice, with `.hash` and `.json`."""
+
+    def costs(self, choice) -> dict[str, float]:
+        """What is known before training, by name."""
+
+    def advance(self, choice, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:
+        """Train on to so many epochs; figures by name.  Calls beat at every sign of progress. A pure function of the choice
+        and the epochs, wherever it was broken off before.
+        """
+
+
+class Beat:
+    """A sign of life, at most every third of an interval. Raises Stopped after a signal, Lost where the trial is another's."""
+
+    def __init__(self, ledger: Ledger, id: int, interval: float, stopped: Callable[[], bool]):
+        self.ledger, self.id, self.interval, self.stopped, self.at = ledger, id, interval, stopped, time.monotonic()
+
+    def __call__(self) -> None:
+        if self.stopped():
+            raise Stopped("stopped by a signal; the same command goes on")
+        if time.monotonic() - self.at > self.interval / 3:
+            self.ledger.beat(self.id)
+            self.at = time.monotonic()
+
+
+class Worker:
+    """Takes jobs until there are none."""
+
+    def __init__(self, ledger: Ledger, plan: Plan, evaluator: Evaluator):
+        self.ledger, self.plan, self.evaluator = ledger, plan, evaluator
+        self.watch, self.stop, self.exhausted = Watch(ledger, plan.interval), False, False
+
+    def run(self) -> None:
+        """Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, RunError where nothing succeeds."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._catch)
+        while True:
+            if self.stop:
+                raise Stopped("stopped by a signal; the same command goes on")
+            self.watch.look()
+            job = self.next()
+            if job is None:
+                return
+            if job == WAIT:
+                time.sleep(min(1.0, self.plan.interval / 4))
+                continue
+            self.do(job)
+
+    def _catch(self, number, frame) -> None:
+        if number == signal.SIGINT and self.stop:
+            raise KeyboardInterrupt
+        self.stop = True
+
+    def next(self) -> int | None:
+        """A trial that is ours to work on; WAIT while others may yet free one; None at the end."""
+        ledger, plan, entries = self.ledger, self.plan, self.ledger.entries()
+        for e in entries:
+            if (e.given_back or len(e.rungs) == len(plan.halving.rungs)) and e.state == TrialState.WAITING and ledger.claim(e):
+                return e.id
+        best = plan.halving.promotable(entries, plan.signs)
+        if best is not None:
+            return best.id if ledger.claim(best, goal=len(best.rungs) + 1) else WAIT
+        if not self.exhausted and sum(not e.refused for e in entries) < plan.trials:
+            id = ledger.begin()
+            mine = ledger.entry(id).number
+            if sum(not e.refused for e in ledger.entries() if e.number < mine) < plan.trials:
+                return id
+            ledger.refuse(id, "one too many: another worker was first", {})
+            return WAIT
+        if any(e.state == TrialState.RUNNING for e in entries):
+            return WAIT
+        for e in entries:
+            if e.paused:
+                ledger.close(e)
+        return None
+
+    def do(self, id: int) -> None:
+        """Propose where nothing is chosen yet; train to the rung that is due; pause or complete."""
+        ledger, plan = self.ledger, self.plan
+        try:
+            if ledger.entry(id).choice is None and not self.propose(id):
+                return
+            entry = ledger.entry(id)
+            rungs, goal = list(entry.rungs), max(1, entry.goal)
+            ledger.set(id, "goal", goal)
+            choice, beat = entry.choice, Beat(ledger, id, plan.interval, lambda: self.stop)
+            for epochs in plan.halving.rungs[len(rungs) : goal]:
+                figures = self.evaluator.advance(choice, ledger.entry(id), epochs, beat)
+                values = [float((figures | entry.costs)[name]) for name in plan.objectives]
+                if not np.isfinite(values).all():
+                    raise RunError(f"objectives that are no numbers: {dict(zip(plan.objectives, values, strict=True))}")
+                rungs.append({"epochs": epochs, "values": values, "figures": figures})
+                ledger.reach(id, rungs)
+            if len(rungs) == len(plan.halving.rungs):
+                ledger.complete(id, rungs[-1]["values"])
+            else:
+                ledger.pause(id)
+        except Lost:
+            return
+        except Stopped:
+            ledger.give_back(id)
+            raise
+        except Exception as error:  # one trial's failure is its own: memory, divergence, collapse, a shape that does not fit
+            with contextlib.suppress(Lost):
+                ledger.fail(id, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            self._hopeful()
+
+    def propose(self, id: int) -> bool:
+        """Choose for this trial what no other has; False where limits refuse it or nothing is left."""
+        ledger, plan, again = self.ledger, self.plan, 0
+        while True:
+            entries = ledger.entries()
+            others = known([e for e in entries if e.id != id], plan)
+            number = ledger.entry(id).number
+            directions = list(plan.objectives.values())
+            try:
+                p = sampler.propose(plan.sampler, self.evaluator.choose, others, directions, plan.seed, number, again)
+            except sampler.Exhausted as end:
+                self.exhausted = True
+                ledger.refuse(id, str(end), {})
+                return False
+            costs = self.evaluator.costs(p.choice)
+            said = p.choice.json | {"hash": p.choice.hash, "memory": p.memory, "asked": sorted(p.params)}
+            ledger.choose(id, said, p.params, p.distributions, costs)
+            over = {name: costs[name] - most for name, most in plan.limits.items()}
+            if any(by > 0 for by in over.values()):
+                text = ", ".join(f"{name} {costs[name]:.4g} > {plan.limits[name]:g}" for name, by in over.items() if by > 0)
+                ledger.refuse(id, text, over)
+                return False
+            if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
+                return True
+            again += 1  # another worker chose the same in this moment: both look again
+
+    def _hopeful(self) -> None:
+        entries = self.ledger.entries()
+        failed = [e for e in entries if e.state == TrialState.FAIL]
+        if len(failed) >= HOPELESS and not any(e.rungs for e in entries):
+            raise RunError(f"the first {len(failed)} trials all failed, the last one so: {failed[-1].reason}")
+
+
+WAIT = -1
+
+
+def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:
+    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits."""
+    found = []
+    for e in entries:
+        if e.choice is None:
+            continue
+        over = {name: e.costs[name] - most for name, most in plan.limits.items() if name in e.costs}
+        values = e.rungs[-1]["values"] if e.rungs else None
+        pending = values is None and e.state in (TrialState.RUNNING, TrialState.WAITING)
+        params = {name: e.trial.params[name] for name in e.choice["asked"] if name in e.trial.params}
+        distributions = {name: e.trial.distributions[name] for name in params}
+        found.append(Known(e.number, e.hash, params, distributions, values, over, pending, e.choice["memory"]))
+    return found
