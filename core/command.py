@@ -8,7 +8,7 @@ from typing import Any
 
 from core import config
 
-POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes")
+POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
 POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
 NATURAL = ("optim.weight_decay", "optim.warmup_lr", "optim.end_lr", "optim.bias_scale")
 SHARES = ("optim.momentum", "optim.warmup")
@@ -127,6 +127,7 @@ def build_plan(words, steps_an_epoch: int, processes: int, precision, **more):
         chunk=words.chunk,
         decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
         clip=words.clip,
+        until=round(words.until * steps_an_epoch) if words.get("until") else None,
         seed=words.seed,
         log_every=words.log_every,
         save_seconds=words.save_minutes * 60,

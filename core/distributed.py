@@ -66,7 +66,7 @@ def environment() -> tuple[int, int, int, int] | None:
 def session(device: str = "auto"):
     """Join the other processes, if there are any, and leave in order.  Yields a `World`."""
     r, size, local_rank, local_size = environment() or (0, 1, 0, 1)
-    chosen = _device(device, local_rank)
+    chosen = pick_device(device, local_rank)
     if chosen.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
         torch.set_flush_denormal(True)  # numbers below 1e-38 are zero: computing with them takes a hundred times as long
@@ -88,7 +88,7 @@ def session(device: str = "auto"):
             dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def pick_device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda") and not name.startswith("cuda:"):

@@ -35,6 +35,7 @@ class Plan:
     chunk: int | None = None  # images of a process that pass the encoder at a time
     decay: Callable[[float], float] | None = None  # progress → weight decay; None: it stays
     enough: Callable[[], bool] = lambda: False  # asked before each step: may the run end here? The same on all processes
+    until: int | None = None  # after which step to pause; None: at the end
     clip: float | None = None
     seed: int = 0
     log_every: int = 10
@@ -51,16 +52,17 @@ def train(
     observe: Callable[[int], dict],
     extra: Callable[[], dict] = dict,
 ) -> None:
-    """From the run's last saved step to the plan's end.
+    """From the run's last saved step to the plan's end, or to where it is to pause.
 
     observe(step) → figures of the encoder's health, may raise to end the run; extra() → what else last.pt must hold.
     """
     autocast = partial(torch.autocast, device.type, plan.precision, enabled=plan.precision is not None)
     model, window = replicate(method) if plan.chunk else wrap(method), Window(plan.batch_size)
     params = [p for g in optimizer.param_groups for p in g["params"]]
+    goal = min(plan.until or plan.steps, plan.steps)
     saved_at = time.monotonic()
     with Signals() as signals:
-        for step in range(run.step, plan.steps):
+        for step in range(run.step, goal):
             if plan.enough():
                 break
             progress = step / plan.steps
@@ -90,7 +92,7 @@ def train(
             window.step(norm)
 
             done = step + 1
-            stop, check, end = signals.agreed(), done in plan.checks, done == plan.steps
+            stop, check, end = signals.agreed(), done in plan.checks, done == goal
             with window.aside():
                 if done % plan.log_every == 0 or check or end:
                     row = {"epoch": done / plan.steps_an_epoch, **window.figures(done), "lr": lr, **_numbers(scalars)}

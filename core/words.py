@@ -71,6 +71,8 @@ class Words(Common):
 @dataclass
 class PretrainWords(Words):
     stop_on_collapse: bool = word(True, "end a run whose features collapse")
+    until: float | None = word(None, "epochs after which to pause; the same command without it goes on")
+    report: bool = word(True, "pictures, and scores at the end")
 
 
 @cache

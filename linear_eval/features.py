@@ -187,6 +187,16 @@ def pixels_of(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, PIXELS).flatten(1) for part in images.split(BLOCK)])
 
 
+def rankme(z: Tensor) -> float:
+    """exp of the entropy of the singular values' shares: how many dimensions the features use, from 1 to D.
+
+    Of centred features, unlike the paper's: a mean that all images share is no information about them.
+    """
+    sigma = torch.linalg.svdvals(z.double() - z.double().mean(0))
+    p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
 # ---------------------------------------------------------------------------------------------------------- the pass
 
 

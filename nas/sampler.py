@@ -131,7 +131,8 @@ class Evolution(BaseSampler):
     """
 
     def __init__(self, population: int = 3 * STARTUP, sample: int = STARTUP, seed: int = 0):
-        self.population, self.sample, self.random, self.draw = population, sample, np.random.RandomState(seed), RandomSampler(seed)
+        self.population, self.sample = population, sample
+        self.random, self.draw = np.random.RandomState(seed), RandomSampler(seed)
         self.parent: dict | None = None
         self.mutated: str | None = None
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
-from linear_eval.features import BLOCK, calibrated, evaluating, evenly, pixels_of
+from linear_eval.features import BLOCK, calibrated, evaluating, evenly, pixels_of, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
 from vision.augment import Recipe, render
@@ -37,16 +37,6 @@ def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.d
 def feature_std(z: Tensor) -> float:
     """Standard deviation over images of L2-normalised features, times √D: 1 when they fill the sphere, 0 when all are one."""
     return float(F.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5)
-
-
-def rankme(z: Tensor) -> float:
-    """exp of the entropy of the singular values' shares: how many dimensions the features use, from 1 to D.
-
-    Of centred features, unlike the paper's: a mean that all images share is no information about them.
-    """
-    sigma = torch.linalg.svdvals(z.double() - z.double().mean(0))
-    p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
-    return float(torch.exp(-(p * p.log()).sum()))
 
 
 def alignment(first: Tensor, second: Tensor) -> float:

@@ -24,13 +24,13 @@ def main() -> int:
     return config.main(TOOL, partial(command.start, TOOL, command.check, run))
 
 
-def run(words) -> int:
-    """One run, from words to report."""
+def run(words, listeners=()) -> int:
+    """One run, from words to report.  listeners: further ones of its figures (core/run.py)."""
     import torch
 
     from core import distributed, loop
     from core.batchnorm import sync_batchnorm
-    from core.run import Run
+    from core.run import Run, say
     from ssl import report
     from ssl.health import Health
     from vision import artifact, loaders
@@ -68,7 +68,7 @@ def run(words) -> int:
         if words.compile:
             encoder.compile()
 
-        report.listen(run, plan, words, recipe, dataset)
+        report.listen(run, plan, words, recipe, dataset, listeners)
         try:
             loop.train(
                 method,
@@ -82,13 +82,17 @@ def run(words) -> int:
             )
         finally:
             run.close()
-            report.curves(run, health)
+            if words.report:
+                report.curves(run, health)
         for skipped in distributed.gather_objects(loader.skipped):
             dataset.skipped.update(skipped)
         report.skipped(run, dataset.skipped)
         origin = {"tool": TOOL.module, "words": run.identity}
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
-        report.final(run, health, dataset, encoder, words)
+        if run.step < plan.steps:
+            say(f"paused at step {run.step} of {plan.steps}: {run.folder}/encoder.safetensors; without until= it goes on")
+        elif words.report:
+            report.final(run, health, dataset, encoder, words)
     return 0
 
 

@@ -40,9 +40,12 @@ def opening(words, dataset: Dataset, encoder, plan: Plan, run: Run, world: World
         say("this run is finished; its report is made again. For another run change a setting, or give another out")
 
 
-def listen(run: Run, plan: Plan, words, recipe: augment.Recipe, dataset: Dataset) -> None:
-    """Attach bar and TensorBoard; leave a picture of what the method will see."""
+def listen(run: Run, plan: Plan, words, recipe: augment.Recipe, dataset: Dataset, listeners) -> None:
+    """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
     if not is_main() or run.step >= plan.steps:
+        return
+    run.listeners += [*listeners]
+    if not words.report:
         return
     run.listeners += [TensorBoard(run.folder, run.step), ProgressBar(plan.steps, run.step, words.chosen.method)]
     if run.step == 0:

@@ -177,7 +177,7 @@ def test_slurm_names_the_first_host_and_a_port_of_the_job(monkeypatch):
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "tpu"])
 def test_a_device_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match=f"device={name}"):
-        distributed._device(name, 0)
+        distributed.pick_device(name, 0)
 
 
 # ---- launching: how many processes end

@@ -1,0 +1,193 @@
+"""What a choice is worth: trained by ssl.pretrain in a folder of its own, judged on validation images.
+
+Nothing here looks at a test split. A trial's folder is a run like any other: `python -m ssl.pretrain` can go on with it.
+"""
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import ssl.pretrain
+from core import checkpoint, command, config
+from core.distributed import World
+from core.errors import RunError, Stopped
+from core.words import PretrainWords, types_of
+from linear_eval.features import collect, evenly, of_encoder, rankme
+from linear_eval.knn import knn_accuracy
+from linear_eval.probe import linear
+from nas import ledger, space
+from nas.ledger import Entry
+from nas.space import Choice
+from nas.words import NasWords
+from vision import artifact, cost, datasets, encoders, loaders
+from vision.augment import Recipe
+from vision.build import build_data
+
+BANK = 10_000  # training images that vote, evenly drawn
+BATCH = 64  # of latency_batch
+OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
+
+
+class Beating:
+    """A listener of a run: each step is a sign of life."""
+
+    def __init__(self, beat: Callable[[], None]):
+        self.beat = beat
+
+    def tick(self, step: int) -> None:
+        self.beat()
+
+    def log(self, step: int, row: dict) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Train:
+    """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung.
+
+    start: choice → an encoder to begin from, in place of random weights.
+    """
+
+    def __init__(self, words, device: torch.device, start: Callable[[Choice], torch.nn.Module] | None = None):
+        self.words, self.device, self.start = words, device, start
+        self.data: datasets.Dataset = build_data(words)
+        self.names = words.objectives.split(",") + [part.partition(":")[0] for part in words.limit.split(",") if part]
+        flat = config.flat(words)
+        tune = space.tuned(words.tune, flat)
+        shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
+        self.choose = partial(space.choose, space=space.named(words.space), **shared)
+        if not self.data.classes and {"knn", "linear"} & set(self.names):
+            raise ValueError(f"objectives={words.objectives}: data={words.chosen.data} has no labels; use loss or rankme")
+
+    # ---- before training
+
+    def costs(self, choice: Choice) -> dict[str, float]:
+        encoder, names = encoders.build(choice.spec), set(self.names)
+        found = {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
+        if "memory" in names:
+            found["memory"] = cost.memory(encoder)
+        if names & {"latency", "latency_p95"}:
+            one = cost.latency(encoder, self.device)
+            found |= {"latency": one["p50"], "latency_p95": one["p95"]}
+        if "latency_batch" in names:
+            found["latency_batch"] = cost.latency(encoder, self.device, BATCH)["p50"]
+        return found
+
+    # ---- training
+
+    def advance(self, choice: dict, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:
+        chosen, out = Choice.from_json(choice), self.folder(entry)
+        begin = out.parent / f"{choice['hash']}.safetensors"
+        if not begin.exists():
+            begin.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.write(begin, self.first(chosen))
+        words = config.compose(ssl.pretrain.TOOL, self.said(chosen, begin, out, epochs))
+        beat()
+        if words.devices > 1:
+            launched(words, out, beat)
+        else:
+            ssl.pretrain.run(words, [Beating(beat)])
+        beat()
+        return self.judge(out, words)
+
+    def said(self, choice: Choice, begin: Path, out: Path, epochs: float) -> list[str]:
+        """The words of this trial's pretraining. Its number of epochs is the search's: the schedule is the whole one's."""
+        drop = OURS | {"encoder", "out", "until", "report", "image_size"}
+        kept = [w for w in self.words.chosen.words if w.partition("=")[0].lstrip("+~") not in drop]
+        until = [] if epochs >= self.words.epochs else [f"until={epochs:.6g}"]
+        tuned = [f"{name}={str(value).replace(' ', '')}" for name, value in choice.words.items()]
+        return [*kept, *tuned, f"encoder='{begin}'", f"out='{out}'", "report=false", "checks=1", "log_every=50", *until]
+
+    def first(self, choice: Choice) -> bytes:
+        """Where training begins: the seed's random weights, or what `start` gives."""
+        torch.manual_seed(self.words.seed)
+        encoder = encoders.build(choice.spec) if self.start is None else self.start(choice)
+        recipe = Recipe(choice.spec.image_size, self.data.mean, self.data.std, **config.plain(self.words.augment))
+        return artifact.dumps(encoder, recipe, {"tool": "nas.search", "choice": choice.json})
+
+    def folder(self, entry: Entry) -> Path:
+        """The trial's run folder. After a worker was lost, a copy of what it left: should it wake up, it writes to the old."""
+        place = ledger.folder(self.words.study) / "trials"
+        names = [f"{entry.number:05d}" + (f"-{lost}" if lost else "") for lost in range(entry.lost + 1)]
+        here = place / names[-1]
+        if entry.lost and not here.exists():
+            before = next((place / name for name in reversed(names[:-1]) if (place / name / "last.pt").exists()), None)
+            if before is not None:
+                half = here.with_suffix(".half")
+                shutil.rmtree(half, ignore_errors=True)
+                half.mkdir(parents=True)
+                for name in ("last.pt", "config.yaml", "metrics.jsonl"):
+                    if (before / name).exists():
+                        shutil.copy2(before / name, half / name)
+                half.rename(here)
+        return here
+
+    # ---- afterwards
+
+    def judge(self, out: Path, words) -> dict[str, float]:
+        encoder, card = artifact.load(out / "encoder.safetensors")
+        encoder.to(self.device)
+        figures, names = {}, set(self.names)
+        mean, std = torch.tensor(card.mean), torch.tensor(card.std)
+        source = of_encoder("encoder", encoder, mean, std, self.device, maps=False)
+        queries = collect(source, self.data.validation, self.device)
+        if names & {"knn", "linear"}:
+            bank = collect(source, self.data.train.select(evenly(len(self.data.train), BANK)), self.device)
+            rows = [torch.from_numpy(x) for x in (bank.x, bank.labels, queries.x, queries.labels)]
+            rows[0], rows[2] = rows[0].float(), rows[2].float()
+            if "knn" in names:
+                figures["knn"] = knn_accuracy(*rows, len(self.data.classes))
+            if "linear" in names:
+                figures["linear"] = linear(*rows)
+        if "rankme" in names:
+            figures["rankme"] = rankme(torch.from_numpy(queries.x).float())
+        if "loss" in names:
+            figures["loss"] = self.loss(words, encoder, card, out)
+        return figures
+
+    @torch.no_grad()
+    def loss(self, words, encoder, card, out: Path) -> float:
+        """The method's loss on views of validation images, the same views for every trial."""
+        method = command.build_method(words, encoder)
+        recipe = Recipe(card.spec.image_size, card.mean, card.std, **config.plain(words.augment))
+        size = min(words.batch_size, len(self.data.validation))
+        deal = loaders.Plan(len(self.data.validation), size, 0, World(0, 1, 0, 1, self.device))
+        method.prepare(len(self.data.pretrain), words.batch_size)
+        method.load_state_dict(checkpoint.load(out / "last.pt")["method"])
+        method.to(self.device).eval()
+        batches = loaders.loader(self.data.validation, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
+        losses = [method(batch, 1.0)[0] for batch in batches]
+        return float(torch.stack(losses).mean())
+
+
+def launched(words, out: Path, beat: Callable[[], None]) -> None:
+    """A trial on several processes: a command of its own, alive while its figures grow."""
+    log = out.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        child = subprocess.Popen([sys.executable, "-m", "ssl.pretrain", *words.chosen.words], stdout=file, stderr=file)
+        seen = None
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                metrics = out / "metrics.jsonl"
+                state = metrics.stat().st_size if metrics.exists() else 0
+                if state != seen:
+                    seen = state
+                    beat()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    if child.returncode == Stopped.code:
+        raise Stopped("stopped by a signal; the same command goes on")
+    if child.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise RunError(f"{words.devices} processes ended with code {child.returncode}: {lines[-1]}")

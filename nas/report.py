@@ -1,0 +1,245 @@
+"""How a study stands: lines and a bar while it runs, then a table, pictures and the front's encoders.
+
+    uv run python -m nas.report --study fashion
+
+leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, and front/<trial>/encoder.safetensors.
+"""
+import io
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from optuna.trial import TrialState
+
+from core import checkpoint, config
+from core.machine import code, hardware, versions
+from nas.ledger import Entry, Ledger, folder
+from nas.pareto import front, hypervolume
+from nas.scheduler import Plan
+from nas.words import COSTS, OBJECTIVES
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def finished(entries: Sequence[Entry]) -> list[Entry]:
+    return [e for e in entries if e.state == TrialState.COMPLETE]
+
+
+def best(entries: Sequence[Entry], plan: Plan) -> list[Entry]:
+    """The front among those trained to the end, best first by the first objective."""
+    there = finished(entries)
+    values = np.array([e.rungs[-1]["values"] for e in there]) * np.array(plan.signs) if there else np.zeros((0, 1))
+    return sorted((there[i] for i in front(values)), key=lambda e: plan.signs[0] * e.rungs[-1]["values"][0])
+
+
+def figures(e: Entry) -> dict[str, float]:
+    return e.costs | (e.rungs[-1]["figures"] if e.rungs else {})
+
+
+def told(e: Entry, names: Sequence[str]) -> str:
+    """"knn 85.1 %, macs 3.2 M"."""
+    found = figures(e)
+    return ", ".join(f"{name} {found[name]:.4g} {OBJECTIVES[name][1]}".strip() for name in names if name in found)
+
+
+class View:
+    """Progress of a study, on a terminal a bar, and a line for each trial that ends and each new best one."""
+
+    def __init__(self, plan: Plan, study: str):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.plan, self.names, self.console = plan, list(plan.objectives), Console(stderr=True, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn(study), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[stand]}"), TimeRemainingColumn(),
+            console=self.console, disable=not sys.stderr.isatty(), speed_estimate_period=3600,
+        )
+        self.task = self.bar.add_task(study, total=plan.trials, stand="")
+        self.bar.start()
+        self.seen: dict[int, tuple] = {}
+        self.front: set[int] = set()
+
+    def show(self, entries: Sequence[Entry]) -> None:
+        first = not self.seen and len(entries) > 0
+        for e in entries:
+            state = len(e.rungs), e.state, e.lost
+            if self.seen.get(e.number) != state:
+                before, self.seen[e.number] = self.seen.get(e.number), state
+                if not first:
+                    self._tell(e, before)
+        ahead = best(entries, self.plan)
+        for e in ahead if not first else ():
+            if e.number not in self.front:
+                self.console.print(f"front: trial {e.number}: {told(e, self.names)}", highlight=False, markup=False)
+        self.front = {e.number for e in ahead}
+        running = sum(e.state == TrialState.RUNNING for e in entries)
+        judged = sum(bool(e.rungs) or e.state == TrialState.FAIL for e in entries)
+        self.bar.update(self.task, completed=judged, stand=f"{running} at work, {len(ahead)} on the front")
+
+    def _tell(self, e: Entry, before: tuple | None) -> None:
+        text = None
+        if e.state == TrialState.FAIL:
+            text = f"failed: {e.reason}"
+        elif e.rungs and (before is None or len(e.rungs) > before[0]):
+            text = f"{e.rungs[-1]['epochs']:.3g} epochs: {told(e, self.names)}"
+        elif before is not None and e.lost > before[2]:
+            text = "its worker was lost; it is given back"
+        if text:
+            self.console.print(f"trial {e.number}: {text}", highlight=False, markup=False)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+# ---------------------------------------------------------------------------------------------------------------- report
+
+
+def write(book: Ledger, plan: Plan, study: str) -> None:
+    """Table, pictures and encoders in the study's folder; where they are, on the terminal."""
+    entries, place = book.entries(), folder(study)
+    ahead = best(entries, plan)
+    place.mkdir(parents=True, exist_ok=True)
+    for e in ahead:
+        runs = [place / "trials" / (f"{e.number:05d}" + (f"-{n}" if n else "")) for n in range(e.lost, -1, -1)]
+        source = next((run / "encoder.safetensors" for run in runs if (run / "encoder.safetensors").exists()), None)
+        if source is not None:
+            target = place / "front" / f"{e.number:05d}"
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / "encoder.safetensors")
+    kept = {
+        "study": study, "settings": book.study.user_attrs["settings"], "trials": [row(e) for e in entries],
+        "front": [e.number for e in ahead], "epochs": epochs(entries), "hardware": hardware(),
+        "versions": versions(("optuna", "torch", "timm")), "code": code(),
+    }
+    checkpoint.write(place / "results.json", json.dumps(kept, indent=1) + "\n")
+    text = "\n".join(lines(entries, plan, study))
+    if finished(entries):
+        checkpoint.write(place / "front.png", picture(entries, plan))
+        checkpoint.write(place / "history.png", history(entries, plan))
+        text += "\n![the front](front.png)\n![how it grew](history.png)\n"
+    checkpoint.write(place / "report.md", text)
+    print(text.split("\n![")[0])
+    print(f"report: {place / 'report.md'}")
+    if ahead:
+        print(f"encoders: {place / 'front'}")
+
+
+
+def row(e: Entry) -> dict:
+    return {
+        "number": e.number, "state": e.state.name, "params": e.trial.params, "costs": e.costs, "rungs": e.rungs,
+        "hash": e.hash, "reason": e.reason, "lost": e.lost,
+    }
+
+
+def epochs(entries: Sequence[Entry]) -> float:
+    """Trained in all."""
+    return sum(e.rungs[-1]["epochs"] for e in entries if e.rungs)
+
+
+def lines(entries: Sequence[Entry], plan: Plan, study: str) -> list[str]:
+    ahead, count = best(entries, plan), {s: sum(e.state == s for e in entries) for s in TrialState}
+    full = plan.halving.rungs[-1]
+    refused, trained = sum(e.refused for e in entries), sum(bool(e.rungs) for e in entries)
+    names = [*plan.objectives, *(n for n in COSTS if n not in plan.objectives and any(n in e.costs for e in ahead))]
+    out = [
+        f"# {study}", "",
+        f"{trained} trained, {count[TrialState.COMPLETE]} of them to the end of {full:g} epochs, {refused} refused before "
+        f"training, {count[TrialState.FAIL]} failed; {epochs(entries):.4g} epochs in all"
+        + (f" ({epochs(entries) / (trained * full):.0%} of training each to the end)." if trained else "."), "",
+    ]
+    if ahead:
+        units = [f"{n} ({OBJECTIVES[n][1]})" if OBJECTIVES[n][1] else n for n in names]
+        out += [f"| trial | {' | '.join(units)} | encoder |", "|---" * (len(names) + 2) + "|"]
+        for e in ahead:
+            cells = [f"{figures(e)[n]:.4g}" if n in figures(e) else "" for n in names]
+            out.append(f"| {e.number} | {' | '.join(cells)} | {shape(e.choice)} |")
+        out += ["", "The front: nothing trained to the end is better in every objective. Accuracy is on validation images.", ""]
+    failed: dict[str, int] = {}
+    for e in entries:
+        if e.state == TrialState.FAIL:
+            failed[e.reason] = failed.get(e.reason, 0) + 1
+    out += [f"failed: {reason} ({n} trials)" for reason, n in failed.items()]
+    return out
+
+
+def shape(choice: dict) -> str:
+    """A line that says what the encoder is."""
+    spec = choice["encoder"]
+    said = [spec["name"], f"{spec['image_size']} px", *(f"{k}={v}" for k, v in spec["arguments"].items())]
+    return " ".join(said + [f"{k}={v}" for k, v in choice["words"].items()]).replace("'", "").replace("|", "/")
+
+
+def picture(entries: Sequence[Entry], plan: Plan) -> bytes:
+    """The first two objectives: every trial that was trained, by how far; the front as a line."""
+    plt = _pyplot()
+    names = [*plan.objectives][:2]
+    two = len(names) > 1
+    figure, axis = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    trained = [e for e in entries if e.rungs]
+    for k, rung in enumerate(plan.halving.rungs):
+        there = [e for e in trained if len(e.rungs) == k + 1]
+        x = [e.rungs[-1]["values"][1] if two else e.number for e in there]
+        axis.scatter(x, [e.rungs[-1]["values"][0] for e in there], s=14 + 10 * k, alpha=0.7, color=COLOURS[k % len(COLOURS)],
+                     label=f"{rung:.3g} epochs")
+    ahead = sorted(best(entries, plan), key=lambda e: e.rungs[-1]["values"][1] if two else e.number)
+    x = [e.rungs[-1]["values"][1] if two else e.number for e in ahead]
+    axis.plot(x, [e.rungs[-1]["values"][0] for e in ahead], "k-", lw=1, zorder=0, label="front")
+    if two and min(e.rungs[-1]["values"][1] for e in trained) > 0:
+        axis.set_xscale("log")
+    axis.set(ylabel=_named(names[0]), xlabel=_named(names[1]) if two else "trial")
+    axis.legend(fontsize=8)
+    return _png(figure, plt)
+
+
+def history(entries: Sequence[Entry], plan: Plan) -> bytes:
+    """The front's hypervolume (or the best value) as trials end, over epochs trained."""
+    plt = _pyplot()
+    there = sorted(finished(entries), key=lambda e: (e.trial.datetime_complete, e.number))
+    values = np.array([e.rungs[-1]["values"] for e in there]) * np.array(plan.signs)
+    low, high = values.min(0), values.max(0)
+    reference = high + 0.1 * (high - low) + 1e-9
+    whole = float(np.prod(reference - low))
+    grown = [hypervolume(values[: i + 1], reference) / whole for i in range(len(values))]
+    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    axis.step(range(1, len(grown) + 1), grown, where="post", color=COLOURS[0])
+    axis.set(xlabel="trials trained to the end", ylabel="hypervolume, share of the box", ylim=(0, 1))
+    return _png(figure, plt)
+
+
+def _named(name: str) -> str:
+    _, unit, meaning = OBJECTIVES[name]
+    return f"{meaning}{f', {unit}' if unit else ''}"
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _png(figure, plt) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def main() -> int:
+    from nas import search
+
+    def again(words) -> int:
+        book = search.ledger(words)
+        write(book, search.plan(words), words.study)
+        return 0
+
+    return config.main(search.TOOL, again)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

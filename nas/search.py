@@ -1,0 +1,223 @@
+"""Search for encoders and hyperparameters, on this machine or with any number of others.
+
+    uv run python -m nas.search --study fashion --data fashion_mnist --trials 50
+    uv run python -m nas.search --study fashion --data fashion_mnist --trials 50 --storage postgresql+psycopg://…  # any node
+
+This process trains nothing. It starts workers, looks after them, shows how the study stands and reports at the end; it may be
+stopped at any time, and the same command goes on. Nothing here imports torch: a mistyped word is answered at once.
+"""
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from core import command, config
+from core.errors import Stopped
+from nas.words import COSTS, LEARNT, OBJECTIVES, STRATEGIES, NasWords
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = config.Tool(
+    module="nas.search",
+    primary=ROOT / "nas" / "search.yaml",
+    searched=(ROOT / "ssl", ROOT / "vision" / "config"),
+    summary="Search for encoders: python -m nas.search --study fashion --data fashion_mnist --trials 50",
+    words=NasWords,
+)
+WORKER = "NOLABEL_SEARCH_WORKER"  # set in the environment of a worker: its number on this machine
+RESTARTS = 20  # of a worker that is killed
+
+
+def main() -> int:
+    return config.main(TOOL, work if WORKER in os.environ else begin)
+
+
+def begin(words) -> int:
+    check(words)
+    return supervise(words)
+
+
+def check(words) -> None:
+    """Refuse what can be refused before anything is started."""
+    command.check(words)
+    from nas.sampler import SAMPLERS
+
+    wrong = {name: "more than 0" for name in ("trials", "rungs", "candidates", "interval") if not words[name] > 0}
+    wrong |= {} if words.factor > 1 else {"factor": "2 or more"}
+    wrong |= {} if words.parallel >= 0 else {"parallel": "0 or more"}
+    wrong |= {} if words.sampler in SAMPLERS else {"sampler": " or ".join(SAMPLERS)}
+    wrong |= {} if words.strategy in STRATEGIES else {"strategy": " or ".join(STRATEGIES)}
+    wrong |= {} if words.study and "/" not in words.study and words.study[0] != "." else {"study": "a name, such as fashion"}
+    named = words.objectives.split(",")
+    if len(set(named)) < len(named) or not set(named) <= set(OBJECTIVES):
+        wrong["objectives"] = f"some of {', '.join(OBJECTIVES)}, by commas, each once"
+    elif words.strategy == "train" and not set(named) & set(LEARNT):
+        wrong["objectives"] = f"with one that training shows ({', '.join(LEARNT)}), or strategy=proxy"
+    if words.steps:
+        wrong["steps"] = "left out: a search counts in epochs"
+    command.refuse(config.flat(words), wrong)
+    limits(words.limit)
+
+
+def limits(said: str) -> dict[str, float]:
+    """"macs:15,latency:2" → the most of each.  Raises ValueError."""
+    found = {}
+    for part in filter(None, said.replace(" ", "").split(",")):
+        name, _, most = part.partition(":")
+        try:
+            found[name] = float(most)
+        except ValueError as error:
+            raise ValueError(f"limit={said}: written name:number, such as macs:15") from error
+        if name not in COSTS:
+            raise ValueError(f"limit={said}: there are {', '.join(COSTS)}")
+    return found
+
+
+def plan(words):
+    from nas.scheduler import Halving, Plan
+
+    return Plan(
+        trials=words.trials, halving=Halving.of(words.epochs, words.rungs, words.factor),
+        objectives={name: OBJECTIVES[name][0] for name in words.objectives.split(",")}, limits=limits(words.limit),
+        sampler=words.sampler, seed=words.seed, interval=words.interval,
+    )
+
+
+def ledger(words):
+    from nas.ledger import Ledger
+
+    return Ledger(words.study, words.storage, plan(words).objectives, config.identity(words))
+
+
+# --------------------------------------------------------------------------------------------------------------- a worker
+
+
+def work(words) -> int:
+    from core import distributed
+
+    return distributed.guarded(partial(run, words))
+
+
+def run(words) -> int:
+    """A worker: takes trials until there are none."""
+    from core import distributed
+    from nas.objective import Train
+    from nas.scheduler import Worker
+
+    _die_with_parent()
+    evaluator = Train(words, distributed.pick_device(words.device, 0))
+    Worker(ledger(words), plan(words), evaluator).run()
+    return 0
+
+
+def _die_with_parent() -> None:
+    """Save and give back, should the process that started this one be killed. Linux only; elsewhere beats do it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+# --------------------------------------------------------------------------------------------------------------- them all
+
+
+class Crew:
+    """The workers of this machine."""
+
+    def __init__(self, words):
+        self.words, self.folder = words, config.expand("runs") / "nas" / words.study / "workers"
+        gpus = _gpus() if words.device in ("auto", "cuda") else []
+        self.gpus, self.size = gpus, words.parallel or len(gpus) or 1
+        self.processes: dict[int, subprocess.Popen] = {}
+        self.restarts = 0
+
+    def start(self, number: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {WORKER: str(number)}
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.size)))
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        with open(self.log(number), "ab") as log:
+            self.processes[number] = subprocess.Popen(
+                [sys.executable, "-m", TOOL.module, *self.words.chosen.words], env=environment, stdout=log, stderr=log,
+            )
+
+    def log(self, number: int) -> Path:
+        return self.folder / f"{os.uname().nodename}-{number}.log"
+
+    def tend(self) -> int | None:
+        """Start again who was killed or preempted.  → the exit code once all have ended, or one of them for good; else None"""
+        codes = {number: process.poll() for number, process in self.processes.items()}
+        for number, code in codes.items():
+            if code is not None and (code < 0 or code == Stopped.code) and self.restarts < RESTARTS:
+                self.restarts += 1
+                self.start(number)
+            elif code not in (None, 0):
+                self.stop()
+                print(self.last_line(number), file=sys.stderr)
+                return max(code, 1)
+        return 0 if all(code == 0 for code in codes.values()) else None
+
+    def last_line(self, number: int) -> str:
+        lines = self.log(number).read_text(errors="replace").strip().splitlines() or ["a worker ended without a word"]
+        return f"{lines[-1]} ({self.log(number)})"
+
+    def kill(self, worker: str) -> None:
+        """One of ours that hangs."""
+        for process in self.processes.values():
+            if process.poll() is None and worker.split(":")[1] == str(process.pid):
+                process.kill()
+
+    def stop(self) -> None:
+        """Ask all to save and give back, and wait for them."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            process.wait()
+
+
+def _gpus() -> list[str]:
+    """GPUs that this process may use, without asking torch."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is not None:
+        return [gpu for gpu in said.split(",") if gpu]
+    return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
+
+
+def supervise(words) -> int:
+    """Start workers, watch over the study, show it, report."""
+    from nas import report
+    from nas.ledger import Watch, machine
+
+    book, numbers, crew, stopped = ledger(words), plan(words), Crew(words), []
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.append(True))
+    watch, view = Watch(book, words.interval), report.View(numbers, words.study)
+    owners = {}
+    for i in range(crew.size):
+        crew.start(i)
+    try:
+        while (code := crew.tend()) is None and not stopped:
+            entries = book.entries()
+            owners |= {e.number: e.owner[0] for e in entries if e.owner[0]}
+            view.show(entries)
+            for lost in watch.look():
+                if (owners.get(lost) or "").startswith(machine() + ":"):
+                    crew.kill(owners[lost])
+            time.sleep(min(1.0, words.interval / 4))
+    finally:
+        crew.stop()
+        view.show(book.entries())
+        view.close()
+    report.write(book, numbers, words.study)
+    if stopped:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return Stopped.code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
