@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core import config
 
@@ -65,6 +66,12 @@ class Entry:
     @property
     def hash(self) -> str | None:
         return self.choice and self.choice["hash"]
+
+    @property
+    def asked(self) -> tuple[dict, dict[str, BaseDistribution]]:
+        """The parameters that a sampler chose, and what it chose among."""
+        distributions = {name: json_to_distribution(text) for name, text in self.choice["distributions"].items()}
+        return dict(self.choice["params"]), distributions
 
     @property
     def costs(self) -> dict[str, float]:
@@ -141,9 +148,8 @@ class Ledger:
 
     def begin(self) -> int:
         """A new trial, ours.  → its id"""
-        id = self.storage.create_new_trial(self.study._study_id)
-        self.set(id, "owner", [self.me, 0])
-        return id
+        ours = create_trial(state=TrialState.RUNNING, user_attrs={"owner": [self.me, 0]})
+        return self.storage.create_new_trial(self.study._study_id, ours)
 
     def claim(self, entry: Entry, goal: int | None = None) -> bool:
         """Take a waiting trial; False where another worker was first.  goal: the rung that it is now sent to."""
@@ -173,13 +179,18 @@ class Ledger:
         except UpdateFinishedTrialError as error:
             raise Lost(f"trial {id} is finished") from error
 
-    def choose(self, id: int, choice: dict, params: dict, distributions: dict, costs: dict[str, float]) -> None:
-        """Write down what is to be trained, whole or not at all; then what dashboards show."""
+    def choose(self, id: int, choice: dict, costs: dict[str, float]) -> None:
+        """Write down what is to be trained, in one write: it is there whole or not at all."""
         self.set(id, "costs", costs)
         self.set(id, "choice", choice)
+
+    def show(self, entry: Entry) -> None:
+        """The choice's parameters as Optuna's own, for dashboards; those that are not there yet."""
+        params, distributions = entry.asked
         for name, value in params.items():
-            internal = distributions[name].to_internal_repr(value)
-            self.storage.set_trial_param(id, name, internal, distributions[name])
+            if name not in entry.trial.params:
+                internal = distributions[name].to_internal_repr(value)
+                self.storage.set_trial_param(entry.id, name, internal, distributions[name])
 
     def reach(self, id: int, rungs: list[dict]) -> None:
         """All rungs so far, the last one new."""

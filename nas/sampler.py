@@ -3,7 +3,8 @@
 A sampler never sees the real study. For each proposal a study in memory is made of what is known, in which paused and refused
 trials teach too (in Optuna's own, NSGA-II and GP ignore them), and the sampler is seeded by the trial's number: a study
 that was cut anywhere and goes on proposes what it would have proposed. What was tried before is told again and asked anew,
-so nothing is trained twice.
+so nothing is trained twice; and what a choice costs is known before it is trained, so a proposal that exceeds a limit is told
+as such and drawn again, a few times over, before it becomes a trial.
 """
 import hashlib
 import warnings
@@ -45,39 +46,53 @@ class Known:
 @dataclass(frozen=True)
 class Proposal:
     choice: object  # what the space made of the parameters
+    costs: dict[str, float]
     params: dict
     distributions: dict[str, BaseDistribution]
     memory: dict
+    drawn: int  # how many were drawn until it was found
 
 
 def propose(
-    sampler: str, choose: Callable[[optuna.Trial], object], known: Sequence[Known], directions: Sequence[str], seed: int,
-    number: int, again: int = 0,
+    sampler: str, choose: Callable[[optuna.Trial], object], costs: Callable[[object], dict[str, float]],
+    limits: dict[str, float], known: Sequence[Known], directions: Sequence[str], seed: int, number: int, again: int = 0,
 ) -> Proposal:
-    """A choice that is not known yet, for the trial of this number.  choose: trial → something with a `.hash`.
+    """A choice that is not known yet, for the trial of this number; within the limits, where one was found soon.
 
-    again: how often this trial's choice was found to be another worker's too.  Raises Exhausted.
+    choose: trial → something with a `.hash`.  costs: that → its costs.  limits: cost → the most of it.  again: how often this
+    trial's choice was found to be another worker's too.  Raises Exhausted.
     """
     taken = {k.hash: k for k in known}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = rebuilt(known, directions)
         for attempt in range(AT_RANDOM):
-            kind = sampler if attempt < ASKED else "random"
-            study.sampler = make(kind, seeded(seed, number, again, attempt))
+            asking = attempt < ASKED
+            study.sampler = make(sampler if asking else "random", seeded(seed, number, again, attempt))
             trial = study.ask()
             choice = choose(trial)
-            frozen = study.trials[trial.number]
-            if choice.hash not in taken:
-                memory = {k: v for k, v in frozen.system_attrs.items() if KEPT in k}
-                return Proposal(choice, frozen.params, frozen.distributions, memory)
-            tell_again(study, trial, taken[choice.hash])
+            if choice.hash in taken:
+                tell(study, trial, taken[choice.hash] if asking else None)
+                continue
+            found = costs(choice)
+            over = excess(found, limits)
+            if asking and any(by > 0 for by in over.values()):
+                tell(study, trial, Known(number, choice.hash, {}, {}, worst(known, directions), over))
+                continue
+            attributes = study._storage.get_trial_system_attrs(trial._trial_id)
+            memory = {k: v for k, v in attributes.items() if KEPT in k}
+            return Proposal(choice, found, trial.params, trial.distributions, memory, attempt + 1)
     raise Exhausted(f"the space holds no more than {len(taken)} choices, and all were tried")
 
 
-def tell_again(study: optuna.Study, trial: optuna.Trial, known: Known) -> None:
-    """The sampler learns the remembered value."""
-    if known.values is None or known.pending:
+def excess(costs: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
+    """Limit → by how much it is exceeded; at most 0 where it is kept."""
+    return {name: costs[name] - most for name, most in limits.items()}
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, known: Known | None) -> None:
+    """The sampler learns the remembered value, where there is one."""
+    if known is None or known.values is None or known.pending:
         study.tell(trial, state=TrialState.FAIL)
         return
     for name, by in known.violations.items():
@@ -85,24 +100,29 @@ def tell_again(study: optuna.Study, trial: optuna.Trial, known: Known) -> None:
     study.tell(trial, known.values)
 
 
+def worst(known: Sequence[Known], directions: Sequence[str]) -> list[float]:
+    """The worst value seen in each objective: what refused choices are said to be worth."""
+    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
+    values = [k.values for k in known if k.values is not None and not k.pending]
+    return (np.max(np.array(values) * signs, axis=0) * signs).tolist() if values else [0.0] * len(signs)
+
+
 def rebuilt(known: Sequence[Known], directions: Sequence[str]) -> optuna.Study:
     """A study in memory of what is known. Refused trials have the worst value seen; pending ones are running."""
     study = optuna.create_study(directions=list(directions), sampler=RandomSampler(0))
-    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-    values = [k.values for k in known if k.values is not None and not k.pending]
-    worst = (np.max(np.array(values) * signs, axis=0) * signs).tolist() if values else [0.0] * len(signs)
     limits = sorted({name for k in known for name in k.violations})
+    otherwise = worst(known, directions)
     for k in sorted(known, key=lambda k: k.number):
-        study.add_trial(frozen(k, worst, limits))
+        study.add_trial(frozen(k, otherwise, limits))
     return study
 
 
-def frozen(k: Known, worst: list[float], limits: list[str]) -> FrozenTrial:
+def frozen(k: Known, otherwise: list[float], limits: list[str]) -> FrozenTrial:
     attrs = k.memory | {f"constraints:{name}": k.violations.get(name, 0.0) for name in limits}
     shared = dict(params=k.params, distributions=k.distributions, system_attrs=attrs)
     if k.pending:
         return create_trial(state=TrialState.RUNNING, **shared)
-    return create_trial(state=TrialState.COMPLETE, values=k.values or worst, **shared)
+    return create_trial(state=TrialState.COMPLETE, values=k.values or otherwise, **shared)
 
 
 def seeded(*numbers: int) -> int:

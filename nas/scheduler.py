@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
@@ -20,6 +21,7 @@ from nas.ledger import Entry, Ledger, Lost, Watch
 from nas.pareto import order
 from nas.sampler import Known
 
+REFUSED = 20  # times the trials: so many refused, and the limits leave nothing
 HOPELESS = 5  # failures and not one success, after which the study itself is at fault
 
 
@@ -150,6 +152,9 @@ class Worker:
             if ledger.entry(id).choice is None and not self.propose(id):
                 return
             entry = ledger.entry(id)
+            ledger.show(entry)
+            if self.refused(entry):
+                return
             rungs, goal = list(entry.rungs), max(1, entry.goal)
             ledger.set(id, "goal", goal)
             choice, beat = entry.choice, Beat(ledger, id, plan.interval, lambda: self.stop)
@@ -175,30 +180,36 @@ class Worker:
             self._hopeful()
 
     def propose(self, id: int) -> bool:
-        """Choose for this trial what no other has; False where limits refuse it or nothing is left."""
+        """Choose for this trial what no other has; False where nothing is left."""
         ledger, plan, again = self.ledger, self.plan, 0
         while True:
             entries = ledger.entries()
             others = known([e for e in entries if e.id != id], plan)
-            number = ledger.entry(id).number
-            directions = list(plan.objectives.values())
+            number, directions, judge = ledger.entry(id).number, list(plan.objectives.values()), self.evaluator
             try:
-                p = sampler.propose(plan.sampler, self.evaluator.choose, others, directions, plan.seed, number, again)
+                if sum(e.refused for e in entries) > REFUSED * plan.trials:
+                    raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
+                p = sampler.propose(
+                    plan.sampler, judge.choose, judge.costs, plan.limits, others, directions, plan.seed, number, again
+                )
             except sampler.Exhausted as end:
                 self.exhausted = True
                 ledger.refuse(id, str(end), {})
                 return False
-            costs = self.evaluator.costs(p.choice)
-            said = p.choice.json | {"hash": p.choice.hash, "memory": p.memory, "asked": sorted(p.params)}
-            ledger.choose(id, said, p.params, p.distributions, costs)
-            over = {name: costs[name] - most for name, most in plan.limits.items()}
-            if any(by > 0 for by in over.values()):
-                text = ", ".join(f"{name} {costs[name]:.4g} > {plan.limits[name]:g}" for name, by in over.items() if by > 0)
-                ledger.refuse(id, text, over)
-                return False
+            distributions = {name: distribution_to_json(d) for name, d in p.distributions.items()}
+            said = {"hash": p.choice.hash, "params": p.params, "distributions": distributions, "memory": p.memory}
+            ledger.choose(id, p.choice.json | said | {"drawn": p.drawn}, p.costs)
             if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
                 return True
             again += 1  # another worker chose the same in this moment: both look again
+
+    def refused(self, entry: Entry) -> bool:
+        """Does it exceed a limit?  It is told so, and not trained."""
+        over = sampler.excess(entry.costs, self.plan.limits)
+        said = [f"{name} {entry.costs[name]:.4g} > {self.plan.limits[name]:g}" for name, by in over.items() if by > 0]
+        if said:
+            self.ledger.refuse(entry.id, ", ".join(said), over)
+        return bool(said)
 
     def _hopeful(self) -> None:
         entries = self.ledger.entries()
@@ -216,10 +227,8 @@ def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:
     for e in entries:
         if e.choice is None:
             continue
-        over = {name: e.costs[name] - most for name, most in plan.limits.items() if name in e.costs}
         values = e.rungs[-1]["values"] if e.rungs else None
         pending = values is None and e.state in (TrialState.RUNNING, TrialState.WAITING)
-        params = {name: e.trial.params[name] for name in e.choice["asked"] if name in e.trial.params}
-        distributions = {name: e.trial.distributions[name] for name in params}
-        found.append(Known(e.number, e.hash, params, distributions, values, over, pending, e.choice["memory"]))
+        over = sampler.excess(e.costs, plan.limits)
+        found.append(Known(e.number, e.hash, *e.asked, values, over, pending, e.choice["memory"]))
     return found

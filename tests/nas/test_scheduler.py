@@ -1,0 +1,289 @@
+"""The ledger and the scheduler in one process: cuts, limits, failures, memory of what was tried, halving."""
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from core.errors import RunError, Stopped
+from nas import ledger as ledgers
+from nas.ledger import Ledger, Watch
+from nas.scheduler import Halving, Plan, Worker
+from tests.nas.stand_in import worth
+
+OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
+WRITES = ("create_new_trial", "set_trial_user_attr", "set_trial_system_attr", "set_trial_param", "set_trial_state_values",
+          "set_trial_intermediate_value")
+
+
+class Cut(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture(autouse=True)
+def in_memory(monkeypatch):
+    """One storage a test, kept while ledgers come and go as processes would."""
+    kept = {}
+    monkeypatch.setattr(ledgers, "open_storage", lambda said, name: kept.setdefault(said, InMemoryStorage()))
+    return kept
+
+
+class Judge:
+    """An evaluator of `size`**3 choices.  broken: choice's hash → exception; counts epochs where they are trained."""
+
+    def __init__(self, size: int = 4, broken=None):
+        self.size, self.broken, self.done, self.spent, self.trained = size, broken or {}, {}, 0, []
+
+    def choose(self, trial):
+        point = [trial.suggest_categorical(name, list(range(self.size))) for name in "ab"]
+        point.append(trial.suggest_int("c", 0, self.size - 1))
+        return SimpleNamespace(json={"point": point}, hash=optuna_free_hash(point))
+
+    def costs(self, choice):
+        return {"macs": float(sum(choice.json["point"]))}
+
+    def advance(self, choice, entry, epochs, beat):
+        assert entry.state == TrialState.RUNNING
+        beat()
+        for match, error in self.broken.items():
+            if match(choice["point"]):
+                raise error
+        if choice["hash"] not in self.done:
+            self.trained.append(choice["hash"])
+        self.spent += epochs - self.done.get(choice["hash"], 0)
+        self.done[choice["hash"]] = epochs
+        return {"knn": worth(choice["hash"], epochs)}
+
+
+def optuna_free_hash(point: list[int]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(point).encode()).hexdigest()[:16]
+
+
+def plan(trials=12, sampler="tpe", rungs=3, limits=None, interval=0.001, seed=0) -> Plan:
+    return Plan(trials, Halving.of(9, rungs, 3), OBJECTIVES, limits or {}, sampler, seed, interval)
+
+
+def book(storage: str = "one") -> Ledger:
+    return Ledger("study", storage, OBJECTIVES, {"a": 1})
+
+
+def table(entries) -> list[tuple]:
+    return [(e.number, e.state.name, e.hash, e.trial.params, e.rungs, e.reason, e.goal, e.trial.values if e.rungs else None)
+            for e in entries]
+
+
+# ------------------------------------------------------------------------------------------------------------------ cuts
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
+def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memory, monkeypatch):
+    limits = {"macs": 7.0}
+    whole, judge = book("whole"), Judge()
+    Worker(whole, plan(sampler=sampler, limits=limits), judge).run()
+    expected = table(whole.entries())
+    assert {"COMPLETE", "PRUNED"} <= {row[1] for row in expected}
+    assert sum(e.choice["drawn"] > 1 for e in whole.entries()) > 1, "a limit should have had some drawn again"
+    dice, cuts = np.random.RandomState(0), 0
+    for case in range(12):
+        storage = f"cut {case}"
+        cut_judge = Judge()
+        for _ in range(50):
+            try:
+                current = book(storage)
+                monkeypatch.setattr(ledgers, "gone", lambda worker, me=current.me: worker != me)
+                cutting(monkeypatch, in_memory[storage], dice.randint(1, 60), before=bool(dice.randint(2)))
+                Worker(current, plan(sampler=sampler, limits=limits), cut_judge).run()
+                break
+            except Cut:
+                cuts += 1
+        assert table(book(storage).entries()) == expected
+        assert cut_judge.spent == judge.spent  # checkpoints lie where they were: nothing is trained twice
+    assert cuts > 24
+
+
+def cutting(monkeypatch, storage, count: int, before: bool) -> None:
+    """The process ends at the count-th write, before it or after it."""
+    left = [count]
+    for name in WRITES:
+        real = getattr(InMemoryStorage, name)
+
+        def write(*arguments, real=real, **named):
+            left[0] -= 1
+            if left[0] == 0 and before:
+                raise Cut
+            value = real(storage, *arguments, **named)
+            if left[0] == 0:
+                raise Cut
+            return value
+
+        monkeypatch.setattr(storage, name, write)
+
+
+def test_a_signal_gives_the_trial_back_and_the_same_study_goes_on():
+    whole = book("whole")
+    Worker(whole, plan(), Judge()).run()
+    part, judge = book("part"), Judge()
+    for _ in range(40):
+        worker = Worker(part, plan(interval=60), judge)
+        calls = []
+
+        def advance(*arguments, worker=worker, calls=calls):
+            calls.append(1)
+            worker.stop = len(calls) == 2
+            return Judge.advance(judge, *arguments)
+
+        worker.evaluator = SimpleNamespace(choose=judge.choose, costs=judge.costs, advance=advance)
+        try:
+            worker.run()
+            break
+        except Stopped:
+            assert not [e for e in part.entries() if e.state == TrialState.RUNNING]
+    assert table(part.entries()) == table(whole.entries())
+
+
+# --------------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "evolution", "random"])
+def test_nothing_is_trained_twice_and_an_exhausted_space_ends_the_study(sampler):
+    judge, current = Judge(size=3), book()
+    trials = 12 if sampler == "gp" else 40
+    Worker(current, plan(trials, sampler, rungs=1), judge).run()
+    hashes = [e.hash for e in current.entries() if not e.refused]
+    assert len(hashes) == len(set(hashes)) == len(judge.trained) == min(27, trials)
+    if trials > 27:
+        assert "tried" in current.entries()[-1].reason
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])
+def test_nothing_is_trained_beyond_limits_and_late_proposals_keep_them(sampler):
+    judge, current = Judge(size=12), book()
+    Worker(current, plan(60, sampler, rungs=1, limits={"macs": 9.0}), judge).run()
+    entries = current.entries()
+    assert all(e.costs["macs"] <= 9 for e in entries if e.rungs)
+    assert judge.spent == 60 * 9
+    late = entries[len(entries) // 2 :]
+    assert sum(not e.refused for e in late) / len(late) >= 0.9  # of all points: one in eight
+
+
+def test_what_limits_leave_no_room_for_is_refused_with_the_reason():
+    judge, current = Judge(size=4), book()
+    Worker(current, plan(3, "random", rungs=1, limits={"macs": 0.0}), judge).run()
+    refused = [e for e in current.entries() if e.refused and e.choice]
+    assert len(judge.trained) == 1  # 0, 0, 0
+    assert all(e.state == TrialState.PRUNED and e.trial.constraints["macs"] > 0 for e in refused)
+    assert any(e.reason == f"macs {e.costs['macs']:.4g} > 0" for e in refused)
+    assert "hardly anything keeps within" in current.entries()[-1].reason or "tried" in current.entries()[-1].reason
+
+
+def test_a_trial_that_fails_is_recorded_and_the_study_goes_on():
+    broken = {lambda p: p[0] == 1: MemoryError("CUDA out of memory"), lambda p: p[1] == 2: RunError("the loss is nan")}
+    current = book()
+    Worker(current, plan(20, "random", rungs=1), Judge(broken=broken)).run()
+    states = [e.state for e in current.entries()]
+    assert states.count(TrialState.FAIL) > 2
+    assert len(states) == 20
+    reasons = {e.reason for e in current.entries() if e.state == TrialState.FAIL}
+    assert reasons == {"MemoryError: CUDA out of memory", "RunError: the loss is nan"}
+
+
+def test_where_nothing_succeeds_the_study_says_why():
+    with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: OSError: no space"):
+        Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no space")})).run()
+
+
+def test_an_objective_that_is_no_number_fails_its_trial():
+    judge, current = Judge(), book()
+    judge.advance = lambda choice, entry, epochs, beat: {"knn": float("nan") if entry.number % 2 else 1.0}
+    Worker(current, plan(6, "random"), judge).run()
+    assert [e.state == TrialState.FAIL for e in current.entries()] == [False, True] * 3
+
+
+# ----------------------------------------------------------------------------------------------------------------- workers
+
+
+def test_a_lost_worker_is_noticed_after_two_intervals_and_no_sooner(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(ledgers.time, "monotonic", lambda: clock[0])
+    current, watch = book(), None
+    id = current.begin()
+    watch = Watch(current, 10)
+    assert watch.look() == []
+    clock[0] += 19
+    current.beat(id)
+    assert watch.look() == []
+    clock[0] += 19.9
+    assert watch.look() == []
+    clock[0] += 0.2
+    assert watch.look() == [0]
+    assert current.entry(id).given_back
+    with pytest.raises(ledgers.Lost):
+        current.beat(id)
+    with pytest.raises(ledgers.Lost):
+        current.reach(id, [{"epochs": 1, "values": [1.0, 1.0], "figures": {}}])
+
+
+def test_a_trial_whose_workers_are_lost_again_and_again_fails(monkeypatch):
+    current = book()
+    id = current.begin()
+    monkeypatch.setattr(ledgers, "gone", lambda worker: True)
+    for _ in range(ledgers.ATTEMPTS - 1):
+        Watch(current, 10).look()
+        assert current.claim(current.entry(id))
+    Watch(current, 10).look()
+    assert current.entry(id).state == TrialState.FAIL
+    assert "lost" in current.entry(id).reason
+
+
+def test_a_waiting_trial_is_claimed_once():
+    current, other = book(), book()
+    id = current.begin()
+    current.pause(id)
+    seen = current.entry(id)
+    assert current.claim(seen)
+    assert not other.claim(seen)
+
+
+def test_another_configuration_may_not_join():
+    book()
+    with pytest.raises(ValueError, match="study=study was begun with other settings \\(a: 1 → 2\\); give another study"):
+        Ledger("study", "one", OBJECTIVES, {"a": 2})
+
+
+def test_more_trials_go_on_with_the_study():
+    judge = Judge()
+    Worker(book(), plan(5, "random", rungs=1), judge).run()
+    Worker(book(), plan(9, "random", rungs=1), judge).run()
+    assert len(book().entries()) == len(judge.trained) == 9
+    whole = book("whole")
+    Worker(whole, plan(9, "random", rungs=1), Judge()).run()
+    assert table(book().entries()) == table(whole.entries())
+
+
+# ----------------------------------------------------------------------------------------------------------------- halving
+
+
+def test_rungs_are_geometric_and_promotion_costs_the_difference():
+    assert Halving.of(9, 3, 3).rungs == (1, 3, 9)
+    judge, current = Judge(size=6), book()
+    Worker(current, plan(27, "random"), judge).run()
+    reached = [len(e.rungs) for e in current.entries()]
+    assert (reached.count(3), sum(n >= 2 for n in reached)) == (3, 9) or reached.count(3) > 3  # asynchronous: early ones too
+    assert judge.spent == sum((1, 3, 9)[n - 1] for n in reached)
+    ends = [TrialState.COMPLETE if n == 3 else TrialState.PRUNED for n in reached]
+    assert [e.state for e in current.entries()] == ends
+    stayed = [e for e, n in zip(current.entries(), reached, strict=True) if n < 3]
+    assert all("stayed behind" in e.reason for e in stayed)
+
+
+def test_with_one_objective_the_best_third_is_sent_on():
+    one, judge = {"knn": "maximize"}, Judge(size=6)
+    current = Ledger("study", "single", one, {})
+    Worker(current, Plan(27, Halving.of(9, 2, 3), one, {}, "random", 0, 1.0), judge).run()
+    first = sorted((e.rungs[0]["values"][0] for e in current.entries()), reverse=True)
+    sent_on = [e.rungs[0]["values"][0] for e in current.entries() if len(e.rungs) == 2]
+    assert set(first[:9]) <= set(sent_on)

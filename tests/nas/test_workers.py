@@ -1,0 +1,145 @@
+"""Workers that are terminated, killed and stopped at random moments: every trial ends, none is lost, none is trained twice."""
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from nas.ledger import Ledger
+from nas.scheduler import Worker
+from tests.nas.stand_in import StandIn, plan
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERVAL = 0.6
+SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP)
+
+
+def binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory):
+    """A database server of our own on a free port, as another user where we are root, who may not run one."""
+    if binaries() is None:
+        pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
+    folder = Path("/tmp") / f"nolabel-postgresql-{os.getpid()}"
+    folder.mkdir()
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    if user:
+        shutil.chown(folder, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, run = folder / "data", dict(check=True, stdout=subprocess.DEVNULL, cwd="/")
+    subprocess.run([*user, str(binaries() / "initdb"), "-D", str(data), "-U", "us", "--auth=trust"], **run)
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    control = [*user, str(binaries() / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
+    subprocess.run([*control, "-o", settings, "start"], **run)
+    yield f"postgresql+psycopg://us@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], **run)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(storage: str, folder: Path, trials: int, rungs: int) -> subprocess.Popen:
+    words = [sys.executable, "-m", "tests.nas.stand_in", storage, str(folder), str(trials), str(rungs), str(INTERVAL)]
+    return subprocess.Popen(words, cwd=ROOT, stderr=open(folder.parent / "errors", "a"))
+
+
+def disturbed(storage: str, folder: Path, trials: int, rungs: int, disturbances: int, seed: int) -> list[str]:
+    """Four workers until all is done; meanwhile signals to one of them at random moments.  → what was sent"""
+    dice, sent = random.Random(seed), []
+    folder.mkdir()
+    crew, asleep = [start(storage, folder, trials, rungs) for _ in range(4)], []
+    limit = time.monotonic() + 150
+    try:
+        time.sleep(4)  # they are importing
+        while any(worker.poll() is None for worker in crew):
+            assert time.monotonic() < limit, "it does not end"
+            time.sleep(dice.uniform(0.2, 0.8))
+            for worker, since in list(asleep):
+                if time.monotonic() - since > 3 * INTERVAL:
+                    worker.send_signal(signal.SIGCONT)
+                    asleep.remove((worker, since))
+            if len(sent) < disturbances:
+                worker = dice.choice(crew)
+                if worker.poll() is None and worker not in [w for w, _ in asleep]:
+                    number = SIGNALS[len(sent) % 3]
+                    worker.send_signal(number)
+                    sent.append(number.name)
+                    if number == signal.SIGSTOP:
+                        asleep.append((worker, time.monotonic()))
+                    else:
+                        worker.wait()
+            crew = [w if w.poll() is None or w.returncode == 0 else start(storage, folder, trials, rungs) for w in crew]
+    finally:
+        for worker in crew:
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait()
+    return sent
+
+
+def table(storage: str, rungs: int) -> list[tuple]:
+    numbers = plan(1, rungs, INTERVAL)
+    entries = Ledger("study", storage, numbers.objectives, {"rungs": str(rungs)}).entries()
+    ends = TrialState.COMPLETE, TrialState.PRUNED
+    assert all(e.state in ends for e in entries), [(e.number, e.state, e.reason) for e in entries]
+    return [(e.hash, [(r["epochs"], r["values"]) for r in e.rungs]) for e in entries if not e.refused]
+
+
+def alone(folder: Path, trials: int, rungs: int) -> list[tuple]:
+    """The undisturbed study of one worker."""
+    numbers, storage = plan(trials, rungs, 60), str(folder / "alone.log")
+    Worker(Ledger("study", storage, numbers.objectives, {"rungs": str(rungs)}), numbers, StandIn(folder / "alone")).run()
+    return table(storage, rungs)
+
+
+def epochs_trained(folder: Path) -> dict[tuple[str, str], int]:
+    found: dict = {}
+    for line in (folder / "log").read_text().splitlines():
+        number, epoch, _ = line.split()
+        found[number, epoch] = found.get((number, epoch), 0) + 1
+    return found
+
+
+def hold(storage: str, tmp_path: Path, seed: int) -> None:
+    trials, folder = 60, tmp_path / "runs"
+    sent = disturbed(storage, folder, trials, 1, 9, seed)
+    assert sorted(set(sent)) == ["SIGKILL", "SIGSTOP", "SIGTERM"]
+    found, undisturbed = table(storage, 1), alone(tmp_path, trials, 1)
+    assert len(found) == trials == len({hash for hash, _ in found})
+    assert sorted(found) == sorted(undisturbed)
+    again = {key: n for key, n in epochs_trained(folder).items() if n > 1}
+    # only what a worker was at when it was hit may be done again, and what one that slept did after it woke
+    assert sum(n - 1 for n in again.values()) <= len(sent), again
+
+
+def test_a_journal_holds(tmp_path):
+    hold(str(tmp_path / "journal.log"), tmp_path, 0)
+
+
+def test_postgresql_holds(tmp_path, postgresql):
+    hold(postgresql, tmp_path, 1)
+
+
+def test_halving_holds(tmp_path):
+    """Which trials are sent on depends on who was first; what each has reached, and that all have ended, does not."""
+    storage, trials, folder = str(tmp_path / "journal.log"), 30, tmp_path / "runs"
+    disturbed(storage, folder, trials, 3, 6, 2)
+    found, undisturbed = table(storage, 3), dict(alone(tmp_path, trials, 3))
+    assert sorted(hash for hash, _ in found) == sorted(undisturbed)
+    reached = [len(rungs) for _, rungs in found]
+    assert reached.count(3) >= trials // 9
+    assert sum(n >= 2 for n in reached) >= trials // 3
+    for hash, rungs in found:
+        both = min(len(rungs), len(undisturbed[hash]))
+        assert rungs[:both] == undisturbed[hash][:both]
