@@ -121,8 +121,12 @@ def _published(name: str) -> tuple[dict, str, dict]:
 
 
 def tuples(arguments: dict) -> dict:
-    """As JSON gave them → as Python takes them."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    """As JSON gave them → as Python takes them: lists, in lists too, are tuples."""
+    return {name: _tuple(value) for name, value in arguments.items()}
+
+
+def _tuple(value):
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def pretrained_input(name: str) -> tuple[tuple[float, ...], tuple[float, ...], int] | None:

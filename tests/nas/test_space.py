@@ -1,0 +1,107 @@
+"""Spaces: every point is an encoder that works, has one hash, and survives JSON; words to tune and spaces of one's own."""
+import json
+
+import optuna
+import pytest
+import torch
+
+from nas import space
+from nas.space import Choice
+from vision import artifact, cost, encoders
+from vision.augment import Recipe
+
+FLAT = {"optim.lr": 0.4, "method.temperature": 0.2, "method.hidden": 2048, "augment.brightness": 0.8, "augment.contrast": 0.8,
+        "augment.saturation": 0.8, "augment.hue": 0.2, "method.name": "x", "compile": False}
+
+
+def drawn(name, size, count, channels=1, tune=(), seed=0):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    return [space.choose(study.ask(), space.named(name), channels, size, list(tune), FLAT) for _ in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def silent():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet", 8), ("resnet", 28), ("resnet", 64), ("mobile", 28), ("vit", 28), ("vit", 32)])
+def test_every_point_is_an_encoder_and_its_file_holds_it(name, size, tmp_path):
+    for choice in drawn(name, size, 6):
+        encoder = encoders.build(choice.spec).eval()
+        x = torch.randn(2, 1, choice.spec.image_size, choice.spec.image_size)
+        assert encoder(x).shape == (2, encoder.dim)
+        assert cost.macs(encoder) > 0
+        path = tmp_path / f"{choice.hash}.safetensors"
+        path.write_bytes(artifact.dumps(encoder, Recipe(choice.spec.image_size, [0.5], [0.5], views=1), {}))
+        again, _ = artifact.load(path)
+        assert torch.equal(again(x), encoder(x))
+
+
+def test_a_searched_encoder_loads_with_timm_and_the_lines_that_reports_show(tmp_path):
+    choice = drawn("resnet", 28, 1)[0]
+    encoder, path = encoders.build(choice.spec).eval(), tmp_path / "encoder.safetensors"
+    path.write_bytes(artifact.dumps(encoder, Recipe(choice.spec.image_size, [0.5], [0.5], views=1), {}))
+    names = {}
+    exec("import safetensors.torch, timm, torch\n" + artifact.snippet(artifact.read_card(path), str(path)), names)
+    x = torch.randn(2, 1, choice.spec.image_size, choice.spec.image_size)
+    assert torch.equal(names["model"](x), encoder(x))
+
+
+def test_hashes_tell_choices_apart_and_survive_json():
+    choices = drawn("resnet", 28, 40, tune=space.tuned("lr,temperature", FLAT))
+    assert len({c.hash for c in choices}) == 40
+    for c in choices:
+        again = Choice.from_json(json.loads(json.dumps(c.json)))
+        assert again == c
+        assert again.hash == c.hash
+    one = Choice(choices[0].spec, {"a": 1, "b": 2})
+    assert one.hash == Choice(choices[0].spec, {"b": 2, "a": 1}).hash != Choice(choices[0].spec, {"a": 1, "b": 3}).hash
+
+
+def test_the_same_parameters_are_the_same_choice():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(1))
+    trial = study.ask()
+    first = space.choose(trial, space.resnet, 1, 28, [], {})
+    assert space.choose(optuna.trial.FixedTrial(trial.params), space.resnet, 1, 28, [], {}) == first
+
+
+def test_what_is_tuned_stays_in_its_range():
+    tune = space.tuned("lr,temperature:0.1:0.5,hidden,strength", FLAT)
+    assert tune == [("optim.lr", 0.1, 1.6, False), ("method.temperature", 0.1, 0.5, False), ("method.hidden", 512, 8192, True),
+                    ("augment.strength", 0.25, 4.0, False)]
+    for choice in drawn("tabular", 14, 30, tune=tune):
+        words = choice.words
+        assert 0.1 <= words["optim.lr"] <= 1.6
+        assert 0.1 <= words["method.temperature"] <= 0.5
+        assert words["method.hidden"] in (512, 1024, 2048, 4096, 8192)
+        assert words["augment.hue"] <= 0.5
+        assert words["augment.brightness"] <= 1.0
+        assert "augment.strength" not in words
+
+
+@pytest.mark.parametrize(("said", "right"), [
+    ("nonsense", "must be a word whose value is a number above 0"), ("lr:1", "a range is written lr:low:high"),
+    ("lr:2:1", "must rise"), ("compile", "number above 0"), ("lr:a:b", "a range is written"),
+])
+def test_a_wrong_word_to_tune_is_refused(said, right):
+    with pytest.raises(ValueError, match=right):
+        space.tuned(said, FLAT)
+
+
+def test_a_space_of_ones_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(trial, channels, size):\n    return trial.suggest_categorical('n', ['lenet5', 'tiny'])\n")
+    assert {c.spec.name for c in drawn(f"{file}:mine", 28, 12)} == {"lenet5", "resnet18d"}
+    with pytest.raises(ValueError, match="has no function other"):
+        space.named(f"{file}:other")
+    with pytest.raises(ValueError, match="there is no file"):
+        space.named(f"{tmp_path}/none.py:mine")
+    file.write_text("1 / 0")
+    with pytest.raises(ValueError, match="cannot be run: ZeroDivisionError"):
+        space.named(f"{file}:mine")
+
+
+def test_names_of_timm():
+    assert {c.spec.name for c in drawn("names:lenet5,mobilenetv3_small_050", 28, 12)} == {"lenet5", "mobilenetv3_small_050"}
+    with pytest.raises(ValueError, match="there are resnet, mobile, vit"):
+        space.named("resnets")
