@@ -52,7 +52,7 @@ def without_labels(teacher: str, seed: int, epochs: float) -> dict[str, float]:
 def with_labels(teacher: str, seed: int, epochs: float, teachers_epochs: float) -> dict[str, float]:
     """Test accuracy of classifiers: teacher, student from scratch, student after the teacher by each method."""
     tool, found = "linear_eval.finetune", {}
-    tuned = command(tool, RUNS / f"teacher-{seed}", seed, teachers_epochs, f"--encoder={teacher}", "--checks=1")
+    tuned = command(tool, RUNS / f"teacher-{seed}", seed, teachers_epochs, f"--encoder={teacher}", "--checks=1", *SGD)
     scratch = command(tool, RUNS / f"scratch-{seed}", seed, epochs, f"--encoder={STUDENT}", "--checks=1", *SGD)
     words = (
         f"--teacher={tuned / 'classifier.safetensors'}", f"--student={STUDENT}",
@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="without labels")
     parser.add_argument("--labelled_seeds", type=int, nargs="*", default=[0, 1, 2], help="with labels")
     parser.add_argument("--epochs", type=float, default=5, help="of the student, alone and distilled")
-    parser.add_argument("--teachers_epochs", type=float, default=2, help="of the teacher's fine-tuning")
+    parser.add_argument("--teachers_epochs", type=float, default=4, help="of the teacher's fine-tuning")
     given = parser.parse_args()
     each: dict[str, list[float]] = {}
     jobs = [partial(without_labels, given.teacher, seed, given.epochs) for seed in given.seeds]

@@ -27,7 +27,7 @@ from pathlib import Path
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -118,7 +118,7 @@ class Ledger:
     Raises ValueError where the study was begun with other settings, or the storage cannot be reached.
     """
 
-    def __init__(self, name: str, storage: str, objectives: dict[str, str], settings: dict):
+    def __init__(self, name: str, storage: str | BaseStorage, objectives: dict[str, str], settings: dict):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             self.study = optuna.create_study(
@@ -294,8 +294,10 @@ def gone(worker: str | None) -> bool:
         return True
 
 
-def open_storage(said: str, name: str) -> optuna.storages.BaseStorage:
-    """"auto" (runs/nas/<study>/journal.log), a file's path (a journal), or a database's URL."""
+def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:
+    """"auto" (runs/nas/<study>/journal.log), a file's path (a journal), a database's URL, or what is open already."""
+    if isinstance(said, BaseStorage):
+        return said
     if "://" in said:
         return RDBStorage(said, engine_kwargs={"pool_pre_ping": True})
     path = folder(name) / "journal.log" if said == "auto" else config.expand(said)

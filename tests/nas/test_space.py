@@ -24,7 +24,9 @@ def silent():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet", 8), ("resnet", 28), ("resnet", 64), ("mobile", 28), ("vit", 28), ("vit", 32)])
+@pytest.mark.parametrize(("name", "size"), [
+    ("resnet", 8), ("resnet", 28), ("resnet", 64), ("mobile", 28), ("vit", 28), ("vit", 32),
+])
 def test_every_point_is_an_encoder_and_its_file_holds_it(name, size, tmp_path):
     for choice in drawn(name, size, 6):
         encoder = encoders.build(choice.spec).eval()
