@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import ssl.pretrain
@@ -17,10 +18,10 @@ from core import checkpoint, command, config
 from core.distributed import World
 from core.errors import RunError, Stopped
 from core.words import PretrainWords, types_of
-from linear_eval.features import collect, evenly, of_encoder, rankme
+from linear_eval.features import collect, evenly, images_of, of_encoder, plain, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import linear
-from nas import ledger, space
+from nas import ledger, proxies, space
 from nas.ledger import Entry
 from nas.space import Choice
 from nas.words import NasWords
@@ -30,6 +31,7 @@ from vision.build import build_data
 
 BANK = 10_000  # training images that vote, evenly drawn
 BATCH = 64  # of latency_batch
+SCORED = 64  # images that a proxy sees at a time
 OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
 
 
@@ -79,6 +81,44 @@ class Train:
         if "latency_batch" in names:
             found["latency_batch"] = cost.latency(encoder, self.device, BATCH)["p50"]
         return found
+
+    def best(self, choices: list[Choice]) -> int:
+        """Which of these `words.proxy` would train."""
+        found = [self.foretold(choice) for choice in choices]
+        return int(np.argmax(proxies.az_score(found) if self.words.proxy == "az" else found))
+
+    def foretold(self, choice: Choice) -> float | dict[str, float]:
+        """The proxy's score of the encoder as training would begin with it."""
+        torch.manual_seed(self.words.seed)
+        encoder = encoders.build(choice.spec)
+        match self.words.proxy:
+            case "parameters":
+                return cost.parameters(encoder)
+            case "macs":
+                return cost.macs(encoder)
+            case "synflow":
+                return proxies.synflow(encoder)
+            case "naswot":
+                return proxies.naswot(encoder, self.some_images(encoder))
+            case "az":
+                noise = torch.Generator().manual_seed(self.words.seed)
+                return proxies.az(encoder, torch.randn(self.some_images(encoder).shape, generator=noise))
+            case "zico":
+                return proxies.zico(encoder, self.some_losses(encoder))
+
+    def some_images(self, encoder) -> torch.Tensor:
+        split, spec = self.data.pretrain, encoder.spec
+        images = images_of(split, evenly(len(split), SCORED), spec.image_size, spec.channels)
+        return plain(images, torch.tensor(self.data.mean), torch.tensor(self.data.std))
+
+    def some_losses(self, encoder) -> list[Callable[[], torch.Tensor]]:
+        """The method's loss of two batches."""
+        method = command.build_method(self.words, encoder)
+        recipe = Recipe(encoder.spec.image_size, self.data.mean, self.data.std, **config.plain(self.words.augment))
+        deal = loaders.Plan(len(self.data.pretrain), SCORED, self.words.seed, World(0, 1, 0, 1, torch.device("cpu")))
+        method.prepare(deal.images, deal.batch_size)
+        batches = loaders.loader(self.data.pretrain, recipe, deal, encoder.spec.channels, 0).batches(0, 2)
+        return [lambda batch=batch: method(batch, 0.0)[0] for batch in batches]
 
     # ---- training
 
@@ -165,6 +205,14 @@ class Train:
         batches = loaders.loader(self.data.validation, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
         losses = [method(batch, 1.0)[0] for batch in batches]
         return float(torch.stack(losses).mean())
+
+
+class Score(Train):
+    """Evaluator without training: what the proxy foretells."""
+
+    def advance(self, choice: dict, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:
+        beat()
+        return {"proxy": self.foretold(Choice.from_json(choice))}
 
 
 def launched(words, out: Path, beat: Callable[[], None]) -> None:

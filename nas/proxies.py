@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from vision import cost
 
-PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.PReLU)
 

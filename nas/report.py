@@ -122,7 +122,7 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
     checkpoint.write(place / "report.md", text)
     print(text.split("\n![")[0])
     print(f"report: {place / 'report.md'}")
-    if ahead:
+    if any((place / "front" / f"{e.number:05d}").exists() for e in ahead):
         print(f"encoders: {place / 'front'}")
 
 

@@ -56,13 +56,14 @@ class Proposal:
 def propose(
     sampler: str, choose: Callable[[optuna.Trial], object], costs: Callable[[object], dict[str, float]],
     limits: dict[str, float], known: Sequence[Known], directions: Sequence[str], seed: int, number: int, again: int = 0,
+    candidates: int = 1, best: Callable[[list], int] | None = None,
 ) -> Proposal:
     """A choice that is not known yet, for the trial of this number; within the limits, where one was found soon.
 
     choose: trial → something with a `.hash`.  costs: that → its costs.  limits: cost → the most of it.  again: how often this
-    trial's choice was found to be another worker's too.  Raises Exhausted.
+    trial's choice was found to be another worker's too.  best: of so many candidates, which?  Raises Exhausted.
     """
-    taken = {k.hash: k for k in known}
+    taken, found_so_far = {k.hash: k for k in known}, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = rebuilt(known, directions)
@@ -81,7 +82,13 @@ def propose(
                 continue
             attributes = study._storage.get_trial_system_attrs(trial._trial_id)
             memory = {k: v for k, v in attributes.items() if KEPT in k}
-            return Proposal(choice, found, trial.params, trial.distributions, memory, attempt + 1)
+            found_so_far.append(Proposal(choice, found, trial.params, trial.distributions, memory, attempt + 1))
+            if len(found_so_far) == candidates:
+                break
+            taken[choice.hash] = Known(number, choice.hash, {}, {}, None)
+            study.tell(trial, state=TrialState.FAIL)
+    if found_so_far:
+        return found_so_far[best([p.choice for p in found_so_far]) if len(found_so_far) > 1 else 0]
     raise Exhausted(f"the space holds no more than {len(taken)} choices, and all were tried")
 
 

@@ -58,6 +58,7 @@ class Plan:
     limits: dict[str, float] = field(default_factory=dict)  # a cost's name → the most that is allowed
     sampler: str = "tpe"
     seed: int = 0
+    candidates: int = 1  # proposals a trial, of which the evaluator's proxy takes the best
     interval: float = 60.0  # seconds: twice that without a sign of life, and a worker is lost
 
     @property
@@ -73,6 +74,9 @@ class Evaluator(Protocol):
 
     def costs(self, choice) -> dict[str, float]:
         """What is known before training, by name."""
+
+    def best(self, choices: list) -> int:
+        """Which of some choices a proxy would train; asked where there are several candidates a trial."""
 
     def advance(self, choice, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:
         """Train on to so many epochs; figures by name.  Calls beat at every sign of progress. A pure function of the choice
@@ -190,7 +194,8 @@ class Worker:
                 if sum(e.refused for e in entries) > REFUSED * plan.trials:
                     raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
                 p = sampler.propose(
-                    plan.sampler, judge.choose, judge.costs, plan.limits, others, directions, plan.seed, number, again
+                    plan.sampler, judge.choose, judge.costs, plan.limits, others, directions, plan.seed, number, again,
+                    plan.candidates, judge.best if plan.candidates > 1 else None,
                 )
             except sampler.Exhausted as end:
                 self.exhausted = True

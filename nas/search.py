@@ -18,7 +18,7 @@ from pathlib import Path
 
 from core import command, config
 from core.errors import Stopped
-from nas.words import COSTS, LEARNT, OBJECTIVES, STRATEGIES, NasWords
+from nas.words import COSTS, LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -57,6 +57,14 @@ def check(words) -> None:
         wrong["objectives"] = f"some of {', '.join(OBJECTIVES)}, by commas, each once"
     elif words.strategy == "train" and not set(named) & set(LEARNT):
         wrong["objectives"] = f"with one that training shows ({', '.join(LEARNT)}), or strategy=proxy"
+    if words.proxy not in ("none", *PROXIES):
+        wrong["proxy"] = " or ".join(["none", *PROXIES])
+    if words.strategy == "proxy" and ("proxy" not in named or set(named) & set(LEARNT)):
+        wrong["objectives"] = "proxy and costs alone, such as proxy,macs, where nothing is trained"
+    if words.strategy == "proxy" and words.proxy in ("none", "az"):
+        wrong["proxy"] = "one that scores an encoder by itself: synflow, naswot, zico, parameters or macs"
+    if words.strategy == "train" and "proxy" in named:
+        wrong["objectives"] = "without proxy, or with strategy=proxy"
     if words.steps:
         wrong["steps"] = "left out: a search counts in epochs"
     command.refuse(config.flat(words), wrong)
@@ -80,10 +88,12 @@ def limits(said: str) -> dict[str, float]:
 def plan(words):
     from nas.scheduler import Halving, Plan
 
+    rungs = 1 if words.strategy == "proxy" else words.rungs
     return Plan(
-        trials=words.trials, halving=Halving.of(words.epochs, words.rungs, words.factor),
+        trials=words.trials, halving=Halving.of(words.epochs, rungs, words.factor),
         objectives={name: OBJECTIVES[name][0] for name in words.objectives.split(",")}, limits=limits(words.limit),
         sampler=words.sampler, seed=words.seed, interval=words.interval,
+        candidates=words.candidates if words.proxy != "none" and words.strategy == "train" else 1,
     )
 
 
@@ -105,12 +115,12 @@ def work(words) -> int:
 def run(words) -> int:
     """A worker: takes trials until there are none."""
     from core import distributed
-    from nas.objective import Train
+    from nas.objective import Score, Train
     from nas.scheduler import Worker
 
     _die_with_parent()
-    evaluator = Train(words, distributed.pick_device(words.device, 0))
-    Worker(ledger(words), plan(words), evaluator).run()
+    kind = Score if words.strategy == "proxy" else Train
+    Worker(ledger(words), plan(words), kind(words, distributed.pick_device(words.device, 0))).run()
     return 0
 
 

@@ -19,7 +19,8 @@ OBJECTIVES = {  # name → direction, unit, meaning
 }
 LEARNT = ("knn", "linear", "loss", "rankme")  # known after training; the others before
 COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch")
-STRATEGIES = ("train", "supernet", "proxy")
+STRATEGIES = ("train", "proxy")
+PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
 
 
 @dataclass
@@ -31,7 +32,7 @@ class NasWords(PretrainWords):
     tune: str = word("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
     objectives: str = word("knn,macs", "knn | linear | loss | rankme | parameters | macs | memory | latency…, by commas")
     limit: str = word("", "the most that is allowed, checked before training: macs:15,latency:2")
-    strategy: str = word("train", "train | supernet (one training for all, then the best go on) | proxy (no training)")
+    strategy: str = word("train", "train | proxy (no training: what a score foretells)")
     proxy: str = word("none", "synflow | naswot | zico | az | parameters | macs: of which the best of `candidates` are trained")
     candidates: int = word(4, "proposals a trial, where a proxy chooses among them")
     sampler: str = word("tpe", "tpe | gp | nsga2 | evolution | random")
