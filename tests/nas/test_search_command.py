@@ -1,0 +1,122 @@
+"""`python -m nas.search` as a user runs it: a study, killed and gone on with, its report; mistakes in a line."""
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, real
+
+from core import config
+from nas import search
+from vision import artifact
+
+WORDS = ["--study=s", "--data=digits", "--space=tabular", "--sampler=random", "--trials=4", "--epochs=2", "--rungs=2"]
+WORDS += ["--factor=2", "--interval=5", "--batch_size=64", "--method.hidden=32", "--method.dim=16", "--limit=macs:0.3"]
+WORDS += ["--tune=lr"]
+
+
+def begin(folder: Path, *more: str, module: str = "nas.search"):
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return real(*WORDS, *more, module=module, cwd=folder, env=environment)
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "runs" / "nas" / "s" / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    job = begin(folder)
+    out, err = job.communicate(timeout=240)
+    assert job.returncode == 0, err
+    assert "front: trial" in err
+    assert "report: runs/nas/s/report.md" in out
+    return folder
+
+
+def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole):
+    place, found = whole / "runs" / "nas" / "s", results(whole)
+    trained = [t for t in found["trials"] if t["rungs"]]
+    assert len(trained) == 4
+    assert {len(t["rungs"]) for t in trained} == {1, 2}
+    assert all(t["costs"]["macs"] <= 0.3 for t in trained)
+    assert found["epochs"] == sum(t["rungs"][-1]["epochs"] for t in trained)
+    assert found["settings"]["objectives"] == "knn,macs"
+    for name in ("report.md", "front.png", "history.png"):
+        assert (place / name).stat().st_size > 500
+    assert "searched_resnet" in (place / "report.md").read_text()
+    for number in found["front"]:
+        encoder, card = artifact.load(place / "front" / f"{number:05d}" / "encoder.safetensors")
+        assert encoder(torch.zeros(1, 1, 8, 8)).shape == (1, card.dim)
+        words = (place / "trials" / f"{number:05d}" / "config.yaml").read_text()
+        assert "report: false" in words  # a run of ssl.pretrain like any other
+
+
+def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
+    job = begin(tmp_path)
+    log = tmp_path / "runs" / "nas" / "s" / "trials" / "00001" / "metrics.jsonl"
+    limit = time.monotonic() + 120
+    while not log.exists():
+        assert time.monotonic() < limit
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    job.send_signal(signal.SIGKILL)
+    job.communicate()
+    again = begin(tmp_path)
+    _, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    keep = ("number", "state", "params", "costs", "rungs", "hash", "reason")
+    tables = [[{name: t[name] for name in keep} for t in results(folder)["trials"]] for folder in (whole, tmp_path)]
+    assert tables[0] == tables[1]
+    for number in results(whole)["front"]:
+        places = [folder / "runs" / "nas" / "s" / "front" / f"{number:05d}" for folder in (whole, tmp_path)]
+        states = [artifact.load(place / "encoder.safetensors")[0].state_dict() for place in places]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_finished_study_reports_again_and_takes_no_other_settings(whole):
+    job = begin(whole, module="nas.report")
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 0, err
+    assert "# s" in out
+    job = begin(whole, "--epochs=3")
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert err.strip() == "error: study=s was begun with other settings (epochs: 2.0 → 3.0); give another study"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--objectives=knn,speed"], "objectives=knn,speed: must be some of knn, linear"),
+    (["--objectives=macs"], "with one that training shows"),
+    (["--limit=macs"], "limit=macs: written name:number"),
+    (["--limit=knn:80"], "limit=knn:80: there are parameters, macs"),
+    (["--sampler=cmaes"], "sampler=cmaes: must be tpe or gp"),
+    (["--rungs=0"], "rungs=0: must be more than 0"),
+    (["--factor=1"], "factor=1: must be 2 or more"),
+    (["--study=a/b"], "study=a/b: must be a name"),
+    (["--steps=10"], "steps=10: must be left out: a search counts in epochs"),
+    (["--strategy=proxy"], "objectives=knn,macs: must be proxy and costs alone"),
+    (["--strategy=proxy", "--objectives=proxy,macs"], "proxy=none: must be one that scores an encoder by itself"),
+    (["--trial=3"], "there is no setting 'trial'; did you mean trials?"),
+    (["--storage=postgresql+psycopg://nobody@127.0.0.1:1/x"], "storage=postgresql+psycopg://nobody@127.0.0.1:1/x: "),
+])
+def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.main(search.TOOL, search.begin, words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not list(tmp_path.glob("runs/nas/*/trials"))
+
+
+def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
+    (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    raise KeyError('no such block')\n")
+    job = begin(tmp_path, "--space=mine.py:mine", "--trials=9")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 1
+    assert "the first 5 trials all failed, the last one so: KeyError: 'no such block'" in err
