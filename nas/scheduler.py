@@ -36,13 +36,18 @@ class Halving:
         return Halving(tuple(epochs / factor**i for i in reversed(range(count))), factor)
 
     def promotable(self, entries: Sequence[Entry], signs: Sequence[float]) -> Entry | None:
-        """The best paused trial that deserves more, of the highest rung first.  signs: −1 where more is better."""
+        """The best paused trial that deserves more, of the highest rung first.  signs: −1 where more is better.
+
+        Never more than 1/factor of those that reached a rung: of the paper's rule alone, which also replaces early mistakes,
+        a third more epochs came than of the synchronous one (experiments/tabular).
+        """
         for rung in reversed(range(len(self.rungs) - 1)):
             there = [e for e in entries if len(e.rungs) > rung]
-            if len(there) < self.factor:
+            most = len(there) // self.factor
+            if sum(e.goal > rung + 1 for e in there) >= most:
                 continue
             values = np.array([e.rungs[rung]["values"] for e in there]) * np.array(signs)
-            for i in order(values)[: len(there) // self.factor]:
+            for i in order(values)[:most]:
                 if there[i].paused and len(there[i].rungs) == rung + 1:
                     return there[i]
         return None
@@ -58,8 +63,8 @@ class Plan:
     limits: dict[str, float] = field(default_factory=dict)  # a cost's name → the most that is allowed
     sampler: str = "tpe"
     seed: int = 0
-    candidates: int = 1  # proposals a trial, of which the evaluator's proxy takes the best
     interval: float = 60.0  # seconds: twice that without a sign of life, and a worker is lost
+    candidates: int = 1  # proposals a trial, of which the evaluator's proxy takes the best
 
     @property
     def signs(self) -> list[float]:
