@@ -1,0 +1,175 @@
+"""Samplers, successive halving and proxies, judged on the tabular benchmark (experiments/tabular.py).
+
+    uv run python -m experiments.judge            # --seeds 20; minutes, most of them GP's
+
+Hypervolume: of accuracy and log₁₀ multiply-adds, as a share of what the reference study reaches; from chance (10 %) and,
+harsher, from the worst accuracy that any architecture of the table ends with. Kept in experiments/tabular/judged.json and .md.
+"""
+import argparse
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from optuna.storages import InMemoryStorage
+from rich.progress import track
+from scipy.stats import spearmanr
+
+from core import checkpoint, command, config
+from core.distributed import World
+from core.machine import code, hardware, versions
+from experiments.tabular import KEPT, SEEDS, SIZE, WORDS, choices
+from linear_eval.features import evenly, images_of, plain
+from nas import proxies
+from nas.ledger import Ledger
+from nas.pareto import hypervolume
+from nas.sampler import SAMPLERS
+from nas.scheduler import Halving, Plan, Worker
+from nas.tabular import Lookup, Table
+from ssl.pretrain import TOOL
+from vision import cost, datasets, encoders, loaders
+from vision.augment import Recipe
+
+OUT = KEPT.with_name("judged.json")
+OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
+SAMPLED, HALVED = 64, 128  # trials of a study
+SCHEDULES = {"1, 3, 9 epochs, a third each": ((1.0, 3.0, 9.0), 3), "1, 2, 4, 9 epochs, a half each": ((1.0, 2.0, 4.0, 9.0), 2)}
+
+
+def study(table: Table, sampler: str, trials: int, rungs: tuple, factor: int, seed: int) -> tuple[np.ndarray, float]:
+    """→ (−accuracy and log₁₀ multiply-adds of all that it trained, epochs)."""
+    book, evaluator = Ledger("judged", InMemoryStorage(), OBJECTIVES, {}), Lookup(table, seed % len(SEEDS))
+    Worker(book, Plan(trials, Halving(rungs, factor), OBJECTIVES, {}, sampler, seed, 3600.0), evaluator).run()
+    ends = [e.rungs[-1]["values"] for e in book.entries() if e.rungs]
+    return np.array([[-accuracy, np.log10(macs)] for accuracy, macs in ends]), evaluator.spent
+
+
+def references(table: Table) -> dict[str, np.ndarray]:
+    last = [curve[-1] for row in table.rows.values() for curve in row["knn"]]
+    dearest = np.log10(max(row["macs"] for row in table.rows.values())) + 1e-6
+    return {"chance": np.array([-10.0, dearest]), "worst": np.array([-min(last), dearest])}
+
+
+def whole(table: Table, seed: int) -> np.ndarray:
+    """Every architecture, trained to the end."""
+    return np.array([[-row["knn"][seed][-1], np.log10(row["macs"])] for row in table.rows.values()])
+
+
+def samplers(table: Table, seeds: int) -> dict:
+    """Share of the whole table's hypervolume after 64 of its 256 architectures, all trained to the end."""
+    found, points = {}, references(table)
+    every = {name: [hypervolume(whole(table, s % len(SEEDS)), r) for s in range(seeds)] for name, r in points.items()}
+    for sampler in SAMPLERS:
+        values = [study(table, sampler, SAMPLED, (9.0,), 3, s)[0] for s in track(range(seeds), sampler)]
+        found[sampler] = {
+            name: [hypervolume(v, r) / e for v, e in zip(values, every[name], strict=True)] for name, r in points.items()
+        }
+    return found
+
+
+def schedules(table: Table, seeds: int) -> dict:
+    """Against the same proposals all trained to the end: share of hypervolume and of epochs."""
+    found, points = {}, references(table)
+    for sampler in ("random", "tpe"):
+        full = [study(table, sampler, HALVED, (9.0,), 3, s) for s in track(range(seeds), f"{sampler}, to the end")]
+        for name, (rungs, factor) in SCHEDULES.items():
+            part = [study(table, sampler, HALVED, rungs, factor, s) for s in track(range(seeds), f"{sampler}, {name}")]
+            found[f"{sampler}, {name}"] = {
+                **{n: [hypervolume(p[0], r) / hypervolume(f[0], r) for p, f in zip(part, full, strict=True)]
+                   for n, r in points.items()},
+                "epochs": [p[1] / f[1] for p, f in zip(part, full, strict=True)],
+            }
+    return found
+
+
+def foretold(table: Table) -> dict:
+    """Spearman's ρ of each proxy with the accuracy at the end (mean over seeds), over all architectures."""
+    words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
+    images = images_of(data.pretrain, evenly(len(data.pretrain), 64), SIZE, 1)
+    images = plain(images, torch.tensor(data.mean), torch.tensor(data.std))
+    scores: dict[str, list] = {name: [] for name in ("parameters", "macs", "synflow", "naswot", "zico", "az")}
+    seconds = dict.fromkeys(scores, 0.0)
+    for _, choice in track(choices(), "proxies"):
+        torch.manual_seed(0)
+        encoder = encoders.build(choice.spec)
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        ways = {
+            "parameters": partial(cost.parameters, encoder), "macs": partial(cost.macs, encoder),
+            "synflow": partial(proxies.synflow, encoder), "naswot": partial(proxies.naswot, encoder, images),
+            "zico": lambda e=encoder: proxies.zico(e, losses(words, data, e)), "az": partial(proxies.az, encoder, noise),
+        }
+        for name, way in ways.items():
+            start = time.perf_counter()
+            scores[name].append(way())
+            seconds[name] += time.perf_counter() - start
+    scores["az"] = proxies.az_score(scores["az"])
+    truth = np.array([table.knn(choice.hash, table.epochs) for _, choice in choices()])
+    dice, out = np.random.RandomState(0), {}
+    draws = [dice.randint(0, len(truth), len(truth)) for _ in range(1000)]
+    for name, found in scores.items():
+        again = [spearmanr(np.array(found)[d], truth[d]).statistic for d in draws]
+        out[name] = {
+            "rho": float(spearmanr(found, truth).statistic), "low": float(np.quantile(again, 0.025)),
+            "high": float(np.quantile(again, 0.975)), "milliseconds": round(seconds[name] / len(truth) * 1e3, 1),
+        }
+    return out
+
+
+def losses(words, data: datasets.Dataset, encoder) -> list:
+    """The method's loss on two batches."""
+    method = command.build_method(words, encoder)
+    recipe = Recipe(SIZE, data.mean, data.std, **config.plain(words.augment))
+    deal = loaders.Plan(len(data.pretrain), 64, 0, World(0, 1, 0, 1, torch.device("cpu")))
+    method.prepare(deal.images, deal.batch_size)
+    batches = loaders.loader(data.pretrain, recipe, deal, 1, 0).batches(0, 2)
+    return [lambda batch=batch: method(batch, 0.0)[0] for batch in batches]
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
+def text(kept: dict) -> str:
+    title = f"# Judged on a table of {kept['architectures']} architectures"
+    lines = [title, "", f"`{kept['command']}`, {kept['seeds']} seeds", ""]
+    lines += [f"## Samplers: {SAMPLED} architectures trained to the end, share of the whole table's hypervolume in %", "",
+              "| | from chance | from the worst | better than random in |", "|---|---|---|---|"]
+    for name, shares in kept["samplers"].items():
+        ahead = np.mean(np.array(shares["worst"]) > np.array(kept["samplers"]["random"]["worst"]))
+        wins = "" if name == "random" else f"{ahead:.0%} of seeds"
+        lines.append(f"| {name} | {spread(shares['chance'])} | {spread(shares['worst'])} | {wins} |")
+    lines += ["", f"## Successive halving: {HALVED} architectures, against the same ones all trained to the end, in %", "",
+              "| | epochs | hypervolume from chance | from the worst |", "|---|---|---|---|"]
+    for name, shares in kept["schedules"].items():
+        lines.append(f"| {name} | {spread(shares['epochs'])} | {spread(shares['chance'])} | {spread(shares['worst'])} |")
+    lines += ["", "## Proxies: Spearman's ρ with the accuracy at the end, mean of seeds", "",
+              "| | ρ | 95 % interval | ms a network |", "|---|---|---|---|"]
+    for name, f in kept["proxies"].items():
+        lines.append(f"| {name} | {f['rho']:.2f} | {f['low']:.2f} … {f['high']:.2f} | {f['milliseconds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.mean(values) * 100:.1f} ± {np.std(values, ddof=1) * 100:.1f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    given = parser.parse_args()
+    table = Table(KEPT)
+    kept = {
+        "command": f"python -m experiments.judge --seeds {given.seeds}", "seeds": given.seeds, "architectures": len(table.rows),
+        "samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": foretold(table),
+        "hardware": hardware(), "versions": versions(("torch", "timm", "optuna")), "code": code(),
+    }
+    checkpoint.write(OUT, json.dumps(kept, indent=1) + "\n")
+    checkpoint.write(OUT.with_suffix(".md"), text(kept))
+    print(Path(OUT.with_suffix(".md")).read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
