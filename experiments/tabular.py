@@ -113,6 +113,7 @@ def assemble() -> None:
         "versions": versions(), "code": sorted(codes),
     }
     lines = ",\n".join(" " + json.dumps(row) for row in rows)
+    KEPT.parent.mkdir(exist_ok=True)
     checkpoint.write(KEPT, f'{{"certificate": {json.dumps(certificate, indent=1)},\n"rows": [\n{lines}\n]}}\n')
     print(f"{len(rows)} architectures → {KEPT}")
 

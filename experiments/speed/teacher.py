@@ -19,7 +19,7 @@ from vision import encoders, loaders
 from vision.augment import Recipe
 from vision.datasets import Images
 
-PAIRS = (("small", "mobilenetv3_small_050"), ("resnet18", "mobilenetv3_small_050"), ("resnet18", "small"))
+PAIRS = (("small", "tiny"), ("resnet18", "tiny"), ("resnet18", "small"))
 
 
 def main() -> None:
