@@ -1,6 +1,5 @@
 """The table at the end: teacher, student, and what the student must beat; what each is worth and what it costs."""
 import json
-import time
 
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from distill.teacher import Member, from_file
 from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
-from vision import encoders
+from vision import cost, encoders
 
 TIMED = 30  # forward passes of one image, of which the median counts
 COLUMNS = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class", "classifier": "classifier"}
@@ -19,32 +18,14 @@ COSTS = {"parameters": "M parameters", "macs": "M MACs", "milliseconds": "ms an 
 
 
 def millions(module: nn.Module) -> str:
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters"
+    return f"{cost.parameters(module):.2f} M parameters"
 
 
 def costs(encoder: nn.Module, device: torch.device) -> dict[str, float]:
     """Parameters and multiply-adds in millions, and the median milliseconds of one image."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    spec = encoder.spec
-    image = torch.zeros(1, spec.channels, spec.image_size, spec.image_size, device=device)
     with evaluating(encoder):
-        with FlopCounterMode(display=False) as counter:
-            encoder(image)
-        times = []
-        for _ in range(TIMED):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            encoder(image)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
-    return {
-        "parameters": sum(p.numel() for p in encoder.parameters()) / 1e6,
-        "macs": counter.get_total_flops() / 2e6,
-        "milliseconds": sorted(times)[TIMED // 2] * 1e3,
-    }
+        milliseconds = cost.latency(encoder, device, timed=TIMED)["p50"]
+        return {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder), "milliseconds": milliseconds}
 
 
 def scores(member: Member, dataset, device: torch.device) -> dict[str, float]:
@@ -54,9 +35,7 @@ def scores(member: Member, dataset, device: torch.device) -> dict[str, float]:
     bank, test = (collect(source, split, device, title=title) for split in (dataset.train, dataset.test))
     if bank is None:
         return {}
-    known = [torch.from_numpy(x) for x in (bank.x, bank.labels, test.x, test.labels)]
-    known[0], known[2] = known[0].float(), known[2].float()
-    return frozen_scores(*known, len(dataset.classes))
+    return frozen_scores(*bank.tensors, *test.tensors, len(dataset.classes))
 
 
 def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:

@@ -9,29 +9,26 @@ import argparse
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from optuna.storages import InMemoryStorage
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from core import checkpoint, command, config
-from core.distributed import World
+from core import checkpoint, config
 from core.machine import code, hardware, versions
-from experiments.tabular import KEPT, SEEDS, SIZE, WORDS, choices
-from linear_eval.features import evenly, images_of, plain
+from experiments.tabular import KEPT, SEEDS, WORDS, choices
 from nas import proxies
 from nas.ledger import Ledger
+from nas.objective import foretold
 from nas.pareto import hypervolume
 from nas.sampler import SAMPLERS
 from nas.scheduler import Halving, Plan, Worker
 from nas.tabular import Lookup, Table
+from nas.words import PROXIES
 from ssl.pretrain import TOOL
-from vision import cost, datasets, encoders, loaders
-from vision.augment import Recipe
+from vision import datasets
 
 OUT = KEPT.with_name("judged.json")
 OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
@@ -85,25 +82,15 @@ def schedules(table: Table, seeds: int) -> dict:
     return found
 
 
-def foretold(table: Table) -> dict:
+def ranked(table: Table) -> dict:
     """Spearman's ρ of each proxy with the accuracy at the end (mean over seeds), over all architectures."""
     words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
-    images = images_of(data.pretrain, evenly(len(data.pretrain), 64), SIZE, 1)
-    images = plain(images, torch.tensor(data.mean), torch.tensor(data.std))
-    scores: dict[str, list] = {name: [] for name in ("parameters", "macs", "synflow", "naswot", "zico", "az")}
-    seconds = dict.fromkeys(scores, 0.0)
+    scores: dict[str, list] = {name: [] for name in PROXIES}
+    seconds = dict.fromkeys(PROXIES, 0.0)
     for _, choice in track(choices(), "proxies"):
-        torch.manual_seed(0)
-        encoder = encoders.build(choice.spec)
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-        ways = {
-            "parameters": partial(cost.parameters, encoder), "macs": partial(cost.macs, encoder),
-            "synflow": partial(proxies.synflow, encoder), "naswot": partial(proxies.naswot, encoder, images),
-            "zico": lambda e=encoder: proxies.zico(e, losses(words, data, e)), "az": partial(proxies.az, encoder, noise),
-        }
-        for name, way in ways.items():
+        for name in PROXIES:
             start = time.perf_counter()
-            scores[name].append(way())
+            scores[name].append(foretold(name, choice, words, data))
             seconds[name] += time.perf_counter() - start
     scores["az"] = proxies.az_score(scores["az"])
     truth = np.array([table.knn(choice.hash, table.epochs) for _, choice in choices()])
@@ -116,16 +103,6 @@ def foretold(table: Table) -> dict:
             "high": float(np.quantile(again, 0.975)), "milliseconds": round(seconds[name] / len(truth) * 1e3, 1),
         }
     return out
-
-
-def losses(words, data: datasets.Dataset, encoder) -> list:
-    """The method's loss on two batches."""
-    method = command.build_method(words, encoder)
-    recipe = Recipe(SIZE, data.mean, data.std, **config.plain(words.augment))
-    deal = loaders.Plan(len(data.pretrain), 64, 0, World(0, 1, 0, 1, torch.device("cpu")))
-    method.prepare(deal.images, deal.batch_size)
-    batches = loaders.loader(data.pretrain, recipe, deal, 1, 0).batches(0, 2)
-    return [lambda batch=batch: method(batch, 0.0)[0] for batch in batches]
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -162,7 +139,7 @@ def main() -> int:
     table = Table(KEPT)
     kept = {
         "command": f"python -m experiments.judge --seeds {given.seeds}", "seeds": given.seeds, "architectures": len(table.rows),
-        "samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": foretold(table),
+        "samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": ranked(table),
         "hardware": hardware(), "versions": versions(("torch", "timm", "optuna")), "code": code(),
     }
     checkpoint.write(OUT, json.dumps(kept, indent=1) + "\n")

@@ -67,8 +67,7 @@ def curve(choice: Choice, seed: int, words, data: datasets.Dataset, train, valid
         def observe(step: int) -> dict:
             bank, queries = (collect(source, split, cpu) for split in (train, validation))
             encoder.train()
-            rows = [torch.from_numpy(x) for x in (bank.x, bank.labels, queries.x, queries.labels)]
-            found.append(knn_accuracy(rows[0].float(), rows[1], rows[2].float(), rows[3], len(data.classes)))
+            found.append(knn_accuracy(*bank.tensors, *queries.tensors, len(data.classes)))
             return {}
 
         run = Run(Path(folder) / "run", {"choice": choice.hash, "seed": seed})

@@ -61,6 +61,11 @@ class Features:
         """The encoder's own output, without its maps.  → N,d, a view"""
         return self.x[:, self.parts["last"][0]]
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """N,D float32 and N labels, as kNN and probes take them."""
+        return torch.from_numpy(self.x).float(), torch.from_numpy(self.labels)
+
     def rows(self, positions: np.ndarray) -> "Features":
         return Features(self.x[positions], self.indices[positions], self.labels[positions], self.parts)
 

@@ -196,9 +196,7 @@ class Ledger:
         """All rungs so far, the last one new."""
         self._check(id)
         self.set(id, "rungs", rungs)
-        for i, value in enumerate(rungs[-1]["values"]):
-            if i == 0:  # Optuna's own figure of a trial's course takes one number a step
-                self.storage.set_trial_intermediate_value(id, len(rungs), value)
+        self.storage.set_trial_intermediate_value(id, len(rungs), rungs[-1]["values"][0])  # it takes one
 
     def pause(self, id: int) -> None:
         self._end(id, TrialState.WAITING)
@@ -308,3 +306,9 @@ def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:
 def folder(name: str) -> Path:
     """Where a study's runs and report lie."""
     return Path("runs") / "nas" / name
+
+
+def run_folders(name: str, entry: Entry) -> list[Path]:
+    """A trial's run folders, the newest first: each worker that was lost over it left one behind."""
+    place = folder(name) / "trials"
+    return [place / (f"{entry.number:05d}" + (f"-{lost}" if lost else "")) for lost in range(entry.lost, -1, -1)]

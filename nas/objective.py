@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ import ssl.pretrain
 from core import checkpoint, command, config
 from core.distributed import World
 from core.errors import RunError, Stopped
+from core.method import Batch
 from core.words import PretrainWords, types_of
 from linear_eval.features import collect, evenly, images_of, of_encoder, plain, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import linear
-from nas import ledger, proxies, space
-from nas.ledger import Entry
+from nas import proxies, space
+from nas.ledger import Entry, run_folders
 from nas.space import Choice
-from nas.words import NasWords
+from nas.words import PROXIES, NasWords, limits
 from vision import artifact, cost, datasets, encoders, loaders
 from vision.augment import Recipe
 from vision.build import build_data
@@ -33,6 +35,48 @@ BANK = 10_000  # training images that vote, evenly drawn
 BATCH = 64  # of latency_batch
 SCORED = 64  # images that a proxy sees at a time
 OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
+
+
+def foretold(proxy: str, choice: Choice, words, data: datasets.Dataset) -> float | dict[str, float]:
+    """A proxy's score of the encoder as training would begin with it; "az"'s figures, which `proxies.az_score` joins."""
+    torch.manual_seed(words.seed)
+    encoder = encoders.build(choice.spec)
+    match proxy:
+        case "parameters":
+            return cost.parameters(encoder)
+        case "macs":
+            return cost.macs(encoder)
+        case "synflow":
+            return proxies.synflow(encoder)
+        case "naswot":
+            return proxies.naswot(encoder, some_images(data, encoder.spec))
+        case "az":
+            noise = torch.Generator().manual_seed(words.seed)
+            return proxies.az(encoder, torch.randn(some_images(data, encoder.spec).shape, generator=noise))
+        case "zico":
+            return proxies.zico(encoder, some_losses(words, data, encoder))
+    raise ValueError(f"proxy={proxy}: there are {', '.join(PROXIES)}")
+
+
+def some_images(data: datasets.Dataset, spec: encoders.Spec) -> torch.Tensor:
+    images = images_of(data.pretrain, evenly(len(data.pretrain), SCORED), spec.image_size, spec.channels)
+    return plain(images, torch.tensor(data.mean), torch.tensor(data.std))
+
+
+def some_losses(words, data: datasets.Dataset, encoder) -> list[Callable[[], torch.Tensor]]:
+    """The method's loss of two batches."""
+    method = command.build_method(words, encoder)
+    method.prepare(len(data.pretrain), SCORED)
+    card = artifact.Card(encoder.spec, data.mean, data.std, encoder.dim, {})
+    views = batches(words, data.pretrain, card, SCORED, words.seed, torch.device("cpu"))
+    return [lambda batch=batch: method(batch, 0.0)[0] for batch in islice(views, 2)]
+
+
+def batches(words, split, card: artifact.Card, size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+    """An epoch of the split's views, as an encoder of this card is trained on them."""
+    recipe = Recipe(card.spec.image_size, card.mean, card.std, **config.plain(words.augment))
+    deal = loaders.Plan(len(split), size, seed, World(0, 1, 0, 1, device))
+    return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
 
 class Beating:
@@ -52,26 +96,23 @@ class Beating:
 
 
 class Train:
-    """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung.
+    """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung."""
 
-    start: choice → an encoder to begin from, in place of random weights.
-    """
-
-    def __init__(self, words, device: torch.device, start: Callable[[Choice], torch.nn.Module] | None = None):
-        self.words, self.device, self.start = words, device, start
+    def __init__(self, words, device: torch.device):
+        self.words, self.device = words, device
         self.data: datasets.Dataset = build_data(words)
-        self.names = words.objectives.split(",") + [part.partition(":")[0] for part in words.limit.split(",") if part]
+        self.names = {*words.objectives.split(","), *limits(words.limit)}
         flat = config.flat(words)
         tune = space.tuned(words.tune, flat)
         shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
         self.choose = partial(space.choose, space=space.named(words.space), **shared)
-        if not self.data.classes and {"knn", "linear"} & set(self.names):
+        if not self.data.classes and {"knn", "linear"} & self.names:
             raise ValueError(f"objectives={words.objectives}: data={words.chosen.data} has no labels; use loss or rankme")
 
     # ---- before training
 
     def costs(self, choice: Choice) -> dict[str, float]:
-        encoder, names = encoders.build(choice.spec), set(self.names)
+        encoder, names = encoders.build(choice.spec), self.names
         found = {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
         if "memory" in names:
             found["memory"] = cost.memory(encoder)
@@ -88,37 +129,7 @@ class Train:
         return int(np.argmax(proxies.az_score(found) if self.words.proxy == "az" else found))
 
     def foretold(self, choice: Choice) -> float | dict[str, float]:
-        """The proxy's score of the encoder as training would begin with it."""
-        torch.manual_seed(self.words.seed)
-        encoder = encoders.build(choice.spec)
-        match self.words.proxy:
-            case "parameters":
-                return cost.parameters(encoder)
-            case "macs":
-                return cost.macs(encoder)
-            case "synflow":
-                return proxies.synflow(encoder)
-            case "naswot":
-                return proxies.naswot(encoder, self.some_images(encoder))
-            case "az":
-                noise = torch.Generator().manual_seed(self.words.seed)
-                return proxies.az(encoder, torch.randn(self.some_images(encoder).shape, generator=noise))
-            case "zico":
-                return proxies.zico(encoder, self.some_losses(encoder))
-
-    def some_images(self, encoder) -> torch.Tensor:
-        split, spec = self.data.pretrain, encoder.spec
-        images = images_of(split, evenly(len(split), SCORED), spec.image_size, spec.channels)
-        return plain(images, torch.tensor(self.data.mean), torch.tensor(self.data.std))
-
-    def some_losses(self, encoder) -> list[Callable[[], torch.Tensor]]:
-        """The method's loss of two batches."""
-        method = command.build_method(self.words, encoder)
-        recipe = Recipe(encoder.spec.image_size, self.data.mean, self.data.std, **config.plain(self.words.augment))
-        deal = loaders.Plan(len(self.data.pretrain), SCORED, self.words.seed, World(0, 1, 0, 1, torch.device("cpu")))
-        method.prepare(deal.images, deal.batch_size)
-        batches = loaders.loader(self.data.pretrain, recipe, deal, encoder.spec.channels, 0).batches(0, 2)
-        return [lambda batch=batch: method(batch, 0.0)[0] for batch in batches]
+        return foretold(self.words.proxy, choice, self.words, self.data)
 
     # ---- training
 
@@ -146,19 +157,17 @@ class Train:
         return [*kept, *tuned, f"encoder='{begin}'", f"out='{out}'", "report=false", "checks=1", "log_every=50", *until]
 
     def first(self, choice: Choice) -> bytes:
-        """Where training begins: the seed's random weights, or what `start` gives."""
+        """Where training begins: the seed's random weights."""
         torch.manual_seed(self.words.seed)
-        encoder = encoders.build(choice.spec) if self.start is None else self.start(choice)
+        encoder = encoders.build(choice.spec)
         recipe = Recipe(choice.spec.image_size, self.data.mean, self.data.std, **config.plain(self.words.augment))
         return artifact.dumps(encoder, recipe, {"tool": "nas.search", "choice": choice.json})
 
     def folder(self, entry: Entry) -> Path:
         """The trial's run folder. After a worker was lost, a copy of what it left: should it wake up, it writes to the old."""
-        place = ledger.folder(self.words.study) / "trials"
-        names = [f"{entry.number:05d}" + (f"-{lost}" if lost else "") for lost in range(entry.lost + 1)]
-        here = place / names[-1]
-        if entry.lost and not here.exists():
-            before = next((place / name for name in reversed(names[:-1]) if (place / name / "last.pt").exists()), None)
+        here, *older = run_folders(self.words.study, entry)
+        if not here.exists():
+            before = next((run for run in older if (run / "last.pt").exists()), None)
             if before is not None:
                 half = here.with_suffix(".half")
                 shutil.rmtree(half, ignore_errors=True)
@@ -174,14 +183,13 @@ class Train:
     def judge(self, out: Path, words) -> dict[str, float]:
         encoder, card = artifact.load(out / "encoder.safetensors")
         encoder.to(self.device)
-        figures, names = {}, set(self.names)
+        figures, names = {}, self.names
         mean, std = torch.tensor(card.mean), torch.tensor(card.std)
         source = of_encoder("encoder", encoder, mean, std, self.device, maps=False)
         queries = collect(source, self.data.validation, self.device)
         if names & {"knn", "linear"}:
             bank = collect(source, self.data.train.select(evenly(len(self.data.train), BANK)), self.device)
-            rows = [torch.from_numpy(x) for x in (bank.x, bank.labels, queries.x, queries.labels)]
-            rows[0], rows[2] = rows[0].float(), rows[2].float()
+            rows = *bank.tensors, *queries.tensors
             if "knn" in names:
                 figures["knn"] = knn_accuracy(*rows, len(self.data.classes))
             if "linear" in names:
@@ -196,15 +204,12 @@ class Train:
     def loss(self, words, encoder, card, out: Path) -> float:
         """The method's loss on views of validation images, the same views for every trial."""
         method = command.build_method(words, encoder)
-        recipe = Recipe(card.spec.image_size, card.mean, card.std, **config.plain(words.augment))
-        size = min(words.batch_size, len(self.data.validation))
-        deal = loaders.Plan(len(self.data.validation), size, 0, World(0, 1, 0, 1, self.device))
         method.prepare(len(self.data.pretrain), words.batch_size)
         method.load_state_dict(checkpoint.load(out / "last.pt")["method"])
         method.to(self.device).eval()
-        batches = loaders.loader(self.data.validation, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
-        losses = [method(batch, 1.0)[0] for batch in batches]
-        return float(torch.stack(losses).mean())
+        split = self.data.validation
+        views = batches(words, split, card, min(words.batch_size, len(split)), 0, self.device)
+        return float(torch.stack([method(batch, 1.0)[0] for batch in views]).mean())
 
 
 class Score(Train):

@@ -4,10 +4,6 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def dominates(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool((a <= b).all() and (a < b).any())
-
-
 def layers(values: np.ndarray) -> list[list[int]]:
     """Non-dominated sorting (Deb et al. 2002, NSGA-II, §III.A): the front, then the front of the rest, …  N,M → indices"""
     left, found = list(range(len(values))), []

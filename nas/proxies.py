@@ -70,9 +70,7 @@ def zico(encoder: nn.Module, losses: Sequence[Callable[[], Tensor]]) -> float:
     Li, Yang, Bhardwaj, Marculescu 2023, arXiv 2301.11300, eq. 14; here of a loss without labels.
     """
     layers = [m.weight for m in encoder.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.requires_grad]
-    found = []
-    for loss in losses:
-        found.append(torch.autograd.grad(loss(), layers, allow_unused=True))
+    found = [torch.autograd.grad(loss(), layers, allow_unused=True) for loss in losses]
     score = 0.0
     for gradients in zip(*found, strict=True):
         if gradients[0] is None:

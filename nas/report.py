@@ -9,13 +9,14 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from optuna.trial import TrialState
 
 from core import checkpoint, config
 from core.machine import code, hardware, versions
-from nas.ledger import Entry, Ledger, folder
+from nas.ledger import Entry, Ledger, folder, run_folders
 from nas.pareto import front, hypervolume
 from nas.scheduler import Plan
 from nas.words import COSTS, OBJECTIVES
@@ -102,8 +103,8 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
     ahead = best(entries, plan)
     place.mkdir(parents=True, exist_ok=True)
     for e in ahead:
-        runs = [place / "trials" / (f"{e.number:05d}" + (f"-{n}" if n else "")) for n in range(e.lost, -1, -1)]
-        source = next((run / "encoder.safetensors" for run in runs if (run / "encoder.safetensors").exists()), None)
+        files = [run / "encoder.safetensors" for run in run_folders(study, e)]
+        source = next(filter(Path.exists, files), None)
         if source is not None:
             target = place / "front" / f"{e.number:05d}"
             target.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,8 @@ def propose(
     taken, found_so_far = {k.hash: k for k in known}, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = rebuilt(known, directions)
+        otherwise = worst(known, directions)
+        study = rebuilt(known, directions, otherwise)
         for attempt in range(AT_RANDOM):
             asking = attempt < ASKED
             study.sampler = make(sampler if asking else "random", seeded(seed, number, again, attempt))
@@ -78,7 +79,7 @@ def propose(
             found = costs(choice)
             over = excess(found, limits)
             if asking and any(by > 0 for by in over.values()):
-                tell(study, trial, Known(number, choice.hash, {}, {}, worst(known, directions), over))
+                tell(study, trial, Known(number, choice.hash, {}, {}, otherwise, over))
                 continue
             attributes = study._storage.get_trial_system_attrs(trial._trial_id)
             memory = {k: v for k, v in attributes.items() if KEPT in k}
@@ -114,11 +115,10 @@ def worst(known: Sequence[Known], directions: Sequence[str]) -> list[float]:
     return (np.max(np.array(values) * signs, axis=0) * signs).tolist() if values else [0.0] * len(signs)
 
 
-def rebuilt(known: Sequence[Known], directions: Sequence[str]) -> optuna.Study:
-    """A study in memory of what is known. Refused trials have the worst value seen; pending ones are running."""
+def rebuilt(known: Sequence[Known], directions: Sequence[str], otherwise: list[float]) -> optuna.Study:
+    """A study in memory of what is known.  otherwise: the values of refused trials; pending ones are running."""
     study = optuna.create_study(directions=list(directions), sampler=RandomSampler(0))
     limits = sorted({name for k in known for name in k.violations})
-    otherwise = worst(known, directions)
     for k in sorted(known, key=lambda k: k.number):
         study.add_trial(frozen(k, otherwise, limits))
     return study

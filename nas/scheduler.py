@@ -22,6 +22,7 @@ from nas.pareto import order
 from nas.sampler import Known
 
 REFUSED = 20  # times the trials: so many refused, and the limits leave nothing
+WAIT = -1  # no trial's id: there is nothing to do yet
 HOPELESS = 5  # failures and not one success, after which the study itself is at fault
 
 
@@ -226,9 +227,6 @@ class Worker:
         failed = [e for e in entries if e.state == TrialState.FAIL]
         if len(failed) >= HOPELESS and not any(e.rungs for e in entries):
             raise RunError(f"the first {len(failed)} trials all failed, the last one so: {failed[-1].reason}")
-
-
-WAIT = -1
 
 
 def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:

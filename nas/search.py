@@ -18,7 +18,7 @@ from pathlib import Path
 
 from core import command, config
 from core.errors import Stopped
-from nas.words import COSTS, LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords
+from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -69,20 +69,6 @@ def check(words) -> None:
         wrong["steps"] = "left out: a search counts in epochs"
     command.refuse(config.flat(words), wrong)
     limits(words.limit)
-
-
-def limits(said: str) -> dict[str, float]:
-    """"macs:15,latency:2" → the most of each.  Raises ValueError."""
-    found = {}
-    for part in filter(None, said.replace(" ", "").split(",")):
-        name, _, most = part.partition(":")
-        try:
-            found[name] = float(most)
-        except ValueError as error:
-            raise ValueError(f"limit={said}: written name:number, such as macs:15") from error
-        if name not in COSTS:
-            raise ValueError(f"limit={said}: there are {', '.join(COSTS)}")
-    return found
 
 
 def plan(words):

@@ -191,7 +191,7 @@ def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list,
     """Ask the trial for all that a choice needs. Numbers keep four digits: what differs less trains alike."""
     spec, words = space(trial, channels, size), {}
     if isinstance(spec, str):
-        spec = _of_name(spec, channels, size)
+        spec = encoders.create(spec, channels, size).spec
     for word, low, high, whole in tune:
         if whole:  # widths of projections: powers of two
             value = 2 ** trial.suggest_int(f"log2 {word}", round(math.log2(low)), round(math.log2(high)))
@@ -199,10 +199,6 @@ def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list,
             value = float(f"{trial.suggest_float(word, low, high, log=True):.4g}")
         words |= _strength(value, flat) if word == STRENGTH else {word: value}
     return Choice(spec, words)
-
-
-def _of_name(name: str, channels: int, size: int) -> Spec:
-    return encoders.create(name, channels, size).spec
 
 
 def _strength(value: float, flat: dict) -> dict:

@@ -40,3 +40,17 @@ class NasWords(PretrainWords):
     factor: int = word(3, "a rung's epochs over those of the one before; 1/factor go on")
     parallel: int = word(0, "workers on this machine; 0: one a GPU, or one")
     interval: float = word(60.0, "seconds; twice that without a sign of life, and a worker's trial is given back")
+
+
+def limits(said: str) -> dict[str, float]:
+    """"macs:15,latency:2" → the most of each.  Raises ValueError."""
+    found = {}
+    for part in filter(None, said.replace(" ", "").split(",")):
+        name, _, most = part.partition(":")
+        try:
+            found[name] = float(most)
+        except ValueError as error:
+            raise ValueError(f"limit={said}: written name:number, such as macs:15") from error
+        if name not in COSTS:
+            raise ValueError(f"limit={said}: there are {', '.join(COSTS)}")
+    return found
