@@ -19,10 +19,12 @@ from pathlib import Path
 import optuna
 import torch
 from rich.progress import track
+from torch import nn
 
 from core import checkpoint, command, config, loop
 from core.distributed import session
 from core.machine import code, hardware, versions
+from core.method import Method
 from core.run import Run
 from linear_eval.features import collect, evenly, of_encoder
 from linear_eval.knn import knn_accuracy
@@ -52,36 +54,49 @@ def choices() -> list[tuple[dict, Choice]]:
 def curve(choice: Choice, seed: int, words, data: datasets.Dataset, train, validation) -> list[float]:
     """kNN accuracy on validation after each epoch."""
     torch.manual_seed(seed)
-    found, cpu = [], torch.device("cpu")
+    encoder, found = encoders.build(choice.spec).train(), []
+
+    def observe(step: int) -> dict:
+        found.append(judged(encoder, data, train, validation))
+        encoder.train()
+        return {}
+
+    pretrain(command.build_method(words, encoder), seed, words, data, train, observe)
+    return [round(accuracy, 2) for accuracy in found]
+
+
+def judged(encoder: nn.Module, data: datasets.Dataset, train, validation) -> float:
+    """kNN accuracy in per cent."""
+    cpu = torch.device("cpu")
+    source = of_encoder("encoder", encoder, torch.tensor(data.mean), torch.tensor(data.std), cpu, maps=False)
+    bank, queries = (collect(source, split, cpu) for split in (train, validation))
+    return knn_accuracy(*bank.tensors, *queries.tensors, len(data.classes))
+
+
+def pretrain(method: Method, seed: int, words, data: datasets.Dataset, train, observe=lambda step: {}) -> None:
+    """Train on these images alone; observe: called after each epoch."""
     with session("cpu") as world, tempfile.TemporaryDirectory() as folder:
-        encoder = encoders.build(choice.spec).train()
         recipe = Recipe(SIZE, data.mean, data.std, **config.plain(words.augment))
-        method = command.build_method(words, encoder)
         deal = loaders.Plan(len(train), words.batch_size, seed, world)
         method.prepare(deal.images, deal.batch_size)
         method.to(memory_format=torch.channels_last)
-        checks = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(EPOCHS))
+        checks = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(int(words.epochs)))
         plan = command.build_plan(words, deal.steps_an_epoch, 1, None, checks=checks, seed=seed)
-        source = of_encoder("encoder", encoder, torch.tensor(data.mean), torch.tensor(data.std), cpu, maps=False)
-
-        def observe(step: int) -> dict:
-            bank, queries = (collect(source, split, cpu) for split in (train, validation))
-            encoder.train()
-            found.append(knn_accuracy(*bank.tensors, *queries.tensors, len(data.classes)))
-            return {}
-
-        run = Run(Path(folder) / "run", {"choice": choice.hash, "seed": seed})
+        run = Run(Path(folder) / "run", {"seed": seed})
         run.begin()
         batches = loaders.loader(train, recipe, deal, 1, 0).batches(0, plan.steps)
-        loop.train(method, batches, command.build_optimizer(words, method), plan, run, cpu, observe)
-    return [round(accuracy, 2) for accuracy in found]
+        loop.train(method, batches, command.build_optimizer(words, method), plan, run, world.device, observe)
+
+
+def splits(data: datasets.Dataset) -> tuple:
+    """The images that everything here is trained on, and judged on."""
+    return data.train.select(evenly(len(data.train), TRAIN)), data.validation.select(evenly(len(data.validation), VALIDATION))
 
 
 def cells(worker: int, workers: int) -> None:
     """This worker's share of what is not done yet."""
     words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
-    train = data.train.select(evenly(len(data.train), TRAIN))
-    validation = data.validation.select(evenly(len(data.validation), VALIDATION))
+    train, validation = splits(data)
     jobs = [(choice, seed) for seed in SEEDS for _, choice in choices()][worker::workers]
     for choice, seed in track(jobs, "architectures × seeds", console=None, disable=not sys.stderr.isatty()):
         path = CELLS / f"{choice.hash}-{seed}.json"

@@ -142,11 +142,15 @@ class Train:
         words = config.compose(ssl.pretrain.TOOL, self.said(chosen, begin, out, epochs))
         beat()
         if words.devices > 1:
-            launched(words, out, beat)
+            launched(ssl.pretrain.TOOL.module, words, out, beat)
         else:
             ssl.pretrain.run(words, [Beating(beat)])
         beat()
-        return self.judge(out, words)
+        encoder, card = artifact.load(out / "encoder.safetensors")
+        figures = self.judge(encoder, card, BANK)
+        if "loss" in self.names:
+            figures["loss"] = self.loss(words, encoder, card, out)
+        return figures
 
     def said(self, choice: Choice, begin: Path, out: Path, epochs: float) -> list[str]:
         """The words of this trial's pretraining. Its number of epochs is the search's: the schedule is the whole one's."""
@@ -180,24 +184,22 @@ class Train:
 
     # ---- afterwards
 
-    def judge(self, out: Path, words) -> dict[str, float]:
-        encoder, card = artifact.load(out / "encoder.safetensors")
+    def judge(self, encoder, card: artifact.Card, bank: int) -> dict[str, float]:
+        """What its features are worth on validation images; of as many training images as `bank` says, neighbours are found."""
         encoder.to(self.device)
         figures, names = {}, self.names
         mean, std = torch.tensor(card.mean), torch.tensor(card.std)
         source = of_encoder("encoder", encoder, mean, std, self.device, maps=False)
         queries = collect(source, self.data.validation, self.device)
         if names & {"knn", "linear"}:
-            bank = collect(source, self.data.train.select(evenly(len(self.data.train), BANK)), self.device)
-            rows = *bank.tensors, *queries.tensors
+            known = collect(source, self.data.train.select(evenly(len(self.data.train), bank)), self.device)
+            rows = *known.tensors, *queries.tensors
             if "knn" in names:
                 figures["knn"] = knn_accuracy(*rows, len(self.data.classes))
             if "linear" in names:
                 figures["linear"] = linear(*rows)
         if "rankme" in names:
             figures["rankme"] = rankme(torch.from_numpy(queries.x).float())
-        if "loss" in names:
-            figures["loss"] = self.loss(words, encoder, card, out)
         return figures
 
     @torch.no_grad()
@@ -220,12 +222,12 @@ class Score(Train):
         return {"proxy": self.foretold(Choice.from_json(choice))}
 
 
-def launched(words, out: Path, beat: Callable[[], None]) -> None:
-    """A trial on several processes: a command of its own, alive while its figures grow."""
+def launched(module: str, words, out: Path, beat: Callable[[], None]) -> None:
+    """A training on several processes: a command of its own, alive while its figures grow."""
     log = out.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:
-        child = subprocess.Popen([sys.executable, "-m", "ssl.pretrain", *words.chosen.words], stdout=file, stderr=file)
+        child = subprocess.Popen([sys.executable, "-m", module, *words.chosen.words], stdout=file, stderr=file)
         seen = None
         try:
             while child.poll() is None:

@@ -30,14 +30,16 @@ HOPELESS = 5  # failures and not one success, after which the study itself is at
 class Halving:
     rungs: tuple[float, ...]  # epochs, rising; the last is the whole training
     factor: int = 3
+    finalists: int = 0  # of all trials, how many leave the first rung, once all are there; 0: 1/factor, at any time
 
     @staticmethod
     def of(epochs: float, count: int, factor: int) -> "Halving":
         """`count` rungs up to `epochs`, each `factor` times the one before."""
         return Halving(tuple(epochs / factor**i for i in reversed(range(count))), factor)
 
-    def promotable(self, entries: Sequence[Entry], signs: Sequence[float]) -> Entry | None:
-        """The best paused trial that deserves more, of the highest rung first.  signs: −1 where more is better.
+    def promotable(self, entries: Sequence[Entry], signs: Sequence[float], trials: int = 0) -> Entry | None:
+        """The best paused trial that deserves more, of the highest rung first.  signs: −1 where more is better; trials: how
+        many there will be.
 
         Never more than 1/factor of those that reached a rung: of the paper's rule alone, which also replaces early mistakes,
         a third more epochs came than of the synchronous one (experiments/tabular).
@@ -45,6 +47,9 @@ class Halving:
         for rung in reversed(range(len(self.rungs) - 1)):
             there = [e for e in entries if len(e.rungs) > rung]
             most = len(there) // self.factor
+            if self.finalists and rung == 0:
+                missing = trials - sum(bool(e.rungs) or e.state == TrialState.FAIL for e in entries)
+                most = 0 if missing > 0 else self.finalists
             if sum(e.goal > rung + 1 for e in there) >= most:
                 continue
             values = np.array([e.rungs[rung]["values"] for e in there]) * np.array(signs)
@@ -138,7 +143,7 @@ class Worker:
         for e in entries:
             if (e.given_back or len(e.rungs) == len(plan.halving.rungs)) and e.state == TrialState.WAITING and ledger.claim(e):
                 return e.id
-        best = plan.halving.promotable(entries, plan.signs)
+        best = plan.halving.promotable(entries, plan.signs, 0 if self.exhausted else plan.trials)
         if best is not None:
             return best.id if ledger.claim(best, goal=len(best.rungs) + 1) else WAIT
         if not self.exhausted and sum(not e.refused for e in entries) < plan.trials:

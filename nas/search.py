@@ -55,7 +55,7 @@ def check(words) -> None:
     named = words.objectives.split(",")
     if len(set(named)) < len(named) or not set(named) <= set(OBJECTIVES):
         wrong["objectives"] = f"some of {', '.join(OBJECTIVES)}, by commas, each once"
-    elif words.strategy == "train" and not set(named) & set(LEARNT):
+    elif words.strategy != "proxy" and not set(named) & set(LEARNT):
         wrong["objectives"] = f"with one that training shows ({', '.join(LEARNT)}), or strategy=proxy"
     if words.proxy not in ("none", *PROXIES):
         wrong["proxy"] = " or ".join(["none", *PROXIES])
@@ -63,7 +63,16 @@ def check(words) -> None:
         wrong["objectives"] = "proxy and costs alone, such as proxy,macs, where nothing is trained"
     if words.strategy == "proxy" and words.proxy in ("none", "az"):
         wrong["proxy"] = "one that scores an encoder by itself: synflow, naswot, zico, parameters or macs"
-    if words.strategy == "train" and "proxy" in named:
+    if words.strategy == "supernet":
+        wrong |= {} if words.supernet_epochs > 0 else {"supernet_epochs": "more than 0"}
+        wrong |= {} if words.subnets >= 0 else {"subnets": "0 or more"}
+        wrong |= {} if words.finalists > 0 else {"finalists": "more than 0"}
+        wrong |= {} if not words.tune else {"tune": "left out: one training serves all"}
+        wrong |= {} if words.proxy == "none" else {"proxy": "none: the supernet judges by itself"}
+        wrong |= {} if not words.compile else {"compile": "false: a supernet is another encoder at every step"}
+        if "loss" in named:
+            wrong["objectives"] = "without loss, which is the supernet's as a whole: knn, linear or rankme"
+    if words.strategy != "proxy" and "proxy" in named:
         wrong["objectives"] = "without proxy, or with strategy=proxy"
     if words.steps:
         wrong["steps"] = "left out: a search counts in epochs"
@@ -74,9 +83,13 @@ def check(words) -> None:
 def plan(words):
     from nas.scheduler import Halving, Plan
 
-    rungs = 1 if words.strategy == "proxy" else words.rungs
+    halving = {
+        "train": Halving.of(words.epochs, words.rungs, words.factor),
+        "proxy": Halving.of(words.epochs, 1, words.factor),
+        "supernet": Halving((0.0, words.epochs), words.factor, words.finalists),
+    }
     return Plan(
-        trials=words.trials, halving=Halving.of(words.epochs, rungs, words.factor),
+        trials=words.trials, halving=halving[words.strategy],
         objectives={name: OBJECTIVES[name][0] for name in words.objectives.split(",")}, limits=limits(words.limit),
         sampler=words.sampler, seed=words.seed, interval=words.interval,
         candidates=words.candidates if words.proxy != "none" and words.strategy == "train" else 1,
@@ -103,9 +116,10 @@ def run(words) -> int:
     from core import distributed
     from nas.objective import Score, Train
     from nas.scheduler import Worker
+    from nas.supernet import Inherit
 
     _die_with_parent()
-    kind = Score if words.strategy == "proxy" else Train
+    kind = {"train": Train, "supernet": Inherit, "proxy": Score}[words.strategy]
     Worker(ledger(words), plan(words), kind(words, distributed.pick_device(words.device, 0))).run()
     return 0
 

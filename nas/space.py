@@ -46,8 +46,7 @@ class Choice:
 
     @staticmethod
     def from_json(said: dict) -> "Choice":
-        encoder = said["encoder"] | {"arguments": encoders.tuples(said["encoder"]["arguments"])}
-        return Choice(Spec(**encoder), said["words"])
+        return Choice(Spec.of(said["encoder"]), said["words"])
 
 
 # ------------------------------------------------------------------------------------------------------------ our spaces
@@ -59,12 +58,12 @@ def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
     """
     small = size <= encoders.SMALL_IMAGE
     stages = trial.suggest_int("stages", 3, 4)
-    width = trial.suggest_categorical("width", [8, 12, 16, 24, 32, 48] if small else [16, 24, 32, 48, 64])
+    width = trial.suggest_categorical("width", [8, 16, 24, 32, 48] if small else [16, 24, 32, 48, 64])
     block = trial.suggest_categorical("block", ["basic", "bottleneck"])
     rows = []
     for i in range(stages):
         growth = trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0
-        width = _even(width * growth * (4 if block == "bottleneck" and i == 0 else 1))
+        width = _whole(width * growth * (4 if block == "bottleneck" and i == 0 else 1), 8)
         depth = trial.suggest_int(f"depth{i}", 1, 3)
         rows.append((block, depth, width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
     arguments = {
@@ -83,7 +82,7 @@ def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
     width = trial.suggest_categorical("width", [8, 12, 16, 24, 32])
     rows = []
     for i in range(trial.suggest_int("stages", 3, 4)):
-        width = _even(width * (trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0))
+        width = _whole(width * (trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0), 4)
         expansion = trial.suggest_categorical(f"expansion{i}", [2, 3, 4, 6])
         rows.append((expansion, trial.suggest_int(f"depth{i}", 1, 3), width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
     arguments = {
@@ -123,18 +122,50 @@ def tabular(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("searched_resnet", channels, size, "half", arguments)
 
 
-SPACES: dict[str, Space] = {"resnet": resnet, "mobile": mobile, "vit": vit, "tabular": tabular}
+def elastic(trial: BaseTrial, channels: int, size: int) -> Spec:
+    """Residual networks that are all parts of the largest one (vision/elastic.py): depth, width and kernel of each stage."""
+    small = size <= encoders.SMALL_IMAGE
+    widest = (32, 64, 96, 160) if size > 16 else (32, 64, 96)
+    rows = []
+    for i, most in enumerate(widest if small else [2 * width for width in widest]):
+        depth = trial.suggest_int(f"depth{i}", 1, 2 if small else 3)
+        width = trial.suggest_categorical(f"width{i}", [int(most * share) for share in (0.5, 0.75, 1.0)])
+        rows.append(("basic", depth, width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
+    arguments = {"stages": tuple(rows), "stem_width": 8 if small else 24}  # no first stage's width: its shortcut must stay
+    return Spec("searched_resnet", channels, size, "half" if small else "full", arguments)
 
 
-def _even(width: float) -> int:
-    """Channels in whole fours, as vectors are wide."""
-    return max(4, round(width / 4) * 4)
+SPACES: dict[str, Space] = {"resnet": resnet, "mobile": mobile, "vit": vit, "tabular": tabular, "elastic": elastic}
+
+
+def _whole(width: float, of: int) -> int:
+    """Channels in whole fours or eights: timm's ByobNet would round to eights itself, and two choices be one encoder."""
+    return max(of, round(width / of) * of)
 
 
 def _resolution(trial: BaseTrial, size: int) -> int:
     """The images' size, or three quarters or half of it where that leaves stages something to see."""
     sizes = [s for s in (size // 2, size * 3 // 4, size) if s >= 14]
     return trial.suggest_categorical("resolution", sizes) if len(sizes) > 1 else size
+
+
+class Answers:
+    """Asked like a trial, it answers with one of the options: `pick` tells which of so many, in rising order."""
+
+    def __init__(self, pick: Callable[[int], int]):
+        self.pick = pick
+
+    def suggest_categorical(self, name: str, choices):
+        return choices[self.pick(len(choices))]
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return self.suggest_categorical(name, range(low, high + 1, step))
+
+    def suggest_float(self, name: str, low: float, high: float, **how) -> float:
+        raise ValueError(f"{name}: a shape that is no whole number or choice among some has no largest")
+
+
+largest, smallest = Answers(lambda count: count - 1), Answers(lambda count: 0)
 
 
 # ------------------------------------------------------------------------------------------------- by name, and what to tune

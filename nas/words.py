@@ -19,8 +19,17 @@ OBJECTIVES = {  # name → direction, unit, meaning
 }
 LEARNT = ("knn", "linear", "loss", "rankme")  # known after training; the others before
 COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch")
-STRATEGIES = ("train", "proxy")
+STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
+
+
+SPACES = "resnet | mobile | vit | elastic | names:<timm names> | <file>.py:<function>"
+
+
+@dataclass
+class SupernetWords(PretrainWords):
+    space: str = word("elastic", f"{SPACES}; its encoders must be parts of the largest one")
+    subnets: int = word(2, "drawn encoders a step, beside the largest and the smallest")
 
 
 @dataclass
@@ -28,11 +37,14 @@ class NasWords(PretrainWords):
     study: str = word("search", "its name: the same name goes on with it, or joins it")
     storage: str = word("auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…")
     trials: int = word(30, "choices to train, in all; what limits refuse does not count")
-    space: str = word("resnet", "resnet | mobile | vit | names:<timm names> | <file>.py:<function>")
+    space: str = word("resnet", SPACES)
     tune: str = word("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
     objectives: str = word("knn,macs", "knn | linear | loss | rankme | parameters | macs | memory | latency…, by commas")
     limit: str = word("", "the most that is allowed, checked before training: macs:15,latency:2")
-    strategy: str = word("train", "train | proxy (no training: what a score foretells)")
+    strategy: str = word("train", "train | supernet (one training for all, then the best go on) | proxy (no training)")
+    supernet_epochs: float = word(30, "of the supernet's training; `epochs` is then what the best are trained on for")
+    subnets: int = word(2, "drawn encoders a step of the supernet, beside the largest and the smallest")
+    finalists: int = word(4, "of those judged in the supernet, how many are trained on")
     proxy: str = word("none", "synflow | naswot | zico | az | parameters | macs: of which the best of `candidates` are trained")
     candidates: int = word(4, "proposals a trial, where a proxy chooses among them")
     sampler: str = word("tpe", "tpe | gp | nsga2 | evolution | random")

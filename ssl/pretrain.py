@@ -24,8 +24,10 @@ def main() -> int:
     return config.main(TOOL, partial(command.start, TOOL, command.check, run))
 
 
-def run(words, listeners=()) -> int:
-    """One run, from words to report.  listeners: further ones of its figures (core/run.py)."""
+def run(words, listeners=(), encoder_of=None, method_of=command.build_method) -> int:
+    """One run, from words to report.  listeners: further ones of its figures (core/run.py); encoder_of(words, dataset) and
+    method_of(words, encoder): what is trained, where it is not what the words say.
+    """
     import torch
 
     from core import distributed, loop
@@ -41,8 +43,8 @@ def run(words, listeners=()) -> int:
         run = Run(command.folder(words, name), config.plain(words), words.resume)
         torch.manual_seed(words.seed)
         dataset = build_data(words)
-        encoder, recipe = build_encoder(words, dataset)
-        method = command.build_method(words, encoder)
+        encoder, recipe = (encoder_of or build_encoder)(words, dataset)
+        method = method_of(words, encoder)
         if method.needs_labels and dataset.pretrain.labels is None:
             raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
         deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)

@@ -79,11 +79,9 @@ def read_card(path: str | Path) -> Card:
             header = json.loads((file.metadata() or {})["nolabel"])
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
-        spec = header["encoder"] | {"arguments": encoders.tuples(header["encoder"]["arguments"])}
+        spec = encoders.Spec.of(header["encoder"])
         classes = tuple(header["classes"]) if "classes" in header else None
-        return Card(
-            encoders.Spec(**spec), tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes
-        )
+        return Card(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 

@@ -52,6 +52,11 @@ class Spec:
         """Without attention where there is none: files of before it had a name stay the same bytes."""
         return {name: value for name, value in asdict(self).items() if (name, value) != ("attention", "none")}
 
+    @staticmethod
+    def of(said: dict) -> "Spec":
+        """From its `json`, on which JSON may have left lists for tuples."""
+        return Spec(**said | {"arguments": tuples(said["arguments"])})
+
 
 def create(
     name: str, channels: int, image_size: int, stem: str = "auto", pretrained: bool = False, several_sizes: bool = False,

@@ -32,7 +32,9 @@ def searched_resnet(
 
     block: basic (two convolutions, kernel × kernel) or bottleneck (1×1, kernel × kernel, 1×1; a quarter of the width inside).
     attention: none, se (Hu et al. 2018, arXiv 1709.01507) or cbam (arXiv 1807.06521) in every block. Shortcuts that change
-    shape pool first, as ResNet-D (arXiv 1812.01187).  Raises ValueError for a word that is none of these.
+    shape pool first, as ResNet-D (arXiv 1812.01187). timm makes a stage's width a multiple of eight.
+
+    Raises ValueError for a word that is none of these.
     """
     if attention not in ATTENTION:
         raise ValueError(f"attention={attention}: there are {', '.join(ATTENTION)}")

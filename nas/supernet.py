@@ -1,0 +1,209 @@
+"""One pretraining for a whole space: an encoder whose parts are all trained at once, and then judged without more training.
+
+    uv run python -m nas.supernet --space elastic --data fashion_mnist --epochs 30 --out runs/supernet
+    uv run python -m nas.search --strategy supernet --space elastic --study fashion …    # trains it, then searches in it
+
+Each step trains the largest encoder of the space, the smallest and `subnets` drawn ones on the same views, any method's loss
+each: the sandwich of Yu & Huang 2019, arXiv 1903.05134. BatchNorm's statistics are taken anew for every part that is judged
+(ibid., §3.2). The run is one of ssl.pretrain in all else: it is saved, resumed, paused and spread over processes as those are.
+"""
+import contextlib
+import fcntl
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import ssl.pretrain
+from core import command, config
+from core.method import Batch, Method
+from core.words import types_of
+from linear_eval.features import evenly, images_of, plain
+from nas import space
+from nas.ledger import Entry, folder
+from nas.objective import OURS, Train, launched
+from nas.space import Choice, Space, largest, smallest
+from nas.words import SupernetWords
+from vision import artifact, datasets, elastic, encoders
+from vision.augment import Recipe
+from vision.encoders import Spec
+
+TOOL = config.Tool(
+    module="nas.supernet",
+    primary=Path(__file__).with_suffix(".yaml"),
+    searched=(ssl.pretrain.ROOT / "ssl", ssl.pretrain.ROOT / "vision" / "config"),
+    summary="Pretrain all encoders of a space at once: python -m nas.supernet --space elastic --data digits",
+    words=SupernetWords,
+)
+TRIED = 64  # drawn encoders that must be parts of the largest, before anything is trained
+RECALIBRATED = 2_000  # images that BatchNorm sees of a part, once
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+class Sandwich(Method):
+    """Mixed into a method's class: its loss, averaged over the whole encoder and parts of it."""
+
+    parts: Callable[[int], list[Spec | None]]  # step → which to train; None: the whole
+
+    def embed(self, batch: Batch) -> Tensor:
+        """→ B,S·V,D: the whole's views first."""
+        found = []
+        for spec in self.parts(int(self.sandwiches)):
+            with self.encoder.showing(spec):
+                found.append(super().embed(batch))
+        return torch.cat(found, dim=1)
+
+    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+        count = len(self.parts(int(self.sandwiches)))
+        judged = [super(Sandwich, self).objective(part, targets, progress) for part in features.chunk(count, dim=1)]
+        losses = torch.stack([loss for loss, _ in judged])
+        return losses.mean(), judged[0][1] | {"loss_largest": losses[0].detach(), "loss_smallest": losses[1].detach()}
+
+    def after_step(self, progress: float) -> None:
+        super().after_step(progress)
+        self.sandwiches += 1
+
+
+def sandwiched(method: Method, spaced: Space, subnets: int, seed: int) -> Method:
+    """The method, trained on the space's encoders, of which its own is the largest. In place.
+
+    Raises ValueError for a method whose loss is not apart from its features (core/method.py).
+    """
+    kind, spec = type(method), method.encoder.spec
+    if kind.objective is Method.objective or kind.forward is not Method.forward:
+        raise ValueError(f"method={kind.__name__} has no objective apart from its features: it cannot train a supernet")
+    elastic.elastic(method.encoder)
+    shape = spec.channels, spec.image_size
+    least = spaced(smallest, *shape)
+
+    def parts(step: int) -> list[Spec | None]:
+        drawn = space.Answers(random.Random(f"{seed} {step}").randrange)
+        return [None, least, *(spaced(drawn, *shape) for _ in range(subnets))]
+
+    method.__class__ = type(f"Sandwich{kind.__name__}", (Sandwich, kind), {})
+    method.parts = parts
+    method.register_buffer("sandwiches", torch.tensor(0))  # steps done: what is drawn next
+    return method
+
+
+def whole(spaced: Space, channels: int, size: int) -> Spec:
+    """The largest encoder.  Raises ValueError where others of the space are no parts of it."""
+    spec, dice = spaced(largest, channels, size), random.Random(0)
+    for answers in (smallest, *(space.Answers(dice.randrange) for _ in range(TRIED))):
+        part = spaced(answers, channels, size)
+        if not isinstance(part, Spec) or part.image_size != spec.image_size:
+            raise ValueError("space: a supernet's encoders are specs of one image size, such as space=elastic's")
+        try:
+            elastic.check_nested(spec, part)
+        except ValueError as error:
+            raise ValueError(f"space: {error}; space=elastic is one whose encoders are all parts of the largest") from error
+    return spec
+
+
+def run(words, listeners=()) -> int:
+    """ssl.pretrain.run, of the space's largest encoder with all the others inside."""
+    spaced = space.named(words.space)
+
+    def encoder_of(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
+        encoder = encoders.build(whole(spaced, dataset.channels, words.image_size))
+        return encoder.train(), Recipe(encoder.spec.image_size, dataset.mean, dataset.std, **config.plain(words.augment))
+
+    def method_of(words, encoder: nn.Module) -> Method:
+        return sandwiched(command.build_method(words, encoder), spaced, words.subnets, words.seed)
+
+    return ssl.pretrain.run(words, listeners, encoder_of, method_of)
+
+
+def main() -> int:
+    return config.main(TOOL, partial(command.start, TOOL, check, run))
+
+
+def check(words) -> None:
+    command.check(words)
+    command.refuse(config.flat(words), {} if words.subnets >= 0 else {"subnets": "0 or more"})
+    if words.compile:
+        raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
+
+
+# ----------------------------------------------------------------------------------------------------------------- its parts
+
+
+def inherited(encoder: nn.Module, card: artifact.Card, spec: Spec, images: Tensor, device: torch.device) -> nn.Module:
+    """A part of a supernet with BatchNorm statistics of its own.  images: N,C,S,S uint8."""
+    return recalibrate(elastic.extract(encoder, spec).to(device), images, torch.tensor(card.mean), torch.tensor(card.std))
+
+
+@torch.no_grad()
+def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> nn.Module:
+    """BatchNorm's running statistics become the average over these images, in batches of 256. In place; evaluation mode."""
+    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # all batches alike
+    encoder.train()
+    device = next(encoder.parameters()).device
+    for part in images.split(256):
+        encoder(plain(part.to(device), mean, std))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return encoder.eval()
+
+
+class Inherit(Train):
+    """Evaluator (nas/scheduler.py): no epochs are the supernet's own weights, judged; then training goes on from those."""
+
+    def __init__(self, words, device: torch.device):
+        super().__init__(words, device)
+        out = folder(words.study) / "supernet"
+        with alone(out.with_suffix(".lock")):
+            if not (out / "encoder.safetensors").exists():
+                self.train(out)
+        self.encoder, self.card = artifact.load(out / "encoder.safetensors")
+        spec = self.card.spec
+        pretrain = self.data.pretrain
+        self.images = images_of(pretrain, evenly(len(pretrain), RECALIBRATED), spec.image_size, spec.channels)
+
+    def train(self, out: Path) -> None:
+        w = self.words
+        drop = (OURS - set(types_of(SupernetWords))) | {"encoder", "out", "epochs", "until", "report"}
+        kept = [word for word in w.chosen.words if word.partition("=")[0].lstrip("+~") not in drop]
+        said = [*kept, f"space={w.space}", f"epochs={w.supernet_epochs:g}", f"out='{out}'", "report=false", "checks=1"]
+        words = config.compose(TOOL, said)
+        if words.devices > 1:
+            launched(TOOL.module, words, out, lambda: None)
+        else:
+            run(words)
+
+    def part(self, spec: Spec) -> nn.Module:
+        return inherited(self.encoder, self.card, spec, self.images, self.device)
+
+    def first(self, choice: Choice) -> bytes:
+        recipe = Recipe(choice.spec.image_size, self.card.mean, self.card.std, **config.plain(self.words.augment))
+        return artifact.dumps(self.part(choice.spec), recipe, {"tool": TOOL.module, "choice": choice.json})
+
+    def advance(self, choice: dict, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:
+        if epochs:
+            return super().advance(choice, entry, epochs, beat)
+        beat()
+        return self.judge(self.part(Choice.from_json(choice).spec), self.card, len(self.images))
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """One process at a time; a lock falls with its process."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
