@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from optuna.storages import InMemoryStorage
 from rich.progress import track
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, wilcoxon
 
 from core import checkpoint, config
 from core.machine import code, hardware, versions
@@ -112,10 +112,12 @@ def text(kept: dict) -> str:
     title = f"# Judged on a table of {kept['architectures']} architectures"
     lines = [title, "", f"`{kept['command']}`, {kept['seeds']} seeds", ""]
     lines += [f"## Samplers: {SAMPLED} architectures trained to the end, share of the whole table's hypervolume in %", "",
-              "| | from chance | from the worst | better than random in |", "|---|---|---|---|"]
+              "| | from chance | from the worst | beats random in | p, Wilcoxon |", "|---|---|---|---|---|"]
     for name, shares in kept["samplers"].items():
-        ahead = np.mean(np.array(shares["worst"]) > np.array(kept["samplers"]["random"]["worst"]))
-        wins = "" if name == "random" else f"{ahead:.0%} of seeds"
+        more = np.array(shares["chance"]) - np.array(kept["samplers"]["random"]["chance"])
+        wins = " |"
+        if name != "random":
+            wins = f"{(more > 0).mean():.0%} of seeds | {wilcoxon(more, alternative='greater').pvalue:.1g}"
         lines.append(f"| {name} | {spread(shares['chance'])} | {spread(shares['worst'])} | {wins} |")
     lines += ["", f"## Successive halving: {HALVED} architectures, against the same ones all trained to the end, in %", "",
               "| | epochs | hypervolume from chance | from the worst |", "|---|---|---|---|"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from linear_eval.knn import knn_accuracy
 from linear_eval.probe import linear
 from nas import proxies, space
 from nas.ledger import Entry, run_folders
+from nas.sampler import excess
 from nas.space import Choice
 from nas.words import PROXIES, NasWords, limits
 from vision import artifact, cost, datasets, encoders, loaders
@@ -99,9 +101,9 @@ class Train:
     """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung."""
 
     def __init__(self, words, device: torch.device):
-        self.words, self.device = words, device
+        self.words, self.device, self.limits = words, device, limits(words.limit)
         self.data: datasets.Dataset = build_data(words)
-        self.names = {*words.objectives.split(","), *limits(words.limit)}
+        self.names = {*words.objectives.split(","), *self.limits}
         flat = config.flat(words)
         tune = space.tuned(words.tune, flat)
         shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
@@ -116,6 +118,8 @@ class Train:
         found = {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
         if "memory" in names:
             found["memory"] = cost.memory(encoder)
+        if any(by > 0 for by in excess(found, self.limits).values()):
+            return found  # it will not be trained: no clock need run for it
         if names & {"latency", "latency_p95"}:
             one = cost.latency(encoder, self.device)
             found |= {"latency": one["p50"], "latency_p95": one["p95"]}
@@ -147,9 +151,9 @@ class Train:
             ssl.pretrain.run(words, [Beating(beat)])
         beat()
         encoder, card = artifact.load(out / "encoder.safetensors")
-        figures = self.judge(encoder, card, BANK)
+        figures = self.judge(encoder, card, BANK, beat)
         if "loss" in self.names:
-            figures["loss"] = self.loss(words, encoder, card, out)
+            figures["loss"] = self.loss(words, encoder, card, out, beat)
         return figures
 
     def said(self, choice: Choice, begin: Path, out: Path, epochs: float) -> list[str]:
@@ -184,12 +188,18 @@ class Train:
 
     # ---- afterwards
 
-    def judge(self, encoder, card: artifact.Card, bank: int) -> dict[str, float]:
+    def judge(self, encoder, card: artifact.Card, bank: int, beat: Callable[[], None]) -> dict[str, float]:
         """What its features are worth on validation images; of as many training images as `bank` says, neighbours are found."""
         encoder.to(self.device)
         figures, names = {}, self.names
         mean, std = torch.tensor(card.mean), torch.tensor(card.std)
-        source = of_encoder("encoder", encoder, mean, std, self.device, maps=False)
+        plainly = of_encoder("encoder", encoder, mean, std, self.device, maps=False)
+
+        def describe(images: torch.Tensor) -> torch.Tensor:
+            beat()
+            return plainly.describe(images)
+
+        source = replace(plainly, describe=describe)
         queries = collect(source, self.data.validation, self.device)
         if names & {"knn", "linear"}:
             known = collect(source, self.data.train.select(evenly(len(self.data.train), bank)), self.device)
@@ -203,7 +213,7 @@ class Train:
         return figures
 
     @torch.no_grad()
-    def loss(self, words, encoder, card, out: Path) -> float:
+    def loss(self, words, encoder, card, out: Path, beat: Callable[[], None]) -> float:
         """The method's loss on views of validation images, the same views for every trial."""
         method = command.build_method(words, encoder)
         method.prepare(len(self.data.pretrain), words.batch_size)
@@ -211,7 +221,11 @@ class Train:
         method.to(self.device).eval()
         split = self.data.validation
         views = batches(words, split, card, min(words.batch_size, len(split)), 0, self.device)
-        return float(torch.stack([method(batch, 1.0)[0] for batch in views]).mean())
+        losses = []
+        for batch in views:
+            beat()
+            losses.append(method(batch, 1.0)[0])
+        return float(torch.stack(losses).mean())
 
 
 class Score(Train):

@@ -6,6 +6,7 @@ leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, and
 """
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,16 @@ class View:
         self.seen: dict[int, tuple] = {}
         self.front: set[int] = set()
 
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def wait(self, metrics: Path) -> None:
+        """How far the training is that trials wait for."""
+        rows = metrics.read_text(errors="replace").splitlines() if metrics.exists() else []
+        found = re.search(r'"epoch": ([0-9.]+)', rows[-1]) if rows else None
+        if found:
+            self.bar.update(self.task, stand=f"supernet: {float(found[1]):.1f} epochs")
+
     def show(self, entries: Sequence[Entry]) -> None:
         first = not self.seen and len(entries) > 0
         for e in entries:
@@ -73,7 +84,7 @@ class View:
         ahead = best(entries, self.plan)
         for e in ahead if not first else ():
             if e.number not in self.front:
-                self.console.print(f"front: trial {e.number}: {told(e, self.names)}", highlight=False, markup=False)
+                self.say(f"front: trial {e.number}: {told(e, self.names)}")
         self.front = {e.number for e in ahead}
         running = sum(e.state == TrialState.RUNNING for e in entries)
         judged = sum(bool(e.rungs) or e.state == TrialState.FAIL for e in entries)
@@ -88,7 +99,7 @@ class View:
         elif before is not None and e.lost > before[2]:
             text = "its worker was lost; it is given back"
         if text:
-            self.console.print(f"trial {e.number}: {text}", highlight=False, markup=False)
+            self.say(f"trial {e.number}: {text}")
 
     def close(self) -> None:
         self.bar.stop()
@@ -174,23 +185,25 @@ def shape(choice: dict) -> str:
 
 
 def picture(entries: Sequence[Entry], plan: Plan) -> bytes:
-    """The first two objectives: every trial that was trained, by how far; the front as a line."""
+    """The first two objectives (multiply-adds beside a single one): every trial that was trained, by how far; the front of
+    those trained to the end as a line.
+    """
     plt = _pyplot()
-    names = [*plan.objectives][:2]
-    two = len(names) > 1
+    first, second = [*plan.objectives, "macs"][:2]
     figure, axis = plt.subplots(figsize=(6, 4.2), layout="constrained")
     trained = [e for e in entries if e.rungs]
+    points = {e.number: (figures(e)[second], e.rungs[-1]["values"][0]) for e in trained}
     for k, rung in enumerate(plan.halving.rungs):
-        there = [e for e in trained if len(e.rungs) == k + 1]
-        x = [e.rungs[-1]["values"][1] if two else e.number for e in there]
-        axis.scatter(x, [e.rungs[-1]["values"][0] for e in there], s=14 + 10 * k, alpha=0.7, color=COLOURS[k % len(COLOURS)],
-                     label=f"{rung:.3g} epochs")
-    ahead = sorted(best(entries, plan), key=lambda e: e.rungs[-1]["values"][1] if two else e.number)
-    x = [e.rungs[-1]["values"][1] if two else e.number for e in ahead]
-    axis.plot(x, [e.rungs[-1]["values"][0] for e in ahead], "k-", lw=1, zorder=0, label="front")
-    if two and min(e.rungs[-1]["values"][1] for e in trained) > 0:
+        there = [points[e.number] for e in trained if len(e.rungs) == k + 1]
+        axis.scatter(*zip(*there, strict=True) if there else ([], []), s=14 + 10 * k, alpha=0.7,
+                     color=COLOURS[k % len(COLOURS)], label=f"{rung:.3g} epochs")
+    ends = np.array([points[e.number] for e in finished(entries)])
+    signs = [-1.0 if OBJECTIVES[name][0] == "maximize" else 1.0 for name in (second, first)]
+    ahead = ends[sorted(front(ends * signs), key=lambda i: ends[i, 0])]
+    axis.plot(*ahead.T, "k-", lw=1, zorder=0, label="front")
+    if min(x for x, _ in points.values()) > 0:
         axis.set_xscale("log")
-    axis.set(ylabel=_named(names[0]), xlabel=_named(names[1]) if two else "trial")
+    axis.set(ylabel=_named(first), xlabel=_named(second))
     axis.legend(fontsize=8)
     return _png(figure, plt)
 

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.pareto import order
+from nas.pareto import front
 
 SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
 ASKED, AT_RANDOM = 20, 2_000  # proposals known already after which it is drawn at random, and after which none is left
@@ -94,8 +94,8 @@ def propose(
 
 
 def excess(costs: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
-    """Limit → by how much it is exceeded; at most 0 where it is kept."""
-    return {name: costs[name] - most for name, most in limits.items()}
+    """Limit → by how much it is exceeded; at most 0 where it is kept, or was not measured because another is not."""
+    return {name: costs.get(name, most) - most for name, most in limits.items()}
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, known: Known | None) -> None:
@@ -154,7 +154,7 @@ def make(name: str, seed: int) -> BaseSampler:
 
 class Evolution(BaseSampler):
     """Regularised evolution: the best of a few drawn from the youngest, one parameter of it drawn anew (Real et al. 2019,
-    arXiv 1802.01548, algorithm 1: population of the last P, sample S). Best: first in non-dominated order, feasible first.
+    arXiv 1802.01548, algorithm 1: population of the last P, sample S). Best: one of the front, of those that are feasible.
     """
 
     def __init__(self, population: int = 3 * STARTUP, sample: int = STARTUP, seed: int = 0):
@@ -177,8 +177,9 @@ class Evolution(BaseSampler):
         signs = [1 if d.name == "MINIMIZE" else -1 for d in study.directions]
         values = np.array([[s * v for s, v in zip(signs, t.values, strict=True)] for t in drawn])
         too_much = [sum(max(c, 0.0) for c in t.constraints.values()) for t in drawn]
-        best = order(values, too_much)[0]
-        self.parent = drawn[best].params
+        least = [i for i, much in enumerate(too_much) if much <= min(too_much)]
+        ahead = [least[i] for i in front(values[least])]  # one for one objective; else none of them is better than another
+        self.parent = drawn[ahead[self.random.randint(len(ahead))]].params
         self.mutated = sorted(self.parent)[self.random.randint(len(self.parent))]
 
     def sample_independent(self, study, trial, param_name, param_distribution):

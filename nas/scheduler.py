@@ -5,6 +5,7 @@ the best 1/factor of all that have reached its rung, best by non-dominated sorti
 worker ever waits for another, and a promotion goes on from the trial's own checkpoint: it costs only the difference.
 """
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from nas import sampler
 from nas.ledger import Entry, Ledger, Lost, Watch
 from nas.pareto import order
 from nas.sampler import Known
+from nas.words import COSTS
 
 REFUSED = 20  # times the trials: so many refused, and the limits leave nothing
 WAIT = -1  # no trial's id: there is nothing to do yet
@@ -196,16 +198,22 @@ class Worker:
 
     def propose(self, id: int) -> bool:
         """Choose for this trial what no other has; False where nothing is left."""
-        ledger, plan, again = self.ledger, self.plan, 0
+        ledger, plan, again, judge = self.ledger, self.plan, 0, self.evaluator
+        beat = Beat(ledger, id, plan.interval, lambda: self.stop)
+
+        def costs(choice) -> dict[str, float]:
+            beat()  # dozens may be looked at
+            return judge.costs(choice)
+
         while True:
             entries = ledger.entries()
             others = known([e for e in entries if e.id != id], plan)
-            number, directions, judge = ledger.entry(id).number, list(plan.objectives.values()), self.evaluator
+            number, directions = ledger.entry(id).number, list(plan.objectives.values())
             try:
                 if sum(e.refused for e in entries) > REFUSED * plan.trials:
                     raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
                 p = sampler.propose(
-                    plan.sampler, judge.choose, judge.costs, plan.limits, others, directions, plan.seed, number, again,
+                    plan.sampler, judge.choose, costs, plan.limits, others, directions, plan.seed, number, again,
                     plan.candidates, judge.best if plan.candidates > 1 else None,
                 )
             except sampler.Exhausted as end:
@@ -235,12 +243,17 @@ class Worker:
 
 
 def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:
-    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits."""
+    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits.
+
+    Costs as logarithms: else, of encoders whose costs are a hundredfold apart, all but the cheapest look alike.
+    """
     found = []
     for e in entries:
         if e.choice is None:
             continue
         values = e.rungs[-1]["values"] if e.rungs else None
+        if values is not None:
+            values = [math.log(max(v, 1e-9)) if name in COSTS else v for name, v in zip(plan.objectives, values, strict=True)]
         pending = values is None and e.state in (TrialState.RUNNING, TrialState.WAITING)
         over = sampler.excess(e.costs, plan.limits)
         found.append(Known(e.number, e.hash, *e.asked, values, over, pending, e.choice["memory"]))

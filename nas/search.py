@@ -200,13 +200,15 @@ def _gpus() -> list[str]:
 def supervise(words) -> int:
     """Start workers, watch over the study, show it, report."""
     from nas import report
-    from nas.ledger import Watch, machine
+    from nas.ledger import Watch, folder, machine
 
     book, numbers, crew, stopped = ledger(words), plan(words), Crew(words), []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(True))
     watch, view = Watch(book, words.interval), report.View(numbers, words.study)
-    owners = {}
+    owners, supernet = {}, folder(words.study) / "supernet"
+    if words.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
+        view.say(f"first the supernet: {words.supernet_epochs:g} epochs, in {supernet}")
     for i in range(crew.size):
         crew.start(i)
     try:
@@ -214,6 +216,8 @@ def supervise(words) -> int:
             entries = book.entries()
             owners |= {e.number: e.owner[0] for e in entries if e.owner[0]}
             view.show(entries)
+            if not entries:
+                view.wait(supernet / "metrics.jsonl")
             for lost in watch.look():
                 if (owners.get(lost) or "").startswith(machine() + ":"):
                     crew.kill(owners[lost])

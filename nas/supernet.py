@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ssl.pretrain
 from core import command, config
+from core.memory import Queue
 from core.method import Batch, Method
 from core.words import types_of
 from linear_eval.features import evenly, images_of, plain
@@ -61,8 +62,12 @@ class Sandwich(Method):
         return torch.cat(found, dim=1)
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        count = len(self.parts(int(self.sandwiches)))
-        judged = [super(Sandwich, self).objective(part, targets, progress) for part in features.chunk(count, dim=1)]
+        first, *others = features.chunk(len(self.parts(int(self.sandwiches))), dim=1)
+        judged = [super().objective(first, targets, progress)]
+        queues = [(module, len(module.fresh)) for module in self.modules() if isinstance(module, Queue)]
+        judged += [super(Sandwich, self).objective(part, targets, progress) for part in others]
+        for queue, length in queues:
+            del queue.fresh[length:]  # the whole's embeddings alone are remembered
         losses = torch.stack([loss for loss, _ in judged])
         return losses.mean(), judged[0][1] | {"loss_largest": losses[0].detach(), "loss_smallest": losses[1].detach()}
 
@@ -193,7 +198,7 @@ class Inherit(Train):
         if epochs:
             return super().advance(choice, entry, epochs, beat)
         beat()
-        return self.judge(self.part(Choice.from_json(choice).spec), self.card, len(self.images))
+        return self.judge(self.part(Choice.from_json(choice).spec), self.card, len(self.images), beat)
 
 
 @contextlib.contextmanager
