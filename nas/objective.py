@@ -2,9 +2,11 @@
 
 Nothing here looks at a test split. A trial's folder is a run like any other: `python -m ssl.pretrain` can go on with it.
 """
+import contextlib
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +27,7 @@ from linear_eval.features import collect, evenly, images_of, of_encoder, plain, 
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import linear
 from nas import proxies, space
-from nas.ledger import Entry, run_folders
+from nas.ledger import Entry, Lost, run_folders
 from nas.sampler import excess
 from nas.space import Choice
 from nas.words import PROXIES, NasWords, limits
@@ -35,6 +37,7 @@ from vision.build import build_data
 
 BANK = 10_000  # training images that vote, evenly drawn
 BATCH = 64  # of latency_batch
+STARTUP = 1800  # seconds: the longest that a training may take to its first step
 SCORED = 64  # images that a proxy sees at a time
 OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
 
@@ -81,13 +84,36 @@ def batches(words, split, card: artifact.Card, size: int, seed: int, device: tor
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
 
-class Beating:
-    """A listener of a run: each step is a sign of life."""
+class Starting:
+    """Signs of life from a thread while images are listed and processes start: no step shows any. Not for longer than
+    `STARTUP`, as a training may hang there too.
+    """
 
     def __init__(self, beat: Callable[[], None]):
-        self.beat = beat
+        self.beat, self.over = beat, threading.Event()
+
+    def __enter__(self) -> "Starting":
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.over.set()
+
+    def _run(self) -> None:
+        end = time.monotonic() + STARTUP
+        with contextlib.suppress(Stopped, Lost):  # the main thread meets them too
+            while not self.over.wait(0.5) and time.monotonic() < end:
+                self.beat()
+
+
+class Beating:
+    """A listener of a run: each step is a sign of life, and the end of its start."""
+
+    def __init__(self, beat: Callable[[], None], starting: Starting):
+        self.beat, self.starting = beat, starting
 
     def tick(self, step: int) -> None:
+        self.starting.over.set()
         self.beat()
 
     def log(self, step: int, row: dict) -> None:
@@ -144,11 +170,11 @@ class Train:
             begin.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write(begin, self.first(chosen))
         words = config.compose(ssl.pretrain.TOOL, self.said(chosen, begin, out, epochs))
-        beat()
-        if words.devices > 1:
-            launched(ssl.pretrain.TOOL.module, words, out, beat)
-        else:
-            ssl.pretrain.run(words, [Beating(beat)])
+        with Starting(beat) as starting:
+            if words.devices > 1:
+                launched(ssl.pretrain.TOOL.module, words, out, Beating(beat, starting).tick)
+            else:
+                ssl.pretrain.run(words, [Beating(beat, starting)])
         beat()
         encoder, card = artifact.load(out / "encoder.safetensors")
         figures = self.judge(encoder, card, BANK, beat)
@@ -236,21 +262,24 @@ class Score(Train):
         return {"proxy": self.foretold(Choice.from_json(choice))}
 
 
-def launched(module: str, words, out: Path, beat: Callable[[], None]) -> None:
-    """A training on several processes: a command of its own, alive while its figures grow."""
+def launched(module: str, words, out: Path, tick: Callable[[int], None]) -> None:
+    """A training on several processes: a command of its own, alive while its figures grow.  tick: called when they did"""
     log = out.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:
         child = subprocess.Popen([sys.executable, "-m", module, *words.chosen.words], stdout=file, stderr=file)
-        seen = None
+        metrics = out / "metrics.jsonl"
+
+        def size() -> int:
+            return metrics.stat().st_size if metrics.exists() else 0
+
+        seen = size()
         try:
             while child.poll() is None:
                 time.sleep(0.5)
-                metrics = out / "metrics.jsonl"
-                state = metrics.stat().st_size if metrics.exists() else 0
-                if state != seen:
-                    seen = state
-                    beat()
+                if (now := size()) != seen:
+                    seen = now
+                    tick(now)
         finally:
             if child.poll() is None:
                 child.terminate()

@@ -20,7 +20,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas.pareto import front
 
 SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
-ASKED, AT_RANDOM = 20, 2_000  # proposals known already after which it is drawn at random, and after which none is left
+ASKED = 20  # proposals, known already or beyond limits, after which it is drawn at random
+REDRAWN = 120  # proposals after which one beyond the limits becomes a trial, to be refused
+AT_RANDOM = 2_000  # proposals known already after which none is left
 STARTUP = 12  # random trials before TPE and GP have something to learn from; also the populations' size
 KEPT = "generation"  # in the names of system attributes by which samplers remember a trial
 
@@ -78,8 +80,8 @@ def propose(
                 continue
             found = costs(choice)
             over = excess(found, limits)
-            if asking and any(by > 0 for by in over.values()):
-                tell(study, trial, Known(number, choice.hash, {}, {}, otherwise, over))
+            if attempt < REDRAWN and any(by > 0 for by in over.values()):
+                tell(study, trial, Known(number, choice.hash, {}, {}, otherwise, over) if asking else None)
                 continue
             attributes = study._storage.get_trial_system_attrs(trial._trial_id)
             memory = {k: v for k, v in attributes.items() if KEPT in k}

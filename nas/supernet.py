@@ -133,6 +133,8 @@ def main() -> int:
 def check(words) -> None:
     command.check(words)
     command.refuse(config.flat(words), {} if words.subnets >= 0 else {"subnets": "0 or more"})
+    if said := next((word for word in words.chosen.words if word.startswith("encoder=")), None):
+        raise ValueError(f"{said}: a supernet's encoder is the largest of space={words.space}; leave it out")
     if words.compile:
         raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
 
@@ -183,7 +185,7 @@ class Inherit(Train):
         said = [*kept, f"space={w.space}", f"epochs={w.supernet_epochs:g}", f"out='{out}'", "report=false", "checks=1"]
         words = config.compose(TOOL, said)
         if words.devices > 1:
-            launched(TOOL.module, words, out, lambda: None)
+            launched(TOOL.module, words, out, lambda step: None)
         else:
             run(words)
 

@@ -51,6 +51,7 @@ class NasWords(PretrainWords):
     rungs: int = word(3, "stops of successive halving; 1: everything is trained to the end")
     factor: int = word(3, "a rung's epochs over those of the one before; 1/factor go on")
     parallel: int = word(0, "workers on this machine; 0: one a GPU, or one")
+    node: int = word(0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm")
     interval: float = word(60.0, "seconds; twice that without a sign of life, and a worker's trial is given back")
 
 

@@ -170,6 +170,21 @@ def test_nothing_is_trained_beyond_limits_and_late_proposals_keep_them(sampler):
     assert sum(not e.refused for e in late) / len(late) >= 0.9  # of all points: one in eight
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
+def test_three_hundred_trials_hold_no_duplicate_and_hardly_a_refusal(sampler):
+    judge, current = Judge(size=16), book()
+    Worker(current, plan(300, sampler, rungs=1, limits={"macs": 14.0}), judge).run()  # one point in six keeps within
+    entries = current.entries()
+    trained = [e for e in entries if e.rungs]
+    assert len({e.hash for e in trained}) == len(trained) == 300
+    assert len(judge.trained) == len(set(judge.trained)) == 300
+    assert judge.spent == 300 * 9
+    assert all(e.costs["macs"] <= 14 for e in trained)
+    late = entries[len(entries) // 2 :]
+    assert sum(not e.refused for e in late) / len(late) >= 0.9
+
+
 def test_what_limits_leave_no_room_for_is_refused_with_the_reason():
     judge, current = Judge(size=4), book()
     Worker(current, plan(3, "random", rungs=1, limits={"macs": 0.0}), judge).run()

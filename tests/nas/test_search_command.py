@@ -79,6 +79,26 @@ def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
+    words = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs"
+    job = begin(tmp_path, *words)
+    _, err = job.communicate(timeout=240)
+    assert job.returncode == 0, err
+    for t in results(tmp_path)["trials"]:
+        assert 0 < t["rungs"][0]["figures"]["loss"] < 10
+        assert t["rungs"][0]["figures"]["rankme"] >= 1
+        assert "on 2 × cpu" in (tmp_path / "runs" / "nas" / "s" / "trials" / f"{t['number']:05d}.log").read_text()
+
+
+def test_multirun_joins_one_study(tmp_path):
+    """As `hydra/launcher=submitit_slurm` would on nodes of a cluster; here one after the other."""
+    job = begin(tmp_path, "--multirun", "--node=0,1", "--strategy=proxy", "--proxy=macs", "--objectives=proxy")
+    out, err = job.communicate(timeout=240)
+    assert job.returncode == 0, err
+    assert out.count("# s") == 2
+    assert len([t for t in results(tmp_path)["trials"] if t["rungs"]]) == 4
+
+
 def test_a_finished_study_reports_again_and_takes_no_other_settings(whole):
     job = begin(whole, module="nas.report")
     out, err = job.communicate(timeout=60)

@@ -224,6 +224,20 @@ def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     assert said in lines[0]
 
 
+@pytest.mark.parametrize(("words", "said"), [
+    (["--encoder=resnet18"], "encoder=resnet18: a supernet's encoder is the largest of space=elastic"),
+    (["--compile"], "compile=true: a supernet is another encoder at every step"),
+    (["--subnets=-1"], "subnets=-1: must be 0 or more"),
+])
+def test_a_mistake_of_the_training_alone_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begin = partial(command.start, supernet.TOOL, supernet.check, supernet.run)
+    assert config.main(supernet.TOOL, begin, words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
 def test_a_space_that_does_not_nest_ends_the_search_with_the_reason(tmp_path):
     words = [word for word in STUDY if not word.startswith("--space")]
     job = begin(tmp_path, *words, "--space=resnet", module="nas.search")

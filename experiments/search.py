@@ -1,0 +1,86 @@
+"""Is the encoder that a search found better than the hand-made one?  Both trained from scratch with fresh seeds.
+
+    uv run python -m nas.search --study fashion --data fashion_mnist --trials 30 --epochs 2 --objectives knn \\
+        --limit macs:15.1,latency_batch:36 --parallel 2
+    uv run python -m experiments.search --study fashion --seeds 11 12 13
+
+Takes the study's best (by validation images: searches look at no others), and the default encoder `small`; trains both by
+ssl.pretrain's own command with random weights of each seed, and keeps test accuracy, costs and the study's own table in
+experiments/search/DATA.json, its picture beside it. A run that is done is not run again.
+"""
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from core import checkpoint
+from core.machine import code, hardware, versions
+from nas.ledger import folder
+from vision import artifact, cost, datasets, encoders
+from vision.augment import Recipe
+
+KEPT = Path(__file__).resolve().parent / "search"
+RUNS = Path("runs") / "search"
+
+
+def beginning(spec: encoders.Spec, data: datasets.Dataset, seed: int) -> bytes:
+    """An encoder.safetensors with the seed's random weights."""
+    torch.manual_seed(seed)
+    recipe = Recipe(spec.image_size, data.mean, data.std)
+    return artifact.dumps(encoders.build(spec), recipe, {"tool": "experiments.search", "seed": seed})
+
+
+def trained(name: str, spec: encoders.Spec, data: datasets.Dataset, seed: int, epochs: float) -> dict[str, float]:
+    """Test accuracy in per cent after pretraining."""
+    out, begin = RUNS / f"{name}-{seed}", RUNS / f"{name}-{seed}.safetensors"
+    if not (out / "test.json").exists():
+        RUNS.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(begin, beginning(spec, data, seed))
+        words = [f"--data={data.name}", f"--seed={seed}", f"--epochs={epochs:g}", f"--encoder={begin}", f"--out={out}"]
+        print(f"ssl.pretrain {' '.join(words)}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "ssl.pretrain", *words], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((out / "test.json").read_text())["pretrained"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", required=True, help="a finished one, in runs/nas")
+    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--against", default="small", help="the encoder to beat")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13], help="none of them the search's")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--minutes", type=float, help="what the search took, as its user's clock says")
+    given = parser.parse_args()
+    study = json.loads((folder(given.study) / "results.json").read_text())
+    best = study["front"][0]
+    found = next(t for t in study["trials"] if t["number"] == best)
+    card = artifact.read_card(folder(given.study) / "front" / f"{best:05d}" / "encoder.safetensors")
+    data = datasets.load(given.data, seed=0)
+    size = study["settings"]["image_size"]
+    specs = {"found": card.spec, given.against: encoders.create(given.against, data.channels, size).spec}
+    rows = {}
+    for name, spec in specs.items():
+        encoder, scores = encoders.build(spec), [trained(name, spec, data, seed, given.epochs) for seed in given.seeds]
+        rows[name] = {
+            "encoder": spec.json, "macs": cost.macs(encoder), "parameters": cost.parameters(encoder), "test": scores,
+            "mean": {kind: round(statistics.mean(s[kind] for s in scores), 2) for kind in scores[0]},
+            "std": {kind: round(statistics.stdev(s[kind] for s in scores), 2) for kind in scores[0]},
+        }
+    kept = {
+        **vars(given), "trial": found, "rows": rows, "study": {key: study[key] for key in ("settings", "trials", "epochs")},
+        "hardware": hardware(), "versions": versions(), "code": code(),
+    }
+    KEPT.mkdir(exist_ok=True)
+    checkpoint.write(KEPT / f"{given.data}.json", json.dumps(kept, indent=1) + "\n")
+    shutil.copy2(folder(given.study) / "front.png", KEPT / f"{given.data}.png")
+    print(json.dumps({name: {**row["mean"], "macs": row["macs"]} for name, row in rows.items()}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
