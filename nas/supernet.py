@@ -21,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ssl.pretrain
 from core import command, config
+from core.batchnorm import sync_batchnorm
+from core.distributed import world_size
 from core.memory import Queue
 from core.method import Batch, Method
 from core.words import types_of
@@ -84,7 +86,7 @@ def sandwiched(method: Method, spaced: Space, subnets: int, seed: int) -> Method
     kind, spec = type(method), method.encoder.spec
     if kind.objective is Method.objective or kind.forward is not Method.forward:
         raise ValueError(f"method={kind.__name__} has no objective apart from its features: it cannot train a supernet")
-    elastic.elastic(method.encoder)
+    elastic.elastic(method.encoder, sync_batchnorm if world_size() > 1 and method.sync_batchnorm else None)
     shape = spec.channels, spec.image_size
     least = spaced(smallest, *shape)
 

@@ -6,14 +6,13 @@ family of timm's convolutional models whose tensors nest so will do; nothing is 
 """
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.batchnorm import SyncBatchNorm, sync_batchnorm
 from vision import encoders
 from vision.encoders import Spec
 
@@ -27,12 +26,12 @@ class Elastic:
     """
 
     shown: Spec | None = None
+    made: Callable[[nn.Module], nn.Module] | None = None  # what is done to the whole's modules too: BatchNorm over processes
 
     def forward(self, x: Tensor) -> Tensor:
         if self.shown is None:
             return super().forward(x)
-        synced = any(isinstance(m, SyncBatchNorm) for m in self.modules())
-        part = skeleton(self.shown, synced).train(self.training)
+        part = skeleton(self.shown, self.made).train(self.training)
         state = cut(self, part)
         for name, _ in part.named_buffers():
             state[name] = state[name].clone()  # its statistics are not the whole's
@@ -49,10 +48,11 @@ class Elastic:
             self.shown = before
 
 
-def elastic(encoder: nn.Module) -> nn.Module:
+def elastic(encoder: nn.Module, made: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
     """The same encoder, its class with `Elastic` mixed in. In place."""
     if not isinstance(encoder, Elastic):
         encoder.__class__ = type(f"Elastic{type(encoder).__name__}", (Elastic, type(encoder)), {})
+    encoder.made = made
     return encoder
 
 
@@ -91,13 +91,13 @@ def _slice(tensor: Tensor, shape: torch.Size, name: str) -> Tensor:
     return tensor[tuple(slice(start, start + length) for start, length in zip(starts, shape, strict=True))]
 
 
-def skeleton(spec: Spec, synced: bool = False) -> nn.Module:
-    """An encoder without weights of its own, kept ready.  synced: its BatchNorm sees all processes."""
-    return _skeleton(json.dumps(spec.json, sort_keys=True), synced)
+def skeleton(spec: Spec, made: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+    """An encoder without weights of its own, kept ready."""
+    return _skeleton(json.dumps(spec.json, sort_keys=True), made)
 
 
 @lru_cache(SKELETONS)
-def _skeleton(spec: str, synced: bool) -> nn.Module:
+def _skeleton(spec: str, made: Callable[[nn.Module], nn.Module] | None) -> nn.Module:
     with torch.device("meta"):
         part = encoders.build(Spec.of(json.loads(spec)))
-    return sync_batchnorm(part) if synced else part
+    return made(part) if made else part

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.batchnorm import SyncBatchNorm
+from core.batchnorm import SyncBatchNorm, sync_batchnorm
 from nas.space import Answers, largest, smallest
 from nas.space import elastic as space
 from vision import artifact, elastic, encoders
@@ -101,7 +101,8 @@ def test_showing_ends_also_after_an_error(encoder):
 
 def test_synchronised_norms_are_the_parts_too():
     assert not any(isinstance(m, SyncBatchNorm) for m in elastic.skeleton(PART).modules())
-    assert any(isinstance(m, SyncBatchNorm) for m in elastic.skeleton(PART, synced=True).modules())
+    whole = elastic.elastic(encoders.build(WHOLE), sync_batchnorm)
+    assert any(isinstance(m, SyncBatchNorm) for m in elastic.skeleton(PART, whole.made).modules())
 
 
 @pytest.mark.parametrize(

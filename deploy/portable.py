@@ -1,0 +1,77 @@
+"""A trained file as one module that can leave: images in, logits or features out."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linear_eval.features import images_of, plain
+from linear_eval.knn import knn_accuracy
+from vision import artifact, datasets
+
+BLOCK = 250  # images an answer
+BANK = 10_000  # training images whose features vote, for an encoder
+
+
+class Portable(nn.Module):
+    """B,C,S,S float32, normalised → logits B,K of a classifier, features B,D of an encoder.
+
+    preprocess: B,C,H,W uint8 of any size instead; resized by antialiased bilinear interpolation, as torchvision does.
+    """
+
+    def __init__(self, model: nn.Module, card: artifact.Card, preprocess: bool):
+        super().__init__()
+        self.model, self.card, self.preprocess = model, card, preprocess
+        self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.preprocess:
+            side = self.card.spec.image_size
+            images = F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", antialias=True)
+            images = (images - self.mean) / self.std
+        return self.model(images)
+
+    @property
+    def answers(self) -> str:
+        return "features" if self.card.classes is None else "logits"
+
+    def example(self, count: int) -> Tensor:
+        """Noise of the shape that it takes, the same each time."""
+        spec, dice = self.card.spec, torch.Generator().manual_seed(0)
+        shape = count, spec.channels, spec.image_size, spec.image_size
+        if self.preprocess:
+            return torch.randint(0, 256, shape, dtype=torch.uint8, generator=dice)
+        return torch.randn(shape, generator=dice)
+
+    def takes(self, split: datasets.Images, indices: Tensor) -> np.ndarray:
+        """A split's images as it takes them."""
+        images = images_of(split, indices, self.card.spec.image_size, self.card.spec.channels)
+        images = images if self.preprocess else plain(images, self.mean.flatten(), self.std.flatten())
+        return images.contiguous().numpy()
+
+
+def load(path: str | Path, preprocess: bool = False) -> Portable:
+    """A file of ours, with its classifier where it has one, in evaluation mode.  Raises ValueError."""
+    if artifact.read_card(path).classes is not None:
+        model, card = artifact.load_classifier(path)
+    else:
+        model, card = artifact.load(path)
+    return Portable(model, card, preprocess).eval().to(memory_format=torch.channels_last)
+
+
+def outputs(answer, portable: Portable, split: datasets.Images, indices: Tensor | None = None) -> np.ndarray:
+    """What a version answers to a split's images, or to some of them.  answer: images → outputs, both arrays; → N,K or N,D"""
+    indices = torch.arange(len(split)) if indices is None else indices
+    return np.concatenate([answer(portable.takes(split, part)) for part in indices.split(BLOCK)])
+
+
+def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets.Images) -> float:
+    """Per cent: of a classifier its own, of an encoder kNN's."""
+    found = outputs(answer, portable, split)
+    if portable.card.classes is not None:
+        return float((found.argmax(1) == split.labels.numpy()).mean() * 100)
+    bank = data.train.select(torch.linspace(0, len(data.train) - 1, min(BANK, len(data.train))).long())
+    known = torch.from_numpy(outputs(answer, portable, bank))
+    return knn_accuracy(known, bank.labels, torch.from_numpy(found), split.labels, len(data.classes))

@@ -1,0 +1,92 @@
+"""A portable module in each of the ways that run it, all of them the same to call: images → outputs, both NumPy arrays."""
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from deploy.portable import Portable
+
+Answer = Callable[[np.ndarray], np.ndarray]
+CHECKED = (1, 3, 64)  # images at which a file must agree with torch
+CLOSE = 1e-4  # by how much an output may differ, relative to the largest
+
+
+def eager(module: Callable[[torch.Tensor], torch.Tensor]) -> Answer:
+    """By torch, channels last, where it is faster."""
+
+    @torch.inference_mode()
+    def answer(images: np.ndarray) -> np.ndarray:
+        return module(torch.from_numpy(images).contiguous(memory_format=torch.channels_last)).numpy()
+
+    return answer
+
+
+def compiled(portable: Portable) -> Answer:
+    return eager(torch.compile(portable, dynamic=True))
+
+
+def onnx(path: Path, threads: int = 0) -> Answer:
+    """By onnxruntime on the CPU.  threads: 0 for all cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def tensorrt(path: Path) -> Answer | str:
+    """By onnxruntime's TensorRT provider; where there is none, why."""
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this onnxruntime has no TensorRT (onnxruntime-gpu beside TensorRT's libraries has)"
+    session = onnxruntime.InferenceSession(path, providers=["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    if session.get_providers()[0] != "TensorrtExecutionProvider":
+        return "TensorRT's libraries could not be loaded"
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def _dynamic(portable: Portable) -> dict:
+    sides = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)} if portable.preprocess else {}
+    return {"images": {0: torch.export.Dim("batch")} | sides}
+
+
+def write_onnx(portable: Portable, path: Path) -> None:
+    """ONNX by torch's exporter, the batch free."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            portable, (portable.example(2),), dynamo=True, dynamic_shapes=_dynamic(portable), input_names=["images"],
+            output_names=[portable.answers], verbose=False,
+        )
+    program.save(path)
+
+
+def write_program(portable: Portable, path: Path) -> Answer:
+    """torch.export's program.  → what the file answers, read again"""
+    program = torch.export.export(portable, (portable.example(2),), dynamic_shapes=_dynamic(portable))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that lie channels last, which come back as they were
+        torch.export.save(program, path)
+    return eager(torch.export.load(path).module())
+
+
+def write_torchscript(portable: Portable, path: Path) -> Answer:
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated is what its word says
+        torch.jit.trace(portable, portable.example(2)).save(path)
+        return eager(torch.jit.load(path))
+
+
+def distance(one: Answer, other: Answer, portable: Portable) -> float:
+    """The largest difference of outputs, relative to the largest output, over batches of several sizes."""
+    found = 0.0
+    for count in CHECKED:
+        images = portable.example(count).numpy()
+        a, b = one(images), other(images)
+        found = max(found, float(np.abs(a - b).max() / np.abs(b).max()))
+    return found

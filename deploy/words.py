@@ -1,0 +1,22 @@
+# ruff: noqa: RUF009 (`word` makes fields)
+"""What the tools of this room understand beside what every tool does. No torch here."""
+from dataclasses import dataclass
+from typing import Any
+
+from core.words import Common, word
+
+INT8 = ("auto", "static", "channel", "mixed", "dynamic", "none")
+
+
+@dataclass
+class ExportWords(Common):
+    encoder: str | None = word(None, "an encoder.safetensors or classifier.safetensors")
+    augment: Any = word(None, "views are not made here; data sets may say how")
+    preprocess: bool = word(False, "resizing and normalisation inside: the file takes bytes, images of any size")
+    int8: str = word("auto", "auto (the first that is accurate and faster of) static | channel | mixed | dynamic; none")
+    calibration: int = word(512, "training images that INT8 ranges are taken from")
+    most_lost: float = word(1.0, "points of accuracy that INT8 may cost")
+    smaller: bool = word(False, "keep INT8 for its size where it is not faster")
+    torchscript: bool = word(False, "a TorchScript file too, which torch no longer develops")
+    batch: int = word(64, "images of the larger batch that is timed, beside one")
+    threads: int = word(0, "of the CPU, for each version alike; 0: all cores")

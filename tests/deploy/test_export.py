@@ -1,0 +1,232 @@
+"""`python -m deploy.export` as a user runs it: files that answer as torch does, without torch; a card; mistakes in a line."""
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, real
+from torch import nn
+
+from core import command, config
+from deploy import export, portable, quantize, runtime
+from deploy.card import verdict
+from deploy.latency import timed
+from vision import artifact, datasets, encoders
+from vision.augment import Recipe
+
+READS = """
+import json, sys
+import numpy as np, onnxruntime
+assert "torch" not in sys.modules
+images, out, *files = sys.argv[1:]
+x = np.load(images)
+answers = {}
+for file in files:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    answers[file.rsplit("/", 1)[-1]] = session.run(None, {session.get_inputs()[0].name: x})[0]
+assert "torch" not in sys.modules
+np.savez(out, **answers)
+"""
+
+
+def fitted() -> tuple[nn.Module, nn.Linear, datasets.Dataset]:
+    """An encoder with statistics of digits, and a linear layer that tells them apart."""
+    from linear_eval.features import calibrated, images_of, plain
+
+    torch.manual_seed(0)
+    data = datasets.load("digits", seed=0)
+    encoder = encoders.create("tiny", 1, 8).eval()
+    mean, std = torch.tensor(data.mean), torch.tensor(data.std)
+    images = images_of(data.train, torch.arange(len(data.train)), 8, 1)
+    encoder = calibrated(encoder, images, mean, std, torch.device("cpu")).eval()
+    with torch.no_grad():
+        x, y = encoder(plain(images, mean, std)), data.train.labels
+    head = nn.Linear(encoder.dim, 10)
+    targets = nn.functional.one_hot(y, 10).float() - 0.1
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), targets, driver="gelsd").solution
+    with torch.no_grad():
+        head.weight.copy_(solution[:-1].T)
+        head.bias.copy_(solution[-1])
+    return encoder, head, data
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    """A classifier's file and an encoder's."""
+    folder = tmp_path_factory.mktemp("files")
+    encoder, head, data = fitted()
+    recipe = Recipe(8, data.mean, data.std)
+    (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, head, tuple(data.classes)))
+    (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
+    return folder / "classifier.safetensors", folder / "encoder.safetensors"
+
+
+@pytest.fixture(scope="module")
+def exported(files, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "out"
+    words = f"--encoder={files[0]}", "--data=digits", f"--out={out}", "--smaller", "--torchscript", "--batch=16"
+    job = real(*words, module="deploy.export", env=os.environ | {"OMP_NUM_THREADS": "1"})
+    said, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    assert "Use " in said
+    return out
+
+
+def test_the_files_answer_alike_in_a_process_without_torch(files, exported, tmp_path):
+    module, data = portable.load(files[0]), datasets.load("digits", seed=0)
+    x = np.concatenate([module.takes(split, torch.arange(len(split))) for split in (data.test, data.train)])[:1000]
+    np.save(tmp_path / "images.npy", x)
+    onnx = [str(exported / name) for name in ("model.onnx", "model.int8.onnx")]
+    subprocess.run(
+        [sys.executable, "-I", "-c", READS, tmp_path / "images.npy", tmp_path / "out.npz", *onnx], check=True, timeout=60,
+    )
+    found, expected = np.load(tmp_path / "out.npz"), runtime.eager(module)(x)
+    assert len(x) == 1000
+    np.testing.assert_allclose(found["model.onnx"], expected, atol=1e-4 * np.abs(expected).max())
+    assert (found["model.onnx"].argmax(1) == expected.argmax(1)).all()
+    same = found["model.int8.onnx"].argmax(1) == expected.argmax(1)
+    assert same.mean() > 0.93  # a head on random features leaves close calls
+    program = torch.export.load(exported / "model.pt2").module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(torch.from_numpy(x)), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+        script = torch.jit.load(exported / "model.torchscript.pt")
+        torch.testing.assert_close(script(torch.from_numpy(x)), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_the_card_tells_what_was_measured(exported):
+    card = json.loads((exported / "card.json").read_text())
+    rows = card["rows"]
+    assert {"torch", "onnxruntime", "torch.export", "TorchScript", "torch.compile"} <= set(rows)
+    int8 = next(row for name, row in rows.items() if name.startswith("INT8"))
+    assert rows["torch"]["accuracy"] > 75
+    assert rows["torch"]["accuracy"] - int8["accuracy"] <= 2
+    assert int8["megabytes"] < 0.4 * rows["onnxruntime"]["megabytes"]
+    assert all(0 < row["p50"] <= row["p95"] and row["images_per_second"] > 0 for row in rows.values())
+    assert all(by < 1e-4 for by in card["off"].values())
+    assert "TensorRT" in card["refused"]
+    assert card["macs"] > 0
+    assert (exported / "card.png").stat().st_size > 2000
+    assert "| onnxruntime |" in (exported / "card.md").read_text()
+
+
+def test_the_same_command_goes_over_it_and_another_one_does_not(files, exported, capsys):
+    words = [f"--encoder={files[0]}", "--data=digits", f"--out={exported}", "--smaller"]
+    begin = partial(command.start, export.TOOL, export.check, export.run)
+    assert config.main(export.TOOL, begin, words) == 2
+    assert "holds another export (" in capsys.readouterr().err
+
+
+def test_preprocessing_inside_takes_bytes_of_any_size(files, tmp_path):
+    """As torchvision resizes tensors: antialiased, bilinear."""
+    from torchvision.transforms.v2 import functional as TF
+
+    inside, outside = portable.load(files[0], preprocess=True), portable.load(files[0])
+    runtime.write_onnx(inside, tmp_path / "model.onnx")
+    answer = runtime.onnx(tmp_path / "model.onnx")
+    for shape in ((1, 1, 8, 8), (3, 1, 40, 17), (2, 1, 9, 100)):
+        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+        small = TF.resize(images.float() / 255, [8, 8], antialias=True)
+        small = (small - outside.mean) / outside.std
+        with torch.no_grad():
+            expected = outside(small).numpy()
+        np.testing.assert_allclose(answer(images.numpy()), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_encoder_is_judged_by_its_neighbours(files):
+    from linear_eval.knn import knn_accuracy
+
+    module, data = portable.load(files[1]), datasets.load("digits", seed=0)
+    answer = runtime.eager(module)
+    found = portable.accuracy(answer, module, data, data.test)
+    rows = [torch.from_numpy(answer(module.takes(split, torch.arange(len(split))))) for split in (data.train, data.test)]
+    expected = knn_accuracy(rows[0], data.train.labels, rows[1], data.test.labels, 10)
+    assert found == pytest.approx(expected, abs=0.3)  # batches of another size, summed in another order
+    assert module.answers == "features"
+
+
+# ---------------------------------------------------------------------------------------------------------------- INT8's gate
+
+
+def gate(scores: dict, speeds: dict, smaller: bool = False, broken=()):
+    made = []
+
+    def make(kind: str) -> None:
+        if kind in broken:
+            raise RuntimeError("no such operator\nat all")
+        made.append(kind)
+
+    return quantize.gated(
+        ("static", "mixed", "dynamic"), make, lambda: scores[made[-1]], lambda: speeds[made[-1]], 90.0, 2.0, 1.0, smaller,
+    )
+
+
+def test_the_gate_takes_the_first_that_is_accurate_and_faster_and_says_why_not_the_others():
+    found = gate({"static": 88.9, "mixed": 89.5, "dynamic": 90}, {"static": 1.0, "mixed": 1.5, "dynamic": 1.0})
+    assert found.kind == "mixed"
+    assert list(found.reasons) == ["static"]
+    assert "loses 1.1 points" in found.reasons["static"]
+    slow = gate(dict.fromkeys(("static", "mixed", "dynamic"), 90.0), dict.fromkeys(("static", "mixed", "dynamic"), 2.0))
+    assert slow.kind is None
+    assert all("is not faster" in why for why in slow.reasons.values())
+    small = gate({"mixed": 90}, {"mixed": 3.0}, smaller=True, broken=("static",))
+    assert small.kind == "mixed"
+    assert small.reasons["static"] == "could not be made: RuntimeError: no such operator at all"
+
+
+def test_layers_are_ranked_by_what_eight_bits_do_to_them(files, tmp_path):
+    module, data = portable.load(files[0]), datasets.load("digits", seed=0)
+    with torch.no_grad():  # one channel a thousand times the others': a scale for all of them leaves little
+        conv = module.model.encoder.layer2[0].conv1
+        conv.weight[0] *= 1000
+    runtime.write_onnx(module, tmp_path / "model.onnx")
+    batches = [module.takes(data.train, torch.arange(32))]
+    order = quantize.sensitive(tmp_path / "model.onnx", tmp_path, batches)
+    assert len(order) == len(set(order)) > 5
+    quantize.quantize("mixed", tmp_path / "model.onnx", tmp_path / "mixed.onnx", batches)
+    quantize.quantize("channel", tmp_path / "model.onnx", tmp_path / "channel.onnx", batches)
+    x, exact = batches[0], runtime.onnx(tmp_path / "model.onnx")
+    errors = [np.square(runtime.onnx(tmp_path / f"{kind}.onnx")(x) - exact(x)).mean() for kind in ("mixed", "channel")]
+    assert errors[0] < errors[1]
+
+
+def test_a_verdict_never_recommends_what_lost_accuracy():
+    def row(accuracy: float, p50: float) -> dict:
+        return {"accuracy": accuracy, "p50": p50, "file": "f"}
+
+    rows = {"torch": row(90, 3), "fast but wrong": row(80, 1), "good": row(89.5, 2)}
+    assert verdict(rows, 1.0).startswith("Use good (f): 1.5× torch's speed at one image, -0.50 points")
+    assert "as it is" in verdict({"torch": row(90, 3), "slow": row(90, 4)}, 1.0)
+
+
+def test_time_is_of_answers_alone():
+    found = timed(lambda images: images, np.zeros((4, 1)))
+    assert 0 < found["p50"] <= found["p95"] < 1
+    assert found["images_per_second"] == pytest.approx(4 / (found["p50"] / 1e3))
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "encoder=None: say which file"),
+    (["--encoder=resnet18"], "encoder=resnet18: say which file"),
+    (["--encoder=none.safetensors"], "no such file"),
+    (["--encoder=none.safetensors", "--int8=int4"], "int8=int4: must be auto or static"),
+    (["--encoder=none.safetensors", "--batch=0"], "batch=0: must be more than 0"),
+    (["--encoder=none.safetensors", "--devices=2"], "devices=2: must be 1"),
+    (["--encoder=none.safetensors", "--batches=2"], "there is no setting 'batches'; did you mean batch?"),
+])
+def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begin = partial(command.start, export.TOOL, export.check, export.run)
+    assert config.main(export.TOOL, begin, words)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_help_answers_without_torch():
+    code = "import sys; from deploy import export; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
