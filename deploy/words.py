@@ -5,6 +5,7 @@ from typing import Any
 
 from core.words import Common, word
 
+KINDS = ("structured", "unstructured")
 INT8 = ("auto", "static", "channel", "mixed", "dynamic", "none")
 
 
@@ -20,3 +21,12 @@ class ExportWords(Common):
     torchscript: bool = word(False, "a TorchScript file too, which torch no longer develops")
     batch: int = word(64, "images of the larger batch that is timed, beside one")
     threads: int = word(0, "of the CPU, for each version alike; 0: all cores")
+
+
+@dataclass
+class PruneWords(Common):
+    encoder: str | None = word(None, "an encoder.safetensors or classifier.safetensors")
+    augment: Any = word(None, "views are not made here; data sets may say how")
+    kind: str = word("structured", "structured (whole channels: faster) | unstructured (single weights: zeros, no faster)")
+    keep: float = word(0.5, "share of the multiply-adds that stays, at most; of unstructured, of the weights")
+    multiple: int = word(8, "channels stay in multiples of this, as vectors are wide")

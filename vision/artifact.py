@@ -160,7 +160,7 @@ def snippet(card: Card, path: str) -> str:
 def _surgery(spec: encoders.Spec) -> list[str]:
     """What `encoders.small_stem` and `attention.attach` changed in timm's model, as Python."""
     before = dict(encoders.timm_model(spec).named_modules())
-    stemmed = encoders.build(replace(spec, attention="none"))
+    stemmed = encoders.build(replace(spec, attention="none", pruned={}))
     changed = []
     for name, module in stemmed.named_modules():
         if repr(module) == repr(before[name]):
@@ -173,4 +173,5 @@ def _surgery(spec: encoders.Spec) -> list[str]:
             new = f"torch.nn.Conv2d({module.in_channels}, {module.out_channels}, 3{stride}, padding=1{bias})"
             changed.append((name, new))
     stem = "; ".join(f"model.set_submodule({name!r}, {new})" for name, new in changed)
-    return [stem, *(attention.lines(stemmed) if spec.attention == "cbam" else [])]
+    narrower = [f"from vision.pruned import reshape; reshape(model, {spec.pruned!r})"] if spec.pruned else []
+    return [stem, *(attention.lines(stemmed) if spec.attention == "cbam" else []), *narrower]

@@ -18,7 +18,7 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from torch import nn
 
 from vision import attention as attentions
-from vision import cifar, classic, searched  # noqa: F401, registers their models
+from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
 from vision.pixels import GREY
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
@@ -46,16 +46,18 @@ class Spec:
     stem: str = "full"  # small | half | full
     arguments: dict = field(default_factory=dict)  # for timm.create_model
     attention: str = "none"  # none | cbam, behind each stage
+    pruned: dict = field(default_factory=dict)  # layer → its weight's shape, where pruning made it narrower
 
     @property
     def json(self) -> dict:
-        """Without attention where there is none: files of before it had a name stay the same bytes."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("attention", "none")}
+        """Without attention and pruning where there is none: files of before they had a name stay the same bytes."""
+        absent = ("attention", "none"), ("pruned", {})
+        return {name: value for name, value in asdict(self).items() if (name, value) not in absent}
 
     @staticmethod
     def of(said: dict) -> "Spec":
         """From its `json`, on which JSON may have left lists for tuples."""
-        return Spec(**said | {"arguments": tuples(said["arguments"])})
+        return Spec(**said | {name: tuples(said[name]) for name in ("arguments", "pruned") if name in said})
 
 
 def create(
@@ -173,6 +175,9 @@ def build(spec: Spec, weights: str | None = None) -> nn.Module:
     model.dim = _features(model, spec)
     if spec.attention == "cbam":
         attentions.attach(model, torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
+    if spec.pruned:
+        pruned.reshape(model, spec.pruned)
+        model.dim = _features(model, spec)
     return model
 
 

@@ -1,0 +1,137 @@
+"""Pruning. Structured: whole channels leave, and what stays is a smaller encoder, faster everywhere, in the same kind of file.
+
+    uv run python -m deploy.prune --encoder runs/y/classifier.safetensors --keep 0.5 --out runs/pruned
+    uv run python -m distill.train --method kd --teacher runs/y/classifier.safetensors \\
+        --student runs/pruned/classifier.safetensors
+
+What it leaves has lost accuracy: `linear_eval.finetune` or, as above, `distill.train` goes on from its weights, and
+`deploy.export` measures what those leave. Nothing here imports torch before the words are understood.
+"""
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+from core import command, config
+from deploy.words import KINDS, PruneWords
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = config.Tool(
+    module="deploy.prune",
+    primary=ROOT / "deploy" / "prune.yaml",
+    searched=(ROOT / "vision" / "config",),
+    summary="Prune an encoder: python -m deploy.prune --encoder runs/y/classifier.safetensors --keep 0.5",
+    words=PruneWords,
+)
+STEPS, MOST = 100, 0.95  # of pruning: how many there may be, and the share of a layer's channels that may leave
+
+
+def main() -> int:
+    return config.main(TOOL, partial(command.start, TOOL, check, run))
+
+
+def check(words) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    if words.encoder is None or not words.encoder.endswith(".safetensors"):
+        raise ValueError(f"encoder={words.encoder}: say which file, such as runs/…/classifier.safetensors")
+    command.check(words)
+    wrong = {} if 0 < words.keep < 1 else {"keep": "a share: more than 0, less than 1"}
+    wrong |= {} if words.kind in KINDS else {"kind": " or ".join(KINDS)}
+    wrong |= {} if words.multiple > 0 else {"multiple": "more than 0"}
+    wrong |= {} if words.devices == 1 else {"devices": "1: pruning is one process"}
+    command.refuse(config.flat(words), wrong)
+
+
+def structured(model, encoder, keep: float, multiple: int):
+    """Channels of the least L2 norm over the group of layers that share them leave, over the whole encoder, until its
+    multiply-adds are at most `keep` of what they were (Fang et al. 2023, "DepGraph", arXiv 2301.12900).
+
+    model: the encoder, or a classifier around it, whose outputs stay.  → the encoder, which knows its new spec and `.dim`.
+    Raises ValueError for what cannot be pruned so.
+    """
+    from dataclasses import replace
+
+    import torch
+    import torch_pruning
+    from torch import nn
+
+    from vision import cost, encoders, pruned
+
+    spec, most = encoder.spec, cost.macs(encoder) * keep
+    images = torch.zeros(1, spec.channels, spec.image_size, spec.image_size)
+    ends = [m for name, m in model.named_modules() if name == "head" and isinstance(m, nn.Linear)]
+    try:
+        pruner = torch_pruning.pruner.BasePruner(
+            model, images, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=MOST,
+            max_pruning_ratio=MOST, global_pruning=True, round_to=multiple, iterative_steps=STEPS, ignored_layers=ends,
+        )
+        for _ in range(STEPS):
+            if cost.macs(encoder) <= most:
+                break
+            pruner.step()
+    except (RuntimeError, AttributeError, KeyError) as error:
+        raise ValueError(f"encoder={spec.name} cannot be pruned by channels: {' '.join(str(error).split())[:160]}") from error
+    if cost.macs(encoder) > most:
+        raise ValueError(f"keep={keep:g}: {spec.name} keeps {cost.macs(encoder) / most * keep:.0%} at the least")
+    unpruned = encoders.build(replace(spec, pruned={}))
+    encoder.spec = replace(spec, pruned=pruned.shapes(encoder, unpruned))
+    with torch.no_grad():
+        encoder.dim = encoder(images).shape[1]
+    return encoder
+
+
+def unstructured(encoder, keep: float) -> None:
+    """The weights of the least magnitude over all convolutions and linear layers become zero (Han et al. 2015, arXiv
+    1506.02626). In place.
+    """
+    from torch import nn
+    from torch.nn.utils import prune
+
+    layers = [(m, "weight") for m in encoder.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=1 - keep)
+    for layer, name in layers:
+        prune.remove(layer, name)
+
+
+def run(words) -> int:
+    import torch
+
+    from core import checkpoint
+    from core.machine import code, hardware, versions
+    from vision import artifact, cost
+
+    source, out = config.expand(words.encoder), command.folder(words, f"pruned-{words.keep:g}")
+    card = artifact.read_card(source)
+    model, card = artifact.load(source) if card.classes is None else artifact.load_classifier(source)
+    encoder, head = (model, None) if card.classes is None else (model.encoder, model.head)
+    target = out / ("encoder.safetensors" if head is None else "classifier.safetensors")
+    if target.exists():
+        raise ValueError(f"out={out} holds {target.name} already; give another out")
+
+    def costs() -> dict[str, float]:
+        time, there = cost.latency(encoder, torch.device("cpu")), sum(int(p.count_nonzero()) for p in encoder.parameters())
+        return {"parameters": cost.parameters(encoder), "weights that are not zero": there / 1e6, "macs": cost.macs(encoder),
+                "latency p50": time["p50"], "latency p95": time["p95"]}
+
+    before = costs()
+    if words.kind == "structured":
+        structured(model, encoder, words.keep, words.multiple)
+    else:
+        unstructured(encoder, words.keep)
+    after = costs()
+    origin = {"tool": TOOL.module, "words": config.identity(words), "from": card.origin}
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(target, artifact.dumps(encoder.eval(), card, origin, head, card.classes))
+    kept = {"before": before, "after": after, "words": config.identity(words), "hardware": hardware(),
+            "versions": versions(("torch", "torch-pruning", "timm")), "code": code()}
+    checkpoint.write(out / "pruned.json", json.dumps(kept, indent=1) + "\n")
+    print("| | before | after | share |\n|---|---|---|---|")
+    for name, value in before.items():
+        unit = "ms" if "latency" in name else "M"
+        print(f"| {name}, {unit} | {value:.3g} | {after[name]:.3g} | {after[name] / value:.0%} |")
+    print(f"\n{target}: its accuracy is to be won back, by linear_eval.finetune or distill.train --student {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
