@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
-from deploy.words import INT8, ExportWords
+from deploy.words import INT8, ExportWords, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -30,8 +30,7 @@ def main() -> int:
 
 def check(words) -> None:
     """Refuse what can be refused before anything is loaded."""
-    if words.encoder is None or not words.encoder.endswith(".safetensors"):
-        raise ValueError(f"encoder={words.encoder}: say which file, such as runs/…/classifier.safetensors")
+    check_file(words)
     command.check(words)
     wrong = {name: "more than 0" for name in ("calibration", "batch") if not words[name] > 0}
     wrong |= {name: "0 or more" for name in ("most_lost", "threads") if not words[name] >= 0}
@@ -62,6 +61,7 @@ def run(words) -> int:
     from core.run import say
     from deploy import card, portable, quantize, runtime
     from deploy.latency import interleaved
+    from linear_eval.features import evenly
     from vision import cost
     from vision.build import build_data
 
@@ -92,7 +92,7 @@ def run(words) -> int:
 
     if words.int8 != "none" and "onnxruntime" in answers:
         file, one = out / "model.int8.onnx", module.takes(data.validation, torch.arange(1))
-        indices = torch.linspace(0, len(data.train) - 1, min(words.calibration, len(data.train))).long()
+        indices = evenly(len(data.train), words.calibration)
         batches = [module.takes(data.train, part) for part in indices.split(32)]
 
         def speed(path: Path) -> float:

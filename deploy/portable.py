@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linear_eval.features import images_of, plain
+from linear_eval.features import evenly, images_of, plain
 from linear_eval.knn import knn_accuracy
 from vision import artifact, datasets
 
@@ -72,6 +72,6 @@ def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets
     found = outputs(answer, portable, split)
     if portable.card.classes is not None:
         return float((found.argmax(1) == split.labels.numpy()).mean() * 100)
-    bank = data.train.select(torch.linspace(0, len(data.train) - 1, min(BANK, len(data.train))).long())
+    bank = data.train.select(evenly(len(data.train), BANK))
     known = torch.from_numpy(outputs(answer, portable, bank))
     return knn_accuracy(known, bank.labels, torch.from_numpy(found), split.labels, len(data.classes))

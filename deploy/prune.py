@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
-from deploy.words import KINDS, PruneWords
+from deploy.words import KINDS, PruneWords, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -32,8 +32,7 @@ def main() -> int:
 
 def check(words) -> None:
     """Refuse what can be refused before anything is loaded."""
-    if words.encoder is None or not words.encoder.endswith(".safetensors"):
-        raise ValueError(f"encoder={words.encoder}: say which file, such as runs/…/classifier.safetensors")
+    check_file(words)
     command.check(words)
     wrong = {} if 0 < words.keep < 1 else {"keep": "a share: more than 0, less than 1"}
     wrong |= {} if words.kind in KINDS else {"kind": " or ".join(KINDS)}

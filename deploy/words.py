@@ -30,3 +30,9 @@ class PruneWords(Common):
     kind: str = word("structured", "structured (whole channels: faster) | unstructured (single weights: zeros, no faster)")
     keep: float = word(0.5, "share of the multiply-adds that stays, at most; of unstructured, of the weights")
     multiple: int = word(8, "channels stay in multiples of this, as vectors are wide")
+
+
+def check_file(words) -> None:
+    """Raises ValueError where no file of ours is named."""
+    if words.encoder is None or not words.encoder.endswith(".safetensors"):
+        raise ValueError(f"encoder={words.encoder}: say which file, such as runs/…/classifier.safetensors")

@@ -82,6 +82,14 @@ def schedules(table: Table, seeds: int) -> dict:
     return found
 
 
+def rho(found, truth: np.ndarray) -> list[float]:
+    """Spearman's, and a 95 % interval from 1,000 bootstrap samples: [ρ, low, high]."""
+    found, dice = np.array(found), np.random.RandomState(0)
+    draws = [dice.randint(0, len(truth), len(truth)) for _ in range(1000)]
+    again = [spearmanr(found[d], truth[d]).statistic for d in draws]
+    return [float(v) for v in (spearmanr(found, truth).statistic, *np.quantile(again, [0.025, 0.975]))]
+
+
 def ranked(table: Table) -> dict:
     """Spearman's ρ of each proxy with the accuracy at the end (mean over seeds), over all architectures."""
     words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
@@ -94,14 +102,11 @@ def ranked(table: Table) -> dict:
             seconds[name] += time.perf_counter() - start
     scores["az"] = proxies.az_score(scores["az"])
     truth = np.array([table.knn(choice.hash, table.epochs) for _, choice in choices()])
-    dice, out = np.random.RandomState(0), {}
-    draws = [dice.randint(0, len(truth), len(truth)) for _ in range(1000)]
+    out = {}
     for name, found in scores.items():
-        again = [spearmanr(np.array(found)[d], truth[d]).statistic for d in draws]
-        out[name] = {
-            "rho": float(spearmanr(found, truth).statistic), "low": float(np.quantile(again, 0.025)),
-            "high": float(np.quantile(again, 0.975)), "milliseconds": round(seconds[name] / len(truth) * 1e3, 1),
-        }
+        middle, low, high = rho(found, truth)
+        milliseconds = round(seconds[name] / len(truth) * 1e3, 1)
+        out[name] = {"rho": middle, "low": low, "high": high, "milliseconds": milliseconds}
     return out
 
 

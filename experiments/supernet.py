@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from optuna.trial import BaseTrial, FixedTrial
 from rich.progress import track
-from scipy.stats import spearmanr
 
 from core import checkpoint, command, config
 from core.machine import code, hardware, versions
-from experiments import tabular
+from experiments import judge, tabular
 from linear_eval.features import images_of
 from nas import space
 from nas.space import Choice
@@ -66,11 +65,7 @@ def accuracies(family: dict, seed: int, epochs: int, subnets: int, data: dataset
 
 
 def rho(found, truth: np.ndarray) -> list[float]:
-    """Spearman's, and a 95 % interval from 1,000 bootstrap samples."""
-    found, dice = np.array(found), np.random.RandomState(0)
-    draws = [dice.randint(0, len(truth), len(truth)) for _ in range(1000)]
-    again = [spearmanr(found[d], truth[d]).statistic for d in draws]
-    return [round(float(v), 3) for v in (spearmanr(found, truth).statistic, *np.quantile(again, [0.025, 0.975]))]
+    return [round(v, 3) for v in judge.rho(found, truth)]
 
 
 def main() -> int:

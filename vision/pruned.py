@@ -27,7 +27,6 @@ def reshape(model: nn.Module, to: Shapes) -> nn.Module:
     """Give layers the shapes that pruning left them, with fresh weights. In place."""
     for name, shape in to.items():
         layer = model.get_submodule(name)
-        kind = type(layer).__name__
         if isinstance(layer, nn.Conv2d):
             depthwise = layer.groups > 1
             layer.out_channels, layer.groups = shape[0], shape[0] // shape[1] if depthwise else 1
@@ -37,7 +36,7 @@ def reshape(model: nn.Module, to: Shapes) -> nn.Module:
         elif isinstance(layer, _BatchNorm):
             layer.num_features = shape[0]
         else:
-            raise ValueError(f"{name}: a {kind} cannot be pruned here")
+            raise ValueError(f"{name}: a {type(layer).__name__} cannot be pruned here")
         _shrink(layer, shape)
     return model
 
