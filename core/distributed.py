@@ -62,13 +62,22 @@ def environment() -> tuple[int, int, int, int] | None:
     return None
 
 
+def threads(local_size: int) -> int:
+    """Of a process: its share of the cores, or fewer where OMP_NUM_THREADS says so. Of torchrun, which sets it to 1 for want
+    of a better number, it is not believed. Two processes that both take every core wait for each other's threads.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // local_size)
+    said = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    return min(share, torch.get_num_threads()) if said else share  # torch has read it when it was loaded
+
+
 @contextlib.contextmanager
 def session(device: str = "auto"):
     """Join the other processes, if there are any, and leave in order.  Yields a `World`."""
     r, size, local_rank, local_size = environment() or (0, 1, 0, 1)
     chosen = pick_device(device, local_rank)
     if chosen.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        torch.set_num_threads(threads(local_size))
         torch.set_flush_denormal(True)  # numbers below 1e-38 are zero: computing with them takes a hundred times as long
         _keep_memory()
     else:

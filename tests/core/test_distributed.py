@@ -180,6 +180,21 @@ def test_a_device_that_does_not_exist_is_refused(name):
         distributed.pick_device(name, 0)
 
 
+@pytest.mark.parametrize(("variables", "expected"), [
+    ({}, 4),
+    ({"OMP_NUM_THREADS": "3"}, 3),
+    ({"OMP_NUM_THREADS": "3", "TORCHELASTIC_RUN_ID": "none"}, 4),  # torchrun says 1 unless told otherwise
+])
+def test_a_process_takes_its_share_of_the_cores_and_no_more_than_it_is_told(variables, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: int(variables.get("OMP_NUM_THREADS", 8)))
+    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.threads(local_size=2) == expected
+
+
 # ---- launching: how many processes end
 
 PROCESS = '''
