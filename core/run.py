@@ -18,7 +18,7 @@ from core.distributed import gather_objects, is_main
 from core.errors import DiskFull
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
-NAMES += ("curves.png", "views.png", "skipped.txt", "test.json")
+NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "card.json")
 
 
 class Run:

@@ -5,8 +5,9 @@
 leaves model.onnx (any batch), model.int8.onnx where it passes its gate, model.pt2 (torch.export), card.md, card.json, card.png.
 Nothing here imports torch before the words are understood: a mistyped one is answered at once.
 """
-import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,22 @@ TOOL = config.Tool(
     summary="Export and measure: python -m deploy.export --encoder runs/x/classifier.safetensors --data fashion_mnist",
     words=ExportWords,
 )
-FILES = ("model.onnx", "model.int8.onnx", "model.pt2", "model.torchscript.pt", "card.json", "card.md", "card.png")
+CHECKED = 1_000  # real images at which the files must answer alike in a process of their own
+
+
+@dataclass
+class Versions:
+    """A model in each of the ways that run it."""
+
+    answers: dict[str, Callable] = field(default_factory=dict)  # images → outputs (deploy/runtime.py)
+    files: dict[str, Path] = field(default_factory=dict)  # of those that have one
+    off: dict[str, float] = field(default_factory=dict)  # by how much their outputs differ from torch's
+    refused: dict[str, str] = field(default_factory=dict)  # name → why
+
+    def add(self, name: str, answer: Callable, file: Path | None = None) -> None:
+        self.answers[name] = answer
+        if file is not None:
+            self.files[name] = file
 
 
 def main() -> int:
@@ -32,120 +48,183 @@ def check(words) -> None:
     """Refuse what can be refused before anything is loaded."""
     check_file(words)
     command.check(words)
-    wrong = {name: "more than 0" for name in ("calibration", "batch") if not words[name] > 0}
-    wrong |= {name: "0 or more" for name in ("most_lost", "threads") if not words[name] >= 0}
+    wrong = {name: "more than 0" for name in ("calibration", "batch", "int8_steps") if not words[name] > 0}
+    wrong |= {name: "0 or more" for name in ("most_lost", "threads", "gallery") if not words[name] >= 0}
     wrong |= {} if words.int8 in INT8 else {"int8": " or ".join(INT8)}
     wrong |= {} if words.devices == 1 else {"devices": "1: an export is one process"}
     command.refuse(config.flat(words), wrong)
 
 
-def place(words) -> Path:
-    """The folder.  Raises ValueError where it holds files of another export, or of something else."""
-    out = command.folder(words, f"export-{words.chosen.data}")
-    card, there = out / "card.json", [name for name in FILES if (out / name).exists()]
-    if there and not card.exists() and there != ["model.onnx"]:
-        raise ValueError(f"out={out} holds {there[0]} already; give another out")
-    if card.exists() and (changes := config.difference(json.loads(card.read_text())["words"], config.identity(words))):
-        raise ValueError(f"out={out} holds another export ({'; '.join(changes)}); give another out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out={out} cannot be written: {error.strerror}") from error
-    return out
-
-
 def run(words) -> int:
+    """From a trained file to a folder of files and what they are worth."""
     import torch
 
-    from core.machine import code, cores, hardware, versions
-    from core.run import say
-    from deploy import card, portable, quantize, runtime
-    from deploy.latency import interleaved
-    from linear_eval.features import evenly
-    from vision import cost
+    from core.machine import cores
+    from core.run import Run
+    from deploy import card, portable
     from vision.build import build_data
 
-    out, threads = place(words), words.threads or cores()
+    threads = words.threads or cores()
     torch.set_num_threads(threads)
-    module, data = portable.load(config.expand(words.encoder), words.preprocess), build_data(words)
-    judge = data.classes and (module.card.classes is None or len(module.card.classes) == len(data.classes))
-    if not judge:
+    run = Run(command.folder(words, f"export-{words.chosen.data}"), config.plain(words))
+    source = config.expand(words.encoder)
+    module, data = portable.load(source, words.preprocess), build_data(words)
+    known = module.card.classes
+    if not data.classes or (known is not None and len(known) != len(data.classes)):
         raise ValueError(f"data={words.chosen.data}: its classes are not the file's, so nothing could be judged")
-    answers, refused = {"torch": runtime.eager(module)}, {}
-    say("writing model.onnx")
-    runtime.write_onnx(module, out / "model.onnx")
-    answers["onnxruntime"] = runtime.onnx(out / "model.onnx", threads)
-    answers["torch.export"] = runtime.write_program(module, out / "model.pt2")
-    if words.torchscript:
-        answers["TorchScript"] = runtime.write_torchscript(module, out / "model.torchscript.pt")
-    answers["torch.compile"] = runtime.compiled(module)
-    off = {name: runtime.distance(a, answers["torch"], module) for name, a in answers.items() if name != "torch"}
-    for name, by in off.items():
-        if by > runtime.CLOSE:
-            refused[name] = f"differs from torch by {by:.1e} of the largest output; {runtime.CLOSE:g} is allowed"
-            del answers[name]
-    found = runtime.tensorrt(out / "model.onnx")
-    if isinstance(found, str):
-        refused["TensorRT"] = found
-    else:
-        answers["TensorRT"] = found
-
-    if words.int8 != "none" and "onnxruntime" in answers:
-        file, one = out / "model.int8.onnx", module.takes(data.validation, torch.arange(1))
-        indices = evenly(len(data.train), words.calibration)
-        batches = [module.takes(data.train, part) for part in indices.split(32)]
-
-        def speed(path: Path) -> float:
-            return interleaved({"it": runtime.onnx(path, threads)}, one)["it"]["p50"]
-
-        def make(kind: str) -> None:
-            say(f"INT8: {kind}")
-            quantize.quantize(kind, out / "model.onnx", file, batches)
-
-        kinds = quantize.ORDER if words.int8 == "auto" else [words.int8]
-        outcome = quantize.gated(
-            kinds, make, lambda: portable.accuracy(runtime.onnx(file, threads), module, data, data.validation),
-            lambda: speed(file), portable.accuracy(answers["onnxruntime"], module, data, data.validation),
-            speed(out / "model.onnx"), words.most_lost, words.smaller,
-        )
-        refused |= {f"INT8 {kind}": why for kind, why in outcome.reasons.items()}
-        if outcome.kind:
-            answers[f"INT8 {outcome.kind}"] = runtime.onnx(file, threads)
-        else:
-            file.unlink(missing_ok=True)
-
-    say("measuring")
-    one, many = (module.takes(data.test, torch.arange(n)) for n in (1, min(words.batch, len(data.test))))
-    single, batched = interleaved(answers, one), interleaved(answers, many)
-    sizes = {"onnxruntime": "model.onnx", "torch.export": "model.pt2", "TorchScript": "model.torchscript.pt"}
-    rows = {}
-    for name, answer in answers.items():
-        file = out / ("model.int8.onnx" if name.startswith("INT8") else sizes.get(name, ""))
-        path = file if file.is_file() else config.expand(words.encoder)
-        rows[name] = {
-            "accuracy": portable.accuracy(answer, module, data, data.test),
-            "p50": single[name]["p50"], "p95": single[name]["p95"],
-            "images_per_second": batched[name]["images_per_second"], "megabytes": path.stat().st_size / 1e6,
-            "file": file.name if file.is_file() else None,
-        }
-    kept = {
-        "encoder": words.encoder, "answers": module.answers, "judged": "accuracy" if module.card.classes else "kNN accuracy",
-        "data": data.name, "rows": rows, "refused": refused, "off": off, "parameters": cost.parameters(_bare(module)),
-        "macs": cost.macs(_bare(module)), "batch": len(many), "threads": threads, "classes": module.card.classes,
-        "input": {"preprocess": words.preprocess, "size": module.card.spec.image_size, "channels": module.card.spec.channels,
-                  "mean": module.card.mean, "std": module.card.std},
-        "verdict": card.verdict(rows, words.most_lost), "words": config.identity(words), "hardware": hardware(),
-        "versions": versions(("torch", "onnx", "onnxruntime", "timm")), "code": code(),
-    }
-    card.write(out, kept)
+    against = None if words.against is None else portable.load(config.expand(words.against), words.preprocess)
+    run.begin()
+    versions = written(words, run.folder, module, threads)
+    quantized(words, run.folder, module, data, threads, versions)
+    kept = measured(words, module, data, threads, versions, against, run.folder) | described(words, module, data, versions)
+    kept["verdict"] = card.verdict(kept["rows"], words.most_lost)
+    if words.gallery:
+        portable.write_gallery(data, run.folder / "gallery", words.gallery)
+    card.write(run.folder, kept)
     print(card.text(kept))
-    print(f"files: {out}")
+    print(f"files: {run.folder}")
     return 0
 
 
-def _bare(module):
-    """The encoder alone, whose costs are counted."""
-    return module.model.encoder if module.card.classes else module.model
+def written(words, out: Path, module, threads: int) -> Versions:
+    """In floating point, each file read again; what answers otherwise than torch is refused."""
+    from core.run import say
+    from deploy import runtime
+
+    versions = Versions()
+    versions.add("torch", runtime.eager(module))
+    say("writing model.onnx and model.pt2")
+    runtime.write_onnx(module, out / "model.onnx")
+    versions.add("onnxruntime", runtime.onnx_file(out / "model.onnx", threads), out / "model.onnx")
+    versions.add("torch.export", runtime.write_program(module, out / "model.pt2"), out / "model.pt2")
+    if words.torchscript:
+        file = out / "model.torchscript.pt"
+        versions.add("TorchScript", runtime.write_torchscript(module, file), file)
+    versions.add("torch.compile", runtime.compiled(module))
+    for name, answer in list(versions.answers.items())[1:]:
+        by = versions.off[name] = runtime.distance(answer, versions.answers["torch"], module)
+        if by > runtime.CLOSE:
+            versions.refused[name] = f"differs from torch by {by:.1e} of the largest output; {runtime.CLOSE:g} is allowed"
+            del versions.answers[name]
+    found = runtime.tensorrt(out / "model.onnx")
+    if isinstance(found, str):
+        versions.refused["TensorRT"] = found
+    else:
+        versions.add("TensorRT", found)
+    return versions
+
+
+def quantized(words, out: Path, module, data, threads: int, versions: Versions) -> None:
+    """INT8, by the first way that passes the gate."""
+    import torch
+
+    from core.run import counting, say
+    from deploy import portable, quantize, runtime, torchao_int8
+    from deploy.latency import interleaved
+    from linear_eval.features import evenly
+
+    if words.int8 == "none" or "onnxruntime" not in versions.answers:
+        return
+    source, file = versions.files["onnxruntime"], out / "model.int8.onnx"
+    one, exact = module.takes(data.validation, torch.arange(1)), versions.answers["onnxruntime"]
+    batches = [module.takes(data.train, part) for part in evenly(len(data.train), words.calibration).split(32)]
+
+    def make(kind: str) -> None:
+        say(f"INT8: {kind}")
+        if kind == "torchao":
+            torchao_int8.write(module, file, batches)
+        elif kind == "trained":
+            with counting("training in INT8") as progress:
+                drawn = module.drawn(data.train, words.seed)
+                torchao_int8.write_trained(module, file, drawn, words.int8_steps, lambda n: progress(n, words.int8_steps))
+        else:
+            quantize.quantize(kind, source, file, batches)
+
+    def score(answer) -> float:
+        return portable.accuracy(answer, module, data, data.validation)
+
+    def speeds() -> tuple[float, float]:
+        found = interleaved({"INT8": (runtime.onnx_file(file, threads), one), "float": (exact, one)})
+        return found["INT8"]["p50"], found["float"]["p50"]
+
+    kinds = quantize.ORDER if words.int8 == "auto" else [words.int8]
+    outcome = quantize.gated(
+        kinds, make, lambda: score(runtime.onnx_file(file, threads)), speeds, score(exact), words.most_lost, words.smaller,
+    )
+    versions.refused |= {f"INT8 {kind}": why for kind, why in outcome.reasons.items()}
+    if outcome.kind:
+        versions.add(f"INT8 {outcome.kind}", runtime.onnx_file(file, threads), file)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def measured(words, module, data, threads: int, versions: Versions, against, out: Path) -> dict:
+    """Accuracy, speed and size of every version, on test images, beside those of the model it is compared with."""
+    import torch
+
+    from core.run import say
+    from deploy import portable, runtime
+    from deploy.latency import interleaved
+
+    say("measuring")
+    asked = {name: (answer, module) for name, answer in versions.answers.items()}
+    if against is not None:
+        runtime.write_onnx(against, out / "against.onnx")
+        asked["against: torch"] = runtime.eager(against), against
+        asked["against: onnxruntime"] = runtime.onnx_file(out / "against.onnx", threads), against
+    many = min(words.batch, len(data.test))
+    single, batched = (
+        interleaved({name: (answer, takes.takes(data.test, torch.arange(n))) for name, (answer, takes) in asked.items()})
+        for n in (1, many)
+    )
+    rows = {}
+    for name, (answer, takes) in asked.items():
+        file = versions.files.get(name)
+        path = file or config.expand(words.encoder if takes is module else words.against)
+        rows[name] = {
+            "accuracy": portable.accuracy(answer, takes, data, data.test),
+            "p50": single[name]["p50"], "p95": single[name]["p95"],
+            "images_per_second": batched[name]["images_per_second"], "megabytes": path.stat().st_size / 1e6,
+            "file": file.name if file else None,
+        }
+    return {"rows": rows, "batch": many, "threads": threads, "alone": alone(module, data, versions)}
+
+
+def alone(module, data, versions: Versions) -> dict:
+    """Do the ONNX files answer in a process of their own, without torch, as they do here?  Raises RunError if not."""
+    import numpy as np
+
+    from core.errors import RunError
+    from deploy import portable, runtime
+    from linear_eval.features import evenly
+
+    files = {name: str(file) for name, file in versions.files.items() if file.suffix == ".onnx"}
+    chosen = evenly(len(data.test), CHECKED)
+    found = runtime.alone(list(files.values()), module.takes(data.test, chosen))
+    exact, kept = portable.outputs(versions.answers["torch"], module, data.test, chosen), {"images": len(chosen)}
+    for name, file in files.items():
+        here = portable.outputs(versions.answers[name], module, data.test, chosen)
+        if not np.allclose(found[file], here, atol=runtime.CLOSE * np.abs(here).max()):
+            raise RunError(f"{file} answers otherwise in a process of its own")
+        kept[name] = {"off": float(np.abs(found[file] - exact).max() / np.abs(exact).max())}
+        if module.card.classes is not None:
+            kept[name]["same class as torch"] = float((found[file].argmax(1) == exact.argmax(1)).mean())
+    return kept
+
+
+def described(words, module, data, versions: Versions) -> dict:
+    """What was exported, and where it was measured."""
+    from core.machine import code, hardware
+    from core.machine import versions as packages
+    from vision import artifact, cost
+
+    encoder = artifact.encoder_in(module.model)
+    return {
+        "encoder": words.encoder, "answers": module.answers, "judged": "accuracy" if module.card.classes else "kNN accuracy",
+        "data": data.name, "refused": versions.refused, "off": versions.off, "parameters": cost.parameters(encoder),
+        "macs": cost.macs(encoder), "input": module.says, "words": config.identity(words), "hardware": hardware(),
+        "versions": packages(("torch", "onnx", "onnxruntime", "torchao", "timm")), "code": code(),
+    }
 
 
 if __name__ == "__main__":

@@ -21,10 +21,13 @@ def timed(answer: Answer, images: np.ndarray) -> dict[str, float]:
     return {"p50": p50 * 1e3, "p95": p95 * 1e3, "images_per_second": len(images) / p50}
 
 
-def interleaved(answers: dict[str, Answer], images: np.ndarray, rounds: int = 3) -> dict[str, dict[str, float]]:
-    """Each in turn, several times over, so that a busy moment of the machine hits all; of each the round of the median."""
-    found: dict[str, list] = {name: [] for name in answers}
+def interleaved(given: dict[str, tuple[Answer, np.ndarray]], rounds: int = 3) -> dict[str, dict[str, float]]:
+    """Each in turn, several times over, so that a busy moment of the machine hits all; of each the round of the median.
+
+    given: name → (answer, the images it is asked about)
+    """
+    found: dict[str, list] = {name: [] for name in given}
     for _ in range(rounds):
-        for name, answer in answers.items():
+        for name, (answer, images) in given.items():
             found[name].append(timed(answer, images))
     return {name: sorted(rows, key=lambda row: row["p50"])[rounds // 2] for name, rows in found.items()}

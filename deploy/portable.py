@@ -1,8 +1,10 @@
 """A trained file as one module that can leave: images in, logits or features out."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +17,7 @@ BANK = 10_000  # training images whose features vote, for an encoder
 
 
 class Portable(nn.Module):
-    """B,C,S,S float32, normalised → logits B,K of a classifier, features B,D of an encoder.
+    """B,C,S,S float32, normalised → logits B,K and features B,D of a classifier, features B,D of an encoder.
 
     preprocess: B,C,H,W uint8 of any size instead; resized by antialiased bilinear interpolation, as torchvision does.
     """
@@ -26,16 +28,25 @@ class Portable(nn.Module):
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.preprocess:
             side = self.card.spec.image_size
             images = F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", antialias=True)
             images = (images - self.mean) / self.std
-        return self.model(images)
+        features = artifact.encoder_in(self.model)(images)
+        return (features,) if self.card.classes is None else (self.model.head(features), features)
 
     @property
-    def answers(self) -> str:
-        return "features" if self.card.classes is None else "logits"
+    def answers(self) -> tuple[str, ...]:
+        """What its outputs are; the first is what it is judged by."""
+        return ("features",) if self.card.classes is None else ("logits", "features")
+
+    @property
+    def says(self) -> dict:
+        """What whoever runs its file must know: how the input is made, and the classes' names."""
+        spec, card = self.card.spec, self.card
+        return {"encoder": spec.name, "preprocess": self.preprocess, "size": spec.image_size, "channels": spec.channels,
+                "mean": list(card.mean), "std": list(card.std), "classes": card.classes and list(card.classes)}
 
     def example(self, count: int) -> Tensor:
         """Noise of the shape that it takes, the same each time."""
@@ -51,18 +62,22 @@ class Portable(nn.Module):
         images = images if self.preprocess else plain(images, self.mean.flatten(), self.std.flatten())
         return images.contiguous().numpy()
 
+    def drawn(self, split: datasets.Images, seed: int, count: int = 64) -> Iterator[np.ndarray]:
+        """`count` images of a split at a time, in random order, again and again."""
+        dice = torch.Generator().manual_seed(seed)
+        while True:
+            for part in torch.randperm(len(split), generator=dice).split(count):
+                yield self.takes(split, part)
+
 
 def load(path: str | Path, preprocess: bool = False) -> Portable:
     """A file of ours, with its classifier where it has one, in evaluation mode.  Raises ValueError."""
-    if artifact.read_card(path).classes is not None:
-        model, card = artifact.load_classifier(path)
-    else:
-        model, card = artifact.load(path)
+    model, card = artifact.load_whole(path)
     return Portable(model, card, preprocess).eval().to(memory_format=torch.channels_last)
 
 
 def outputs(answer, portable: Portable, split: datasets.Images, indices: Tensor | None = None) -> np.ndarray:
-    """What a version answers to a split's images, or to some of them.  answer: images → outputs, both arrays; → N,K or N,D"""
+    """What a version answers to a split's images, or to some of them.  → N,K or N,D"""
     indices = torch.arange(len(split)) if indices is None else indices
     return np.concatenate([answer(portable.takes(split, part)) for part in indices.split(BLOCK)])
 
@@ -75,3 +90,12 @@ def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets
     bank = data.train.select(evenly(len(data.train), BANK))
     known = torch.from_numpy(outputs(answer, portable, bank))
     return knn_accuracy(known, bank.labels, torch.from_numpy(found), split.labels, len(data.classes))
+
+
+def write_gallery(data: datasets.Dataset, folder: Path, count: int) -> None:
+    """`count` training images, evenly drawn, as PNG files in a folder a class: what `deploy.serve --gallery` looks among."""
+    for index in evenly(len(data.train), count):
+        pixels = data.train.resized(index[None], data.image_size)[0].permute(1, 2, 0).numpy()  # H,W,C
+        path = folder / data.classes[int(data.train.labels[index])].replace("/", "-") / f"{int(index):06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.squeeze()).save(path)

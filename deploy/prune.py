@@ -100,9 +100,8 @@ def run(words) -> int:
     from vision import artifact, cost
 
     source, out = config.expand(words.encoder), command.folder(words, f"pruned-{words.keep:g}")
-    card = artifact.read_card(source)
-    model, card = artifact.load(source) if card.classes is None else artifact.load_classifier(source)
-    encoder, head = (model, None) if card.classes is None else (model.encoder, model.head)
+    model, card = artifact.load_whole(source)
+    encoder, head = artifact.encoder_in(model), None if card.classes is None else model.head
     target = out / ("encoder.safetensors" if head is None else "classifier.safetensors")
     if target.exists():
         raise ValueError(f"out={out} holds {target.name} already; give another out")

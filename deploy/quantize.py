@@ -16,7 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from deploy import runtime
 
-ORDER = ("static", "channel", "mixed", "dynamic")
+ORDER = ("static", "channel", "mixed", "dynamic", "torchao", "trained")
 KINDS = ("Conv", "Gemm", "MatMul")  # what INT8 is worth it for
 KEPT = 3  # layers that `mixed` leaves in float
 
@@ -54,14 +54,14 @@ def _static(source: Path, out: Path, batches: list[np.ndarray], **how) -> None:
 
 def sensitive(source: Path, folder: Path, batches: list[np.ndarray]) -> list[str]:
     """Layers by how far the outputs move when each alone is INT8, the worst first."""
-    few, exact = batches[:1], runtime.onnx(source)
+    few, exact = batches[:1], runtime.onnx_file(source)
     expected = exact(few[0])
     layers = [node.name for node in onnx.load(source).graph.node if node.op_type in KINDS]
     moved = {}
     for name in layers:
         alone = folder / "alone.onnx"
         _static(source, alone, few, per_channel=True, nodes_to_quantize=[name])
-        moved[name] = float(np.square(runtime.onnx(alone)(few[0]) - expected).mean())
+        moved[name] = float(np.square(runtime.onnx_file(alone)(few[0]) - expected).mean())
     return sorted(layers, key=lambda name: -moved[name])
 
 
@@ -74,10 +74,10 @@ class Outcome:
 
 
 def gated(
-    kinds: Iterable[str], make: Callable[[str], None], score: Callable[[], float], speed: Callable[[], float],
-    float_score: float, float_speed: float, most_lost: float, smaller: bool,
+    kinds: Iterable[str], make: Callable[[str], None], score: Callable[[], float], speeds: Callable[[], tuple[float, float]],
+    float_score: float, most_lost: float, smaller: bool,
 ) -> Outcome:
-    """Make one after the other until one is good.  score: per cent; speed: milliseconds.
+    """Make one after the other until one is good.  score: per cent; speeds: milliseconds in INT8 and in float, taken together.
 
     Good: at most `most_lost` points fewer than in float, and faster, unless `smaller` asks for the size alone.
     """
@@ -88,11 +88,11 @@ def gated(
         except Exception as error:  # a model that onnxruntime's tools cannot take
             reasons[kind] = f"could not be made: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
             continue
-        lost, now = float_score - score(), speed()
+        lost, (now, before) = float_score - score(), speeds()
         if lost > most_lost:
             reasons[kind] = f"loses {lost:.1f} points on validation images; {most_lost:g} are allowed"
-        elif now >= float_speed and not smaller:
-            against = f"{now:.2f} ms an image against {float_speed:.2f} ms"
+        elif now >= before and not smaller:
+            against = f"{now:.2f} ms an image against {before:.2f} ms"
             reasons[kind] = f"is not faster: {against} (smaller=true keeps it for its size)"
         else:
             return Outcome(kind, reasons)

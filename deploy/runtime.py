@@ -1,10 +1,18 @@
-"""A portable module in each of the ways that run it, all of them the same to call: images → outputs, both NumPy arrays."""
+"""A portable module in each of the ways that run it, all of them the same to call: images → its first output, NumPy arrays.
+
+An ONNX file tells in its metadata, under "nolabel", what it takes and what its classes are: it needs no other file.
+"""
+import json
 import logging
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 
@@ -15,12 +23,12 @@ CHECKED = (1, 3, 64)  # images at which a file must agree with torch
 CLOSE = 1e-4  # by how much an output may differ, relative to the largest
 
 
-def eager(module: Callable[[torch.Tensor], torch.Tensor]) -> Answer:
+def eager(module: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> Answer:
     """By torch, channels last, where it is faster."""
 
     @torch.inference_mode()
     def answer(images: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(images).contiguous(memory_format=torch.channels_last)).numpy()
+        return module(torch.from_numpy(images).contiguous(memory_format=torch.channels_last))[0].numpy()
 
     return answer
 
@@ -29,7 +37,7 @@ def compiled(portable: Portable) -> Answer:
     return eager(torch.compile(portable, dynamic=True))
 
 
-def onnx(path: Path, threads: int = 0) -> Answer:
+def onnx_file(path: Path, threads: int = 0) -> Answer:
     """By onnxruntime on the CPU.  threads: 0 for all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -54,24 +62,36 @@ def _dynamic(portable: Portable) -> dict:
     return {"images": {0: torch.export.Dim("batch")} | sides}
 
 
-def write_onnx(portable: Portable, path: Path) -> None:
-    """ONNX by torch's exporter, the batch free."""
+def program(portable: Portable) -> torch.export.ExportedProgram:
+    """The graph, the batch free."""
+    return torch.export.export(portable, (portable.example(2),), dynamic_shapes=_dynamic(portable))
+
+
+def write_onnx(portable: Portable, path: Path, module: torch.nn.Module | None = None) -> None:
+    """ONNX by torch's exporter, the batch free.  module: what is written in its place, such as the same in INT8"""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            portable, (portable.example(2),), dynamo=True, dynamic_shapes=_dynamic(portable), input_names=["images"],
-            output_names=[portable.answers], verbose=False,
+        made = torch.onnx.export(
+            portable if module is None else module, (portable.example(2),), dynamo=True, dynamic_shapes=_dynamic(portable),
+            input_names=["images"], output_names=list(portable.answers), verbose=False,
         )
-    program.save(path)
+    made.save(path)
+    stamp(path, portable.says)
+
+
+def stamp(path: Path, says: dict) -> None:
+    """Put what its reader must know into an ONNX file."""
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"nolabel": json.dumps(says)})
+    onnx.save(model, path)
 
 
 def write_program(portable: Portable, path: Path) -> Answer:
     """torch.export's program.  → what the file answers, read again"""
-    program = torch.export.export(portable, (portable.example(2),), dynamic_shapes=_dynamic(portable))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that lie channels last, which come back as they were
-        torch.export.save(program, path)
+        torch.export.save(program(portable), path)
     return eager(torch.export.load(path).module())
 
 
@@ -80,6 +100,17 @@ def write_torchscript(portable: Portable, path: Path) -> Answer:
         warnings.simplefilter("ignore")  # that TorchScript is deprecated is what its word says
         torch.jit.trace(portable, portable.example(2)).save(path)
         return eager(torch.jit.load(path))
+
+
+def alone(files: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
+    """What ONNX files answer in a fresh process that has onnxruntime and NumPy, and no torch."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder) / "images.npy", Path(folder) / "out.npz"
+        np.save(given, images)
+        script = Path(__file__).with_name("alone.py")
+        subprocess.run([sys.executable, "-I", script, given, out, *files], check=True)
+        with np.load(out) as found:
+            return dict(found)
 
 
 def distance(one: Answer, other: Answer, portable: Portable) -> float:

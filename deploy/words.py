@@ -6,7 +6,7 @@ from typing import Any
 from core.words import Common, word
 
 KINDS = ("structured", "unstructured")
-INT8 = ("auto", "static", "channel", "mixed", "dynamic", "none")
+INT8 = ("auto", "static", "channel", "mixed", "dynamic", "torchao", "trained", "none")
 
 
 @dataclass
@@ -14,10 +14,13 @@ class ExportWords(Common):
     encoder: str | None = word(None, "an encoder.safetensors or classifier.safetensors")
     augment: Any = word(None, "views are not made here; data sets may say how")
     preprocess: bool = word(False, "resizing and normalisation inside: the file takes bytes, images of any size")
-    int8: str = word("auto", "auto (the first that is accurate and faster of) static | channel | mixed | dynamic; none")
+    int8: str = word("auto", "auto: the first that is accurate and faster of static | channel | mixed | dynamic | torchao | trained; none")
+    int8_steps: int = word(200, "of 64 training images each, that `trained` goes on for")
     calibration: int = word(512, "training images that INT8 ranges are taken from")
     most_lost: float = word(1.0, "points of accuracy that INT8 may cost")
     smaller: bool = word(False, "keep INT8 for its size where it is not faster")
+    against: str | None = word(None, "another file that is measured beside it, such as the one before pruning")
+    gallery: int = word(0, "training images to leave as files, for deploy.serve to look for neighbours among")
     torchscript: bool = word(False, "a TorchScript file too, which torch no longer develops")
     batch: int = word(64, "images of the larger batch that is timed, beside one")
     threads: int = word(0, "of the CPU, for each version alike; 0: all cores")

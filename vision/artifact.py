@@ -112,6 +112,16 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     return Classifier(encoder, head).eval(), card
 
 
+def load_whole(path: str | Path) -> tuple[nn.Module, Card]:
+    """The classifier where the file holds one, else the encoder, in evaluation mode, and its card."""
+    return load(path) if read_card(path).classes is None else load_classifier(path)
+
+
+def encoder_in(model: nn.Module) -> nn.Module:
+    """Of what `load_whole` gives, the encoder."""
+    return model.encoder if isinstance(model, Classifier) else model
+
+
 def _tensors(path: str | Path, card: Card) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The encoder's weights, and its classifier's where the card tells of one."""
     try:
