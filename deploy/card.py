@@ -1,14 +1,17 @@
 """What an export is worth, on a page: every version's accuracy and speed, which to use, and why others are not there."""
-import io
 import json
 from pathlib import Path
 
 from core import checkpoint
+from core.figures import COLOURS, canvas, drawn
+
+AGAINST = "against: "  # before the names of another model's versions
 
 
 def verdict(rows: dict[str, dict], most_lost: float) -> str:
     """The version of the lowest latency among those that keep torch's accuracy."""
     exact = rows["torch"]["accuracy"]
+    rows = {name: row for name, row in rows.items() if not name.startswith(AGAINST)}
     good = {name: row for name, row in rows.items() if exact - row["accuracy"] <= most_lost}
     best = min(good, key=lambda name: good[name]["p50"])
     gain = rows["torch"]["p50"] / good[best]["p50"]
@@ -21,9 +24,23 @@ def verdict(rows: dict[str, dict], most_lost: float) -> str:
     )
 
 
+def comparison(kept: dict) -> str:
+    """Beside the other model, by onnxruntime."""
+    (mine, other), costs = (kept["rows"][name] for name in ("onnxruntime", f"{AGAINST}onnxruntime")), kept["against"]
+    return (
+        f"Against {costs['encoder']}: {kept['macs'] / costs['macs']:.0%} of its multiply-adds, "
+        f"{kept['parameters'] / costs['parameters']:.0%} of its parameters, {other['p50'] / mine['p50']:.2f}× its speed at one "
+        f"image, {mine['images_per_second'] / other['images_per_second']:.2f}× at {kept['batch']}, "
+        f"{mine['accuracy'] - other['accuracy']:+.2f} points of accuracy (onnxruntime)."
+    )
+
+
 def text(kept: dict) -> str:
+    alone = kept["alone"]
+    agree = [f"{name} {row['same class as torch']:.1%}" for name, row in alone.items() if "same class as torch" in (row or {})]
     lines = [
         f"# {Path(kept['encoder']).name} on {kept['data']}", "", kept["verdict"], "",
+        *([comparison(kept), ""] if kept["against"] and "onnxruntime" in kept["rows"] else []),
         f"{kept['parameters']:.2f} M parameters, {kept['macs']:.1f} M multiply-adds; {kept['hardware']['cpu']}, "
         f"{kept['threads']} threads; latency of one image, throughput of {kept['batch']}.", "",
         f"| version | {kept['judged']}, test, % | p50, ms | p95, ms | images/s | MB |", "|---|---|---|---|---|---|",
@@ -33,26 +50,24 @@ def text(kept: dict) -> str:
             f"| {name} | {row['accuracy']:.2f} | {row['p50']:.2f} | {row['p95']:.2f} | {row['images_per_second']:,.0f} "
             f"| {row['megabytes']:.2f} |"
         )
+    lines += [
+        "", f"Read again in a process without torch, the ONNX files answer {alone['images']} test images as they do here"
+        + (f"; the class is torch's for: {', '.join(agree)}." if agree else "."),
+    ]
     lines += ["", *(f"- not {name}: {why}" for name, why in kept["refused"].items())]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def picture(kept: dict) -> bytes:
+@drawn
+def picture(kept: dict):
     """Accuracy over latency."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, ((axis,),) = canvas(6, 4)
     for name, row in kept["rows"].items():
-        axis.scatter(row["p50"], row["accuracy"], s=20 + 12 * row["megabytes"], color="#0072B2", alpha=0.7)
+        axis.scatter(row["p50"], row["accuracy"], s=20 + 12 * row["megabytes"], alpha=0.7,
+                     color=COLOURS[1 if name.startswith(AGAINST) else 0])
         axis.annotate(name, (row["p50"], row["accuracy"]), textcoords="offset points", xytext=(6, 6), fontsize=8)
     axis.set(xlabel="latency of one image, median, ms", ylabel=f"{kept['judged']} on test images, %", xscale="log")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    return figure
 
 
 def write(out: Path, kept: dict) -> None:

@@ -76,7 +76,8 @@ def run(words) -> int:
     run.begin()
     versions = written(words, run.folder, module, threads)
     quantized(words, run.folder, module, data, threads, versions)
-    kept = measured(words, module, data, threads, versions, against, run.folder) | described(words, module, data, versions)
+    kept = measured(words, module, against, data, threads, versions, run.folder)
+    kept |= described(words, module, against, data, versions)
     kept["verdict"] = card.verdict(kept["rows"], words.most_lost)
     if words.gallery:
         portable.write_gallery(data, run.folder / "gallery", words.gallery)
@@ -120,7 +121,7 @@ def quantized(words, out: Path, module, data, threads: int, versions: Versions) 
 
     from core.run import counting, say
     from deploy import portable, quantize, runtime, torchao_int8
-    from deploy.latency import interleaved
+    from deploy.timing import interleaved
     from linear_eval.features import evenly
 
     if words.int8 == "none" or "onnxruntime" not in versions.answers:
@@ -158,20 +159,21 @@ def quantized(words, out: Path, module, data, threads: int, versions: Versions) 
         file.unlink(missing_ok=True)
 
 
-def measured(words, module, data, threads: int, versions: Versions, against, out: Path) -> dict:
+def measured(words, module, against, data, threads: int, versions: Versions, out: Path) -> dict:
     """Accuracy, speed and size of every version, on test images, beside those of the model it is compared with."""
     import torch
 
     from core.run import say
     from deploy import portable, runtime
-    from deploy.latency import interleaved
+    from deploy.card import AGAINST
+    from deploy.timing import interleaved
 
     say("measuring")
     asked = {name: (answer, module) for name, answer in versions.answers.items()}
     if against is not None:
         runtime.write_onnx(against, out / "against.onnx")
-        asked["against: torch"] = runtime.eager(against), against
-        asked["against: onnxruntime"] = runtime.onnx_file(out / "against.onnx", threads), against
+        asked[f"{AGAINST}torch"] = runtime.eager(against), against
+        asked[f"{AGAINST}onnxruntime"] = runtime.onnx_file(out / "against.onnx", threads), against
     many = min(words.batch, len(data.test))
     single, batched = (
         interleaved({name: (answer, takes.takes(data.test, torch.arange(n))) for name, (answer, takes) in asked.items()})
@@ -212,18 +214,21 @@ def alone(module, data, versions: Versions) -> dict:
     return kept
 
 
-def described(words, module, data, versions: Versions) -> dict:
+def described(words, module, against, data, versions: Versions) -> dict:
     """What was exported, and where it was measured."""
     from core.machine import code, hardware
     from core.machine import versions as packages
     from vision import artifact, cost
 
-    encoder = artifact.encoder_in(module.model)
-    return {
-        "encoder": words.encoder, "answers": module.answers, "judged": "accuracy" if module.card.classes else "kNN accuracy",
-        "data": data.name, "refused": versions.refused, "off": versions.off, "parameters": cost.parameters(encoder),
-        "macs": cost.macs(encoder), "input": module.says, "words": config.identity(words), "hardware": hardware(),
-        "versions": packages(("torch", "onnx", "onnxruntime", "torchao", "timm")), "code": code(),
+    def costs(file: str, portable) -> dict:
+        encoder = artifact.encoder_in(portable.model)
+        return {"encoder": file, "parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
+
+    return costs(words.encoder, module) | {
+        "against": against and costs(words.against, against),
+        "answers": module.answers, "judged": "accuracy" if module.card.classes else "kNN accuracy", "data": data.name,
+        "refused": versions.refused, "off": versions.off, "input": module.says, "words": config.identity(words),
+        "hardware": hardware(), "versions": packages(("torch", "onnx", "onnxruntime", "torchao", "timm")), "code": code(),
     }
 
 

@@ -1,33 +1,176 @@
-"""How long an answer takes: percentiles of many, after a warm-up, for one image and for more."""
-import time
+"""How long encoders take: frameworks, batch sizes and threads beside each other, on this machine.
 
-import numpy as np
+    uv run python -m deploy.latency --encoders small,resnet18,runs/x/encoder.safetensors --batches 1,64 --threads 1,8
 
-from deploy.runtime import Answer
+leaves latency.csv (a row a measurement), latency.md, latency.png and results.json, which names the hardware.
+"""
+import csv
+import io
+import itertools
+import json
+import sys
+from functools import partial
+from pathlib import Path
 
-WARMUP, SECONDS, LEAST, MOST = 5, 1.5, 20, 400  # answers before the clock counts; then for so long, and so many
+from core import command, config
+from core.figures import canvas, drawn
+from deploy.words import FRAMEWORKS, LatencyWords
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = config.Tool(
+    module="deploy.latency",
+    primary=ROOT / "deploy" / "latency.yaml",
+    searched=(),
+    summary="Measure latency: python -m deploy.latency --encoders small,resnet18 --batches 1,64",
+    words=LatencyWords,
+)
+COLUMNS = ("encoder", "framework", "device", "threads", "batch", "parameters", "macs", "p50", "p95", "p99", "images_per_second")
 
 
-def timed(answer: Answer, images: np.ndarray) -> dict[str, float]:
-    """Milliseconds of an answer to these images, and images a second by the median: {"p50", "p95", "images_per_second"}."""
-    for _ in range(WARMUP):
-        answer(images)
-    times, end = [], time.perf_counter() + SECONDS
-    while len(times) < LEAST or (time.perf_counter() < end and len(times) < MOST):
-        start = time.perf_counter()
-        answer(images)
-        times.append(time.perf_counter() - start)
-    p50, p95 = np.percentile(times, [50, 95])
-    return {"p50": p50 * 1e3, "p95": p95 * 1e3, "images_per_second": len(images) / p50}
+def main() -> int:
+    return config.main(TOOL, start)
 
 
-def interleaved(given: dict[str, tuple[Answer, np.ndarray]], rounds: int = 3) -> dict[str, dict[str, float]]:
-    """Each in turn, several times over, so that a busy moment of the machine hits all; of each the round of the median.
+def start(words) -> int:
+    check(words)
 
-    given: name → (answer, the images it is asked about)
-    """
-    found: dict[str, list] = {name: [] for name in given}
-    for _ in range(rounds):
-        for name, (answer, images) in given.items():
-            found[name].append(timed(answer, images))
-    return {name: sorted(rows, key=lambda row: row["p50"])[rounds // 2] for name, rows in found.items()}
+    from core import distributed
+
+    return distributed.guarded(partial(run, words))
+
+
+def check(words) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    wrong = {name: "more than 0" for name in ("image_size", "channels") if not words[name] > 0}
+    named = words.frameworks.split(",")
+    if not set(named) <= set(FRAMEWORKS):
+        wrong["frameworks"] = f"some of {', '.join(FRAMEWORKS)}, by commas"
+    wrong |= {} if words.device in ("cpu", "cuda") else {"device": "cpu or cuda"}
+    command.refuse(config.flat(words), wrong)
+    if min(numbers(words, "batches")) < 1:
+        raise ValueError(f"batches={words.batches}: must be 1 or more")
+    numbers(words, "threads")
+
+
+def numbers(words, name: str) -> list[int]:
+    """"1,8" → [1, 8].  Raises ValueError."""
+    try:
+        found = [int(part) for part in words[name].split(",")]
+    except ValueError as error:
+        raise ValueError(f"{name}={words[name]}: must be whole numbers by commas, such as 1,8") from error
+    if min(found) < 0:
+        raise ValueError(f"{name}={words[name]}: must be 0 or more")
+    return found
+
+
+def run(words) -> int:
+    import torch
+
+    from core import checkpoint
+    from core.distributed import pick_device
+    from core.machine import code, cores, hardware, versions
+    from core.run import Run, counting
+    from deploy import portable
+    from deploy.timing import interleaved
+    from vision import artifact, cost
+
+    device = pick_device(words.device, 0)
+    place = Run(command.folder(words, "latency"), config.plain(words))
+    modules = {name: portable.named(name, words.channels, words.image_size) for name in words.encoders.split(",")}
+    place.begin()
+    rows, missing = [], {}
+    counts, batches = [n or cores() for n in numbers(words, "threads")], numbers(words, "batches")
+    with counting("measuring") as progress:
+        cases = list(itertools.product(modules.items(), counts))
+        for done, ((name, module), threads) in enumerate(cases):
+            torch.set_num_threads(threads)
+            encoder = artifact.encoder_in(module.model)
+            shared = {"encoder": name, "device": device.type, "threads": threads,
+                      "parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
+            asked, absent = answers(words.frameworks.split(","), module, place.folder, threads, device)
+            missing |= absent
+            for batch in batches:
+                images = module.example(batch).numpy()
+                found = interleaved({framework: (answer, images) for framework, answer in asked.items()})
+                rows += [shared | {"framework": framework, "batch": batch} | found[framework] for framework in asked]
+            progress(done + 1, len(cases))
+    kept = {"rows": rows, "missing": missing, "hardware": hardware() | {"threads": counts}, "code": code(),
+            "versions": versions(("torch", "onnxruntime", "timm")), "words": config.identity(words)}
+    place.write("latency.csv", table(rows))
+    place.write("latency.png", picture(rows))
+    place.write("latency.md", text(kept) + "\n![latency](latency.png)\n")
+    checkpoint.write(place.folder / "results.json", json.dumps(kept, indent=1) + "\n")
+    print(text(kept))
+    print(f"files: {place.folder}")
+    return 0
+
+
+def answers(frameworks: list[str], module, folder: Path, threads: int, device) -> tuple[dict, dict[str, str]]:
+    """({framework: answer}, {framework: why it is not there})."""
+    from deploy import runtime
+
+    found, missing, file = {}, {}, folder / "model.onnx"
+    module.to(device)
+    if {"onnxruntime", "TensorRT"} & set(frameworks):
+        runtime.write_onnx(module.to("cpu"), file)
+        module.to(device)
+    for framework in frameworks:
+        match framework:
+            case "torch":
+                answer = runtime.eager(module, device)
+            case "torch.compile":
+                answer = runtime.compiled(module, device)
+            case "onnxruntime":
+                answer = runtime.onnx_file(file, threads, device)
+            case "TensorRT":
+                answer = runtime.tensorrt(file)
+        if isinstance(answer, str):
+            missing[framework] = answer
+        else:
+            found[framework] = answer
+    return found, missing
+
+
+def table(rows: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({c: f"{v:.6g}" if isinstance(v := row[c], float) else v for c in COLUMNS} for row in rows)
+    return text.getvalue()
+
+
+@drawn
+def picture(rows: list[dict]):
+    """Latency over the batch's size, a panel an encoder; whiskers reach to the 95th percentile."""
+    names = list(dict.fromkeys(row["encoder"] for row in rows))
+    figure, (axes,) = canvas(4.2 * len(names), 3.6, columns=len(names))
+    for axis, name in zip(axes, names, strict=True):
+        mine = [row for row in rows if row["encoder"] == name]
+        for framework, threads in dict.fromkeys((row["framework"], row["threads"]) for row in mine):
+            line = [row for row in mine if (row["framework"], row["threads"]) == (framework, threads)]
+            p50 = [row["p50"] for row in line]
+            up = [[0] * len(line), [row["p95"] - row["p50"] for row in line]]
+            label = f"{framework}, {threads} thread{'s' * (threads > 1)}"
+            axis.errorbar([row["batch"] for row in line], p50, yerr=up, marker="o", ms=3, capsize=2, label=label)
+        axis.set(title=Path(name).parent.name if "/" in name else name, xlabel="images at once", ylabel="median, ms",
+                 xscale="log", yscale="log")
+        axis.legend(fontsize=7)
+    return figure
+
+
+def text(kept: dict) -> str:
+    """The table in Markdown, with the machine's name."""
+    head = ("encoder", "framework", "threads", "images", "p50, ms", "p95, ms", "p99, ms", "images/s")
+    machine = kept["hardware"]["gpu" if kept["rows"][0]["device"] == "cuda" else "cpu"]
+    lines = [f"{machine}; medians, 95th and 99th percentiles", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in kept["rows"]:
+        lines.append(
+            f"| {row['encoder']} ({row['parameters']:.2f} M, {row['macs']:.0f} M multiply-adds) | {row['framework']} "
+            f"| {row['threads']} | {row['batch']} | {row['p50']:.2f} | {row['p95']:.2f} | {row['p99']:.2f} "
+            f"| {row['images_per_second']:,.0f} |"
+        )
+    return "\n".join([*lines, "", *(f"- not {name}: {why}" for name, why in kept["missing"].items())]).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

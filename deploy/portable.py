@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from linear_eval.features import evenly, images_of, plain
 from linear_eval.knn import knn_accuracy
-from vision import artifact, datasets
+from vision import artifact, datasets, encoders
 
 BLOCK = 250  # images an answer
 BANK = 10_000  # training images whose features vote, for an encoder
@@ -74,6 +74,16 @@ def load(path: str | Path, preprocess: bool = False) -> Portable:
     """A file of ours, with its classifier where it has one, in evaluation mode.  Raises ValueError."""
     model, card = artifact.load_whole(path)
     return Portable(model, card, preprocess).eval().to(memory_format=torch.channels_last)
+
+
+def named(name: str, channels: int, size: int) -> Portable:
+    """A file of ours, or an encoder by its timm name with random weights.  Raises ValueError."""
+    if name.endswith(".safetensors"):
+        return load(name)
+    torch.manual_seed(0)
+    encoder = encoders.create(name, channels, size).eval()
+    card = artifact.Card(encoder.spec, (0.0,) * channels, (1.0,) * channels, encoder.dim, {})
+    return Portable(encoder, card, preprocess=False).to(memory_format=torch.channels_last)
 
 
 def outputs(answer, portable: Portable, split: datasets.Images, indices: Tensor | None = None) -> np.ndarray:

@@ -23,25 +23,31 @@ CHECKED = (1, 3, 64)  # images at which a file must agree with torch
 CLOSE = 1e-4  # by how much an output may differ, relative to the largest
 
 
-def eager(module: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> Answer:
-    """By torch, channels last, where it is faster."""
+CPU = torch.device("cpu")
+
+
+def eager(module: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], device: torch.device = CPU) -> Answer:
+    """By torch on that device, where the module is; channels last, where it is faster."""
 
     @torch.inference_mode()
     def answer(images: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(images).contiguous(memory_format=torch.channels_last))[0].numpy()
+        return module(torch.from_numpy(images).to(device, memory_format=torch.channels_last))[0].cpu().numpy()
 
     return answer
 
 
-def compiled(portable: Portable) -> Answer:
-    return eager(torch.compile(portable, dynamic=True))
+def compiled(portable: Portable, device: torch.device = CPU) -> Answer:
+    return eager(torch.compile(portable, dynamic=True), device)
 
 
-def onnx_file(path: Path, threads: int = 0) -> Answer:
-    """By onnxruntime on the CPU.  threads: 0 for all cores."""
+def onnx_file(path: Path, threads: int = 0, device: torch.device = CPU) -> Answer | str:
+    """By onnxruntime.  threads: of the CPU, 0 for all cores; where it cannot run on the device, why."""
+    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device.type]
+    if wanted not in onnxruntime.get_available_providers():
+        return f"this onnxruntime has no {wanted}"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=[wanted])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from core.words import Common, word
 
+FRAMEWORKS = ("torch", "torch.compile", "onnxruntime", "TensorRT")
 KINDS = ("structured", "unstructured")
 INT8 = ("auto", "static", "channel", "mixed", "dynamic", "torchao", "trained", "none")
 
@@ -14,7 +15,7 @@ class ExportWords(Common):
     encoder: str | None = word(None, "an encoder.safetensors or classifier.safetensors")
     augment: Any = word(None, "views are not made here; data sets may say how")
     preprocess: bool = word(False, "resizing and normalisation inside: the file takes bytes, images of any size")
-    int8: str = word("auto", "auto: the first that is accurate and faster of static | channel | mixed | dynamic | torchao | trained; none")
+    int8: str = word("auto", "static | channel | mixed | dynamic | torchao | trained; auto: the first that passes; none")
     int8_steps: int = word(200, "of 64 training images each, that `trained` goes on for")
     calibration: int = word(512, "training images that INT8 ranges are taken from")
     most_lost: float = word(1.0, "points of accuracy that INT8 may cost")
@@ -33,6 +34,18 @@ class PruneWords(Common):
     kind: str = word("structured", "structured (whole channels: faster) | unstructured (single weights: zeros, no faster)")
     keep: float = word(0.5, "share of the multiply-adds that stays, at most; of unstructured, of the weights")
     multiple: int = word(8, "channels stay in multiples of this, as vectors are wide")
+
+
+@dataclass
+class LatencyWords:
+    encoders: str = word("small", "small, timm names, encoder.safetensors and classifier.safetensors, by commas")
+    frameworks: str = word("torch,torch.compile,onnxruntime", "of these, and TensorRT where it is installed, by commas")
+    batches: str = word("1,8,64", "images at once, by commas")
+    threads: str = word("0", "of the CPU, several by commas; 0: all cores")
+    image_size: int = word(224, "pixels a side of encoders by name; files have their own")
+    channels: int = word(3, "of encoders by name")
+    device: str = word("cpu", "cpu | cuda")
+    out: str = word("auto", "folder; auto: runs/latency-…")
 
 
 def check_file(words) -> None:

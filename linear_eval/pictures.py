@@ -1,15 +1,12 @@
-"""The report's figures as PNG bytes, the same bytes for the same input.
-
-Colours are Okabe and Ito's, which every kind of colour vision tells apart (their yellow darker, for lines on white). A
-source has one colour and one marker everywhere. Names come from data and are drawn as they are.
+"""The report's figures as PNG bytes. A source has one colour and one marker everywhere. Names come from data and are drawn
+as they are.
 """
-import functools
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
+from core.figures import COLOURS, INK, canvas, drawn
+
 MARKERS = "osD^vPX*"
 RIGHT, WRONG = "#0072B2", "#D55E00"
 SOURCES = ("encoder", "untrained", "HOG", "SIFT words", "LBP", "PCA", "raw pixels", "from scratch")  # in the order of COLOURS
@@ -19,36 +16,6 @@ METHODS = {  # in the order they are shown in
 }
 NUMBERED, NAMED = 20, 40  # classes up to which a confusion matrix has numbers, and names
 MAPPED = 2_000  # test images on a map, at most
-INK = "#444444"
-STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.parse_math": False,
-}
-
-
-def drawn(draw: Callable) -> Callable[..., bytes]:
-    """A function that makes a Figure → one that makes its PNG, in our style whatever the process has set."""
-
-    @functools.wraps(draw)
-    def picture(*given) -> bytes:
-        import matplotlib
-
-        buffer = io.BytesIO()
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            draw(*given).savefig(buffer, format="png", dpi=130, metadata={"Software": None}, facecolor="white")
-        return buffer.getvalue()
-
-    return picture
-
-
-def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid):
-    """Inches → Figure (drawn by Agg, without pyplot's state) and its Axes, rows,columns."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
 
 
 def look(source: str) -> dict:

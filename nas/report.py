@@ -4,7 +4,6 @@
 
 leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, and front/<trial>/encoder.safetensors.
 """
-import io
 import json
 import re
 import shutil
@@ -16,13 +15,12 @@ import numpy as np
 from optuna.trial import TrialState
 
 from core import checkpoint, config
+from core.figures import COLOURS, canvas, drawn
 from core.machine import code, hardware, versions
 from nas.ledger import Entry, Ledger, folder, run_folders
 from nas.pareto import front, hypervolume
 from nas.scheduler import Plan
 from nas.words import COSTS, OBJECTIVES
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def finished(entries: Sequence[Entry]) -> list[Entry]:
@@ -184,13 +182,13 @@ def shape(choice: dict) -> str:
     return " ".join(said + [f"{k}={v}" for k, v in choice["words"].items()]).replace("'", "").replace("|", "/")
 
 
-def picture(entries: Sequence[Entry], plan: Plan) -> bytes:
+@drawn
+def picture(entries: Sequence[Entry], plan: Plan):
     """The first two objectives (multiply-adds beside a single one): every trial that was trained, by how far; the front of
     those trained to the end as a line.
     """
-    plt = _pyplot()
     first, second = [*plan.objectives, "macs"][:2]
-    figure, axis = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    figure, ((axis,),) = canvas(6, 4.2)
     trained = [e for e in entries if e.rungs]
     points = {e.number: (figures(e)[second], e.rungs[-1]["values"][0]) for e in trained}
     for k, rung in enumerate(plan.halving.rungs):
@@ -205,43 +203,27 @@ def picture(entries: Sequence[Entry], plan: Plan) -> bytes:
         axis.set_xscale("log")
     axis.set(ylabel=_named(first), xlabel=_named(second))
     axis.legend(fontsize=8)
-    return _png(figure, plt)
+    return figure
 
 
-def history(entries: Sequence[Entry], plan: Plan) -> bytes:
+@drawn
+def history(entries: Sequence[Entry], plan: Plan):
     """The front's hypervolume (or the best value) as trials end, over epochs trained."""
-    plt = _pyplot()
     there = sorted(finished(entries), key=lambda e: (e.trial.datetime_complete, e.number))
     values = np.array([e.rungs[-1]["values"] for e in there]) * np.array(plan.signs)
     low, high = values.min(0), values.max(0)
     reference = high + 0.1 * (high - low) + 1e-9
     whole = float(np.prod(reference - low))
     grown = [hypervolume(values[: i + 1], reference) / whole for i in range(len(values))]
-    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    figure, ((axis,),) = canvas(6, 3.4)
     axis.step(range(1, len(grown) + 1), grown, where="post", color=COLOURS[0])
     axis.set(xlabel="trials trained to the end", ylabel="hypervolume, share of the box", ylim=(0, 1))
-    return _png(figure, plt)
+    return figure
 
 
 def _named(name: str) -> str:
     _, unit, meaning = OBJECTIVES[name]
     return f"{meaning}{f', {unit}' if unit else ''}"
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _png(figure, plt) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def main() -> int:

@@ -1,5 +1,4 @@
 """What a person sees of a run: an opening line, a bar, curves, and a page at the end."""
-import io
 import json
 import shlex
 
@@ -7,6 +6,7 @@ import torch
 from torch import nn
 
 from core.distributed import World, is_main
+from core.figures import canvas, drawn
 from core.loop import Plan
 from core.run import ProgressBar, Run, TensorBoard, say
 from linear_eval.features import PIXELS, pixels_of
@@ -62,13 +62,12 @@ def curves(run: Run, health: Health) -> None:
     """curves.png: loss and learning rate, accuracy beside its baselines, and the label-free figures."""
     if not is_main() or health.baselines is None:
         return
-    import matplotlib
+    run.write("curves.png", _curves(run.metrics(), health))
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    rows = run.metrics()
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+@drawn
+def _curves(rows: list[dict], health: Health):
+    figure, (axes,) = canvas(13, 3.6, columns=3)
     steps = [r["step"] for r in rows if "loss" in r]
     axes[0].plot(steps, [r["loss"] for r in rows if "loss" in r], color="#0072B2")
     axes[0].set(title="loss", xlabel="step")
@@ -92,10 +91,7 @@ def curves(run: Run, health: Health) -> None:
     twin.set_ylim(0, None)
     (lines, labels), (more, names) = axes[2].get_legend_handles_labels(), twin.get_legend_handles_labels()
     axes[2].legend(lines + more, labels + names, fontsize=8, loc="lower right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110)
-    plt.close(figure)
-    run.write("curves.png", buffer.getvalue())
+    return figure
 
 
 def test_scores(health: Health, dataset: Dataset, encoder: nn.Module, before: nn.Module) -> dict[str, dict[str, float]]:

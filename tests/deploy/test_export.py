@@ -17,7 +17,6 @@ from torch import nn
 from core import command, config
 from deploy import export, portable, quantize, runtime, torchao_int8
 from deploy.card import verdict
-from deploy.latency import timed
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
 
@@ -259,12 +258,6 @@ def test_a_verdict_never_recommends_what_lost_accuracy():
     rows = {"torch": row(90, 3), "fast but wrong": row(80, 1), "good": row(89.5, 2)}
     assert verdict(rows, 1.0).startswith("Use good (f): 1.5× torch's speed at one image, -0.50 points")
     assert "as it is" in verdict({"torch": row(90, 3), "slow": row(90, 4)}, 1.0)
-
-
-def test_time_is_of_answers_alone():
-    found = timed(lambda images: images, np.zeros((4, 1)))
-    assert 0 < found["p50"] <= found["p95"] < 1
-    assert found["images_per_second"] == pytest.approx(4 / (found["p50"] / 1e3))
 
 
 @pytest.mark.parametrize(("words", "said"), [
