@@ -48,6 +48,21 @@ class LatencyWords:
     out: str = word("auto", "folder; auto: runs/latency-…")
 
 
+@dataclass
+class ServeWords:
+    model: str | None = word(None, "an ONNX file of deploy.export: it tells what it takes and its classes")
+    gallery: str | None = word(None, "folder of images to find neighbours in; a folder a class inside gives them classes")
+    host: str = word("127.0.0.1", "127.0.0.1: this machine alone; 0.0.0.0: whoever reaches it")
+    port: int = word(8000, "0: any that is free")
+    threads: int = word(0, "of the model; 0: all cores")
+    batch: int = word(32, "images at most that the model sees at once")
+    waiting: int = word(256, "images at most that wait for it; more are told to try again")
+    megabytes: float = word(10, "of an upload, at most")
+    megapixels: float = word(40, "of an image, at most")
+    top: int = word(5, "classes in an answer")
+    count: int = word(8, "neighbours in an answer, unless it is asked for others")
+
+
 def check_file(words) -> None:
     """Raises ValueError where no file of ours is named."""
     if words.encoder is None or not words.encoder.endswith(".safetensors"):

@@ -28,18 +28,26 @@ class Unreadable(ValueError):
     """This one file cannot be used; the text is a short reason without its path."""
 
 
-def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB") -> Image.Image:
+class NoImage(Unreadable):
+    """Of no format that is known here."""
+
+
+class TooLarge(Unreadable):
+    """More pixels than are taken."""
+
+
+def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most: int = MAX_PIXELS) -> Image.Image:
     """The first frame, upright, 8 bits a channel, as `mode` "RGB" or "L".
 
     Transparency is laid over white; deep grey is scaled to 0..255 by its range (`_eight_bits`). With `at_least` a JPEG
     may come out smaller, its short side still ≥ at_least, at a fraction of the time and memory (libjpeg's DCT scaling).
-    The suffix does not matter, the content does. Raises Unreadable.
+    The suffix does not matter, the content does.  most: pixels, beyond which it is not decoded.  Raises Unreadable.
     """
     try:
         image = _identify(file)
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise Unreadable(f"{width} by {height} pixels, the limit is {MAX_PIXELS:,} in all")
+        if width * height > most:
+            raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
         image.draft(mode, (at_least, at_least) if at_least else None)
         image.load()
         orientation = _orientation(image)
@@ -68,7 +76,7 @@ def _identify(file: BinaryIO) -> Image.Image:
         if accepts(prefix) is True:  # a text instead of True: known, but not in this build of Pillow
             file.seek(0)
             return factory(file, "")
-    raise Unreadable("not an image, or of an unknown format")
+    raise NoImage("not an image, or of an unknown format")
 
 
 def _orientation(image: Image.Image) -> int:
