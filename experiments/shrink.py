@@ -4,8 +4,9 @@
 
 `small` is trained with labels, pruned by whole channels (deploy.prune), and won back in two ways from the same weights:
 fine-tuned with labels, and distilled from the unpruned one (KD). deploy.export measures each beside the unpruned one. Then
-the unpruned one's INT8 file is served with 2,000 images to compare with, and asked 10,000 times, every hundredth time with something bad.
-Kept in experiments/deploy/shrunk.json and load.json. A run that is done is not run again.
+the unpruned one's INT8 file is served with 2,000 images to compare with, and asked 10,000 times, every hundredth time with
+something bad. Kept in experiments/deploy/shrunk.json and load.json. A run that is done is not run
+again.
 """
 import argparse
 import asyncio
