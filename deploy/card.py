@@ -37,7 +37,7 @@ def comparison(kept: dict) -> str:
 
 def text(kept: dict) -> str:
     alone = kept["alone"]
-    agree = [f"{name} {row['same class as torch']:.1%}" for name, row in alone.items() if "same class as torch" in (row or {})]
+    agree = [f"{name} {row['same class as torch']:.1%}" for name, row in alone["files"].items() if "same class as torch" in row]
     lines = [
         f"# {Path(kept['encoder']).name} on {kept['data']}", "", kept["verdict"], "",
         *([comparison(kept), ""] if kept["against"] and "onnxruntime" in kept["rows"] else []),

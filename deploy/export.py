@@ -203,7 +203,7 @@ def alone(module, data, versions: Versions) -> dict:
     files = {name: str(file) for name, file in versions.files.items() if file.suffix == ".onnx"}
     chosen = evenly(len(data.test), CHECKED)
     found = runtime.alone(list(files.values()), module.takes(data.test, chosen))
-    exact, kept = portable.outputs(versions.answers["torch"], module, data.test, chosen), {"images": len(chosen)}
+    exact, kept = portable.outputs(versions.answers["torch"], module, data.test, chosen), {}
     for name, file in files.items():
         here = portable.outputs(versions.answers[name], module, data.test, chosen)
         if not np.allclose(found[file], here, atol=runtime.CLOSE * np.abs(here).max()):
@@ -211,7 +211,7 @@ def alone(module, data, versions: Versions) -> dict:
         kept[name] = {"off": float(np.abs(found[file] - exact).max() / np.abs(exact).max())}
         if module.card.classes is not None:
             kept[name]["same class as torch"] = float((found[file].argmax(1) == exact.argmax(1)).mean())
-    return kept
+    return {"images": len(chosen), "files": kept}
 
 
 def described(words, module, against, data, versions: Versions) -> dict:

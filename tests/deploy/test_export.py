@@ -100,7 +100,7 @@ def test_the_files_answer_alike_in_a_process_without_torch(files, exported, tmp_
         torch.testing.assert_close(script(torch.from_numpy(x))[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_the_card_tells_what_was_measured(exported):
+def test_the_card_tells_what_was_measured(files, exported):
     card = json.loads((exported / "card.json").read_text())
     rows = card["rows"]
     assert {"torch", "onnxruntime", "torch.export", "TorchScript", "torch.compile"} <= set(rows)
@@ -112,12 +112,14 @@ def test_the_card_tells_what_was_measured(exported):
     assert all(by < 1e-4 for by in card["off"].values())
     assert "TensorRT" in card["refused"]
     assert card["alone"]["images"] == len(datasets.load("digits", seed=0).test)
-    assert card["alone"]["onnxruntime"]["same class as torch"] == 1
-    assert card["alone"]["onnxruntime"]["off"] < 1e-4
+    assert card["alone"]["files"]["onnxruntime"]["same class as torch"] == 1
+    assert card["alone"]["files"]["onnxruntime"]["off"] < 1e-4
     assert rows["against: onnxruntime"]["accuracy"] == pytest.approx(rows["against: torch"]["accuracy"], abs=0.5)
     assert card["macs"] > 0
     assert (exported / "card.png").stat().st_size > 2000
-    assert "| onnxruntime |" in (exported / "card.md").read_text()
+    text = (exported / "card.md").read_text()
+    assert "| onnxruntime |" in text
+    assert f"Against {files[1]}: 100% of its multiply-adds" in text
 
 
 def test_a_file_tells_what_it_takes_and_what_its_classes_are(files, exported):
