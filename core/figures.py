@@ -38,3 +38,14 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid)
 
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+
+
+def logarithmic(axis, which: str) -> None:
+    """Make the "x" or the "y" axis one of logarithms, its numbers written plainly: 1, 2, 5, 10, 20, …"""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set(**{f"{which}scale": "log"})
+    line = getattr(axis, f"{which}axis")
+    line.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    line.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    line.set_minor_formatter(NullFormatter())

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 from core import checkpoint
-from core.figures import COLOURS, canvas, drawn
+from core.figures import COLOURS, canvas, drawn, logarithmic
 
 AGAINST = "against: "  # before the names of another model's versions
 
@@ -66,7 +66,8 @@ def picture(kept: dict):
         axis.scatter(row["p50"], row["accuracy"], s=20 + 12 * row["megabytes"], alpha=0.7,
                      color=COLOURS[1 if name.startswith(AGAINST) else 0])
         axis.annotate(name, (row["p50"], row["accuracy"]), textcoords="offset points", xytext=(6, 6), fontsize=8)
-    axis.set(xlabel="latency of one image, median, ms", ylabel=f"{kept['judged']} on test images, %", xscale="log")
+    axis.set(xlabel="latency of one image, median, ms", ylabel=f"{kept['judged']} on test images, %")
+    logarithmic(axis, "x")
     return figure
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
-from core.figures import canvas, drawn
+from core.figures import canvas, drawn, logarithmic
 from deploy.words import FRAMEWORKS, LatencyWords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,8 +152,9 @@ def picture(rows: list[dict]):
             up = [[0] * len(line), [row["p95"] - row["p50"] for row in line]]
             label = f"{framework}, {threads} thread{'s' * (threads > 1)}"
             axis.errorbar([row["batch"] for row in line], p50, yerr=up, marker="o", ms=3, capsize=2, label=label)
-        axis.set(title=Path(name).parent.name if "/" in name else name, xlabel="images at once", ylabel="median, ms",
-                 xscale="log", yscale="log")
+        axis.set(title=Path(name).parent.name if "/" in name else name, xlabel="images at once", ylabel="median, ms")
+        for which in "xy":
+            logarithmic(axis, which)
         axis.legend(fontsize=7)
     return figure
 

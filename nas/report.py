@@ -15,7 +15,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from core import checkpoint, config
-from core.figures import COLOURS, canvas, drawn
+from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
 from nas.ledger import Entry, Ledger, folder, run_folders
 from nas.pareto import front, hypervolume
@@ -200,7 +200,7 @@ def picture(entries: Sequence[Entry], plan: Plan):
     ahead = ends[sorted(front(ends * signs), key=lambda i: ends[i, 0])]
     axis.plot(*ahead.T, "k-", lw=1, zorder=0, label="front")
     if min(x for x, _ in points.values()) > 0:
-        axis.set_xscale("log")
+        logarithmic(axis, "x")
     axis.set(ylabel=_named(first), xlabel=_named(second))
     axis.legend(fontsize=8)
     return figure
