@@ -2,7 +2,8 @@
 
     uv run python -m nas.report --study fashion
 
-leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, and front/<trial>/encoder.safetensors.
+leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, front/<trial>/encoder.safetensors, and the
+best by the first objective as encoder.safetensors.
 """
 import json
 import re
@@ -118,6 +119,8 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
             target = place / "front" / f"{e.number:05d}"
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / "encoder.safetensors")
+            if e is ahead[0]:
+                shutil.copy2(source, place / "encoder.safetensors")
     kept = {
         "study": study, "settings": book.study.user_attrs["settings"], "trials": [row(e) for e in entries],
         "front": [e.number for e in ahead], "epochs": epochs(entries), "hardware": hardware(),

@@ -50,6 +50,8 @@ def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole):
     for name in ("report.md", "front.png", "history.png"):
         assert (place / name).stat().st_size > 500
     assert "searched_resnet" in (place / "report.md").read_text()
+    assert (place / "encoder.safetensors").read_bytes() == (
+        place / "front" / f"{found['front'][0]:05d}" / "encoder.safetensors").read_bytes()
     for number in found["front"]:
         encoder, card = artifact.load(place / "front" / f"{number:05d}" / "encoder.safetensors")
         assert encoder(torch.zeros(1, 1, 8, 8)).shape == (1, card.dim)
