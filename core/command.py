@@ -76,6 +76,14 @@ def workers(words, local_size: int, cuda: bool) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local_size - cuda)
 
 
+def gpus() -> list[str]:
+    """GPUs that this process may use, without asking torch."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is not None:
+        return [gpu for gpu in said.split(",") if gpu]
+    return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
+
+
 def learning_rate(words) -> float:
     """The peak, for the whole batch of all processes: optim.lr is for 256 images."""
     ratio = words.batch_size / 256

@@ -138,7 +138,7 @@ class Crew:
 
     def __init__(self, words):
         self.words, self.folder = words, config.expand("runs") / "nas" / words.study / "workers"
-        gpus = _gpus() if words.device in ("auto", "cuda") else []
+        gpus = command.gpus() if words.device in ("auto", "cuda") else []
         self.gpus, self.size = gpus, words.parallel or len(gpus) or 1
         self.processes: dict[int, subprocess.Popen] = {}
         self.restarts = 0
@@ -187,14 +187,6 @@ class Crew:
                 process.terminate()
         for process in self.processes.values():
             process.wait()
-
-
-def _gpus() -> list[str]:
-    """GPUs that this process may use, without asking torch."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is not None:
-        return [gpu for gpu in said.split(",") if gpu]
-    return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
 def supervise(words) -> int:

@@ -1,0 +1,197 @@
+"""Cells: a table's work, a command of a tool each, addressed by what decides its result.
+
+A cell's address is a hash of its command's words, of the addresses of the cells whose files it reads, and of the code that runs
+it. What is done is never done again; a changed setting has another address, and so has whatever reads its files, and nothing
+else. In runs/cells:
+
+    <name>-<hash>/       what the tool leaves
+    <name>-<hash>.log    what it said
+    <name>-<hash>.json   how it ended: command, code, hardware, seconds
+
+A cell is done under a lock that dies with its process, so that any number of runners share a table.
+"""
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from core import checkpoint
+from core.machine import code, hardware, versions
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; its own beside them
+STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT)  # exit codes of a tool that was told to stop
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A command.  name: for people.  words: of its command line, with {out}, {id} and {<cell>.<file>} for what is not known
+    before.  files: name → path of what it leaves, with the same placeholders.  needs: the cells whose files it reads, by name.
+    """
+
+    name: str
+    module: str
+    words: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+    needs: tuple[tuple[str, "Cell"], ...] = ()
+    minutes: float = 0.0  # expected, of two cores
+
+    @cached_property
+    def id(self) -> str:
+        said = [self.module, self.words, self.files, [(n, c.id) for n, c in self.needs], version(self.module)]
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-")[:40]
+        return f"{plain}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
+
+    @property
+    def out(self) -> Path:
+        return folder() / self.id
+
+    @property
+    def log(self) -> Path:
+        return folder() / f"{self.id}.log"
+
+    @property
+    def record(self) -> Path:
+        return folder() / f"{self.id}.json"
+
+    @property
+    def command(self) -> list[str]:
+        return ["-m", self.module, *(self._filled(word) for word in self.words)]
+
+    @property
+    def text(self) -> str:
+        """As one would type it."""
+        return f"uv run python {shlex.join(self.command)}"
+
+    def file(self, name: str) -> Path:
+        """Raises ValueError where it leaves no file of that name."""
+        paths = dict(self.files)
+        if name not in paths:
+            raise ValueError(f"cell {self.name} leaves {', '.join(paths)}; no {name}")
+        return Path(self._filled(paths[name]))
+
+    def _filled(self, text: str) -> str:
+        known = {"out": str(self.out), "id": self.id}
+        known |= {f"{name}.{file}": str(cell.file(file)) for name, cell in self.needs for file, _ in cell.files}
+        return re.sub(r"\{([\w.]+)\}", lambda m: known[m[1]], text)
+
+    @property
+    def done(self) -> bool:
+        return self.ended.get("code") == 0 and all(self.file(name).exists() for name, _ in self.files)
+
+    @property
+    def ended(self) -> dict:
+        """How it ended when it was last tried; empty where it never was."""
+        try:
+            return json.loads(self.record.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    @property
+    def why(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        return lines[-1] if lines else "it said nothing"
+
+
+def folder() -> Path:
+    return Path("runs") / "cells"
+
+
+@cache
+def version(module: str) -> str:
+    """Of the code that a tool runs: a hash of its rooms' syntax, comments and docstrings apart, and of their yaml."""
+    digest = hashlib.sha256()
+    for room in sorted({*SHARED, module.split(".")[0]}):
+        for path in sorted(ROOT.joinpath(room).rglob("*")):
+            if path.suffix == ".py":
+                digest.update(f"{path.relative_to(ROOT)} {_meaning(path.read_text())}\n".encode())
+            elif path.suffix == ".yaml":
+                digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value.value = ""
+    return ast.dump(tree)
+
+
+def ordered(cells: Sequence[Cell]) -> list[Cell]:
+    """These and what they need, each once, after what it needs."""
+    found: dict[str, Cell] = {}
+
+    def add(cell: Cell) -> None:
+        if cell.id not in found:
+            for _, needed in cell.needs:
+                add(needed)
+            found[cell.id] = cell
+
+    for cell in cells:
+        add(cell)
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def alone(cell: Cell) -> Iterator[int | None]:
+    """Yields the lock, where it is ours to do; None while another process has it."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with open(folder() / f".{cell.id}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield None
+            return
+        yield file.fileno()
+
+
+def perform(cell: Cell, environment: dict[str, str], started: Callable[[subprocess.Popen], None] = lambda process: None) -> str:
+    """Do it, unless it is done.  → "done", "failed", "stopped" or "elsewhere" (another process is at it).
+
+    environment: beside this process's own.  started: told of the tool's process.
+    """
+    with alone(cell) as lock:
+        if lock is None:
+            return "elsewhere"
+        if cell.done:
+            return "done"
+        tries, start = cell.ended.get("tries", 0) + 1, time.time()
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with open(cell.log, "ab") as log:
+            log.write(f"\n$ {cell.text}\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                [sys.executable, *cell.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=os.environ | {"PYTHONPATH": paths} | environment,
+                pass_fds=[lock],  # it holds the lock too, should we be killed
+            )
+        started(process)
+        ended = process.wait()
+        if ended in STOPPED:
+            return "stopped"
+        missing = [name for name, _ in cell.files if not cell.file(name).exists()]
+        if ended == 0 and missing:
+            with open(cell.log, "a") as log:
+                log.write(f"it ended well and left no {', '.join(missing)}\n")
+        kept = {
+            "name": cell.name, "code": ended or int(bool(missing)), "command": cell.text, "commit": code(),
+            "version": version(cell.module), "seconds": round(time.time() - start, 1), "tries": tries, "hardware": hardware(),
+            "versions": versions(),
+        }
+        checkpoint.write(cell.record, json.dumps(kept, indent=1) + "\n")
+        return "failed" if kept["code"] else "done"

@@ -1,0 +1,178 @@
+"""Cells done in the order of their needs: here, on SLURM, or not at all but printed."""
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from core.machine import cores
+from experiments.cells import Cell, ordered, perform
+
+TRIES = 2  # of a cell in one run of the command
+AGAIN = 2.0  # seconds until a cell that another runner has is looked at again
+POLL = 5.0  # seconds between looks at SLURM
+
+
+class Here:
+    """Cells as processes of this machine, `parallel` at a time: one a GPU, or so many that share the cores."""
+
+    def __init__(self, parallel: int, gpus: Sequence[str]):
+        self.gpus, self.size = list(gpus), parallel or len(gpus) or 1
+        self.pool, self.free, self.lock = ThreadPoolExecutor(self.size), list(range(self.size)), threading.Lock()
+        self.processes: dict[int, subprocess.Popen] = {}
+        self.stopping = False
+
+    def start(self, cell: Cell) -> Future:
+        return self.pool.submit(self._do, cell)
+
+    def _do(self, cell: Cell) -> str:
+        with self.lock:
+            slot = self.free.pop()
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // self.size)))}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+
+        def started(process: subprocess.Popen) -> None:
+            self.processes[slot] = process
+            if self.stopping:
+                process.terminate()
+
+        try:
+            return "stopped" if self.stopping else perform(cell, environment, started)
+        finally:
+            with self.lock:
+                self.processes.pop(slot, None)
+                self.free.append(slot)
+
+    def stop(self) -> None:
+        """Every tool saves and ends; the same command goes on."""
+        self.stopping = True
+        for process in list(self.processes.values()):
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
+
+class Job:
+    """A cell as a job of submitit. Where it is preempted, its tool saves, and the job is queued again."""
+
+    def __init__(self):
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self, cell: Cell) -> str:
+        return perform(cell, {}, lambda process: setattr(self, "process", process))
+
+    def checkpoint(self, cell: Cell):
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+        return DelayedSubmission(Job(), cell)
+
+
+class Cluster:
+    """Cells as jobs of a SLURM cluster, by submitit.  settings: its parameters, such as {"slurm_partition": "gpu"}."""
+
+    def __init__(self, settings: dict, cluster: str | None = None):
+        import submitit
+
+        self.executor = submitit.AutoExecutor(folder=Path("runs") / "cells" / "jobs", cluster=cluster)
+        self.executor.update_parameters(**settings)
+        self.jobs: list = []
+        self.stopping = False
+
+    def start(self, cell: Cell) -> Future:
+        job, future = self.executor.submit(Job(), cell), Future()
+        self.jobs.append(job)
+        threading.Thread(target=self._watch, args=(job, future), daemon=True).start()
+        return future
+
+    def _watch(self, job, future: Future) -> None:
+        while not job.done():
+            time.sleep(POLL if job.__class__.__name__ == "SlurmJob" else 0.1)
+        try:
+            future.set_result(job.result())
+        except Exception as error:  # submitit tells how the job died
+            future.set_exception(error)
+
+    def stop(self) -> None:
+        self.stopping = True
+        for job in self.jobs:
+            job.cancel()
+
+    def close(self) -> None:
+        pass
+
+
+def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cell, int, int], None]) -> dict[str, str]:
+    """Do these cells and what they need.  say(what, cell, done, of how many): told of each beginning and end.
+
+    → id → "done", "failed", "blocked" (what it needs failed) or "stopped"
+    """
+    todo = {cell.id: cell for cell in ordered(cells)}
+    ended = {id: "done" for id, cell in todo.items() if cell.done}
+    tries: dict[str, int] = dict.fromkeys(todo, 0)
+    running: dict[Future, Cell] = {}
+    later: dict[str, float] = {}  # another runner has them: when to look again
+    with _signals(launcher):
+        while len(ended) < len(todo):
+            for id, cell in todo.items():
+                needs = [ended.get(needed.id) for _, needed in cell.needs]
+                if id in ended or id in {c.id for c in running.values()} or later.get(id, 0) > time.monotonic():
+                    continue
+                if launcher.stopping:
+                    ended[id] = "stopped"
+                elif any(state in ("failed", "blocked", "stopped") for state in needs):
+                    ended[id] = "blocked" if "stopped" not in needs else "stopped"
+                    say(ended[id], cell, len(ended), len(todo))
+                elif all(state == "done" for state in needs):
+                    running[launcher.start(cell)] = cell
+                    if id not in later:
+                        say("begins", cell, len(ended), len(todo))
+            finished, _ = wait(running, timeout=0.2 if running else None, return_when=FIRST_COMPLETED) if running else ((), ())
+            if not running and len(ended) < len(todo):
+                time.sleep(0.2)
+            for future in finished:
+                cell = running.pop(future)
+                try:
+                    state = future.result()
+                except Exception as error:
+                    state = "stopped" if launcher.stopping else "failed"
+                    with open(cell.log, "a") as log:
+                        log.write(f"{type(error).__name__}: {error}\n")
+                tries[cell.id] += state == "failed"
+                if state == "elsewhere":
+                    later[cell.id] = time.monotonic() + AGAIN
+                elif state == "failed" and tries[cell.id] < TRIES and not launcher.stopping:
+                    say(f"failed ({cell.why}); again", cell, len(ended), len(todo))
+                elif state == "stopped" and not launcher.stopping:
+                    continue  # somebody stopped the tool, not us: it goes on
+                else:
+                    ended[cell.id] = state
+                    say(state, cell, len(ended), len(todo))
+    launcher.close()
+    return ended
+
+
+@contextlib.contextmanager
+def _signals(launcher):
+    """SIGTERM and Ctrl-C: every tool saves and ends."""
+    caught = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.signal(number, lambda *_: launcher.stop()) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def printed(cells: Sequence[Cell]) -> str:
+    """The commands, each after those that it needs, for a shell."""
+    return "\n".join(cell.text for cell in ordered(cells) if not cell.done) + "\n"

@@ -1,0 +1,111 @@
+"""A table of a paper from one command: every cell by the tools' own command lines, then Markdown, LaTeX and JSON.
+
+    uv run python -m experiments.reproduce --table fashion_mnist_story --dry_run
+    uv run python -m experiments.reproduce --table fashion_mnist_story --parallel 2
+    uv run python -m experiments.reproduce --table cifar10_family --launcher slurm --slurm slurm_partition=gpu gpus_per_node=1
+
+What is done is not done again, by this runner or another; what failed is shown with its log and tried again; stopped or killed
+at any moment, the same command goes on. The table is left in runs/tables/<table>/. --keep copies its JSON and Markdown to
+experiments/tables/measured/.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from core import checkpoint, command
+from core.machine import code, hardware, versions
+from experiments import launch
+from experiments.cells import Cell, ordered
+from experiments.table import FOLDER, Table, latex, markdown
+
+MEASURED = FOLDER / "measured"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", required=True, help="its name in experiments/tables, or a yaml's path")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list cells, commands and expected cost")
+    parser.add_argument("--smoke", action="store_true", help="the whole way at the smallest size")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other values of the table's variables")
+    parser.add_argument("--launcher", choices=["local", "slurm", "print"], default="local")
+    parser.add_argument("--parallel", type=int, default=0, help="cells at once here; 0: one a GPU, or one")
+    parser.add_argument("--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="submitit's parameters")
+    parser.add_argument("--keep", action="store_true", help="copy the table to experiments/tables/measured")
+    given = parser.parse_args(argv)
+    try:
+        return reproduce(given)
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def reproduce(given) -> int:
+    table = Table.load(given.table, given.smoke, _pairs(given.set, "set"))
+    cells = ordered(table.cells)
+    if given.dry_run:
+        print(listing(cells))
+        return 0
+    if given.launcher == "print":
+        print(launch.printed(cells), end="")
+        return 0
+    if given.parallel < 0:
+        raise ValueError(f"parallel={given.parallel}: must be 0 or more")
+    settings = _pairs(given.slurm, "slurm")
+    launcher = launch.Cluster(settings) if given.launcher == "slurm" else launch.Here(given.parallel, command.gpus())
+    ended = launch.run(cells, launcher, say)
+    write(table, Path("runs") / "tables" / table.name, " ".join(["python -m experiments.reproduce", *_said(given)]), given.keep)
+    failed = [cell for cell in cells if ended[cell.id] == "failed"]
+    for cell in failed:
+        print(f"failed: {cell.name}: {cell.why}\n  {cell.log}", file=sys.stderr)
+    if "stopped" in ended.values():
+        print("stopped: the same command goes on", file=sys.stderr)
+        return 75
+    return 1 if failed else 0
+
+
+def _said(given) -> list[str]:
+    smoke, changes = ["--smoke"] if given.smoke else [], ["--set", *given.set] if given.set else []
+    return [f"--table {given.table}", *smoke, *changes]
+
+
+def _pairs(said: list[str], name: str) -> dict:
+    """["epochs=3", "seeds=[0,1]"] → {"epochs": 3, "seeds": [0, 1]}.  Raises ValueError."""
+    import yaml
+
+    if wrong := [text for text in said if "=" not in text]:
+        raise ValueError(f"{name}={wrong[0]}: written NAME=VALUE")
+    return {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in said)}
+
+
+def say(what: str, cell: Cell, done: int, total: int) -> None:
+    print(f"[{done}/{total}] {what}: {cell.name}", file=sys.stderr, flush=True)
+
+
+def listing(cells: list[Cell]) -> str:
+    lines = []
+    for cell in cells:
+        state = "done" if cell.done else f"failed: {cell.why}" if cell.ended.get("code") else f"{cell.minutes:g} min"
+        lines += [f"{cell.name}  ({state})", f"  {cell.text}"]
+    left = sum(cell.minutes for cell in cells if not cell.done)
+    done = sum(cell.done for cell in cells)
+    return "\n".join([*lines, "", f"{len(cells)} cells, {done} done; {left:g} minutes of two cores to go, as expected"])
+
+
+def write(table: Table, out: Path, said: str, keep: bool) -> None:
+    """JSON, Markdown and LaTeX; the Markdown on the terminal too."""
+    figures = table.figures() | {"command": said, "hardware": hardware(), "versions": versions(), "code": code()}
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(figures)
+    for folder in (out, *([MEASURED] if keep else [])):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "table" if folder is out else table.name
+        checkpoint.write(folder / f"{name}.json", json.dumps(figures, indent=1) + "\n")
+        checkpoint.write(folder / f"{name}.md", text)
+    checkpoint.write(out / "table.tex", latex(figures))
+    print(text)
+    print(f"table: {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""`python -m experiments.reproduce`: tables and their cells, with a tool that takes a moment, fails when told, and keeps count."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+from experiments import launch, reproduce
+from experiments.cells import ordered
+from experiments.table import Table, found, latex
+
+TOOL = '''
+import json, os, pathlib, sys, time
+words = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+out = pathlib.Path(words["out"])
+out.mkdir(parents=True, exist_ok=True)
+busy = out / "busy"
+busy.touch(exist_ok=False)  # two at once in a folder: it fails
+with open("calls.txt", "a") as file:
+    file.write(words["name"] + "\\n")
+time.sleep(float(words.get("sleep", 0)))
+busy.unlink()
+if words["name"] == pathlib.Path("broken").read_text() if pathlib.Path("broken").exists() else False:
+    sys.exit("it is broken")
+before = json.loads(pathlib.Path(words["before"]).read_text())["value"] if "before" in words else 0
+result = {"value": before + float(words["add"]), "rows": [{"source": "a", "v": 1}, {"source": "b", "v": 7}]}
+(out / "result.json").write_text(json.dumps(result))
+'''
+TABLE = """
+title: Sums
+about: Of two numbers.
+variables: {base: 10, sleep: 0, seeds: [1, 2, 3]}
+smoke: {base: 1, seeds: [1]}
+cells:
+  first:
+    tool: toy.work
+    words: {name: "first-{seed}", add: "{base}", sleep: "{sleep}", out: "{out}"}
+    files: {scores: "{out}/result.json"}
+    minutes: 2
+  second:
+    tool: toy.work
+    words: {name: "second-{kind}-{seed}", add: "{more}", before: "{first.scores}", sleep: "{sleep}", out: "{out}"}
+    files: {scores: "{out}/result.json"}
+    minutes: 3
+columns:
+  sum: {title: "sum, %", digits: 1, best: high}
+  v: {title: v_b}
+rows:
+  - name: little
+    with: {kind: little, more: "{seed}"}
+    values: {sum: "{second.scores}#value", v: "{second.scores}#rows[source=b].v"}
+    published: {sum: [12.5, "Somebody 2001, table 2"]}
+  - name: much & more
+    with: {kind: much, more: 5}
+    values: {sum: "{second.scores}#value"}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "work.py").write_text(TOOL)
+    (tmp_path / "sums.yaml").write_text(TABLE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def calls(place: Path) -> list[str]:
+    path = place / "calls.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def figures(place: Path) -> dict:
+    return json.loads((place / "runs" / "tables" / "sums" / "table.json").read_text())
+
+
+def begin(place: Path, *words: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(place)])}
+    return subprocess.Popen([sys.executable, "-m", "experiments.reproduce", "--table=sums.yaml", *words], cwd=place,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+ALL = sorted([f"first-{s}" for s in (1, 2, 3)] + [f"second-{kind}-{s}" for kind in ("little", "much") for s in (1, 2, 3)])
+
+
+def test_a_table_is_its_cells_figures_and_is_made_once(place, capsys):
+    assert reproduce.main(["--table=sums.yaml", "--parallel=2"]) == 0
+    assert sorted(calls(place)) == ALL
+    rows = {row["name"]: row for row in figures(place)["rows"]}
+    assert rows["little"]["values"] == {"sum": [11.0, 12.0, 13.0], "v": [7.0, 7.0, 7.0]}
+    assert (rows["little"]["mean"]["sum"], rows["little"]["std"]["sum"]) == (12.0, 1.0)
+    text = capsys.readouterr().out
+    assert "| little | 12.0 ± 1.0 | 12.5 | 7.00 ± 0.00 |" in text
+    assert "| much & more | **15.0 ± 0.0** |  |  |" in text
+    assert "Published: Somebody 2001, table 2." in text
+    tex = (place / "runs" / "tables" / "sums" / "table.tex").read_text()
+    assert r"much \& more & \textbf{15.0 $\pm$ 0.0} &  &  \\" in tex
+    assert r"sum, \% & published & v\_b" in tex
+    for record in figures(place)["cells"].values():
+        assert record["command"].startswith("uv run python -m toy.work --name=second-")
+        assert record["hardware"]["cpu"]
+    assert reproduce.main(["--table=sums.yaml"]) == 0
+    assert sorted(calls(place)) == ALL
+
+
+def test_a_changed_setting_does_again_what_depends_on_it_and_nothing_else(place):
+    reproduce.main(["--table=sums.yaml", "--parallel=2"])
+    (place / "sums.yaml").write_text(TABLE.replace("more: 5}", "more: 6}"))
+    reproduce.main(["--table=sums.yaml", "--parallel=2"])
+    assert sorted(calls(place)[9:]) == [f"second-much-{s}" for s in (1, 2, 3)]
+    reproduce.main(["--table=sums.yaml", "--parallel=2", "--set", "base=20"])
+    assert sorted(calls(place)[12:]) == ALL
+    reproduce.main(["--table=sums.yaml", "--parallel=2"])
+    assert len(calls(place)) == 21  # the old ones are still there
+
+
+def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch):
+    from experiments import cells
+
+    monkeypatch.setattr(cells, "ROOT", place)
+
+    def id() -> str:
+        cells.version.cache_clear()
+        return Table.load("sums.yaml").cells[0].id
+
+    first = id()
+    path = place / "toy" / "work.py"
+    path.write_text("'''What it does.'''\n# why\n" + TOOL)
+    documented = id()
+    path.write_text("'''It does it.'''\n\n# because\n" + TOOL)
+    assert id() == documented
+    path.write_text(TOOL + "\nprint(1)\n")
+    assert id() not in (first, documented)
+    cells.version.cache_clear()
+
+
+def test_what_fails_is_shown_tried_again_and_blocks_what_needs_it(place, capsys):
+    (place / "broken").write_text("first-2")
+    assert reproduce.main(["--table=sums.yaml"]) == 1
+    assert calls(place).count("first-2") == 2
+    assert not [call for call in calls(place) if call.startswith("second") and call.endswith("-2")]
+    out, err = capsys.readouterr()
+    assert "… (2 of 3)" in out
+    assert "failed: first base=10, seed=2, sleep=0: it is broken" in err
+    log = Path(re.search(r"(\S+\.log)", err)[1])
+    assert log.read_text().count("it is broken") == 2
+    (place / "broken").unlink()
+    before = len(calls(place))
+    assert reproduce.main(["--table=sums.yaml"]) == 0
+    assert sorted(calls(place)[before:]) == ["first-2", "second-little-2", "second-much-2"]
+
+
+def test_two_runners_never_do_a_cell_twice(place):
+    runners = [begin(place, "--parallel=2", "--set", "sleep=0.2") for _ in range(2)]
+    for runner in runners:
+        _, err = runner.communicate(timeout=120)
+        assert runner.returncode == 0, err
+    assert sorted(calls(place)) == ALL
+
+
+@pytest.mark.parametrize("after", [0.3, 1.1, 1.9])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_any_moment_it_goes_on_to_the_same_table(place, number, after):
+    runner = begin(place, "--parallel=2", "--set", "sleep=0.4")
+    while not calls(place):
+        time.sleep(0.01)
+    time.sleep(after)
+    runner.send_signal(number)
+    _, err = runner.communicate(timeout=60)
+    assert runner.returncode in (75, -number, 0), err
+    if number == signal.SIGTERM and runner.returncode:
+        assert "the same command goes on" in err
+        for busy in place.rglob("busy"):
+            busy.unlink()  # the toy, unlike our tools, leaves a mess when it is stopped
+    runner = begin(place, "--parallel=2", "--set", "sleep=0.4")
+    _, err = runner.communicate(timeout=120)
+    assert runner.returncode == 0, err
+    rows = {row["name"]: row["values"]["sum"] for row in figures(place)["rows"]}
+    assert rows == {"little": [11.0, 12.0, 13.0], "much & more": [15.0, 15.0, 15.0]}
+
+
+def test_a_cluster_does_it_too(place):
+    """submitit, with processes of this machine in SLURM's place."""
+    table = Table.load("sums.yaml", smoke=True)
+    cluster = launch.Cluster({"timeout_min": 2}, cluster="local")
+    ended = launch.run(table.cells, cluster, lambda *_: None)
+    assert set(ended.values()) == {"done"}
+    assert sorted(calls(place)) == ["first-1", "second-little-1", "second-much-1"]
+    assert table.figures()["rows"][0]["values"]["sum"] == [2.0]
+
+
+def test_smoke_dry_run_and_print(place, capsys):
+    assert reproduce.main(["--table=sums.yaml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "9 cells, 0 done; 24 minutes of two cores to go" in out
+    assert calls(place) == []
+    assert reproduce.main(["--table=sums.yaml", "--launcher=print"]) == 0
+    commands = capsys.readouterr().out.strip().splitlines()
+    assert len(commands) == 9
+    for i, line in enumerate(commands):
+        if before := re.search(r"--before=(\S+)/result.json", line):
+            assert any(f"--out={before[1]}" in earlier for earlier in commands[:i])
+    assert reproduce.main(["--table=sums.yaml", "--smoke"]) == 0
+    assert "| little | 2.0 | 12.5 | 7.00 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (("title: Sums", "titel: Sums"), "a table has title, cells, columns and rows"),
+    (("about:", "abuot:"), "the table says abuot; it may say about"),
+    (("{first.scores}", "{frist.scores}"), "there is no cell frist; there are first, second"),
+    (("{first.scores}", "{first.score}"), "leaves scores; no score"),
+    (("{first.scores}", "{second.scores}"), "cell second needs itself: second → second"),
+    (('"{base}"', '"{bass}"'), "there is no variable bass; there are base, sleep, kind, more, seed"),
+    (("sum: \"{second.scores}#value\", v", "som: \"{second.scores}#value\", v"), "has a value for som, which is no column"),
+    (("{second.scores}#value", "second.scores"), "a value is written {cell.file}#path"),
+    (("title: Sums", "title: [Sums"), "is no yaml"),
+])
+def test_a_mistake_in_a_table_is_one_line(place, change, said, capsys):
+    assert change[0] in TABLE
+    (place / "sums.yaml").write_text(TABLE.replace(*change))
+    assert reproduce.main(["--table=sums.yaml"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert calls(place) == []
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--table=none"], "table=none: there are "),
+    (["--table=sums.yaml", "--set", "bass=1"], "sums.yaml has no variable bass; it has base, sleep, seeds"),
+    (["--table=sums.yaml", "--set", "base"], "set=base: written NAME=VALUE"),
+    (["--table=sums.yaml", "--parallel=-1"], "parallel=-1: must be 0 or more"),
+])
+def test_a_mistake_is_one_line(place, words, said, capsys):
+    assert reproduce.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_paths_find_numbers_and_say_what_is_there_instead():
+    tree = {"a": {"b": [3, {"c": 4.5}]}, "rows": [{"n": "x", "v": 1}, {"n": "y", "v": 2}]}
+    assert found(tree, "a.b.0") == 3
+    assert found(tree, "a.b.1.c") == 4.5
+    assert found(tree, "rows[n=y].v") == 2
+    for path, said in (("a.d", "there is no d after a; there is b"), ("rows[n=z].v", "0 entries"), ("a.b", "is no number"),
+                       ("a.b.7", "there is no 7 after a.b")):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            found(tree, path)
+
+
+def test_every_table_of_ours_says_what_its_tools_understand():
+    """Each command of each table, put together by the tool's own configuration."""
+    import importlib
+
+    from core import config
+
+    tables = sorted((ROOT / "experiments" / "tables").glob("*.yaml"))
+    for path in tables:
+        for smoke in (False, True):
+            table = Table.load(str(path), smoke)
+            for cell in {c.name.split(" ")[0] + c.module + str(sorted(w.split("=")[0] for w in c.words)): c
+                         for c in ordered(table.cells)}.values():
+                tool = importlib.import_module(cell.module).TOOL
+                words, _ = config.overrides(cell.command[2:], tool.words)
+                words, _ = config.with_recipe(tool, words)
+                config.check_choices(tool, words)
+                config.compose(tool, words)
+            assert "tabular" in latex(table.figures())
