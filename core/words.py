@@ -70,6 +70,7 @@ class Words(Common):
 
 @dataclass
 class PretrainWords(Words):
+    scratch: bool = word(False, "of an encoder file take the architecture alone, with random weights")
     stop_on_collapse: bool = word(True, "end a run whose features collapse")
     until: float | None = word(None, "epochs after which to pause; the same command without it goes on")
     report: bool = word(True, "pictures, and scores at the end")

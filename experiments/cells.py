@@ -32,6 +32,7 @@ from core.machine import code, hardware, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; its own beside them
+MISSING = 70  # recorded where a tool ends well and leaves not all of its files
 STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT)  # exit codes of a tool that was told to stop
 
 
@@ -47,6 +48,7 @@ class Cell:
     files: tuple[tuple[str, str], ...]
     needs: tuple[tuple[str, "Cell"], ...] = ()
     minutes: float = 0.0  # expected, of two cores
+    codes: tuple[int, ...] = (0,)  # exit codes with which it has done its work
 
     @cached_property
     def id(self) -> str:
@@ -89,7 +91,7 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        return self.ended.get("code") == 0 and all(self.file(name).exists() for name, _ in self.files)
+        return self.ended.get("code") in self.codes and all(self.file(name).exists() for name, _ in self.files)
 
     @property
     def ended(self) -> dict:
@@ -104,6 +106,11 @@ class Cell:
         """The last line of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         return lines[-1] if lines else "it said nothing"
+
+
+def paths() -> str:
+    """Where a process finds our modules, whatever its folder."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def folder() -> Path:
@@ -171,13 +178,12 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
         if cell.done:
             return "done"
         tries, start = cell.ended.get("tries", 0) + 1, time.time()
-        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(cell.log, "ab") as log:
             log.write(f"\n$ {cell.text}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 [sys.executable, *cell.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=os.environ | {"PYTHONPATH": paths} | environment,
+                env=os.environ | {"PYTHONPATH": paths()} | environment,
                 pass_fds=[lock],  # it holds the lock too, should we be killed
             )
         started(process)
@@ -185,13 +191,13 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
         if ended in STOPPED:
             return "stopped"
         missing = [name for name, _ in cell.files if not cell.file(name).exists()]
-        if ended == 0 and missing:
+        if ended in cell.codes and missing:
             with open(cell.log, "a") as log:
                 log.write(f"it ended well and left no {', '.join(missing)}\n")
         kept = {
-            "name": cell.name, "code": ended or int(bool(missing)), "command": cell.text, "commit": code(),
+            "name": cell.name, "code": ended if ended not in cell.codes or not missing else MISSING, "command": cell.text, "commit": code(),
             "version": version(cell.module), "seconds": round(time.time() - start, 1), "tries": tries, "hardware": hardware(),
             "versions": versions(),
         }
         checkpoint.write(cell.record, json.dumps(kept, indent=1) + "\n")
-        return "failed" if kept["code"] else "done"
+        return "done" if kept["code"] in cell.codes else "failed"

@@ -142,6 +142,7 @@ def spread(values: list[float]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--kept", type=Path, default=OUT, help="the JSON of kept figures")
     given = parser.parse_args()
     table = Table(KEPT)
     kept = {
@@ -149,9 +150,10 @@ def main() -> int:
         "samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": ranked(table),
         "hardware": hardware(), "versions": versions(("torch", "timm", "optuna")), "code": code(),
     }
-    checkpoint.write(OUT, json.dumps(kept, indent=1) + "\n")
-    checkpoint.write(OUT.with_suffix(".md"), text(kept))
-    print(Path(OUT.with_suffix(".md")).read_text())
+    given.kept.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(given.kept, json.dumps(kept, indent=1) + "\n")
+    checkpoint.write(given.kept.with_suffix(".md"), text(kept))
+    print(given.kept.with_suffix(".md").read_text())
     return 0
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from core.machine import cores
-from experiments.cells import Cell, ordered, perform
+from experiments.cells import Cell, ordered, paths, perform
 
 TRIES = 2  # of a cell in one run of the command
 AGAIN = 2.0  # seconds until a cell that another runner has is looked at again
@@ -83,6 +83,7 @@ class Cluster:
     def __init__(self, settings: dict, cluster: str | None = None):
         import submitit
 
+        os.environ["PYTHONPATH"] = paths()  # jobs inherit it
         self.executor = submitit.AutoExecutor(folder=Path("runs") / "cells" / "jobs", cluster=cluster)
         self.executor.update_parameters(**settings)
         self.jobs: list = []

@@ -54,14 +54,17 @@ def reproduce(given) -> int:
     settings = _pairs(given.slurm, "slurm")
     launcher = launch.Cluster(settings) if given.launcher == "slurm" else launch.Here(given.parallel, command.gpus())
     ended = launch.run(cells, launcher, say)
-    write(table, Path("runs") / "tables" / table.name, " ".join(["python -m experiments.reproduce", *_said(given)]), given.keep)
+    said = " ".join(["python -m experiments.reproduce", *_said(given)])
+    missing = write(table, Path("runs") / "tables" / table.name, said, given.keep)
     failed = [cell for cell in cells if ended[cell.id] == "failed"]
     for cell in failed:
         print(f"failed: {cell.name}: {cell.why}\n  {cell.log}", file=sys.stderr)
+    for why in missing:
+        print(f"no figure: {why}", file=sys.stderr)
     if "stopped" in ended.values():
         print("stopped: the same command goes on", file=sys.stderr)
         return 75
-    return 1 if failed else 0
+    return 1 if failed or missing else 0
 
 
 def _said(given) -> list[str]:
@@ -92,8 +95,8 @@ def listing(cells: list[Cell]) -> str:
     return "\n".join([*lines, "", f"{len(cells)} cells, {done} done; {left:g} minutes of two cores to go, as expected"])
 
 
-def write(table: Table, out: Path, said: str, keep: bool) -> None:
-    """JSON, Markdown and LaTeX; the Markdown on the terminal too."""
+def write(table: Table, out: Path, said: str, keep: bool) -> list[str]:
+    """JSON, Markdown and LaTeX; the Markdown on the terminal too.  → what done cells do not say"""
     figures = table.figures() | {"command": said, "hardware": hardware(), "versions": versions(), "code": code()}
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(figures)
@@ -105,6 +108,7 @@ def write(table: Table, out: Path, said: str, keep: bool) -> None:
     checkpoint.write(out / "table.tex", latex(figures))
     print(text)
     print(f"table: {out}")
+    return figures["missing"]
 
 
 if __name__ == "__main__":

@@ -16,13 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from core import checkpoint
 from core.machine import code, hardware, versions
 from nas.ledger import folder
-from vision import artifact, cost, datasets, encoders
-from vision.augment import Recipe
+from vision import artifact, cost, encoders
 
 
 # Basic blocks at the images' own resolution; the last stage, on maps of a few pixels, may be wide. In studies before (one seed
@@ -44,20 +41,12 @@ KEPT = Path(__file__).resolve().parent / "search"
 RUNS = Path("runs") / "search"
 
 
-def beginning(spec: encoders.Spec, data: datasets.Dataset, seed: int) -> bytes:
-    """An encoder.safetensors with the seed's random weights."""
-    torch.manual_seed(seed)
-    recipe = Recipe(spec.image_size, data.mean, data.std)
-    return artifact.dumps(encoders.build(spec), recipe, {"tool": "experiments.search", "seed": seed})
-
-
-def trained(name: str, spec: encoders.Spec, data: datasets.Dataset, seed: int, epochs: float) -> dict[str, float]:
-    """Test accuracy in per cent after pretraining."""
-    out, begin = RUNS / f"{name}-{seed}", RUNS / f"{name}-{seed}.safetensors"
+def trained(name: str, encoder: str, data: str, seed: int, epochs: float) -> dict[str, float]:
+    """Test accuracy in per cent after pretraining from random weights.  encoder: a name, or a file of that architecture"""
+    out = RUNS / f"{name}-{seed}"
     if not (out / "test.json").exists():
-        RUNS.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(begin, beginning(spec, data, seed))
-        words = [f"--data={data.name}", f"--seed={seed}", f"--epochs={epochs:g}", f"--encoder={begin}", f"--out={out}"]
+        words = [f"--data={data}", f"--seed={seed}", f"--epochs={epochs:g}", f"--encoder={encoder}", "--scratch"]
+        words.append(f"--out={out}")
         print(f"ssl.pretrain {' '.join(words)}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "ssl.pretrain", *words], check=True, stdout=subprocess.DEVNULL)
     return json.loads((out / "test.json").read_text())["pretrained"]
@@ -75,15 +64,13 @@ def main() -> int:
     study = json.loads((folder(given.study) / "results.json").read_text())
     best = study["front"][0]
     found = next(t for t in study["trials"] if t["number"] == best)
-    card = artifact.read_card(folder(given.study) / "front" / f"{best:05d}" / "encoder.safetensors")
-    data = datasets.load(given.data, seed=0)
-    size = study["settings"]["image_size"]
-    specs = {"found": card.spec, given.against: encoders.create(given.against, data.channels, size).spec}
+    named = {"found": str(folder(given.study) / "encoder.safetensors"), given.against: given.against}
     rows = {}
-    for name, spec in specs.items():
-        encoder, scores = encoders.build(spec), [trained(name, spec, data, seed, given.epochs) for seed in given.seeds]
+    for name, file in named.items():
+        scores = [trained(name, file, given.data, seed, given.epochs) for seed in given.seeds]
+        encoder, _ = artifact.load(RUNS / f"{name}-{given.seeds[0]}" / "encoder.safetensors")
         rows[name] = {
-            "encoder": spec.json, "macs": cost.macs(encoder), "parameters": cost.parameters(encoder), "test": scores,
+            "encoder": encoder.spec.json, "macs": cost.macs(encoder), "parameters": cost.parameters(encoder), "test": scores,
             "mean": {kind: round(statistics.mean(s[kind] for s in scores), 2) for kind in scores[0]},
             "std": {kind: round(statistics.stdev(s[kind] for s in scores), 2) for kind in scores[0]},
         }

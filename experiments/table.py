@@ -8,16 +8,15 @@
         tool: ssl.pretrain
         words: {method: "{method}", data: "{data}", epochs: "{epochs}", seed: "{seed}", out: "{out}"}
         files: {encoder: "{out}/encoder.safetensors", scores: "{out}/test.json"}
-        minutes: 6                # of two cores, for --dry_run
+        minutes: 6                # of two cores, for --dry_run; codes: [0, 1] where another exit code is none of failure
     columns:
-      knn: {title: "kNN, %", digits: 1, best: high}
+      knn: {title: "kNN, %", digits: 1, best: high}            # scale: 100 where figures are shares
+    values: {knn: "{pretrained.scores}#pretrained.knn"}        # of every row; a row may have others
     rows:
-      - name: SimCLR
-        with: {method: simclr}    # variables of this row
-        values: {knn: "{pretrained.scores}#pretrained.knn"}
-        published: {knn: [86.1, "arXiv 2002.05709, table 8"]}
+      - {name: SimCLR, with: {method: simclr}, published: {knn: [86.1, "arXiv 2002.05709, table 8"]}}
 
-A value is a JSON file of a cell and a path in it: keys by dots, of a list a number or [key=value,…].
+A value is a JSON file of a cell and a path in it: keys by dots (start* is the one that starts so), of a list a number or
+[key=value,…]. A variable that is null leaves its word out.
 """
 import json
 import re
@@ -31,8 +30,8 @@ import yaml
 from experiments.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "tables"
-KEYS = {"title", "about", "variables", "smoke", "cells", "columns", "rows"}
-ROW_KEYS, CELL_KEYS = {"name", "with", "values", "published", "note"}, {"tool", "words", "files", "minutes"}
+KEYS = {"title", "about", "variables", "smoke", "cells", "columns", "values", "rows"}
+ROW_KEYS, CELL_KEYS = {"name", "with", "values", "published", "note"}, {"tool", "words", "files", "minutes", "codes"}
 REFERENCE = r"\{(\w+)\.(\w+)\}"
 
 
@@ -45,9 +44,11 @@ class Value:
     path: str
 
     @property
-    def read(self) -> float | None:
-        """None where the cell is not done."""
-        return found(json.loads(self.cell.file(self.file).read_text()), self.path) if self.cell.done else None
+    def read(self) -> list[float | None]:
+        """What is there, several figures where a list is; [None] where the cell is not done.  Raises ValueError where a cell
+        that is done says nothing there.
+        """
+        return found(json.loads(self.cell.file(self.file).read_text()), self.path) if self.cell.done else [None]
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,19 @@ class Table:
         return _Reader(path, said, smoke, changes or {}).table()
 
     def figures(self) -> dict:
-        """Everything it shows, as JSON has it; null where a cell is not done."""
-        rows = []
+        """Everything it shows, as JSON has it; null where a cell is not done; under "missing", what done cells do not say."""
+        rows, missing = [], []
         for row in self.rows:
-            values = {column: [value.read for value in row.values[column]] for column in row.values}
+            values = {}
+            for column, asked in row.values.items():
+                scale = self.columns[column].get("scale", 1)
+                values[column] = []
+                for value in asked:
+                    try:
+                        values[column] += [None if v is None else v * scale for v in value.read]
+                    except ValueError as error:
+                        values[column].append(None)
+                        missing.append(f"{row.name}, {column}: {value.cell.file(value.file)}: {error}")
             rows.append({
                 "name": row.name, "note": row.note, "values": values, "published": row.published,
                 "mean": {c: statistics.mean(v) for c, v in values.items() if None not in v},
@@ -101,7 +111,7 @@ class Table:
             })
         records = {cell.id: cell.ended for cell in self.cells if cell.done}
         return {"table": self.name, "title": self.title, "about": self.about, "seeds": list(self.seeds),
-                "columns": self.columns, "rows": rows, "cells": records}
+                "columns": self.columns, "rows": rows, "cells": records, "missing": missing}
 
 
 class _Reader:
@@ -132,7 +142,9 @@ class _Reader:
         for row in self.said["rows"]:
             self.known(row, ROW_KEYS, f"row {row.get('name', '?')}")
             values = {}
-            for column, text in row.get("values", {}).items():
+            for column, text in (self.said.get("values", {}) | row.get("values", {})).items():
+                if text is None:
+                    continue
                 if column not in table.columns:
                     raise self.wrong(f"row {row['name']} has a value for {column}, which is no column")
                 values[column] = [self.value(str(text), self.variables | row.get("with", {}) | {"seed": s}) for s in self.seeds]
@@ -154,21 +166,27 @@ class _Reader:
         said = self.said["cells"][name]
         self.known(said, CELL_KEYS, f"cell {name}")
         used: dict = {}
-        words = tuple(self.word(key, value, variables, used) for key, value in said["words"].items() if value is not None)
+        flags = said["tool"].startswith("experiments.")
+        words = tuple(w for key, value in said["words"].items() if (w := self.word(key, value, variables, used, flags)))
         files = tuple((key, self.filled(value, variables, used)) for key, value in said["files"].items())
         named = sorted({m[0] for word in words for m in re.findall(REFERENCE, word)})
         needs = tuple((other, self.cell(other, variables, (*under, name))) for other in named)
         told = ", ".join(f"{key}={value}" for key, value in sorted(used.items()))
-        minutes = float(said.get("minutes", 0))
-        cell = Cell(f"{name} {told}".strip(), said["tool"], words, files, needs, minutes)
+        name = f"{name} {told}".strip()
+        cell = Cell(name, said["tool"], words, files, needs, float(said.get("minutes", 0)), tuple(said.get("codes", [0])))
         for other, file in (pair for word in words for pair in re.findall(REFERENCE, word)):
             dict(needs)[other].file(file)
         return self.made.setdefault((cell.name, cell.words, cell.needs), cell)
 
-    def word(self, key: str, value, variables: dict, used: dict) -> str:
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        text = text.replace(" ", "") if isinstance(value, list) else text
-        return f"--{key}={self.filled(text, variables, used)}"
+    def word(self, key: str, value, variables: dict, used: dict, flags: bool) -> str | None:
+        """flags: true is --name alone, as argparse has it."""
+        text = str(value).replace(" ", "") if isinstance(value, list) else str(value)
+        text = self.filled(text, variables, used)
+        if text in ("True", "False"):
+            if flags:
+                return f"--{key}" if text == "True" else None
+            text = text.lower()
+        return None if text == "None" else f"--{key}={text}"
 
     def filled(self, text: str, variables: dict, used: dict | None = None) -> str:
         """{variable} → its value; {out}, {id} and {cell.file} are left for later."""
@@ -187,8 +205,8 @@ class _Reader:
         return re.sub(r"\{(\w+)\}", put, str(text))
 
 
-def found(tree, path: str) -> float:
-    """The number at this place.  Raises ValueError."""
+def found(tree, path: str) -> list[float]:
+    """The number at this place, or the list of numbers.  Raises ValueError."""
     here, walked = tree, ""
     for part in re.findall(r"\[[^\]]+\]|[^.\[\]]+", path):
         if part.startswith("["):
@@ -198,15 +216,19 @@ def found(tree, path: str) -> float:
                 raise ValueError(f"{path}: {len(match)} entries are {part}")
             here = match[0]
         else:
+            if part.endswith("*") and isinstance(here, dict):
+                match = [key for key in here if key.startswith(part[:-1])]
+                part = match[0] if len(match) == 1 else part
             try:
                 here = here[int(part)] if isinstance(here, list) else here[part]
             except (KeyError, IndexError, ValueError, TypeError) as error:
                 there = ", ".join(here) if isinstance(here, dict) else f"{type(here).__name__} {str(here)[:60]}"
                 raise ValueError(f"{path}: there is no {part} after {walked or 'the start'}; there is {there}") from error
         walked = f"{walked}.{part}".lstrip(".")
-    if isinstance(here, bool) or not isinstance(here, (int, float)):
-        raise ValueError(f"{path} is no number: {here}")
-    return float(here)
+    numbers = here if isinstance(here, list) and here else [here]
+    if any(isinstance(n, bool) or not isinstance(n, (int, float)) for n in numbers):
+        raise ValueError(f"{path} is no number: {str(here)[:80]}")
+    return [float(n) for n in numbers]
 
 
 # ------------------------------------------------------------------------------------------------------------------ text
