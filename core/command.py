@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from core import config
+from core import config, trackers
 
 POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
 POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
@@ -60,6 +60,8 @@ def check(words) -> None:
         wrong["batch_size"] = f"a multiple of devices={flat['devices']}"
     wrong |= {name: " or ".join(known) for name, known in CHOICES.items() if name in flat and flat[name] not in known}
     refuse(flat, wrong)
+    if "trackers" in flat:
+        trackers.check(flat["trackers"])
 
 
 def folder(words, name: str) -> Path:

@@ -22,7 +22,7 @@ from core.words import PretrainWords, help_text, texts_of, types_of
 # What does not change the result: where a run happens and how closely it is watched.
 MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_minutes", "checks", "stop_on_collapse")
 MACHINE += ("until", "report", "storage", "trials", "parallel", "node", "interval")
-MACHINE += ("data.root", "data.download", "cache", "cache_gb", "picture", "beside")
+MACHINE += ("trackers", "data.root", "data.download", "cache", "cache_gb", "picture", "beside")
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"

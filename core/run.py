@@ -152,26 +152,6 @@ def _plain(value) -> float | int | str | None:
     return float(f"{value:.8g}") if isinstance(value, float) else value  # as many digits as float32 has
 
 
-class TensorBoard:
-    """Figures as scalars, in the run's folder."""
-
-    def __init__(self, folder: Path, start: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=start + 1)  # steps after `start` are done again
-
-    def tick(self, step: int) -> None:
-        pass
-
-    def log(self, step: int, row: dict) -> None:
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
 class ProgressBar:
     """Loss, images a second and time to go. A bar on a terminal; elsewhere a line every half minute."""
 

@@ -65,6 +65,7 @@ class Words(Common):
     resume: str = word("auto", "auto (go on where the folder's run stopped) | never")
     checks: int = word(10, "checks on validation images in a run")
     log_every: int = word(10, "steps between rows of metrics.jsonl")
+    trackers: str = word("tensorboard", "tensorboard, wandb, mlflow, by commas, or none: where figures go, offline by default")
     save_minutes: float = word(5, "minutes between saves, beside those at checks")
 
 

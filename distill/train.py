@@ -74,9 +74,9 @@ def student(words, world) -> None:
     """One run."""
     import torch
 
-    from core import distributed, loop
+    from core import distributed, loop, trackers
     from core.batchnorm import sync_batchnorm
-    from core.run import ProgressBar, Run, TensorBoard, say
+    from core.run import ProgressBar, Run, say
     from core.schedule import stepped
     from distill import report, teacher
     from vision import artifact, loaders
@@ -121,7 +121,7 @@ def student(words, world) -> None:
     for note in notes:
         say(f"note: {note}")
     if distributed.is_main() and run.step < plan.steps:
-        run.listeners += [TensorBoard(run.folder, run.step), ProgressBar(plan.steps, run.step, words.chosen.method)]
+        run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, words.chosen.method)]
     if words.compile:
         encoder.compile()
     try:

@@ -195,9 +195,9 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
             with open(cell.log, "a") as log:
                 log.write(f"it ended well and left no {', '.join(missing)}\n")
         kept = {
-            "name": cell.name, "code": ended if ended not in cell.codes or not missing else MISSING, "command": cell.text, "commit": code(),
-            "version": version(cell.module), "seconds": round(time.time() - start, 1), "tries": tries, "hardware": hardware(),
-            "versions": versions(),
+            "name": cell.name, "code": MISSING if ended in cell.codes and missing else ended, "command": cell.text,
+            "commit": code(), "version": version(cell.module), "seconds": round(time.time() - start, 1), "tries": tries,
+            "hardware": hardware(), "versions": versions(),
         }
         checkpoint.write(cell.record, json.dumps(kept, indent=1) + "\n")
         return "done" if kept["code"] in cell.codes else "failed"

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import command, config, loop
+from core import command, config, loop, trackers
 from core.batchnorm import sync_batchnorm
 from core.distributed import World, broadcast_object, is_main
-from core.run import ProgressBar, Run, TensorBoard, say
+from core.run import ProgressBar, Run, say
 from core.schedule import plateaus, stepped
 from linear_eval import subsets
 from linear_eval.classifier import Classifier
@@ -66,7 +66,7 @@ def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
         f"{plan.steps} steps of {plan.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
     )
     if is_main() and run.step < plan.steps:
-        run.listeners += [TensorBoard(run.folder, run.step), ProgressBar(plan.steps, run.step, "fine-tuning")]
+        run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, "fine-tuning")]
     workers = command.workers(words, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(train, recipe, deal, encoder.spec.channels, workers).batches(run.step, plan.steps)
     if words.compile:

@@ -5,10 +5,11 @@ import shlex
 import torch
 from torch import nn
 
+from core import trackers
 from core.distributed import World, is_main
 from core.figures import canvas, drawn
 from core.loop import Plan
-from core.run import ProgressBar, Run, TensorBoard, say
+from core.run import ProgressBar, Run, say
 from linear_eval.features import PIXELS, pixels_of
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
@@ -47,7 +48,7 @@ def listen(run: Run, plan: Plan, words, recipe: augment.Recipe, dataset: Dataset
     run.listeners += [*listeners]
     if not words.report:
         return
-    run.listeners += [TensorBoard(run.folder, run.step), ProgressBar(plan.steps, run.step, words.chosen.method)]
+    run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, words.chosen.method)]
     if run.step == 0:
         indices = torch.arange(min(8, len(dataset.pretrain)))
         run.write("views.png", augment.picture(dataset.pretrain.resized(indices, recipe.size), recipe, words.seed))

@@ -9,10 +9,9 @@ import time
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from core.run import ProgressBar, Run, TensorBoard
+from core.run import ProgressBar, Run
 
 SETTINGS = {"method": {"dim": 8}, "seed": 0, "out": "x", "chosen": {"method": "simclr"}}
 
@@ -139,20 +138,6 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     run = begun(tmp_path)
     with pytest.raises(ValueError, match=r"last.pt does not fit: .*give another out"):
         run.restore(nn.Linear(5, 5), parts()[1])
-
-
-def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
-    """Read by TensorBoard's own reader: steps that are done again replace those that the killed process wrote."""
-    for start, stop, loss in ((0, 6, 1.0), (4, 8, 2.0), (0, 3, 3.0)):
-        board = TensorBoard(tmp_path, start)
-        for step in range(start + 1, stop + 1):
-            board.log(step, {"step": step, "loss": loss, "text": "nan"})
-        board.close()
-        seen = EventAccumulator(str(tmp_path))
-        seen.Reload()
-        if start == 4:
-            assert [(e.step, e.value) for e in seen.Scalars("loss")] == [(s, 1 + (s > 4)) for s in range(1, 9)]
-    assert [(e.step, e.value) for e in seen.Scalars("loss")] == [(s, 3) for s in range(1, 4)]
 
 
 def test_a_bar_elsewhere_than_on_a_terminal_is_a_line_now_and_then(capsys):

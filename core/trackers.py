@@ -1,0 +1,126 @@
+"""Trackers: listeners that take a run's figures elsewhere. TensorBoard, Weights & Biases, MLflow; all in the run's folder unless
+their own environment variables say otherwise, so that nothing leaves the machine unasked.
+
+A run that goes on is the same run there, and steps that are done again are not counted twice.
+"""
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+KINDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # tracker → package
+
+
+def check(said: str) -> None:
+    """Raises ValueError for a tracker that is not known, or whose package is missing."""
+    for name in names(said):
+        if name not in KINDS:
+            raise ValueError(f"trackers={said}: there are {', '.join(KINDS)}, by commas, and none")
+        if importlib.util.find_spec(KINDS[name]) is None:
+            raise ValueError(f"trackers={said}: {name} is not installed; uv sync --group trackers brings it")
+
+
+def names(said: str) -> list[str]:
+    return [] if said == "none" else [part for part in said.split(",") if part]
+
+
+def listeners(said: str, run) -> list:
+    """Of a run (core/run.py) that begins or goes on after `run.step`."""
+    kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
+    return [kinds[name](run) for name in names(said)]
+
+
+class Tracker:
+    """A listener that takes rows of figures; `send` is all that differs."""
+
+    def __init__(self, run):
+        self.start = run.step
+
+    def tick(self, step: int) -> None:
+        pass
+
+    def log(self, step: int, row: dict) -> None:
+        self.send(step, {name: v for name, v in row.items() if isinstance(v, (int, float)) and name != "step"})
+
+    def send(self, step: int, figures: dict[str, float]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoard(Tracker):
+    """Its files, in the run's folder."""
+
+    def __init__(self, run):
+        super().__init__(run)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(run.folder), purge_step=run.step + 1)  # steps after it are done again
+
+    def send(self, step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases(Tracker):
+    """Offline unless WANDB_MODE says otherwise (wandb sync sends it later); project WANDB_PROJECT, or nolabel."""
+
+    def __init__(self, run):
+        super().__init__(run)
+        import wandb
+
+        folder = Path(run.folder).resolve()
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "nolabel"), name=folder.name, dir=str(folder), config=run.settings,
+            id=hashlib.sha256(str(folder).encode()).hexdigest()[:16], resume="allow",
+            mode=os.environ.get("WANDB_MODE", "offline"), settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def send(self, step: int, figures: dict[str, float]) -> None:
+        self.run.log(figures, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MLflow(Tracker):
+    """In mlflow.db of the run's folder unless MLFLOW_TRACKING_URI says otherwise (`mlflow ui --backend-store-uri` opens it)."""
+
+    def __init__(self, run):
+        super().__init__(run)
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        from core import config
+
+        folder = Path(run.folder).resolve()
+        self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}"))
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "nolabel")
+        experiment = self.client.get_experiment_by_name(name)
+        place = experiment.experiment_id if experiment else self.client.create_experiment(name)
+        known = self.client.search_runs([place], f"tags.folder = '{folder}'", max_results=1)
+        if known:
+            self.id = known[0].info.run_id
+            self.client.update_run(self.id, status="RUNNING")
+        else:
+            self.id = self.client.create_run(place, run_name=folder.name, tags={"folder": str(folder)}).info.run_id
+            told = {key: str(value)[:500] for key, value in config.identity(run.settings).items()}
+            self.client.log_batch(self.id, params=[Param(key, value) for key, value in told.items()])
+        self.done = max((m.step for m in self.client.get_metric_history(self.id, "loss")), default=0) if known else 0
+
+    def send(self, step: int, figures: dict[str, float]) -> None:
+        if step <= self.done:
+            return  # sent before the run was interrupted
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.id, metrics=[Metric(name, value, now, step) for name, value in figures.items()])
+
+    def close(self) -> None:
+        self.client.set_terminated(self.id)
