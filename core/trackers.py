@@ -1,4 +1,4 @@
-"""Trackers: listeners that take a run's figures elsewhere. TensorBoard, Weights & Biases, MLflow; all in the run's folder unless
+"""Trackers: listeners that take figures elsewhere. TensorBoard, Weights & Biases, MLflow; all in the run's folder unless
 their own environment variables say otherwise, so that nothing leaves the machine unasked.
 
 A run that goes on is the same run there, and steps that are done again are not counted twice.

@@ -15,6 +15,9 @@
     rows:
       - {name: SimCLR, with: {method: simclr}, published: {knn: [86.1, "arXiv 2002.05709, table 8"]}}
 
+    figures:
+      pretraining: {kind: curves, runs: {SimCLR: "{pretrained.metrics}"}}   # paper_figures/draw.py has the kinds
+
 A value is a JSON file of a cell and a path in it: keys by dots (start* is the one that starts so), of a list a number or
 [key=value,…]. A variable that is null leaves its word out.
 """
@@ -30,7 +33,7 @@ import yaml
 from experiments.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "tables"
-KEYS = {"title", "about", "variables", "smoke", "cells", "columns", "values", "rows"}
+KEYS = {"title", "about", "variables", "smoke", "cells", "columns", "values", "rows", "figures"}
 ROW_KEYS, CELL_KEYS = {"name", "with", "values", "published", "note"}, {"tool", "words", "files", "minutes", "codes"}
 REFERENCE = r"\{(\w+)\.(\w+)\}"
 
@@ -67,11 +70,13 @@ class Table:
     columns: dict[str, dict]
     rows: list[Row] = field(default_factory=list)
     seeds: Sequence[int] = (0,)
+    drawings: dict[str, dict] = field(default_factory=dict)  # figure → what paper_figures must know, paths in place of cells
+    drawn: list[Cell] = field(default_factory=list)  # cells that figures alone need
 
     @property
     def cells(self) -> list[Cell]:
         """Those whose figures it shows."""
-        return [value.cell for row in self.rows for values in row.values.values() for value in values]
+        return [value.cell for row in self.rows for values in row.values.values() for value in values] + self.drawn
 
     @staticmethod
     def load(name: str, smoke: bool = False, changes: dict | None = None) -> "Table":
@@ -111,7 +116,8 @@ class Table:
             })
         records = {cell.id: cell.ended for cell in self.cells if cell.done}
         return {"table": self.name, "title": self.title, "about": self.about, "seeds": list(self.seeds),
-                "columns": self.columns, "rows": rows, "cells": records, "missing": missing}
+                "columns": self.columns, "rows": rows, "cells": records, "missing": missing,
+                "figures": self.drawings}
 
 
 class _Reader:
@@ -150,7 +156,19 @@ class _Reader:
                 values[column] = [self.value(str(text), self.variables | row.get("with", {}) | {"seed": s}) for s in self.seeds]
             published = {column: tuple(pair) for column, pair in row.get("published", {}).items()}
             table.rows.append(Row(row["name"], values, published, row.get("note", "")))
+        table.drawings = {name: self.drawing(said, table.drawn) for name, said in self.said.get("figures", {}).items()}
         return table
+
+    def drawing(self, said, needed: list[Cell]):
+        """A cell's file → its path, or a list of them where seeds have paths of their own."""
+        if isinstance(said, dict):
+            return {key: self.drawing(value, needed) for key, value in said.items()}
+        if not isinstance(said, str) or not (match := re.fullmatch(REFERENCE, said)):
+            return said
+        cells = [self.cell(match[1], self.variables | {"seed": seed}) for seed in self.seeds]
+        needed += cells
+        paths = list(dict.fromkeys(str(cell.file(match[2])) for cell in cells))
+        return paths[0] if len(paths) == 1 else paths
 
     def value(self, text: str, variables: dict) -> Value:
         match = re.fullmatch(REFERENCE + "#(.+)", text)

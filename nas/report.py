@@ -143,7 +143,7 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
 def row(e: Entry) -> dict:
     return {
         "number": e.number, "state": e.state.name, "params": e.trial.params, "costs": e.costs, "rungs": e.rungs,
-        "hash": e.hash, "reason": e.reason, "lost": e.lost,
+        "hash": e.hash, "reason": e.reason, "lost": e.lost, "encoder": e.choice and e.choice["encoder"],
     }
 
 
