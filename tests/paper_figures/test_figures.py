@@ -20,7 +20,7 @@ SPEC = {"name": "searched_resnet", "channels": 1, "image_size": 28, "stem": "hal
 @pytest.fixture
 def table(tmp_path) -> Path:
     for seed in (0, 1):
-        rows = [{"step": s, "epoch": s / 10, "loss": 5 - s / 10 + seed} | ({"knn": 50.0 + s} if s % 2 else {}) for s in range(20)]
+        rows = [{"step": s, "epoch": s / 10, "loss": 5 + seed - s / 10} | {"knn": 50.0 + s} for s in range(20)]
         (tmp_path / f"metrics-{seed}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     trials = [{"number": n, "costs": {"macs": 1.0 + n}, "encoder": SPEC, "rungs": [
         {"epochs": e, "values": [60.0 + 3 * n - n * n / 4 + e]} for e in ((1, 3) if n % 2 else (1,))]} for n in range(8)]
