@@ -140,6 +140,9 @@ def architecture(said: dict, table: dict):
     study = read(said["study"])
     spec = next(t["encoder"] for t in study["trials"] if t["number"] == study["front"][0])
     arguments = dict(spec["arguments"])
+    if "layers" in arguments and "channels" in arguments:  # timm's ResNets
+        shapes = zip(arguments.pop("layers"), arguments.pop("channels"), strict=True)
+        arguments["stages"] = [("basic", depth, channels, 3) for depth, channels in shapes]
     if "stages" not in arguments:
         raise ValueError(f"{spec['name']} is not told as stages")
     figure, axes = canvas(WIDE, 1.8)

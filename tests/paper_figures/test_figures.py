@@ -64,6 +64,24 @@ def test_every_kind_is_drawn_and_the_same_bytes_again(table, tmp_path):
         assert np.asarray(Image.open(tmp_path / "first" / f"{name}.png").convert("L")).std() > 5  # there is something to see
 
 
+@pytest.mark.parametrize("arguments", [
+    {"stages": [[4, 2, 16, 3], [6, 1, 24, 5]], "head_width": 128}, {"layers": [1, 2], "channels": [32, 64], "stem_width": 16},
+])
+def test_other_families_are_drawn_too(table, tmp_path, arguments):
+    study = json.loads((tmp_path / "study.json").read_text())
+    study["trials"][7]["encoder"] = SPEC | {"arguments": arguments}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    assert make.main([f"--table={table}", f"--out={tmp_path / 'out'}", "--only", "found"]) == 0
+
+
+def test_an_encoder_without_stages_is_refused(table, tmp_path, capsys):
+    study = json.loads((tmp_path / "study.json").read_text())
+    study["trials"][7]["encoder"] = SPEC | {"name": "vit_tiny_patch16_224", "arguments": {"depth": 3}}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    assert make.main([f"--table={table}", f"--out={tmp_path / 'out'}", "--only", "found"]) == 1
+    assert "vit_tiny_patch16_224 is not told as stages" in capsys.readouterr().err
+
+
 def test_the_interval_of_a_mean_is_students():
     from scipy import stats
 
