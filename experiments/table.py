@@ -275,7 +275,7 @@ def _winners(figures: dict) -> dict[str, set[str]]:
     return best
 
 
-def _grid(figures: dict) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+def grid(figures: dict) -> tuple[list[str], list[list[tuple[str, bool]]]]:
     """(head, rows of (text, is it the best?)), a column of published figures beside each that has some."""
     winners = _winners(figures)
     printed = {c for row in figures["rows"] for c in row["published"]}
@@ -292,7 +292,7 @@ def _grid(figures: dict) -> tuple[list[str], list[list[tuple[str, bool]]]]:
 
 
 def markdown(figures: dict) -> str:
-    head, rows = _grid(figures)
+    head, rows = grid(figures)
     lines = [f"# {figures['title']}", "", figures["about"], "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         lines.append("| " + " | ".join(f"**{text}**" if best and text else text for text, best in row) + " |")
@@ -315,7 +315,7 @@ def _foot(figures: dict) -> list[str]:
 
 def latex(figures: dict) -> str:
     """A tabular of booktabs."""
-    head, rows = _grid(figures)
+    head, rows = grid(figures)
     lines = [f"% {figures['title']}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule"]
     lines += [" & ".join(_escaped(text) for text in head) + r" \\", r"\midrule"]
     for row in rows:

@@ -57,7 +57,8 @@ def as_html(title: str, about: str, top: str, page: list[Section]) -> str:
     """top: HTML between the title and the first section."""
     name = html.escape(title)
     sections = [
-        f"<section><h2>{heading}</h2>\n{chr(10).join(map(_html_block, blocks))}</section>" for heading, blocks in page
+        f"<section><h2>{html.escape(heading, quote=False)}</h2>\n{chr(10).join(map(_html_block, blocks))}</section>"
+        for heading, blocks in page
     ]
     return "\n".join([
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',

@@ -373,23 +373,6 @@ def test_ten_thousand_requests_leave_memory_flat(service):
 # ----------------------------------------------------------------------------------------------------------------- browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs chromium and chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service as Driver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Driver(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 def test_a_chosen_image_shows_its_classes_and_neighbours(service, browser, folder, digits):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
