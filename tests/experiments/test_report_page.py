@@ -7,13 +7,14 @@ import pytest
 from experiments import report
 
 TABLE = {
-    "table": "sums", "title": "Sums & <products>", "about": "Of two numbers", "seeds": [0, 1], "command": "python -m x", "code": "abc",
+    "table": "sums", "title": "Sums & <products>", "about": "Of two numbers", "seeds": [0, 1], "command": "python -m x",
+    "code": "abc",
     "columns": {"a": {"title": "A, %", "digits": 1, "best": "high"}},
     "rows": [
-        {"name": "one", "values": {"a": [70.0, 71.0]}, "mean": {"a": 70.5}, "std": {"a": 0.7}, "published": {"a": [71.2, "source"]},
-         "note": ""},
-        {"name": "<script>alert(1)</script>", "values": {"a": [60.0, 61.0]}, "mean": {"a": 60.5}, "std": {"a": 0.7}, "published": {},
-         "note": ""},
+        {"name": "one", "note": "", "values": {"a": [70.0, 71.0]}, "mean": {"a": 70.5}, "std": {"a": 0.7},
+         "published": {"a": [71.2, "source"]}},
+        {"name": "<script>alert(1)</script>", "note": "", "values": {"a": [60.0, 61.0]}, "mean": {"a": 60.5}, "std": {"a": 0.7},
+         "published": {}},
     ],
     "cells": {"x": {"seconds": 7200}}, "hardware": {"cpu": "a CPU", "cores": 2, "gpu": None}, "versions": {"torch": "2.11"},
     "figures": {"search": {}, "missing": {}},
@@ -57,7 +58,8 @@ def test_a_browser_shows_it(runs, browser):
     browser.get((runs / "report.html").as_uri())
     titles = [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
     assert titles == ["Sums & <products>", "Runs"]
-    rows = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr")]
+    lines = browser.find_elements(By.CSS_SELECTOR, "tbody tr")
+    rows = [[cell.text for cell in line.find_elements(By.TAG_NAME, "td")] for line in lines]
     assert ["one", "70.5 ± 0.7", "71.2"] in rows
     assert ["<script>alert(1)</script>", "60.5 ± 0.7", ""] in rows
     assert any(row[0] == "simclr-2" and row[4:] == ["89.1", "88.0"] for row in rows)
