@@ -42,7 +42,7 @@ def text(kept: dict) -> str:
         f"# {Path(kept['encoder']).name} on {kept['data']}", "", kept["verdict"], "",
         *([comparison(kept), ""] if kept["against"] and "onnxruntime" in kept["rows"] else []),
         f"{kept['parameters']:.2f} M parameters, {kept['macs']:.1f} M multiply-adds; {kept['hardware']['cpu']}, "
-        f"{kept['threads']} threads; latency of one image, throughput of {kept['batch']}.", "",
+        f"{kept['threads']} thread{'s' * (kept['threads'] > 1)}; latency of one image, throughput of {kept['batch']}.", "",
         f"| version | {kept['judged']}, test, % | p50, ms | p95, ms | images/s | MB |", "|---|---|---|---|---|---|",
     ]
     for name, row in kept["rows"].items():

@@ -183,6 +183,7 @@ def measured(words, module, against, data, threads: int, versions: Versions, out
     for name, (answer, takes) in asked.items():
         file = versions.files.get(name)
         path = file or config.expand(words.encoder if takes is module else words.against)
+        path = out / "against.onnx" if name == f"{AGAINST}onnxruntime" else path
         rows[name] = {
             "accuracy": portable.accuracy(answer, takes, data, data.test),
             "p50": single[name]["p50"], "p95": single[name]["p95"],
