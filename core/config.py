@@ -23,6 +23,7 @@ from core.words import PretrainWords, help_text, texts_of, types_of
 MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_minutes", "checks", "stop_on_collapse")
 MACHINE += ("until", "report", "storage", "trials", "parallel", "node", "interval")
 MACHINE += ("trackers", "data.root", "data.download", "cache", "cache_gb", "picture", "beside")
+LATER = {"scratch": False}  # words that came later: at these values they are left out, so that older runs stay what they are
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
@@ -284,7 +285,8 @@ def flat(config, prefix: str = "") -> dict[str, Any]:
 
 def identity(config) -> dict:
     """The configuration less what does not change the result: where it runs, where it writes."""
-    return {k: v for k, v in flat(config).items() if k not in MACHINE and not k.startswith("chosen.")}
+    out = {k: v for k, v in flat(config).items() if k not in MACHINE and not k.startswith("chosen.")}
+    return {k: v for k, v in out.items() if k not in LATER or v != LATER[k]}
 
 
 def difference(old: dict, new: dict) -> list[str]:
