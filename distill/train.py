@@ -99,7 +99,7 @@ def student(words, world) -> None:
         sync_batchnorm(method)
     method.to(world.device, memory_format=torch.channels_last)
     optimizer = command.build_optimizer(words, method)
-    precise = precision(words.precision, encoder, world.device)
+    precise = precision(words.precision, encoder, world.device, [view.size for view in recipe.views])
     plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise, checks=frozenset())
     if words.steps_at:
         o, at = words.optim, tuple(words.steps_at)

@@ -53,7 +53,7 @@ def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
     deal = loaders.Plan(len(train), words.batch_size, words.seed, world, train.labels if words.balanced else None)
     optimizer = command.build_optimizer(words, method)
     watch = Watch(method, validation, recipe, world.device, words.early_stop)
-    precise = precision(words.precision, encoder, world.device)
+    precise = precision(words.precision, encoder, world.device, [view.size for view in recipe.views])
     plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise, enough=watch.enough)
     plan = replace(plan, rate=rate(words, watch, plan.rate))
     if not len(validation):

@@ -53,7 +53,7 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
             sync_batchnorm(method)
         method.to(world.device, memory_format=torch.channels_last)
         optimizer = command.build_optimizer(words, method)
-        precise = precision(words.precision, encoder, world.device)
+        precise = precision(words.precision, encoder, world.device, [view.size for view in recipe.views])
         plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise)
         health = Health(dataset, recipe, world.device, words.seed, encoder)
         workers = command.workers(words, world.local_size, world.device.type == "cuda")

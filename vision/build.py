@@ -1,4 +1,6 @@
 """Words → what every tool runs on: a data set, an encoder with its input, and the precision it computes in."""
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -40,14 +42,17 @@ def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
     return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **recipe)
 
 
-def precision(name: str, encoder: nn.Module, device: torch.device) -> torch.dtype | None:
+def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[int] = ()) -> torch.dtype | None:
     """bf16 where the device computes in it: GPUs since Ampere; CPUs with AMX, where it doubles dense convolutions and
-    halves depthwise ones (measured), so encoders with those stay in fp32.
+    halves depthwise ones (measured), so encoders with those stay in fp32, and so do those that it is wrong for.
+
+    sizes: of views, in pixels; none: the encoder's own.
     """
     if name == "auto":
         if device.type == "cuda":
             name = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
         else:
             fast = torch.cpu._is_amx_tile_supported() and not encoders.has_depthwise(encoder)
-            name = "bf16" if fast else "fp32"
+            sizes = {*sizes} or {encoder.spec.image_size}
+            name = "bf16" if fast and not encoders.has_blind_taps(encoder, sizes) else "fp32"
     return torch.bfloat16 if name == "bf16" else None

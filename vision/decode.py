@@ -36,16 +36,18 @@ class TooLarge(Unreadable):
     """More pixels than are taken."""
 
 
-def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most: int = MAX_PIXELS) -> Image.Image:
+def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most: int | None = None) -> Image.Image:
     """The first frame, upright, 8 bits a channel, as `mode` "RGB" or "L".
 
     Transparency is laid over white; deep grey is scaled to 0..255 by its range (`_eight_bits`). With `at_least` a JPEG
     may come out smaller, its short side still ≥ at_least, at a fraction of the time and memory (libjpeg's DCT scaling).
-    The suffix does not matter, the content does.  most: pixels, beyond which it is not decoded.  Raises Unreadable.
+    The suffix does not matter, the content does.  most: pixels beyond which it is not decoded; None: `MAX_PIXELS`.  Raises
+    Unreadable.
     """
     try:
         image = _identify(file)
         width, height = image.size
+        most = MAX_PIXELS if most is None else most
         if width * height > most:
             raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
         image.draft(mode, (at_least, at_least) if at_least else None)

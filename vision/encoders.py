@@ -10,6 +10,7 @@ worth more. Published weights come by timm's names for them, by `hf-hub:owner/mo
 """
 import difflib
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 import timm
@@ -265,6 +266,40 @@ def patch_size(model: nn.Module) -> int:
 
 def has_depthwise(model: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+
+
+@torch.no_grad()
+def has_blind_taps(model: nn.Module, sizes: Iterable[int]) -> bool:
+    """Does a convolution have weights that no pixel reaches at one of these image sizes, as 3×3 on a map of one pixel has?
+
+    Their gradient is 0. oneDNN's kernel for bf16 on CPUs leaves it unset instead: what was in memory before, NaN at times
+    (torch 2.15; 3×3 of stride 2 on one pixel, the memory filled with NaN first: 20 of 30 backward passes).
+    """
+    found = False
+
+    def look(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal found
+        for i in (0, 1):
+            side, out = inputs[0].shape[2 + i], output.shape[2 + i]
+            pad = layer.padding[i] if isinstance(layer.padding, tuple) else 0
+            starts = [o * layer.stride[i] - pad for o in range(out)]
+            taps = [t * layer.dilation[i] for t in range(layer.kernel_size[i])]
+            found |= any(all(not 0 <= start + tap < side for start in starts) for tap in taps)
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if not layers:
+        return False
+    handles = [layer.register_forward_hook(look) for layer in layers]
+    training, like = model.training, layers[0].weight
+    model.eval()
+    try:
+        for size in sizes:
+            model(torch.zeros(1, layers[0].in_channels, size, size, device=like.device, dtype=like.dtype))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def fix_patch_embedding(encoder: nn.Module) -> None:

@@ -135,6 +135,7 @@ def test_the_head_alone_is_torchs_linear_layer_on_the_frozen_features(tmp_path):
     """Without augmentation the same batches in the same order, by torch's own layer, loss and optimizer."""
     words = ["--data=synthetic", "--image_size=32", "--encoder=test_resnet", "--method=head", "--steps=12", "--batch_size=64"]
     words += ["--augment.crop=[1.0,1.0]", "--augment.ratio=[1.0,1.0]", "--augment.flip=0", "--checks=1", "--gradcam=0"]
+    words += ["--precision=fp32"]
     ended = run(*words, f"--out={tmp_path / 'run'}", logs=tmp_path, module=TOOL)
     assert ended.code == 0, ended.err
     model, card = artifact.load_classifier(tmp_path / "run" / "classifier.safetensors")

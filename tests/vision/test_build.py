@@ -89,3 +89,17 @@ def test_precision_is_what_is_said():
     encoder = encoders.create("test_resnet", 1, 16)
     assert precision("fp32", encoder, torch.device("cpu")) is None
     assert precision("bf16", encoder, torch.device("cpu")) is torch.bfloat16
+
+
+def test_a_cpu_computes_in_fp32_where_its_bf16_leaves_gradients_unset(monkeypatch):
+    """3×3 on a map of one pixel has weights that no pixel reaches; of two pixels it has none."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    encoder = encoders.create("small", 1, 28)  # maps of 14, 7, 4 and 2 pixels
+    assert precision("auto", encoder, torch.device("cpu")) is torch.bfloat16
+    assert precision("auto", encoder, torch.device("cpu"), [28, 8]) is None  # local crops end at one pixel
+    for side, kernel, stride, blind in ((1, 3, 1, True), (1, 1, 1, False), (2, 3, 1, False), (2, 3, 2, True), (4, 3, 2, False),
+                                        (2, 5, 1, True), (3, 5, 1, False)):
+        layer = torch.nn.Sequential(torch.nn.Conv2d(1, 1, kernel, stride, kernel // 2))
+        layer(torch.ones(1, 1, side, side)).sum().backward()
+        assert (layer[0].weight.grad == 0).any() == blind
+        assert encoders.has_blind_taps(layer, [side]) == blind
