@@ -15,6 +15,7 @@ from experiments.cells import Cell, ordered, paths, perform
 TRIES = 2  # of a cell in one run of the command
 AGAIN = 2.0  # seconds until a cell that another runner has is looked at again
 POLL = 5.0  # seconds between looks at SLURM
+LOOK = 0.2  # seconds between looks at what runs
 
 
 class Here:
@@ -78,13 +79,16 @@ class Job:
 
 
 class Cluster:
-    """Cells as jobs of a SLURM cluster, by submitit.  settings: its parameters, such as {"slurm_partition": "gpu"}."""
+    """Cells as jobs of a SLURM cluster, by submitit.  settings: its parameters, such as {"slurm_partition": "gpu"}; cluster:
+    its own word for what stands in SLURM's place, in tests.
+    """
 
     def __init__(self, settings: dict, cluster: str | None = None):
         import submitit
 
         os.environ["PYTHONPATH"] = paths()  # jobs inherit it
         self.executor = submitit.AutoExecutor(folder=Path("runs") / "cells" / "jobs", cluster=cluster)
+        self.pause = POLL if cluster in (None, "slurm") else 0.1
         self.executor.update_parameters(**settings)
         self.jobs: list = []
         self.stopping = False
@@ -97,7 +101,7 @@ class Cluster:
 
     def _watch(self, job, future: Future) -> None:
         while not job.done():
-            time.sleep(POLL if job.__class__.__name__ == "SlurmJob" else 0.1)
+            time.sleep(self.pause)
         try:
             future.set_result(job.result())
         except Exception as error:  # submitit tells how the job died
@@ -137,17 +141,12 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
                     running[launcher.start(cell)] = cell
                     if id not in later:
                         say("begins", cell, len(ended), len(todo))
-            finished, _ = wait(running, timeout=0.2 if running else None, return_when=FIRST_COMPLETED) if running else ((), ())
+            finished, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
             if not running and len(ended) < len(todo):
-                time.sleep(0.2)
+                time.sleep(LOOK)  # until another runner is done
             for future in finished:
                 cell = running.pop(future)
-                try:
-                    state = future.result()
-                except Exception as error:
-                    state = "stopped" if launcher.stopping else "failed"
-                    with open(cell.log, "a") as log:
-                        log.write(f"{type(error).__name__}: {error}\n")
+                state = _outcome(future, cell, launcher)
                 tries[cell.id] += state == "failed"
                 if state == "elsewhere":
                     later[cell.id] = time.monotonic() + AGAIN
@@ -160,6 +159,16 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
                     say(state, cell, len(ended), len(todo))
     launcher.close()
     return ended
+
+
+def _outcome(future: Future, cell: Cell, launcher: Here | Cluster) -> str:
+    """What `perform` says; where it could not be asked, as when a job was lost, why is in the cell's log."""
+    try:
+        return future.result()
+    except Exception as error:
+        with open(cell.log, "a") as log:
+            log.write(f"{type(error).__name__}: {error}\n")
+        return "stopped" if launcher.stopping else "failed"
 
 
 @contextlib.contextmanager
