@@ -6,6 +6,7 @@ A run that goes on is the same run there, and steps that are done again are not 
 import hashlib
 import importlib.util
 import os
+import time
 from pathlib import Path
 
 KINDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # tracker → package
@@ -33,9 +34,6 @@ def listeners(said: str, run) -> list:
 class Tracker:
     """A listener that takes rows of figures; `send` is all that differs."""
 
-    def __init__(self, run):
-        self.start = run.step
-
     def tick(self, step: int) -> None:
         pass
 
@@ -53,7 +51,6 @@ class TensorBoard(Tracker):
     """Its files, in the run's folder."""
 
     def __init__(self, run):
-        super().__init__(run)
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(run.folder), purge_step=run.step + 1)  # steps after it are done again
@@ -70,7 +67,6 @@ class WeightsAndBiases(Tracker):
     """Offline unless WANDB_MODE says otherwise (wandb sync sends it later); project WANDB_PROJECT, or nolabel."""
 
     def __init__(self, run):
-        super().__init__(run)
         import wandb
 
         folder = Path(run.folder).resolve()
@@ -91,7 +87,6 @@ class MLflow(Tracker):
     """In mlflow.db of the run's folder unless MLFLOW_TRACKING_URI says otherwise (`mlflow ui --backend-store-uri` opens it)."""
 
     def __init__(self, run):
-        super().__init__(run)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -115,8 +110,6 @@ class MLflow(Tracker):
     def send(self, step: int, figures: dict[str, float]) -> None:
         if step <= self.done:
             return  # sent before the run was interrupted
-        import time
-
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)

@@ -6,7 +6,6 @@ leaves latency.csv (a row a measurement), latency.md, latency.png and results.js
 """
 import csv
 import io
-import itertools
 import json
 import sys
 from functools import partial
@@ -66,11 +65,10 @@ def numbers(words, name: str) -> list[int]:
 def run(words) -> int:
     import torch
 
-    from core import checkpoint
     from core.distributed import pick_device
     from core.machine import code, cores, hardware, versions
     from core.run import Run, counting
-    from deploy import portable
+    from deploy import portable, runtime
     from deploy.timing import interleaved
     from vision import artifact, cost
 
@@ -78,42 +76,42 @@ def run(words) -> int:
     place = Run(command.folder(words, "latency"), config.plain(words))
     modules = {name: portable.named(name, words.channels, words.image_size) for name in words.encoders.split(",")}
     place.begin()
-    rows, missing = [], {}
+    rows, missing, frameworks = [], {}, words.frameworks.split(",")
     counts, batches = [n or cores() for n in numbers(words, "threads")], numbers(words, "batches")
     with counting("measuring") as progress:
-        cases = list(itertools.product(modules.items(), counts))
-        for done, ((name, module), threads) in enumerate(cases):
-            torch.set_num_threads(threads)
-            encoder = artifact.encoder_in(module.model)
-            shared = {"encoder": name, "device": device.type, "threads": threads,
-                      "parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
-            asked, absent = answers(words.frameworks.split(","), module, place.folder, threads, device)
-            missing |= absent
-            for batch in batches:
-                images = module.example(batch).numpy()
-                found = interleaved({framework: (answer, images) for framework, answer in asked.items()})
-                rows += [shared | {"framework": framework, "batch": batch} | found[framework] for framework in asked]
-            progress(done + 1, len(cases))
+        for number, (name, module) in enumerate(modules.items()):
+            encoder, file = artifact.encoder_in(module.model), place.folder / "model.onnx"
+            shared = {"encoder": name, "device": device.type}
+            shared |= {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
+            if {"onnxruntime", "TensorRT"} & set(frameworks):
+                runtime.write_onnx(module, file)
+            module.to(device)
+            for again, threads in enumerate(counts):
+                torch.set_num_threads(threads)
+                asked, absent = answers(frameworks, module, file, threads, device)
+                missing |= absent
+                for batch in batches:
+                    images = module.example(batch).numpy()
+                    found = interleaved({framework: (answer, images) for framework, answer in asked.items()})
+                    case = shared | {"threads": threads, "batch": batch}
+                    rows += [case | {"framework": framework} | found[framework] for framework in asked]
+                progress(number * len(counts) + again + 1, len(modules) * len(counts))
     kept = {"rows": rows, "missing": missing, "hardware": hardware() | {"threads": counts}, "code": code(),
             "versions": versions(("torch", "onnxruntime", "timm")), "words": config.identity(words)}
     place.write("latency.csv", table(rows))
     place.write("latency.png", picture(rows))
     place.write("latency.md", text(kept) + "\n![latency](latency.png)\n")
-    checkpoint.write(place.folder / "results.json", json.dumps(kept, indent=1) + "\n")
+    place.write("results.json", json.dumps(kept, indent=1) + "\n")
     print(text(kept))
     print(f"files: {place.folder}")
     return 0
 
 
-def answers(frameworks: list[str], module, folder: Path, threads: int, device) -> tuple[dict, dict[str, str]]:
-    """({framework: answer}, {framework: why it is not there})."""
+def answers(frameworks: list[str], module, file: Path, threads: int, device) -> tuple[dict, dict[str, str]]:
+    """({framework: answer}, {framework: why it is not there}).  file: the module's ONNX"""
     from deploy import runtime
 
-    found, missing, file = {}, {}, folder / "model.onnx"
-    module.to(device)
-    if {"onnxruntime", "TensorRT"} & set(frameworks):
-        runtime.write_onnx(module.to("cpu"), file)
-        module.to(device)
+    found, missing = {}, {}
     for framework in frameworks:
         match framework:
             case "torch":

@@ -109,7 +109,6 @@ def build(model: Model, gallery: Gallery | None, words) -> FastAPI:
 
     app = FastAPI(title="nolabel", lifespan=running, docs_url=None, redoc_url=None)  # pages that load scripts from elsewhere
     app.add_middleware(Counted, metrics=metrics)
-    app.state.metrics = metrics
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused):

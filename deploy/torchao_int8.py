@@ -26,7 +26,7 @@ def write(portable: Portable, path: Path, batches: list[np.ndarray]) -> None:
     with torch.no_grad():
         for images in batches:
             prepared(torch.from_numpy(images))
-    _write(convert(prepared), portable, path)
+    runtime.write_onnx(portable, path, convert(prepared))
 
 
 def write_trained(
@@ -50,7 +50,7 @@ def write_trained(
         schedule.step()
         errors.append(float(loss.detach()))
         tick(step + 1)
-    _write(convert(prepared), portable, path)
+    runtime.write_onnx(portable, path, convert(prepared))
     return errors
 
 
@@ -71,7 +71,3 @@ def _prepared(portable: Portable, training: bool):
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
         return prepare_pt2e(graph, quantizer), convert_pt2e
-
-
-def _write(converted, portable: Portable, path: Path) -> None:
-    runtime.write_onnx(portable, path, converted)

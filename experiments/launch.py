@@ -128,9 +128,10 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
     later: dict[str, float] = {}  # another runner has them: when to look again
     with _signals(launcher):
         while len(ended) < len(todo):
+            at_work = {cell.id for cell in running.values()}
             for id, cell in todo.items():
                 needs = [ended.get(needed.id) for _, needed in cell.needs]
-                if id in ended or id in {c.id for c in running.values()} or later.get(id, 0) > time.monotonic():
+                if id in ended or id in at_work or later.get(id, 0) > time.monotonic():
                     continue
                 if launcher.stopping:
                     ended[id] = "stopped"

@@ -134,7 +134,6 @@ class _Reader:
             raise ValueError(f"{path.name} has no variable {', '.join(sorted(unknown))}; it has {', '.join(self.variables)}")
         self.variables |= changes
         self.seeds = self.variables.pop("seeds", [0])
-        self.made: dict[tuple, Cell] = {}
 
     def wrong(self, why: str) -> ValueError:
         return ValueError(f"{self.path}: {why}")
@@ -194,7 +193,7 @@ class _Reader:
         cell = Cell(name, said["tool"], words, files, needs, float(said.get("minutes", 0)), tuple(said.get("codes", [0])))
         for other, file in (pair for word in words for pair in re.findall(REFERENCE, word)):
             dict(needs)[other].file(file)
-        return self.made.setdefault((cell.name, cell.words, cell.needs), cell)
+        return cell
 
     def word(self, key: str, value, variables: dict, used: dict, flags: bool) -> str | None:
         """flags: true is --name alone, as argparse has it."""
