@@ -121,7 +121,7 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
 
     → id → "done", "failed", "blocked" (what it needs failed) or "stopped"
     """
-    todo = {cell.id: cell for cell in ordered(cells)}
+    todo = {cell.id: cell for cell in urgent(cells)}
     ended = {id: "done" for id, cell in todo.items() if cell.done}
     tries: dict[str, int] = dict.fromkeys(todo, 0)
     running: dict[Future, Cell] = {}
@@ -160,6 +160,16 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
                     say(state, cell, len(ended), len(todo))
     launcher.close()
     return ended
+
+
+def urgent(cells: Sequence[Cell]) -> list[Cell]:
+    """These and what they need, first those that most minutes of work must wait for, their own among them."""
+    all_of_them = ordered(cells)
+    waiting = {cell.id: cell.minutes for cell in all_of_them}
+    for cell in reversed(all_of_them):  # whatever needs a cell comes behind it
+        for _, needed in cell.needs:
+            waiting[needed.id] = max(waiting[needed.id], needed.minutes + waiting[cell.id])
+    return sorted(all_of_them, key=lambda cell: -waiting[cell.id])
 
 
 def _outcome(future: Future, cell: Cell, launcher: Here | Cluster) -> str:

@@ -76,6 +76,22 @@ def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("searched_resnet", channels, _resolution(trial, size), stem, arguments)
 
 
+def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
+    """ResNet-D of basic blocks, the family of `small` and `tiny` (arXiv 1812.01187): depth and width of four stages, the
+    stem's width and, of small images, its stride.
+    """
+    small = size <= encoders.SMALL_IMAGE
+    widths = [[16, 24, 32, 40], [32, 48, 64, 80], [64, 96, 128, 160], [256, 320, 384, 512]]
+    times = 1 if small else 2
+    arguments = {
+        "layers": tuple(trial.suggest_int(f"depth{i}", 1, 2) for i in range(4)),
+        "channels": tuple(times * trial.suggest_categorical(f"width{i}", of) for i, of in enumerate(widths)),
+        "stem_width": times * trial.suggest_categorical("stem_width", [8, 16, 24]),
+    }
+    stem = trial.suggest_categorical("stem", ["half", "small"]) if small else "full"
+    return Spec("resnet18d", channels, size, stem, arguments)
+
+
 def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
     """MBConv stages: expansion, depth, width and kernel of each, squeeze-and-excitation, activation, resolution."""
     small = size <= encoders.SMALL_IMAGE
@@ -135,7 +151,9 @@ def elastic(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("searched_resnet", channels, size, "half" if small else "full", arguments)
 
 
-SPACES: dict[str, Space] = {"resnet": resnet, "mobile": mobile, "vit": vit, "tabular": tabular, "elastic": elastic}
+SPACES: dict[str, Space] = {
+    "resnet": resnet, "resnetd": resnetd, "mobile": mobile, "vit": vit, "tabular": tabular, "elastic": elastic,
+}
 
 
 def _whole(width: float, of: int) -> int:

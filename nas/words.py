@@ -23,7 +23,7 @@ STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
 
 
-SPACES = "resnet | mobile | vit | elastic | names:<timm names> | <file>.py:<function>"
+SPACES = "resnet | resnetd | mobile | vit | elastic | names:<timm names> | <file>.py:<function>"
 
 
 @dataclass
