@@ -1,5 +1,6 @@
 """Cells done in the order of their needs: here, on SLURM, or not at all but printed."""
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -87,6 +88,7 @@ class Cluster:
         import submitit
 
         os.environ["PYTHONPATH"] = paths()  # jobs inherit it
+        self.size = math.inf  # the queue is SLURM's
         self.executor = submitit.AutoExecutor(folder=Path("runs") / "cells" / "jobs", cluster=cluster)
         self.pause = POLL if cluster in (None, "slurm") else 0.1
         self.executor.update_parameters(**settings)
@@ -138,7 +140,7 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
                 elif any(state in ("failed", "blocked", "stopped") for state in needs):
                     ended[id] = "blocked" if "stopped" not in needs else "stopped"
                     say(ended[id], cell, len(ended), len(todo))
-                elif all(state == "done" for state in needs):
+                elif all(state == "done" for state in needs) and len(running) < launcher.size:
                     running[launcher.start(cell)] = cell
                     if id not in later:
                         say("begins", cell, len(ended), len(todo))

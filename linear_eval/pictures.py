@@ -228,17 +228,12 @@ def overlays(images: np.ndarray, heat: np.ndarray, labels: np.ndarray, predicted
 
 
 @drawn
-def maps(features: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: int = 0):
-    """Standardised features in two dimensions: PCA, t-SNE, UMAP, on at most MAPPED images.  M,D (D ≥ 2, M ≥ 10) and M
-
-    PCA: variance. t-SNE: van der Maaten and Hinton 2008 (JMLR 9). UMAP: McInnes et al. 2018 (arXiv 1802.03426). The last
-    two see the first 50 principal components; they keep neighbourhoods, while their distances between groups say little.
-    """
-    some = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAPPED)).astype(int))
+def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]):
+    """Features in two dimensions, as `plane` lays them: title → M,2; and M"""
     figure, axes = canvas(12, 4.6, 1, 3)
-    for axis, (title, points) in zip(axes[0], _plane(np.asarray(features[some], np.float32), seed).items(), strict=True):
+    for axis, (title, points) in zip(axes[0], planes.items(), strict=True):
         for i, name in enumerate(names):
-            mine = points[labels[some] == i]
+            mine = points[labels == i]
             style = {"color": COLOURS[i % 8], "marker": MARKERS[i // 8 % 8]} if len(names) <= NAMED else {
                 "color": f"C{i % 10}", "marker": "o"}
             axis.scatter(*mine.T, s=9, alpha=0.75, linewidths=0, label=short(name), **style)
@@ -251,7 +246,17 @@ def maps(features: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: i
     return figure
 
 
-def _plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def mapped(count: int) -> np.ndarray:
+    """Positions of the images on a map, of so many."""
+    return np.unique(np.linspace(0, count - 1, min(count, MAPPED)).astype(int))
+
+
+def plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Standardised features in two dimensions: PCA, t-SNE, UMAP.  M,D (D ≥ 2, M ≥ 10) → title → M,2
+
+    PCA: variance. t-SNE: van der Maaten and Hinton 2008 (JMLR 9). UMAP: McInnes et al. 2018 (arXiv 1802.03426). The last
+    two see the first 50 principal components; they keep neighbourhoods, while their distances between groups say little.
+    """
     import warnings
 
     from sklearn.decomposition import PCA

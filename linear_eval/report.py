@@ -1,4 +1,5 @@
 """results.json → what a person reads: a table on the terminal, report.md, and report.html, one file that needs nothing else."""
+import json
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,11 +56,17 @@ class Evidence:
 
 
 def write(folder: Path, results: dict, evidence: Evidence | None) -> list[Path]:
-    """report.md, report.html and the figures, each whole or not there.  → what was written"""
-    page = [*_overview(results), *(_evidence(results, evidence) if evidence else []), *_birth(results)]
+    """report.md, report.html, the figures and figures.json, the numbers that some are drawn from; each whole or not there.
+
+    → what was written
+    """
+    numbers = _numbers(results, evidence) if evidence else {}
+    page = [*_overview(results), *(_evidence(results, evidence, numbers) if evidence else []), *_birth(results)]
     figures = {block.name: block.png for _, blocks in page for block in blocks if isinstance(block, Picture)}
     about = title(results), facts(results)
     files = {"report.md": as_markdown(*about, page), "report.html": as_html(*about, _tiles(results), page), **figures}
+    if numbers:
+        files["figures.json"] = json.dumps(numbers, default=lambda a: np.round(a, 3).tolist()) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         checkpoint.write(folder / name, content)
@@ -224,20 +231,39 @@ def _overview(results: dict) -> list[Section]:
     return sections
 
 
-def _evidence(results: dict, e: Evidence) -> list[Section]:
-    names, row = results["data"]["classes"], results["rows"][headline(results)]
+def _numbers(results: dict, e: Evidence) -> dict:
+    """What figures are drawn from.
+
+    confusion: C,C numbers of test images, rows true classes, of the row that `headline` names; map: title → M,2; labels: M
+    """
+    found = {"classes": results["data"]["classes"]}
+    if e.scores is not None:
+        found |= {"of": _which(results), "confusion": metrics.confusion(e.scores, e.labels)}
+    if e.features is not None and len(e.features) >= 10 and e.features.shape[1] > 1:
+        some = pictures.mapped(len(e.features))
+        points = pictures.plane(np.asarray(e.features[some], np.float32), results["seed"])
+        found |= {"map": points, "labels": e.labels[some]}
+    return found
+
+
+def _which(results: dict) -> str:
+    row = results["rows"][headline(results)]
     source = results["encoder"]["name"] if row["source"] == "encoder" else row["source"]
-    which = f"{source}, {_method(row)}, {row['labels']} of the labels"
-    sections = _of_scores(e, names, which) if e.scores is not None else []
+    return f"{source}, {_method(row)}, {row['labels']} of the labels"
+
+
+def _evidence(results: dict, e: Evidence, numbers: dict) -> list[Section]:
+    names = results["data"]["classes"]
+    sections = _of_scores(e, names, numbers) if e.scores is not None else []
     if e.nearest is not None and e.images and e.train_images:
         flat = e.train_images(e.nearest.ravel())
         near = flat.reshape(*e.nearest.shape, *flat.shape[1:])
         draw = pictures.neighbours(e.images(e.queries), e.labels[e.queries], near, e.train_labels[e.nearest], names)
         about = "A test image (grey frame) and the training images nearest to it. Blue: of its class; orange: of another"
         sections.append(("Nearest neighbours", [Picture("neighbours.png", draw, about)]))
-    if e.features is not None and len(e.features) >= 10 and e.features.shape[1] > 1:
-        draw = pictures.maps(e.features, e.labels, names, results["seed"])
-        shown = f"{min(len(e.features), pictures.MAPPED):,} test images by their features"
+    if "map" in numbers:
+        draw = pictures.maps(numbers["map"], numbers["labels"], names)
+        shown = f"{len(numbers['labels']):,} test images by their features"
         sections.append(("Map of the features", [Picture("maps.png", draw, f"{shown}; labels colour them and place nothing")]))
     if e.overlays:
         o = e.overlays
@@ -247,16 +273,16 @@ def _evidence(results: dict, e: Evidence) -> list[Section]:
     return sections
 
 
-def _of_scores(e: Evidence, names: list[str], which: str) -> list[Section]:
+def _of_scores(e: Evidence, names: list[str], numbers: dict) -> list[Section]:
     """What one row gets right and wrong."""
-    best = f"Of the row that is best on validation: {which}."
+    best = f"Of the row that is best on validation: {numbers['of']}."
     columns = ("precision", "recall", "f1")
     found = metrics.per_class(e.scores, e.labels, names)
     numbered = len(names) > pictures.NAMED  # as the confusion matrix's axes are
     called = [f"{i} {name}" if numbered else name for i, name in enumerate(names)]
     rows = [[c, *(_figure(r[k]) for k in columns), f"{r['images']:,}"] for c, r in zip(called, found, strict=True)]
     folded = f"All {len(names)} classes" if len(names) >= FOLDED else ""
-    draw = pictures.confusion(metrics.confusion(e.scores, e.labels), names)
+    draw = pictures.confusion(numbers["confusion"], names)
     about = "Rows: true classes; columns: predictions" + ("; numbers as below" if numbered else "")
     sections = [
         ("Confusion", [best, Picture("confusion.png", draw, about)]),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+ROOT = Path(__file__).resolve().parent.parent
 WIDE = 6.9  # inches: two columns
 
 
@@ -25,8 +26,13 @@ def logarithmic(axis, which: str) -> None:
     line.set_minor_formatter(NullFormatter())
 
 
-def read(path: str):
+def read(path: str | Path):
     return json.loads(Path(path).read_text())
+
+
+def kept(path: str):
+    """A JSON of the repository."""
+    return read(ROOT / path)
 
 
 def curves(said: dict, table: dict):
@@ -162,9 +168,72 @@ def architecture(said: dict, table: dict):
     return figure
 
 
+def confusion(said: dict, table: dict):
+    """file: figures.json of an evaluation. Shares of each true class, counts where they can be read."""
+    found = read(first(said["file"]))
+    counts, names = np.array(found["confusion"]), found["classes"]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1) * 100
+    side = min(WIDE, 0.3 * len(names) + 1.6)
+    figure, axes = canvas(side, side * 0.9)
+    axis = axes[0, 0]
+    shown = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    if len(names) <= 20:
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if share[i, j] > 55 else "black"
+                axis.text(j, i, f"{count:g}", ha="center", va="center", fontsize=5, color=colour)
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.grid(False)
+    figure.colorbar(shown, shrink=0.8, label="of the true class, %")
+    return figure
+
+
+def embedding(said: dict, table: dict):
+    """file: figures.json of an evaluation; show: which of its maps, a panel each. Labels colour points, and place none."""
+    found = read(first(said["file"]))
+    labels, names = np.array(found["labels"]), found["classes"]
+    shown = said.get("show", ["PCA", "t-SNE", "UMAP"])
+    maps = {title: points for title, points in found["map"].items() if title.split()[0] in shown}
+    figure, axes = canvas(WIDE, 2.6, columns=len(maps))
+    for axis, (title, points) in zip(axes[0], maps.items(), strict=True):
+        for i, name in enumerate(names):
+            x, y = np.array(points)[labels == i].T
+            axis.plot(x, y, "osD^vPX*"[i // 8 % 8], ms=1.6, mew=0, color=f"C{i % 8}", alpha=0.8, label=name)
+        axis.set(xticks=[], yticks=[], title=title)
+    if len(names) <= 20:
+        handles = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=min(5, len(names)), markerscale=2)
+    return figure
+
+
+def first(paths: str | list[str]) -> str:
+    """Of a cell that has a file a seed: the first seed's."""
+    return paths if isinstance(paths, str) else paths[0]
+
+
+def scaling(said: dict, table: dict):
+    """results: a JSON of experiments.speed.scaling. Images a second by processes, beside what N times one would be."""
+    found = kept(said["results"])
+    cases = sorted(found["cases"].values(), key=lambda case: case["processes"])
+    figure, axes = canvas()
+    axis, one = axes[0, 0], np.median([case["peer"]["median"] for case in cases])
+    counts = [1, *(case["processes"] for case in cases)]
+    rates = [one, *(case["ours"]["median"] for case in cases)]
+    low, high = ([0, *(abs(case["ours"][end] - case["ours"]["median"]) for case in cases)] for end in ("min", "max"))
+    axis.plot(counts, [one * count for count in counts], color="#999999", ls="--", label="N times one")
+    axis.errorbar(counts, rates, yerr=[low, high], marker="o", capsize=2, label="measured")
+    axis.set_xticks(counts)
+    machine = found["hardware"]["gpu"] or found["hardware"]["cpu"]
+    axis.set(xlabel=f"processes; {machine}", ylabel="images/s", ylim=(0, None))
+    axis.legend()
+    return figure
+
+
 def speed(said: dict, table: dict):
     """results: a JSON of experiments/speed: ours over the peer's speed, with least and largest of the rounds."""
-    found = read(said["results"])
+    found = kept(said["results"])
     cases = list(found["cases"].items())
     figure, axes = canvas(WIDE, 0.28 * len(cases) + 0.6)
     axis = axes[0, 0]
@@ -181,5 +250,5 @@ def speed(said: dict, table: dict):
 
 KINDS = {
     "curves": curves, "image": image, "lines": lines, "comparison": comparison, "front": front, "architecture": architecture,
-    "speed": speed,
+    "confusion": confusion, "embedding": embedding, "scaling": scaling, "speed": speed,
 }

@@ -1,8 +1,8 @@
 """Names → data sets: images, labels and splits, none of which is ever part of another.
 
-`load("digits")` and the other small sets lie in memory as uint8; `folder` and `hf` are decoded on demand
-(vision/folder.py, vision/hub.py). Downloads are torchvision's and Hugging Face's own; torchvision, scikit-learn and
-datasets are imported only by the sets that need them.
+`load("digits")` and the other small sets lie in memory as uint8; `folder`, `shards` and `hf` are decoded on
+demand (vision/folder.py, vision/shards.py, vision/hub.py). Downloads are torchvision's and Hugging Face's own; torchvision,
+scikit-learn and datasets are imported only by the sets that need them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from vision import random
 from vision.decode import reason
 from vision.folder import load_folder
 from vision.hub import load_hub
+from vision.shards import load_shards
 from vision.streamed import Progress, Streamed, drop_unreadable
 
-NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "synthetic", "folder", "hf")
+NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "synthetic", "folder", "shards", "hf")
 LABELS = ("auto", "folders", "none")
 VALIDATION_CAP = 5_000
 TEST_SHARE, TEST_CAP = 0.2, 10_000  # carved where a labelled set has no test split
@@ -90,7 +91,7 @@ class Dataset:
 
     pretrain: what pretraining sees, train itself or more (STL-10). test: empty (length 0, no labels) where nothing
     could be scored on it, that is for an unlabelled folder. classes: from train, or None where unlabelled.
-    image_size: natural side in pixels (224 for folder and hf). mean, std: per channel, in 0..1 (`STATISTICS`).
+    image_size: natural side in pixels (224 for folder, shards and hf). mean, std: per channel, in 0..1 (`STATISTICS`).
     skipped: file or folder → why it was left out.
     """
 
@@ -113,7 +114,7 @@ def load(
 ) -> Dataset:
     """The data set called `name` (one of NAMES, or hf:<name> for hf with that root).
 
-    root: the folder, for folder; a Hub name, local folder or .parquet, for hf; where torchvision's sets lie or go
+    root: the folder, for folder and shards; a Hub name, local folder or .parquet, for hf; where torchvision's sets lie or go
     (default data/). validation: the share of train carved for it where there is no official split, at most 5,000
     images, stratified, a function of `seed`; a carved test split is the same for every seed. labels: "none" drops
     them. progress: called as progress(done, total) while files are checked. Raises ValueError, one line, with the fix.
@@ -131,6 +132,8 @@ def load(
         raise ValueError(f"data.max_corrupt={max_corrupt:g} must lie between 0 and 1, a share of all files")
     if name == "folder":
         return load_folder(root, labels, max_corrupt, validation, seed, progress)
+    if name == "shards":
+        return load_shards(root, labels, max_corrupt, validation, seed, progress)
     if name == "hf":
         return load_hub(root, download, labels, max_corrupt, validation, seed, progress)
 

@@ -2,6 +2,7 @@
 import base64
 import copy
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linear_eval import pictures, report
+from linear_eval import metrics, pictures, report
 from linear_eval.metrics import figures
 from linear_eval.report import Evidence, Overlays, candour, headline, markdown_table, suite_table, text_table, write
 
@@ -64,7 +65,7 @@ def evidence(classes: int, images: int = 60, channels: int = 1) -> Evidence:
 @pytest.fixture(autouse=True)
 def flat(monkeypatch):
     """UMAP compiles for some ten seconds: one long test is enough of it."""
-    monkeypatch.setattr(pictures, "_plane", lambda x, seed: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
+    monkeypatch.setattr(pictures, "plane", lambda x, seed: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
 
 
 class Page(HTMLParser):
@@ -173,11 +174,14 @@ def test_everything_is_drawn_once_and_stands_in_both_pages(tmp_path, classes, ch
     written = write(tmp_path, results(names), evidence(classes, channels=channels))
     figures_ = {"accuracy.png", "curve.png", "confusion.png", "reliability.png", "confused.png", "neighbours.png", "maps.png",
                 "gradcam.png"}  # fmt: skip
-    assert {path.name for path in written} == {"report.md", "report.html"} | figures_
+    assert {path.name for path in written} == {"report.md", "report.html", "figures.json"} | figures_
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     inside = [base64.b64decode(src.removeprefix("data:image/png;base64,")) for src in page.images]
-    assert inside == [path.read_bytes() for path in written[2:]]
+    assert inside == [path.read_bytes() for path in written if path.suffix == ".png"]
+    numbers = json.loads((tmp_path / "figures.json").read_text())
+    assert numbers["confusion"] == metrics.confusion(evidence(classes).scores, evidence(classes).labels).tolist()
+    assert {len(points) for points in numbers["map"].values()} == {len(numbers["labels"])}
     assert all(Image.open(io.BytesIO(png)).format == "PNG" for png in inside)
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import", text)  # one file that needs nothing else
     assert set(re.findall(r"\]\((\w+\.png)\)", (tmp_path / "report.md").read_text())) == figures_
@@ -210,8 +214,8 @@ def test_maps_are_the_same_each_time(monkeypatch):
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=300)
     x = rng.normal(size=(300, 20)) + 4 * np.eye(20)[labels]
-    assert pictures.maps(x, labels, ODD, 0) == pictures.maps(x, labels, ODD, 0)
-    planes = pictures._plane(x.astype(np.float32), 0)
+    planes, again = (pictures.plane(x.astype(np.float32), 0) for _ in range(2))
+    assert pictures.maps(planes, labels, ODD) == pictures.maps(again, labels, ODD)
     for points in planes.values():
         assert points.shape == (300, 2)
         assert np.isfinite(points).all()

@@ -25,7 +25,8 @@ def silent():
 
 
 @pytest.mark.parametrize(("name", "size"), [
-    ("resnet", 8), ("resnet", 28), ("resnet", 64), ("resnetd", 8), ("resnetd", 28), ("resnetd", 96), ("mobile", 28), ("vit", 28), ("vit", 32),
+    ("resnet", 8), ("resnet", 28), ("resnet", 64), ("resnetd", 8), ("resnetd", 28), ("resnetd", 96), ("mobile", 28),
+    ("vit", 28), ("vit", 32),
 ])
 def test_every_point_is_an_encoder_and_its_file_holds_it(name, size, tmp_path):
     for choice in drawn(name, size, 6):

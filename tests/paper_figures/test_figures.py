@@ -28,6 +28,14 @@ def table(tmp_path) -> Path:
     speeds = {"unit": "images/s", "hardware": {"cpu": "a CPU", "gpu": None}, "cases": {
         name: {"against": "lightly", "ratio": {"median": r, "min": r - 0.5, "max": r + 1}} for name, r in (("x", 2), ("y", 5))}}
     (tmp_path / "speed.json").write_text(json.dumps(speeds))
+    spread = {"min": 90.0, "median": 100.0, "max": 105.0}
+    twice = {end: 1.9 * value for end, value in spread.items()}
+    (tmp_path / "scaling.json").write_text(json.dumps(
+        {"hardware": {"cpu": "a CPU", "gpu": None}, "cases": {"2": {"processes": 2, "peer": spread, "ours": twice}}}))
+    rng = np.random.default_rng(0)
+    (tmp_path / "figures.json").write_text(json.dumps({
+        "classes": ["shirt", "shoe"], "confusion": [[9, 1], [0, 7]], "labels": [0, 1] * 20,
+        "map": {title: rng.normal(size=(40, 2)).tolist() for title in ("PCA (40 % of the variance)", "t-SNE", "UMAP")}}))
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "views.png")
     rows = [{"name": name, "values": {"a": v, "b": v}, "mean": {"a": np.mean(v), "b": np.mean(v)},
              "std": {"a": np.std(v, ddof=1), "b": 0.1}, "published": {"a": [70, "source"]}} for name, v in
@@ -39,6 +47,9 @@ def table(tmp_path) -> Path:
         "comparison": {"kind": "comparison", "columns": ["a", "b"]},
         "search": {"kind": "front", "study": str(tmp_path / "study.json")},
         "found": {"kind": "architecture", "study": str(tmp_path / "study.json")},
+        "confusion": {"kind": "confusion", "file": [str(tmp_path / "figures.json")]},
+        "embedding": {"kind": "embedding", "file": str(tmp_path / "figures.json")},
+        "scaling": {"kind": "scaling", "results": str(tmp_path / "scaling.json")},
         "speed": {"kind": "speed", "results": str(tmp_path / "speed.json")},
     }
     said = {"table": "t", "columns": {"a": {"title": "A, %"}, "b": {}}, "rows": rows, "figures": figures}

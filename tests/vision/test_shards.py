@@ -1,0 +1,164 @@
+"""WebDataset shards: the images and labels that the library `webdataset` reads, every one by its number."""
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from broken_files import encoded
+from commands import run
+from PIL import Image
+
+from vision import datasets, shards
+from vision.shards import load_shards
+
+SIDE = 12
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "nolabel" / "shards"
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def write(root: Path, name: str, numbers, labelled: bool = True) -> None:
+    """A shard by the library's own writer."""
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    with webdataset.TarWriter(str(root / name)) as tar:
+        for n in numbers:
+            more = {"cls": n % 3, "json": {"number": n}} if labelled else {}
+            tar.write({"__key__": f"{n:06d}", "png": encoded(picture(n)).getvalue(), **more})
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    root = tmp_path / "wds"
+    write(root, "set-train-0000.tar", range(40))
+    write(root, "set-train-0001.tar", range(40, 70))
+    write(root, "set-validation-00.tar", range(70, 90))
+    return root
+
+
+def theirs(root: Path, pattern: str) -> list[tuple[np.ndarray, int]]:
+    files = sorted(map(str, root.glob(pattern)))
+    found = webdataset.WebDataset(files, shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
+    return [(image, int(label)) for image, label in found]
+
+
+def test_it_is_what_webdataset_reads(root):
+    found, _ = shards.read_index([bytes(path) for path in sorted(root.glob("*train*"))])
+    split = shards.Shards([bytes(path) for path in sorted(root.glob("*train*"))], found)
+    expected = theirs(root, "*train*")
+    assert len(split) == len(expected) == 70
+    for i, (image, label) in enumerate(expected):
+        np.testing.assert_array_equal(np.asarray(split.read(i)), image)
+        assert found["label"][i] == label
+    assert split.name(41) == "set-train-0001.tar:000041.png"
+    again = pickle.loads(pickle.dumps(split.select(torch.tensor([69, 3]))))
+    np.testing.assert_array_equal(np.asarray(again.read(0)), picture(69))
+    assert again.where(1) == f"{root}/set-train-0000.tar:000003.png"
+
+
+def test_splits_and_classes(root):
+    (root / "classes.txt").write_text("cat\ndog\nbird\n")
+    found = datasets.load("shards", str(root))
+    assert found.classes == ("cat", "dog", "bird")
+    assert (len(found.train), len(found.validation), len(found.test)) == (63, 7, 20)
+    numbers = [int(found.test.name(i)[-10:-4]) for i in range(20)]
+    assert numbers == list(range(70, 90))  # the official validation split is what is reported
+    assert found.test.labels.tolist() == [n % 3 for n in numbers]
+    assert len({found.train.name(i) for i in range(63)} | {found.validation.name(i) for i in range(7)}) == 70
+    assert datasets.load("shards", str(root), labels="none").classes is None
+
+
+def test_splits_by_folder_and_without_labels(tmp_path):
+    for name in ("train/a.tar", "val/b.tar"):
+        write(tmp_path / "wds", name, range(10), labelled=False)
+    found = load_shards(tmp_path / "wds")
+    assert (len(found.train), len(found.validation), len(found.test), found.classes) == (10, 10, 0, None)
+
+
+def test_headers_are_read_once_until_a_shard_changes(root, cache, monkeypatch):
+    first = load_shards(root)
+    walks = []
+    monkeypatch.setattr(shards, "read_index", lambda paths, progress, real=shards.read_index: walks.append(1) or real(paths))
+    again = load_shards(root)
+    assert not walks
+    assert again.train.fingerprint() == first.train.fingerprint()
+    assert [again.train.name(i) for i in range(len(again.train))] == [first.train.name(i) for i in range(len(first.train))]
+    write(root, "set-train-0001.tar", range(40, 60))
+    changed = load_shards(root)
+    assert len(walks) == 1  # the split that changed, alone
+    assert len(changed.train) + len(changed.validation) == 60
+    assert changed.train.fingerprint() != first.train.fingerprint()
+    assert not [path for path in cache.iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_place_without_a_cache_works(root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    assert len(load_shards(root).train) == 63
+
+
+def test_broken_images_and_shards_are_left_out_and_listed(root):
+    good = encoded(picture(200)).getvalue()
+    with tarfile.open(root / "set-train-0002.tar", "w") as tar:
+        for name, data in (("a.jpg", b"no image"), ("a.cls", b"1"), ("b.png", good), ("b.cls", b"2")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    whole = (root / "set-train-0001.tar").read_bytes()
+    (root / "set-train-0001.tar").write_bytes(whole[: len(whole) // 2])
+    found = load_shards(root)
+    listed = " ".join(found.skipped)
+    assert "set-train-0002.tar:a.jpg" in listed
+    assert f"{root}/set-train-0001.tar" in listed
+    used = {split.name(i) for split in (found.train, found.validation) for i in range(len(split))}
+    assert {f"set-train-0000.tar:{n:06d}.png" for n in range(40)} | {"set-train-0002.tar:b.png"} < used
+    assert 10 < len(used) - 41 < 20  # of the 30 that were in the shard's first half
+
+
+@pytest.mark.parametrize(("prepare", "said"), [
+    (lambda root: str(root / "none"), "does not exist"),
+    (lambda root: "s3://bucket/imagenet", "mount the store"),
+    (lambda root: (root / "empty").mkdir() or str(root / "empty"), "no .tar for train (nothing else)"),
+    (lambda root: (root / "packed").mkdir() or (root / "packed/a.tar.gz").touch() or str(root / "packed"), "(1 .tar.gz)"),
+    (lambda root: (root / "classes.txt").write_text("one\n") and str(root), "names 1 classes"),
+])
+def test_a_mistake_is_one_line(root, prepare, said):
+    with pytest.raises(ValueError, match=r"data\.root|classes\.txt") as error:
+        load_shards(prepare(root))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_that_are_asked_for_and_missing(tmp_path):
+    write(tmp_path / "wds", "a.tar", range(5), labelled=False)
+    with pytest.raises(ValueError, match=r"labels=folders: 5 of 5 images"):
+        load_shards(tmp_path / "wds", labels="folders")
+
+
+def test_a_run_on_shards_is_a_run_on_the_same_files(root, tmp_path):
+    """Bit for bit: the same images in the same order give the same views, whatever holds them."""
+    files = tmp_path / "files"
+    for n in range(90):
+        path = files / ("val" if n >= 70 else "train") / f"{n:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(n)).save(path)
+    words = ["--image_size=8", "--encoder=test_resnet", "--batch_size=16", "--method.hidden=16", "--method.dim=8", "--steps=4"]
+    words += ["--checks=1", "--log_every=1", "--data.labels=none"]
+    for data, place in (("shards", root), ("folder", files)):
+        where = f"--data={data}", f"--data.root={place}", f"--out={tmp_path / data}"
+        ended = run(*words, *where, logs=tmp_path / f"{data}-logs")
+        assert ended.code == 0, ended.err
+    losses = [[json.loads(line).get("loss") for line in (tmp_path / data / "metrics.jsonl").read_text().splitlines()]
+              for data in ("shards", "folder")]
+    assert losses[0] == losses[1]
+    assert len([loss for loss in losses[0] if loss]) >= 4
