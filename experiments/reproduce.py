@@ -10,6 +10,7 @@ experiments/tables/measured/.
 """
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", required=True, help="its name in experiments/tables, or a yaml's path")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list cells, commands and expected cost")
+    parser.add_argument("--only", nargs="*", default=[], metavar="ROW", help="some rows, by their names; figures are left out")
     parser.add_argument("--smoke", action="store_true", help="the whole way at the smallest size")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other values of the table's variables")
     parser.add_argument("--launcher", choices=["local", "slurm", "print"], default="local")
@@ -42,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def reproduce(given) -> int:
     table = Table.load(given.table, given.smoke, _pairs(given.set, "set"))
+    if given.only:
+        table.keep(given.only)
     cells = ordered(table.cells)
     if given.dry_run:
         print(listing(cells))
@@ -69,7 +73,8 @@ def reproduce(given) -> int:
 
 def _said(given) -> list[str]:
     smoke, changes = ["--smoke"] if given.smoke else [], ["--set", *given.set] if given.set else []
-    return [f"--table {given.table}", *smoke, *changes]
+    only = ["--only", *map(shlex.quote, given.only)] if given.only else []
+    return [f"--table {given.table}", *smoke, *changes, *only]
 
 
 def _pairs(said: list[str], name: str) -> dict:

@@ -94,6 +94,14 @@ class Table:
             raise ValueError(f"{path} is no yaml: {' '.join(str(error).split())[:160]}") from error
         return _Reader(path, said, smoke, changes or {}).table()
 
+    def keep(self, names: Sequence[str]) -> None:
+        """These rows alone, and no figures.  Raises ValueError."""
+        if unknown := set(names) - {row.name for row in self.rows}:
+            there = "; ".join(row.name for row in self.rows)
+            raise ValueError(f"only={', '.join(sorted(unknown))}: {self.name} has the rows {there}")
+        self.rows = [row for row in self.rows if row.name in names]
+        self.drawings, self.drawn = {}, []
+
     def figures(self) -> dict:
         """Everything it shows, as JSON has it; null where a cell is not done; under "missing", what done cells do not say."""
         rows, missing = [], []

@@ -110,6 +110,15 @@ def test_a_table_is_its_cells_figures_and_is_made_once(place, capsys):
     assert sorted(calls(place)) == ALL
 
 
+def test_some_rows_alone(place, capsys):
+    assert reproduce.main(["--table=sums.yaml", "--only", "much & more"]) == 0
+    assert sorted(calls(place)) == sorted([f"first-{s}" for s in (1, 2, 3)] + [f"second-much-{s}" for s in (1, 2, 3)])
+    assert [row["name"] for row in figures(place)["rows"]] == ["much & more"]
+    assert figures(place)["command"].endswith("--only 'much & more'")
+    assert reproduce.main(["--table=sums.yaml", "--only", "much"]) == 2
+    assert "only=much: sums has the rows little; much & more" in capsys.readouterr().err
+
+
 def test_a_changed_setting_does_again_what_depends_on_it_and_nothing_else(place):
     reproduce.main(["--table=sums.yaml", "--parallel=2"])
     (place / "sums.yaml").write_text(TABLE.replace("more: 5}", "more: 6}"))
