@@ -2,7 +2,10 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +37,17 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def command() -> str:
+    """This process's, as one types it."""
+    given = sys.orig_argv[1:]
+    return shlex.join(["python", *(given if given[:1] == ["-m"] else sys.argv)])
+
+
+def certificate(seeds: Sequence[int], packages: tuple[str, ...] = PACKAGES) -> dict:
+    """What a kept figure must name."""
+    return {"command": command(), "seeds": list(seeds), "code": code(), "hardware": hardware(), "versions": versions(packages)}
 
 
 def code() -> str:

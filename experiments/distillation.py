@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from core import checkpoint
-from core.machine import code, hardware, versions
+from core.machine import certificate
 
 KEPT = Path(__file__).resolve().parent / "distillation"
 RUNS = Path("runs") / "distillation"
@@ -102,7 +102,7 @@ def main() -> int:
         "student": STUDENT, **vars(given), "accuracy": each,
         "mean": {name: round(statistics.mean(values), 2) for name, values in each.items()},
         "std": {name: round(statistics.stdev(values), 2) for name, values in each.items() if len(values) > 1},
-        "hardware": hardware(), "versions": versions(), "code": code(),
+        **certificate(given.labelled_seeds),
     }
     checkpoint.write(KEPT / ("crd.json" if given.long else "fashion_mnist.json"), json.dumps(kept, indent=1) + "\n")
     print(json.dumps({name: [round(v, 2) for v in values] for name, values in each.items()}, indent=1))

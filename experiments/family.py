@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from core import checkpoint, config
-from core.machine import hardware, versions
+from core.machine import code, hardware, versions
 from experiments.first_run import pretrain, spread
 from linear_eval import knn, probe
 
@@ -164,6 +164,8 @@ def keep(path: Path, data: str, cells: list[dict]) -> dict:
     document = {
         "data": data,
         "command": f"uv run python -m experiments.family --data {data} --seeds " + " ".join(map(str, seeds)),
+        "code": code(),
+        "seeds": seeds,
         **{key: cells[0][key] for key in SAME},
         "steps": next(c["steps"] for c in cells if "steps" in c),
         "summary": summary(cells),

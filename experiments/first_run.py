@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from core.machine import hardware, versions
+from core.machine import code, hardware, versions
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "first_run"
@@ -72,6 +72,8 @@ def main() -> None:
         done.append({"seed": seed} | pretrain(words, out))
         document = {
             "command": f"uv run python -m ssl.pretrain --method {given.method} --data {given.data} --seed SEED",
+            "code": code(),
+            "seeds": [run["seed"] for run in done],
             "hardware": hardware(),
             "versions": versions(),
             "summary": summary(done),

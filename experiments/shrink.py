@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from core import checkpoint
-from core.machine import code, hardware, versions
+from core.machine import certificate
 
 KEPT = Path(__file__).resolve().parent / "deploy"
 RUNS = Path("runs") / "shrink"
@@ -151,8 +151,7 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=16, help="connections")
     given = parser.parse_args()
     cards = shrunk(given.keep, given.epochs, given.threads)
-    shared = {**vars(given), "hardware": hardware(), "versions": versions(("torch", "onnxruntime", "torch-pruning", "fastapi")),
-              "code": code()}
+    shared = {**vars(given), **certificate([0], ("torch", "onnxruntime", "torch-pruning", "fastapi"))}
     kept = shared | {"versions of": summary(cards)}
     checkpoint.write(KEPT / "shrunk.json", json.dumps(kept, indent=1) + "\n")
     folder = RUNS / "export-whole"

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 from torch import nn
 
-from core.machine import hardware, versions
+from core.machine import code, hardware, versions
 from linear_eval.metrics import figures
 from linear_eval.outcome import Outcome
 from vision.datasets import Dataset
@@ -79,6 +79,7 @@ def document(
         },
         "seed": words.seed,
         "command": " ".join(["python -m", *_command()]),
+        "code": code(),
         "hardware": hardware(),
         "versions": versions(PACKAGES),
         "seconds": None,

@@ -1,0 +1,67 @@
+"""What is measured, and where each figure was born: docs/measured.md from the JSON files in experiments/.
+
+    uv run python -m experiments.measured
+
+A line a file: the command that makes it, the code it was made with, the machine, the seeds. A test holds the page to the files,
+and every file that the README names to having all of these.
+"""
+import json
+import sys
+from pathlib import Path
+
+from core import checkpoint
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "measured.md"
+HEAD = """# What is measured, and where each figure was born
+
+Every figure in the README comes from one of these files. A + after a commit: files had changed since. Seeds: – where what is
+measured is a time. `uv run python -m experiments.measured` writes this page from the files.
+
+| file, below experiments/ | command | code | machine | seeds |
+|---|---|---|---|---|
+"""
+
+
+def certificates(document: dict) -> list[dict]:
+    """Those of a file: its own, or its cases' where they were measured one by one."""
+    own = document.get("certificate", document)
+    parts = document.get("cases") or document.get("cells")
+    if "command" not in own and isinstance(parts, dict):
+        return [{**document, **part} for part in parts.values()]
+    return [own]
+
+
+def line(path: Path) -> str:
+    """Raises KeyError where a file does not say how it came to be."""
+    found = certificates(json.loads(path.read_text()))
+    commands = list(dict.fromkeys(c["command"].removeprefix("uv run ") for c in found))
+    codes = list(dict.fromkeys(code for c in found for code in ([c["code"]] if isinstance(c["code"], str) else c["code"])))
+    machines = list(dict.fromkeys(machine(c["hardware"]) for c in found))
+    seeds = next((c[key] for c in found for key in ("seeds", "seed") if key in c), "–")
+    told = ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds)
+    name = path.relative_to(HERE).as_posix()
+    return f"| {name} | {'; '.join(f'`{c}`' for c in commands)} | {', '.join(codes)} | {'; '.join(machines)} | {told} |"
+
+
+def machine(hardware: dict) -> str:
+    cores = hardware["cores"]
+    return hardware["gpu"] or f"{hardware['cpu']}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def files() -> list[Path]:
+    return sorted(path for path in HERE.rglob("*.json"))
+
+
+def page() -> str:
+    return HEAD + "\n".join(map(line, files())) + "\n"
+
+
+def main() -> int:
+    checkpoint.write(PAGE, page())
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

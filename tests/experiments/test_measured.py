@@ -1,0 +1,32 @@
+"""Every figure has a birth certificate, and the page of them says what the files say."""
+import json
+import re
+
+import pytest
+from commands import ROOT
+
+from experiments import measured
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", measured.files(), ids=lambda path: path.parent.name + "/" + path.name)
+def test_a_kept_file_names_command_code_hardware_and_seeds(path):
+    for found in measured.certificates(json.loads(path.read_text())):
+        assert found["command"].removeprefix("uv run ").startswith("python -m ")
+        assert found["code"]
+        assert found["hardware"]["cpu"]
+        assert found["versions"]["python"]
+        timed = "speed" in path.parts or path.name in ("hog.json", "fashion_mnist.json")  # published: one classical fit
+        assert timed or "seeds" in found or "seed" in found
+
+
+def test_the_page_is_what_the_files_say():
+    assert measured.PAGE.read_text() == measured.page(), "uv run python -m experiments.measured writes it anew"
+
+
+def test_files_that_the_readme_names_are_there():
+    named = set(re.findall(r"experiments/[\w./*-]+\.(?:json|png|md)", README))
+    assert len(named) > 12
+    for name in named:
+        assert list(ROOT.glob(name)), name
