@@ -32,6 +32,7 @@ from core.machine import code, hardware, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; its own beside them
+OTHERS = {"nas": ("ssl",), "experiments": ("ssl", "nas", "distill", "deploy")}  # and those that a room's tools call
 MISSING = 70  # recorded where a tool ends well and leaves not all of its files
 STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT)  # exit codes of a tool that was told to stop
 
@@ -121,7 +122,8 @@ def folder() -> Path:
 def version(module: str) -> str:
     """Of the code that a tool runs: a hash of its rooms' syntax, comments and docstrings apart, and of their yaml."""
     digest = hashlib.sha256()
-    for room in sorted({*SHARED, module.split(".")[0]}):
+    own = module.split(".")[0]
+    for room in sorted({*SHARED, own, *OTHERS.get(own, ())}):
         for path in sorted(ROOT.joinpath(room).rglob("*")):
             if path.suffix == ".py":
                 digest.update(f"{path.relative_to(ROOT)} {_meaning(path.read_text())}\n".encode())

@@ -150,6 +150,16 @@ def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch
     cells.version.cache_clear()
 
 
+def test_an_address_knows_every_room_whose_code_its_tool_runs():
+    from test_rooms import ROOMS, imports
+
+    from experiments.cells import OTHERS, SHARED
+
+    for room in set(ROOMS) - {"core", "vision", "paper_figures"}:
+        used = {name.split(".")[0] for path in (ROOT / room).rglob("*.py") for name in imports(path.read_text())} & set(ROOMS)
+        assert used <= {*SHARED, room, *OTHERS.get(room, ())}, room
+
+
 def test_what_fails_is_shown_tried_again_and_blocks_what_needs_it(place, capsys):
     (place / "broken").write_text("first-2")
     assert reproduce.main(["--table=sums.yaml"]) == 1
