@@ -205,7 +205,7 @@ class _Reader:
 
     def word(self, key: str, value, variables: dict, used: dict, flags: bool) -> str | None:
         """flags: true is --name alone, as argparse has it."""
-        text = str(value).replace(" ", "") if isinstance(value, list) else str(value)
+        text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
         text = self.filled(text, variables, used)
         if text in ("True", "False"):
             if flags:
