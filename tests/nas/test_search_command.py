@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, real
+from commands import ROOT, real, run
 
 from core import config
 from nas import search
@@ -39,7 +39,7 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole):
+def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole, tmp_path):
     place, found = whole / "runs" / "nas" / "s", results(whole)
     trained = [t for t in found["trials"] if t["rungs"]]
     assert len(trained) == 4
@@ -57,6 +57,11 @@ def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole):
         assert encoder(torch.zeros(1, 1, 8, 8)).shape == (1, card.dim)
         words = (place / "trials" / f"{number:05d}" / "config.yaml").read_text()
         assert "report: false" in words  # a run of ssl.pretrain like any other
+    found = place / "encoder.safetensors"
+    words = [f"--teacher={found}", f"--student={found}", "--method=seed", "--method.queue_size=64", "--data=digits"]
+    words += ["--steps=2", "--checks=1", "--batch_size=16", "--cache=none", f"--out={tmp_path / 'student'}"]
+    assert run(*words, logs=tmp_path / "logs", module="distill.train").code == 0
+    assert artifact.load(tmp_path / "student" / "encoder.safetensors")[0].spec == artifact.load(found)[0].spec
 
 
 def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
