@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+import yaml
+
 from core import checkpoint
 from core.machine import code, hardware, versions
 
@@ -53,7 +55,8 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        said = [self.module, self.words, self.files, [(n, c.id) for n, c in self.needs], version(self.module)]
+        said = [self.module, self.words, self.files, [(n, c.id) for n, c in self.needs]]
+        said += [version(self.module, method(self.words)), *map(_digest, files_of(self.words))]
         plain = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-")[:40]
         return f"{plain}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 
@@ -119,17 +122,56 @@ def folder() -> Path:
 
 
 @cache
-def version(module: str) -> str:
-    """Of the code that a tool runs: a hash of its rooms' syntax, comments and docstrings apart, and of their yaml."""
-    digest = hashlib.sha256()
-    own = module.split(".")[0]
+def version(module: str, method: str = "") -> str:
+    """Of the code that a tool runs: a hash of its rooms' syntax, comments and docstrings apart, and of their yaml.
+
+    method: where it is known, of all methods of the tool's room only that one and those that it builds on count.
+    """
+    digest, own = hashlib.sha256(), module.split(".")[0]
+    methods = ROOT / own / "method"
+    chosen = _closure(methods, method) if method and (methods / f"{method}.py").exists() else None
     for room in sorted({*SHARED, own, *OTHERS.get(own, ())}):
         for path in sorted(ROOT.joinpath(room).rglob("*")):
+            place = path.relative_to(ROOT)
+            if place.parts[:2] in (("experiments", "tables"), ("experiments", "recipes")):
+                continue  # what is said in words is in the words
+            if path.parent == methods and chosen is not None and path.stem not in chosen:
+                continue
             if path.suffix == ".py":
-                digest.update(f"{path.relative_to(ROOT)} {_meaning(path.read_text())}\n".encode())
+                digest.update(f"{place} {_meaning(path.read_text())}\n".encode())
             elif path.suffix == ".yaml":
-                digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
+                digest.update(f"{place} ".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def method(words: Sequence[str]) -> str:
+    """The one that a command names, or its recipe; "" where neither does."""
+    said = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    if "method" not in said and (path := ROOT / said.get("recipe", "?")).is_file():
+        said = {name: str(value) for name, value in (yaml.safe_load(path.read_text()) or {}).items()}
+    return said.get("method", "")
+
+
+def _closure(folder: Path, name: str) -> set[str]:
+    """A method, the methods whose modules it imports, and so on; __init__ too."""
+    found, left = {"__init__"}, {name}
+    while left:
+        one = left.pop()
+        found.add(one)
+        text = (folder / f"{one}.py").read_text()
+        others = {path.stem for path in folder.glob("*.py")} - found
+        left |= {other for other in others if re.search(rf"\bmethod(\.| import .*\b){other}\b", text)}
+    return found
+
+
+def files_of(words: Sequence[str]) -> list[Path]:
+    """Recipes and modules of the repository that a command names: what is in them decides too."""
+    named = (ROOT / word.partition("=")[2].split(":")[0] for word in words)
+    return [path for path in named if path.suffix in (".yaml", ".py") and path.is_file()]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _meaning(source: str) -> str:
@@ -198,8 +240,8 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
                 log.write(f"it ended well and left no {', '.join(missing)}\n")
         kept = {
             "name": cell.name, "code": MISSING if ended in cell.codes and missing else ended, "command": cell.text,
-            "commit": code(), "version": version(cell.module), "seconds": round(time.time() - start, 1), "tries": tries,
-            "hardware": hardware(), "versions": versions(),
+            "commit": code(), "version": version(cell.module, method(cell.words)), "tries": tries,
+            "seconds": round(time.time() - start, 1), "hardware": hardware(), "versions": versions(),
         }
         checkpoint.write(cell.record, json.dumps(kept, indent=1) + "\n")
         return "done" if kept["code"] in cell.codes else "failed"

@@ -16,6 +16,8 @@ from experiments.cells import Cell, ordered, paths, perform
 TRIES = 2  # of a cell in one run of the command
 AGAIN = 2.0  # seconds until a cell that another runner has is looked at again
 POLL = 5.0  # seconds between looks at SLURM
+DAY = 24 * 60  # minutes that a job may take, unless timeout_min says otherwise: submitit's own default is five
+REQUEUES = 100  # times that a job which was preempted or ran out of time is queued again
 LOOK = 0.2  # seconds between looks at what runs
 
 
@@ -23,7 +25,7 @@ class Here:
     """Cells as processes of this machine, `parallel` at a time: one a GPU, or so many that share the cores."""
 
     def __init__(self, parallel: int, gpus: Sequence[str]):
-        self.gpus, self.size = list(gpus), parallel or len(gpus) or 1
+        self.gpus, self.size, self.again = list(gpus), parallel or len(gpus) or 1, AGAIN
         self.pool, self.free, self.lock = ThreadPoolExecutor(self.size), list(range(self.size)), threading.Lock()
         self.processes: dict[int, subprocess.Popen] = {}
         self.stopping = False
@@ -75,23 +77,28 @@ class Job:
 
         if self.process is not None:
             self.process.terminate()
-            self.process.wait()
+            # not its wait(): a signal's handler is here, in the thread that waits in `perform` and holds that lock
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Job(), cell)
 
 
 class Cluster:
     """Cells as jobs of a SLURM cluster, by submitit.  settings: its parameters, such as {"slurm_partition": "gpu"}; cluster:
-    its own word for what stands in SLURM's place, in tests.
+    submitit's word for what stands in SLURM's place, in tests.  Raises ValueError.
     """
 
-    def __init__(self, settings: dict, cluster: str | None = None):
+    def __init__(self, settings: dict, cluster: str = "slurm"):
         import submitit
 
         os.environ["PYTHONPATH"] = paths()  # jobs inherit it
         self.size = math.inf  # the queue is SLURM's
-        self.executor = submitit.AutoExecutor(folder=Path("runs") / "cells" / "jobs", cluster=cluster)
-        self.pause = POLL if cluster in (None, "slurm") else 0.1
-        self.executor.update_parameters(**settings)
+        self.pause, self.again = (POLL, 60.0) if cluster == "slurm" else (0.1, AGAIN)
+        jobs = Path("runs") / "cells" / "jobs"
+        try:
+            self.executor = submitit.AutoExecutor(folder=jobs, cluster=cluster, slurm_max_num_timeout=REQUEUES)
+            self.executor.update_parameters(**{"timeout_min": DAY} | settings)
+        except (RuntimeError, NameError, TypeError, AssertionError) as error:  # no srun; an unknown parameter or wrong value
+            raise ValueError(f"launcher=slurm: {' '.join(str(error).split())[:300]}") from error
         self.jobs: list = []
         self.stopping = False
 
@@ -133,9 +140,14 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
             at_work = {cell.id for cell in running.values()}
             for id, cell in todo.items():
                 needs = [ended.get(needed.id) for _, needed in cell.needs]
-                if id in ended or id in at_work or later.get(id, 0) > time.monotonic():
+                if id in ended or id in at_work:
                     continue
-                if launcher.stopping:
+                if id in later and cell.done:  # by the other runner
+                    ended[id] = "done"
+                    say("done", cell, len(ended), len(todo))
+                elif later.get(id, 0) > time.monotonic():
+                    continue
+                elif launcher.stopping:
                     ended[id] = "stopped"
                 elif any(state in ("failed", "blocked", "stopped") for state in needs):
                     ended[id] = "blocked" if "stopped" not in needs else "stopped"
@@ -152,7 +164,7 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
                 state = _outcome(future, cell, launcher)
                 tries[cell.id] += state == "failed"
                 if state == "elsewhere":
-                    later[cell.id] = time.monotonic() + AGAIN
+                    later[cell.id] = time.monotonic() + launcher.again
                 elif state == "failed" and tries[cell.id] < TRIES and not launcher.stopping:
                     say(f"failed ({cell.why}); again", cell, len(ended), len(todo))
                 elif state == "stopped" and not launcher.stopping:

@@ -5,8 +5,8 @@
     uv run python -m experiments.reproduce --table cifar10_family --launcher slurm --slurm slurm_partition=gpu gpus_per_node=1
 
 What is done is not done again, by this runner or another; what failed is shown with its log and tried again; stopped or killed
-at any moment, the same command goes on. The table is left in runs/tables/<table>/. --keep copies its JSON and Markdown to
-experiments/tables/measured/.
+at any moment, the same command goes on. The table is left in runs/tables/<table>/ (<table>-smoke; <table>-some with --only).
+--keep copies its JSON and Markdown to experiments/tables/measured/.
 """
 import argparse
 import json
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def reproduce(given) -> int:
+    if given.keep and (given.smoke or given.only):
+        raise ValueError("keep: a smoke table, or some rows of one, is not what is measured")
     table = Table.load(given.table, given.smoke, _pairs(given.set, "set"))
     if given.only:
         table.keep(given.only)
@@ -59,7 +61,8 @@ def reproduce(given) -> int:
     launcher = launch.Cluster(settings) if given.launcher == "slurm" else launch.Here(given.parallel, command.gpus())
     ended = launch.run(cells, launcher, say)
     said = " ".join(["python -m experiments.reproduce", *_said(given)])
-    missing = write(table, Path("runs") / "tables" / table.name, said, given.keep)
+    place = table.name + ("-smoke" if given.smoke else "") + ("-some" if given.only else "")
+    missing = write(table, Path("runs") / "tables" / place, said, given.keep)
     failed = [cell for cell in cells if ended[cell.id] == "failed"]
     for cell in failed:
         print(f"failed: {cell.name}: {cell.why}\n  {cell.log}", file=sys.stderr)
@@ -83,7 +86,10 @@ def _pairs(said: list[str], name: str) -> dict:
 
     if wrong := [text for text in said if "=" not in text]:
         raise ValueError(f"{name}={wrong[0]}: written NAME=VALUE")
-    return {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in said)}
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in said)}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}={' '.join(said)}: a value is no yaml: {' '.join(str(error).split())[:120]}") from error
 
 
 def say(what: str, cell: Cell, done: int, total: int) -> None:
@@ -100,9 +106,19 @@ def listing(cells: list[Cell]) -> str:
     return "\n".join([*lines, "", f"{len(cells)} cells, {done} done; {left:g} minutes of two cores to go, as expected"])
 
 
+def births(table: Table) -> dict:
+    """Where its cells were done; of several machines the first, beside the names of all.  This one, where nothing is done."""
+    records = [cell.ended for cell in table.cells if cell.done]
+    if not records:
+        return {"hardware": hardware(), "versions": versions(), "code": code()}
+    machines = sorted({record["hardware"]["gpu"] or record["hardware"]["cpu"] for record in records})
+    return {"hardware": records[0]["hardware"], "versions": records[0]["versions"], "machines": machines,
+            "code": sorted({record["commit"] for record in records})}
+
+
 def write(table: Table, out: Path, said: str, keep: bool) -> list[str]:
     """JSON, Markdown and LaTeX; the Markdown on the terminal too.  → what done cells do not say"""
-    figures = table.figures() | {"command": said, "hardware": hardware(), "versions": versions(), "code": code()}
+    figures = table.figures() | {"command": said, **births(table)}
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(figures)
     for folder in (out, *([MEASURED] if keep else [])):

@@ -142,18 +142,22 @@ class _Reader:
             raise ValueError(f"{path.name} has no variable {', '.join(sorted(unknown))}; it has {', '.join(self.variables)}")
         self.variables |= changes
         self.seeds = self.variables.pop("seeds", [0])
+        if not isinstance(self.seeds, list) or not self.seeds:
+            raise self.wrong(f"seeds={self.seeds}: must be a list, such as [0,1,2]")
 
     def wrong(self, why: str) -> ValueError:
         return ValueError(f"{self.path}: {why}")
 
-    def known(self, said: dict, keys: set[str], where: str) -> None:
+    def known(self, said: dict, keys: set[str], where: str, needed: set[str] = frozenset()) -> None:
+        if not isinstance(said, dict) or not needed <= set(said):
+            raise self.wrong(f"{where} must say {', '.join(sorted(needed))}")
         if unknown := set(said) - keys:
             raise self.wrong(f"{where} says {', '.join(sorted(unknown))}; it may say {', '.join(sorted(keys))}")
 
     def table(self) -> Table:
         table = Table(self.path.stem, self.said["title"], self.said.get("about", ""), self.said["columns"], seeds=self.seeds)
         for row in self.said["rows"]:
-            self.known(row, ROW_KEYS, f"row {row.get('name', '?')}")
+            self.known(row, ROW_KEYS, f"row {str(row)[:60]}", {"name"})
             values = {}
             for column, text in (self.said.get("values", {}) | row.get("values", {})).items():
                 if text is None:
@@ -181,7 +185,9 @@ class _Reader:
         match = re.fullmatch(REFERENCE + "#(.+)", text)
         if not match:
             raise self.wrong(f"a value is written {{cell.file}}#path; it says {text}")
-        return Value(self.cell(match[1], variables), match[2], self.filled(match[3], variables))
+        cell = self.cell(match[1], variables)
+        cell.file(match[2])  # is there one?
+        return Value(cell, match[2], self.filled(match[3], variables))
 
     def cell(self, name: str, variables: dict, under: tuple[str, ...] = ()) -> Cell:
         if name not in self.said["cells"]:
@@ -189,7 +195,7 @@ class _Reader:
         if name in under:
             raise self.wrong(f"cell {name} needs itself: {' → '.join((*under, name))}")
         said = self.said["cells"][name]
-        self.known(said, CELL_KEYS, f"cell {name}")
+        self.known(said, CELL_KEYS, f"cell {name}", {"tool", "words", "files"})
         used: dict = {}
         flags = said["tool"].startswith("experiments.")
         words = tuple(w for key, value in said["words"].items() if (w := self.word(key, value, variables, used, flags)))

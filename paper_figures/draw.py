@@ -54,7 +54,7 @@ def image(said: dict, table: dict):
     """file: a PNG that a run left, such as its views."""
     from matplotlib.image import imread
 
-    pixels = imread(said["file"])
+    pixels = imread(first(said["file"]))
     height, width = pixels.shape[:2]
     figure, axes = canvas(WIDE, WIDE * height / width)
     axes[0, 0].imshow(pixels, interpolation="nearest")

@@ -44,7 +44,7 @@ def make(given) -> int:
         try:
             draw(figures[name], table, out / name)
             print(out / f"{name}.pdf")
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:  # a file that is not there or holds something else; the other figures are drawn
             failed = 1
             print(f"no {name}: {type(error).__name__}: {error}", file=sys.stderr)
     return failed

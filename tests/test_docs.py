@@ -105,9 +105,10 @@ DATA = {"fashion_mnist": "digits", "cifar10": "digits", "mnist": "digits"}
 
 def small(said: Said, number: int) -> list[str]:
     """The command as it is run here: the page's words, in a size that takes seconds."""
-    if said.module in ("experiments.reproduce", "paper_figures.make"):
-        smoke = ["--smoke"] if said.module == "experiments.reproduce" and "--table" in said.words else []
-        return ["-m", said.module, *said.words, *smoke]
+    if said.module == "experiments.reproduce":
+        return ["-m", said.module, *said.words, "--smoke"]
+    if said.module == "paper_figures.make":
+        return ["-m", said.module, *said.words[:-1], f"{said.words[-1]}-smoke"]
     if said.module not in SMALL:
         return ["-m", said.module, *said.words]
     text = re.sub(r"--([\w.]+)[ =](?!-)", r"--\1=", shlex.join(said.words))
@@ -148,7 +149,6 @@ def place(tmp_path_factory) -> Path:
             image.save(root / folder / f"{i}.{'JPEG' if 'imagenet' in folder else 'png'}")
     Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(root / "shirt.png")
     [python] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "imagenet.md").read_text(), re.M | re.S)
-    (root / "shards").mkdir()
     do(root, ["-c", python])
     do(root, ["-m", "ssl.pretrain", "--data=digits", "--encoder=tiny", "--steps=4", "--checks=1", "--out=runs/x"])
     words = ["--encoder=runs/x/encoder.safetensors", "--data=digits", "--steps=4", "--checks=1", "--out=runs/y"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vision.datasets import Dataset
 
 ROLES = {name: role for role, names in SPLITS.items() for name in names}
+FORMAT = b"1"  # of what is kept of an index
 COLUMNS = ("shard", "offset", "size", "label", "names", "ends")  # of an index; `names` are bytes, `ends` where each ends
 UNKNOWN = -1  # label of an image that has none
 
@@ -74,9 +75,9 @@ def load_shards(
 ) -> Dataset:
     """A folder of shards as a data set; splits by folder (train/) or by name (imagenet1k-validation-07.tar), else all train.
 
-    Labels are the numbers in .cls members, named by the lines of classes.txt where root has one; unless every image of train
-    has one, there are none. As of a folder, validation is the test split where there is no other, and what is missing is
-    carved out of train. Raises ValueError, one line, with the fix.
+    Labels are the numbers in .cls members, named by the lines of classes.txt where root has one. Where most images of train
+    have one, the others are left out; else there are no labels; `skipped` says so. As of a folder, validation is the test
+    split where there is no other, and what is missing is carved out of train. Raises ValueError, one line, with the fix.
     """
     from vision.datasets import assemble
 
@@ -94,14 +95,19 @@ def load_shards(
             if labels == "folders" and lacking:
                 raise ValueError(f"data.labels=folders: {lacking} of {len(split)} images in {root} have no .cls beside them; "
                                  f"data.labels=none takes them unlabelled")
-            if labels != "none" and not lacking:
-                known = np.unique(found)
+            if labels != "none" and lacking < len(split) / 2:
+                known = np.unique(found[found != UNKNOWN])
                 classes = _names(root, known)
-        if classes and np.isin(found, known).all():
-            split.labels = torch.from_numpy(np.searchsorted(known, found)).long()
-        elif classes:
-            skipped[f"{root}, {role}"] = f"{len(split)} images, some without a class of train, so not used for {role}"
-            continue
+            elif labels != "none" and lacking < len(split):
+                skipped[f"{root}, labels"] = f"{lacking} of {len(split)} images have no .cls beside them, so none is used"
+        if classes:
+            labelled = np.isin(found, known)
+            split.labels = torch.from_numpy(np.searchsorted(known, found).clip(max=len(known) - 1)).long()
+            if not labelled.all():
+                skipped[f"{root}, {role}"] = f"{(~labelled).sum()} of {len(split)} images have no .cls of a class of train"
+                split = split.select(torch.from_numpy(labelled).nonzero().flatten())
+            if not len(split):
+                continue
         splits[role] = split
     return assemble("shards", str(root), splits, classes, skipped, max_corrupt, validation, seed, progress, image_size)
 
@@ -121,7 +127,7 @@ def _roles(root: Path) -> dict[str, list[bytes]]:
     """Role → its shards in the order of their names, train first."""
     found: dict[str, list[bytes]] = {"train": []}
     others = Counter()
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in _files(root):
         if path.suffix.lower() != ".tar":
             others["".join(path.suffixes[-2:]) or "no suffix"] += 1
             continue
@@ -133,6 +139,20 @@ def _roles(root: Path) -> dict[str, list[bytes]]:
         there = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(4)) or "nothing else"
         raise ValueError(f"data.root={root} has no .tar for train ({there}); shards are uncompressed .tar files")
     return found
+
+
+def _files(root: Path) -> list[Path]:
+    """All that are not hidden, in the order of their paths; folders behind symlinks too, each once."""
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in names if not name.startswith(".") and Path(folder, name).is_file()]
+    return sorted(found)
 
 
 def _names(root: Path, known: np.ndarray) -> tuple[str, ...]:
@@ -154,13 +174,12 @@ def _indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, n
     from filelock import FileLock  # comes with torch
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nolabel" / "shards"
-    kept = folder / f"{hashlib.sha256(_stamp(paths)).hexdigest()[:24]}.npz"
+    kept = folder / f"{hashlib.sha256(FORMAT + _stamp(paths)).hexdigest()[:24]}.npz"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")):
-            if kept.exists():
-                with np.load(kept, allow_pickle=False) as found:
-                    return {name: found[name] for name in COLUMNS}, {}
+            if (found := _kept(kept)) is not None:
+                return found, {}
             index, broken = read_index(paths, progress)
             if not broken:
                 with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
@@ -169,6 +188,15 @@ def _indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, n
             return index, broken
     except OSError:  # no place for a cache: it is read anew each time
         return read_index(paths, progress)
+
+
+def _kept(path: Path) -> dict[str, np.ndarray] | None:
+    """None where it is not there, or broken."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in COLUMNS}
+    except Exception:  # whatever half a file makes numpy or zipfile raise
+        return None
 
 
 def _stamp(paths: list[bytes]) -> bytes:
@@ -184,20 +212,24 @@ def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[di
     for number, path in enumerate(paths):
         classes: dict[str, int] = {}
         keys: list[str] = []
+        end = 0
         try:
             with tarfile.open(os.fsdecode(path), "r:") as tar:
                 for member in tar:
                     key, kind = _split(member.name)
+                    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     if not member.isreg() or os.path.basename(key).startswith("."):
                         continue
                     if kind == "cls":
                         classes[key] = int(tar.extractfile(member).read())
-                    elif b"." + os.fsencode(kind.rpartition(".")[2]) in SUFFIXES:
+                    elif b"." + os.fsencode(kind) in SUFFIXES:  # not a second picture of the sample, such as 0001.mask.png
                         keys.append(key)
                         names += os.fsencode(member.name)
                         for column, value in ((shard, number), (offset, member.offset_data), (size, member.size)):
                             column.append(value)
                         ends.append(len(names))
+            if os.stat(path).st_size < end + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("no mark of its end")
         except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: a .cls that is no number
             broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
         label.extend(classes.get(key, UNKNOWN) for key in keys)

@@ -113,8 +113,9 @@ def test_a_table_is_its_cells_figures_and_is_made_once(place, capsys):
 def test_some_rows_alone(place, capsys):
     assert reproduce.main(["--table=sums.yaml", "--only", "much & more"]) == 0
     assert sorted(calls(place)) == sorted([f"first-{s}" for s in (1, 2, 3)] + [f"second-much-{s}" for s in (1, 2, 3)])
-    assert [row["name"] for row in figures(place)["rows"]] == ["much & more"]
-    assert figures(place)["command"].endswith("--only 'much & more'")
+    kept = json.loads((place / "runs" / "tables" / "sums-some" / "table.json").read_text())
+    assert [row["name"] for row in kept["rows"]] == ["much & more"]
+    assert kept["command"].endswith("--only 'much & more'")
     assert reproduce.main(["--table=sums.yaml", "--only", "much"]) == 2
     assert "only=much: sums has the rows little; much & more" in capsys.readouterr().err
 
@@ -147,6 +148,38 @@ def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch
     assert id() == documented
     path.write_text(TOOL + "\nprint(1)\n")
     assert id() not in (first, documented)
+    cells.version.cache_clear()
+
+
+def test_of_methods_an_address_knows_its_own_and_recipes_by_what_is_in_them(place, monkeypatch):
+    from experiments import cells
+
+    monkeypatch.setattr(cells, "ROOT", place)
+    (place / "toy" / "method").mkdir()
+    for name in ("one", "two", "three"):
+        (place / "toy" / "method" / f"{name}.py").write_text("from toy.method.three import x\n" if name == "one" else "x = 1\n")
+    (place / "recipe.yaml").write_text("method: two\n")
+    (place / "sums.yaml").write_text(TABLE.replace('add: "{base}"', 'add: "{base}", method: one').replace(
+        'add: "{more}"', 'add: "{more}", recipe: recipe.yaml'))
+
+    def ids() -> list[str]:
+        cells.version.cache_clear()
+        second = Table.load("sums.yaml").cells[0]
+        return [second.needs[0][1].id, second.id]
+
+    before = ids()
+    (place / "toy" / "method" / "new.py").write_text("x = 2\n")
+    assert ids() == before
+    (place / "toy" / "method" / "two.py").write_text("x = 2\n")
+    after = ids()
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    (place / "toy" / "method" / "three.py").write_text("x = 3\n")  # `one` is built on it
+    assert ids()[0] != before[0]
+    before = ids()
+    (place / "recipe.yaml").write_text("method: two\nepochs: 3\n")
+    assert ids()[0] == before[0]
+    assert ids()[1] != before[1]
     cells.version.cache_clear()
 
 
@@ -205,6 +238,38 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place, number, after)
     assert rows == {"little": [11.0, 12.0, 13.0], "much & more": [15.0, 15.0, 15.0]}
 
 
+PREEMPTED = """
+import os, signal, sys, threading, time
+from experiments.launch import Job
+from experiments.table import Table
+
+cell, job = Table.load("sums.yaml", changes={"sleep": 60}).cells[0].needs[0][1], Job()
+signal.signal(signal.SIGUSR1, lambda *_: print("queued again:", type(job.checkpoint(cell)).__name__, flush=True))
+
+def preempt():
+    while not (job.process and list(cell.out.glob("busy"))):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+threading.Thread(target=preempt).start()
+print(job(cell))
+"""
+
+
+def test_a_preempted_job_stops_its_tool_and_is_queued_again(place):
+    """As submitit asks for it: from a signal's handler, in the thread that waits for the tool."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(place)])}
+    ended = subprocess.run([sys.executable, "-c", PREEMPTED], cwd=place, env=environment, timeout=60, capture_output=True,
+                           text=True)
+    assert ended.stdout.split("\n")[:2] == ["queued again: DelayedSubmission", "stopped"], ended.stderr
+
+
+def test_without_a_cluster_it_is_one_line(place, capsys):
+    assert reproduce.main(["--table=sums.yaml", "--launcher=slurm"]) == 2
+    assert "error: launcher=slurm:" in capsys.readouterr().err
+    assert not calls(place)
+
+
 def test_a_cluster_does_it_too(place):
     """submitit, with processes of this machine in SLURM's place."""
     table = Table.load("sums.yaml", smoke=True)
@@ -238,6 +303,9 @@ def test_smoke_dry_run_and_print(place, capsys):
     (("{first.scores}", "{second.scores}"), "cell second needs itself: second → second"),
     (('"{base}"', '"{bass}"'), "there is no variable bass; there are base, sleep, kind, more, seed"),
     (("sum: \"{second.scores}#value\", v", "som: \"{second.scores}#value\", v"), "has a value for som, which is no column"),
+    (("{second.scores}#value", "{second.score}#value"), "leaves scores; no score"),
+    (("  - name: little\n", "  - nome: little\n"), "must say name"),
+    (("    tool: toy.work\n", ""), "cell second must say files, tool, words"),
     (("{second.scores}#value", "second.scores"), "a value is written {cell.file}#path"),
     (("title: Sums", "title: [Sums"), "is no yaml"),
 ])
@@ -255,6 +323,9 @@ def test_a_mistake_in_a_table_is_one_line(place, change, said, capsys):
     (["--table=none"], "table=none: there are "),
     (["--table=sums.yaml", "--set", "bass=1"], "sums.yaml has no variable bass; it has base, sleep, seeds"),
     (["--table=sums.yaml", "--set", "base"], "set=base: written NAME=VALUE"),
+    (["--table=sums.yaml", "--set", "seeds=3"], "seeds=3: must be a list"),
+    (["--table=sums.yaml", "--set", "base=[1"], "set=base=[1: a value is no yaml"),
+    (["--table=sums.yaml", "--smoke", "--keep"], "keep: a smoke table"),
     (["--table=sums.yaml", "--parallel=-1"], "parallel=-1: must be 0 or more"),
 ])
 def test_a_mistake_is_one_line(place, words, said, capsys):

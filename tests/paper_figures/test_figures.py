@@ -42,7 +42,7 @@ def table(tmp_path) -> Path:
             (("one & two", [69, 71, 70]), ("three", [60, 66, 63]))]
     figures = {
         "pretraining": {"kind": "curves", "runs": {"x": [str(tmp_path / f"metrics-{s}.jsonl") for s in (0, 1)]}},
-        "views": {"kind": "image", "file": str(tmp_path / "views.png")},
+        "views": {"kind": "image", "file": [str(tmp_path / "views.png")] * 2},
         "lines": {"kind": "lines", "columns": {"a": 10, "b": 100}},
         "comparison": {"kind": "comparison", "columns": ["a", "b"]},
         "search": {"kind": "front", "study": str(tmp_path / "study.json")},

@@ -109,11 +109,7 @@ def test_a_place_without_a_cache_works(root, monkeypatch):
 
 def test_broken_images_and_shards_are_left_out_and_listed(root):
     good = encoded(picture(200)).getvalue()
-    with tarfile.open(root / "set-train-0002.tar", "w") as tar:
-        for name, data in (("a.jpg", b"no image"), ("a.cls", b"1"), ("b.png", good), ("b.cls", b"2")):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+    packed(root / "set-train-0002.tar", ("a.jpg", b"no image"), ("a.cls", b"1"), ("b.png", good), ("b.cls", b"2"))
     whole = (root / "set-train-0001.tar").read_bytes()
     (root / "set-train-0001.tar").write_bytes(whole[: len(whole) // 2])
     found = load_shards(root)
@@ -123,6 +119,56 @@ def test_broken_images_and_shards_are_left_out_and_listed(root):
     used = {split.name(i) for split in (found.train, found.validation) for i in range(len(split))}
     assert {f"set-train-0000.tar:{n:06d}.png" for n in range(40)} | {"set-train-0002.tar:b.png"} < used
     assert 10 < len(used) - 41 < 20  # of the 30 that were in the shard's first half
+
+
+def packed(path: Path, *members: tuple[str, bytes]) -> None:
+    """A shard in this order; the library's writer sorts a sample's members."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_images_without_a_label_among_labelled_ones_are_left_out(tmp_path):
+    image = encoded(picture(0)).getvalue()
+    root = tmp_path / "wds"
+    root.mkdir()
+    packed(root / "a.tar", *((f"{n}.{kind}", image if kind == "png" else b"1") for n in range(9) for kind in ("png", "cls")))
+    packed(root / "b.tar", ("x.png", image), ("y.png", image), ("y.cls", b"0"), ("y.mask.png", image))
+    found = load_shards(root, validation=0.0)
+    assert found.classes == ("0", "1")
+    assert len(found.train) + len(found.test) == 10  # neither x nor the mask
+    assert found.skipped == {f"{root}, train": "1 of 11 images have no .cls of a class of train"}
+    packed(root / "b.tar", *((f"{n}.png", image) for n in range(30)))
+    found = load_shards(root, validation=0.0)
+    assert (found.classes, len(found.train)) == (None, 39)
+    assert found.skipped == {f"{root}, labels": "30 of 39 images have no .cls beside them, so none is used"}
+
+
+def test_a_shard_cut_between_members_is_listed(root):
+    path = root / "set-train-0001.tar"
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[12]
+    path.write_bytes(path.read_bytes()[: last.offset])  # whole members, and no mark of the end
+    assert load_shards(root).skipped == {str(path): "read up to its image 4: no mark of its end"}
+
+
+def test_a_broken_cache_is_made_anew(root, cache):
+    first = load_shards(root)
+    for path in cache.glob("*.npz"):
+        path.write_bytes(b"")
+    assert load_shards(root).train.fingerprint() == first.train.fingerprint()
+    assert all(path.stat().st_size for path in cache.glob("*.npz"))
+
+
+def test_folders_behind_symlinks_are_read_once(tmp_path):
+    write(tmp_path / "elsewhere", "b.tar", range(10))
+    write(tmp_path / "wds", "train/a.tar", range(10, 30))
+    (tmp_path / "wds" / "val").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "wds" / "train" / "again").symlink_to(tmp_path / "wds")
+    found = load_shards(tmp_path / "wds", validation=0.0)
+    assert (len(found.train), len(found.test)) == (20, 10)
 
 
 @pytest.mark.parametrize(("prepare", "said"), [
