@@ -15,31 +15,28 @@ PAGE = (ROOT / "docs" / "adding.md").read_text()
 SMALL = ["--data=digits", "--steps=2", "--checks=1", "--batch_size=16"]
 
 
+FILES = dict(re.findall(r"`([\w./]+\.(?:py|yaml))`[^`]*?\n\n```(?:python|yaml)\n(.*?)^```", PAGE, re.M | re.S))
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of the repository with the page's files and lines in it, and nothing else changed."""
+    """A copy of the repository in which a row of the table is done."""
     root = tmp_path_factory.mktemp("newcomer") / "nolabel"
     left_out = shutil.ignore_patterns(".*", "runs", "__pycache__", "tests", "node_modules")
     shutil.copytree(ROOT, root, ignore=left_out)
     do(root, *TABLE, "--only", "SimCLR")
-    files = re.findall(r"`([\w./]+\.(?:py|yaml))`[^`]*?\n\n```(?:python|yaml)\n(.*?)^```", PAGE, re.M | re.S)
-    assert [name for name, _ in files] == [
-        "ssl/method/align_uniform.py", "ssl/method/align_uniform.yaml", "experiments/tables/fashion_mnist_family.yaml",
-        "vision/my_net.py", "my_space.py",
-    ]
-    for name, text in files:
-        path = root / name
-        if path.exists():  # a line more, after the last row
+    return root
+
+
+def put(root: Path, *names: str) -> None:
+    """The page's files; a line of a table behind its last row."""
+    for name in names:
+        path, text = root / name, FILES[name]
+        if path.exists():
             lines = path.read_text().splitlines(keepends=True)
             last = max(i for i, line in enumerate(lines) if line.startswith("  - {name:"))
-            path.write_text("".join([*lines[: last + 1], text, *lines[last + 1 :]]))
-        else:
-            path.write_text(text)
-    encoders = root / "vision" / "encoders.py"
-    before, after = "from vision import cifar, classic, ", "from vision import cifar, classic, my_net, "
-    assert before in encoders.read_text()
-    encoders.write_text(encoders.read_text().replace(before, after))
-    return root
+            text = "".join([*lines[: last + 1], text, *lines[last + 1 :]])
+        path.write_text(text)
 
 
 def do(root: Path, *command: str) -> str:
@@ -49,7 +46,15 @@ def do(root: Path, *command: str) -> str:
     return ended.stdout
 
 
+def test_the_pages_files_are_these():
+    assert list(FILES) == [
+        "ssl/method/align_uniform.py", "ssl/method/align_uniform.yaml", "experiments/tables/fashion_mnist_family.yaml",
+        "vision/my_net.py", "my_space.py",
+    ]
+
+
 def test_a_method_has_its_row_by_three_lines_of_three_files(checkout):
+    put(checkout, "ssl/method/align_uniform.py", "ssl/method/align_uniform.yaml", "experiments/tables/fashion_mnist_family.yaml")
     rows = "--only", "SimCLR", "Align + uniform"
     assert "2 cells, 1 done" in do(checkout, *TABLE, *rows, "--dry_run")  # the other row's cell is what it was
     do(checkout, *TABLE, *rows)
@@ -61,6 +66,11 @@ def test_a_method_has_its_row_by_three_lines_of_three_files(checkout):
 
 
 def test_an_encoder_is_pretrained_and_its_file_is_built_again(checkout):
+    put(checkout, "vision/my_net.py")
+    encoders = checkout / "vision" / "encoders.py"
+    before, after = "from vision import cifar, classic, ", "from vision import cifar, classic, my_net, "
+    assert before in encoders.read_text()
+    encoders.write_text(encoders.read_text().replace(before, after))
     do(checkout, "ssl.pretrain", *SMALL, "--encoder=my_net", "--out=runs/mine")
     script = "from vision import artifact; print(type(artifact.load('runs/mine/encoder.safetensors')[0]).__name__)"
     ended = subprocess.run([sys.executable, "-c", script], cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout)},
@@ -69,6 +79,7 @@ def test_an_encoder_is_pretrained_and_its_file_is_built_again(checkout):
 
 
 def test_a_space_is_searched(checkout):
+    put(checkout, "my_space.py")
     words = ["--data=digits", "--epochs=0.1", "--checks=1", "--trials=1", "--rungs=1", "--parallel=1"]
     do(checkout, "nas.search", "--study=mine", "--space=my_space.py:space", *words)
     trials = json.loads((checkout / "runs/nas/mine/results.json").read_text())["trials"]
