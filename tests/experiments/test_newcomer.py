@@ -54,7 +54,8 @@ def test_the_pages_files_are_these():
 
 
 def test_a_method_has_its_row_by_three_lines_of_three_files(checkout):
-    put(checkout, "ssl/method/align_uniform.py", "ssl/method/align_uniform.yaml", "experiments/tables/fashion_mnist_family.yaml")
+    method = "ssl/method/align_uniform.py", "ssl/method/align_uniform.yaml"
+    put(checkout, *method, "experiments/tables/fashion_mnist_family.yaml")
     rows = "--only", "SimCLR", "Align + uniform"
     assert "2 cells, 1 done" in do(checkout, *TABLE, *rows, "--dry_run")  # the other row's cell is what it was
     do(checkout, *TABLE, *rows)
