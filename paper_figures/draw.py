@@ -16,9 +16,12 @@ def canvas(width: float = 3.4, height: float = 2.4, rows: int = 1, columns: int 
 
 
 def logarithmic(axis, which: str) -> None:
-    """Numbers written plainly: 1, 2, 5, 10, …"""
+    """Numbers written plainly: 1, 2, 5, 10, …; where less than a factor of four is shown, the axis stays even."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    low, high = getattr(axis, f"get_{which}lim")()
+    if low > 0 and high / low < 4:
+        return
     axis.set(**{f"{which}scale": "log"})
     line = getattr(axis, f"{which}axis")
     line.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -83,7 +86,7 @@ def comparison(said: dict, table: dict):
     """
     columns = said["columns"]
     rows = [row for row in table["rows"] if any(c in row["mean"] for c in columns)]
-    figure, axes = canvas(3.0 * len(columns) + 0.6, 0.25 * len(rows) + 0.7, columns=len(columns))
+    figure, axes = canvas(min(WIDE, 3.0 * len(columns) + 0.6), 0.25 * len(rows) + 0.7, columns=len(columns))
     for axis, column in zip(axes[0], columns, strict=True):
         for place, row in enumerate(rows):
             if column not in row["mean"]:

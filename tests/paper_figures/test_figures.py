@@ -44,7 +44,7 @@ def table(tmp_path) -> Path:
         "pretraining": {"kind": "curves", "runs": {"x": [str(tmp_path / f"metrics-{s}.jsonl") for s in (0, 1)]}},
         "views": {"kind": "image", "file": [str(tmp_path / "views.png")] * 2},
         "lines": {"kind": "lines", "columns": {"a": 10, "b": 100}},
-        "comparison": {"kind": "comparison", "columns": ["a", "b"]},
+        "comparison": {"kind": "comparison", "columns": ["a", "b", "a"]},
         "search": {"kind": "front", "study": str(tmp_path / "study.json")},
         "found": {"kind": "architecture", "study": str(tmp_path / "study.json")},
         "confusion": {"kind": "confusion", "file": [str(tmp_path / "figures.json")]},
