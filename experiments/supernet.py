@@ -1,102 +1,105 @@
 """Does a supernet rank its parts as training each of them alone does?
 
-    uv run python -m experiments.supernet --worker 0 --workers 2     # and --worker 1 beside it: each part alone; resumable
-    uv run python -m experiments.supernet                            # what is left of that, then the supernets
+    uv run python -m experiments.supernet            # --seeds 0 1 2 --epochs 27
 
-The parts: 40 encoders drawn from nas's space `elastic`, at 14 px. Alone: SimCLR as in the tabular benchmark (3,000
-Fashion-MNIST images, 9 epochs, kNN on 2,500 validation images), three seeds. Together: three supernets of 27 epochs on the
-same images, every part judged on the same validation images, with BatchNorm statistics of its own and with those it was cut
-with. Kept in experiments/supernet/fashion_mnist.json.
+The parts: 48 residual networks of the tabular benchmark, whose accuracy alone is in experiments/tabular/fashion_mnist.json
+(two seeds, nine epochs each): basic blocks without attention, of width 8, 16 or 24 (timm makes 16 of 12), kernel and depths
+vary. Two supernets hold them, one a ReLU and one a SiLU family. They see the same 3,000 images at 14 px and are judged by kNN
+on the same validation images, with BatchNorm statistics of each part's own, and without. Kept in
+experiments/supernet/fashion_mnist.json.
 """
 import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import optuna
 import torch
+from optuna.trial import BaseTrial, FixedTrial
 from rich.progress import track
 
 from core import checkpoint, command, config
-from core.machine import certificate
+from core.machine import code, hardware, versions
 from experiments import judge, tabular
 from linear_eval.features import images_of
-from nas.space import Choice, choose, elastic
+from nas import space
+from nas.space import Choice
 from nas.supernet import recalibrate, sandwiched, whole
+from nas.tabular import Table
 from ssl.pretrain import TOOL
-from vision import cost, datasets, encoders
-from vision.elastic import extract
+from vision import datasets, elastic, encoders
 
 KEPT = Path(__file__).resolve().parent / "supernet" / "fashion_mnist.json"
-CELLS = Path("runs") / "supernet"
-PARTS, SEEDS = 40, (0, 1, 2)
+FAMILIES = [{"block": "basic", "attention": "none", "activation": activation} for activation in ("relu", "silu")]
+WIDTHS = (8, 16, 24)
 
 
-def parts() -> list[Choice]:
-    """So many different ones, drawn evenly from the space."""
-    study, found = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)), {}
-    while len(found) < PARTS:
-        choice = choose(study.ask(), elastic, 1, tabular.SIZE, [], {})
-        found[choice.hash] = choice
-    return list(found.values())
+def members(family: dict) -> list[Choice]:
+    return [choice for point, choice in tabular.choices() if family.items() <= point.items() and point["width"] in WIDTHS]
 
 
-def alone(choice: Choice) -> list[float]:
-    """kNN at the end, a seed each."""
-    return [json.loads((CELLS / f"{choice.hash}-{seed}.json").read_text())["knn"][-1] for seed in SEEDS]
+def nested(trial: BaseTrial, channels: int, size: int, family: dict) -> encoders.Spec:
+    """The tabular space of one family."""
+    asked = {name: trial.suggest_int(name, 1, 2) for name in ("depth0", "depth1")}
+    asked |= {name: trial.suggest_categorical(name, of) for name, of in (("width", WIDTHS), ("kernel", (3, 5)))}
+    return space.tabular(FixedTrial(asked | family), channels, size)
 
 
-def together(seed: int, epochs: int, subnets: int) -> dict[str, list[float]]:
+def accuracies(family: dict, seed: int, epochs: int, subnets: int, data: datasets.Dataset) -> dict[str, list[float]]:
     """Train a supernet; kNN of every part with the statistics of its own, and with the leading ones of the whole."""
-    data = datasets.load("fashion_mnist", seed=0)
     words, (train, validation) = config.compose(TOOL, [*tabular.WORDS, f"epochs={epochs}"]), tabular.splits(data)
+    spaced = partial(nested, family=family)
     torch.manual_seed(seed)
-    encoder = encoders.build(whole(elastic, 1, tabular.SIZE)).train()
-    method = sandwiched(command.build_method(words, encoder), elastic, subnets, seed)
+    encoder = encoders.build(whole(spaced, 1, tabular.SIZE)).train()
+    method = sandwiched(command.build_method(words, encoder), spaced, subnets, seed)
     tabular.pretrain(method, seed, words, data, train)
     images, found = images_of(train, torch.arange(2000), tabular.SIZE, 1), {"recalibrated": [], "as cut": []}
-    for choice in parts():
-        part = extract(encoder, choice.spec)
+    for choice in members(family):
+        part = elastic.extract(encoder, choice.spec)
         found["as cut"].append(round(tabular.judged(part, data, train, validation), 2))
         recalibrate(part, images, torch.tensor(data.mean), torch.tensor(data.std))
         found["recalibrated"].append(round(tabular.judged(part, data, train, validation), 2))
     return found
 
 
-def rho(found, truth) -> list[float]:
-    """Spearman's, with its 95 % interval."""
-    return [round(v, 3) for v in judge.rho(found, np.asarray(truth))]
+def rho(found, truth: np.ndarray) -> list[float]:
+    return [round(v, 3) for v in judge.rho(found, truth)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="more than one: train parts alone, this worker's share")
-    parser.add_argument("--epochs", type=int, default=27, help="of the supernets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the supernet")
+    parser.add_argument("--epochs", type=int, default=27, help="of the supernet")
     parser.add_argument("--subnets", type=int, default=2, help="drawn parts a step")
     given = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    start, jobs = time.process_time(), [(choice, seed) for seed in SEEDS for choice in parts()]
-    tabular.cells(jobs[given.worker :: given.workers], CELLS)
-    if given.workers > 1:
-        return 0
-    supernets = [together(seed, given.epochs, given.subnets) for seed in track(SEEDS, "supernets")]
-    truth = np.array([alone(choice) for choice in parts()])  # parts × seeds
-    costs = [{"macs": cost.macs(e), "parameters": cost.parameters(e)} for e in (encoders.build(c.spec) for c in parts())]
-    mean = truth.mean(1)
+    table, data, start = Table(tabular.KEPT), datasets.load("fashion_mnist", seed=0), time.process_time()
+    parts = [choice for family in FAMILIES for choice in members(family)]
+    found = []
+    for seed in track(given.seeds, "supernets"):
+        both = [accuracies(family, seed, given.epochs, given.subnets, data) for family in FAMILIES]
+        found.append({kind: [v for one in both for v in one[kind]] for kind in both[0]})
+    truth = np.array([table.knn(choice.hash, table.epochs) for choice in parts])
+    rows = [table.rows[choice.hash] for choice in parts]
+    one, other = (np.array([table.knn(c.hash, table.epochs, seed) for c in parts]) for seed in tabular.SEEDS)
+    half = len(parts) // 2
     correlation = {
-        **{kind: [rho(found[kind], mean) for found in supernets] for kind in ("recalibrated", "as cut")},
-        "mean of supernets, recalibrated": rho(np.mean([found["recalibrated"] for found in supernets], axis=0), mean),
-        "one seed alone with the mean of the others": [rho(truth[:, s], np.delete(truth, s, 1).mean(1)) for s in SEEDS],
-        **{name: rho([c[name] for c in costs], mean) for name in costs[0]},
+        **{kind: [rho(f[kind], truth) for f in found] for kind in ("recalibrated", "as cut")},
+        **{f"recalibrated, {family['activation']} only": [rho(f["recalibrated"][own], truth[own]) for f in found]
+           for family, own in zip(FAMILIES, (slice(half), slice(half, None)), strict=True)},
+        "mean of seeds, recalibrated": rho(np.mean([f["recalibrated"] for f in found], axis=0), truth),
+        "one seed alone with another": rho(one, other), "macs": rho([r["macs"] for r in rows], truth),
+        "parameters": rho([r["parameters"] for r in rows], truth),
     }
     kept = {
-        **certificate(SEEDS), "parts": PARTS, "spearman": correlation, "alone": truth.round(2).tolist(), "supernets": supernets,
-        "costs": costs, "specs": [choice.spec.json for choice in parts()],
-        "cpu_minutes": round((time.process_time() - start) / 60, 1),
+        "command": f"python -m experiments.supernet --seeds {' '.join(map(str, given.seeds))} --epochs {given.epochs} "
+        f"--subnets {given.subnets}", "parts": len(parts), "spearman": correlation,
+        "alone": [round(v, 2) for v in truth.tolist()], "supernet": found, "hashes": [choice.hash for choice in parts],
+        "cpu_minutes": round((time.process_time() - start) / 60, 1), "hardware": hardware(), "versions": versions(),
+        "code": code(),
     }
+    KEPT.parent.mkdir(exist_ok=True)
     checkpoint.write(KEPT, json.dumps(kept, indent=1) + "\n")
     print(json.dumps(correlation, indent=1))
     return 0
