@@ -106,5 +106,5 @@ def test_a_space_of_ones_own(tmp_path):
 
 def test_names_of_timm():
     assert {c.spec.name for c in drawn("names:lenet5,mobilenetv3_small_050", 28, 12)} == {"lenet5", "mobilenetv3_small_050"}
-    with pytest.raises(ValueError, match="there are resnet, mobile, vit"):
+    with pytest.raises(ValueError, match="there are resnet, resnetd, mobile, vit"):
         space.named("resnets")
