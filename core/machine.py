@@ -2,7 +2,6 @@
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,9 +39,9 @@ def installed(package: str) -> str | None:
 
 
 def command() -> str:
-    """This process's, as one types it."""
-    given = sys.orig_argv[1:]
-    return shlex.join(["python", *(given if given[:1] == ["-m"] else sys.argv)])
+    """This process's, as it was typed: the module's name is in `__main__`'s spec."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return " ".join(["python -m", spec.name if spec else sys.argv[0], *sys.argv[1:]])
 
 
 def certificate(seeds: Sequence[int], packages: tuple[str, ...] = PACKAGES) -> dict:

@@ -56,7 +56,7 @@ class Cell:
     @cached_property
     def id(self) -> str:
         said = [self.module, self.words, self.files, [(n, c.id) for n, c in self.needs]]
-        said += [version(self.module, method(self.words)), *map(_digest, files_of(self.words))]
+        said += [version(self.module, method_of(self.words)), *map(_digest, files_of(self.words))]
         plain = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-")[:40]
         return f"{plain}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 
@@ -144,7 +144,7 @@ def version(module: str, method: str = "") -> str:
     return digest.hexdigest()[:12]
 
 
-def method(words: Sequence[str]) -> str:
+def method_of(words: Sequence[str]) -> str:
     """The one that a command names, or its recipe; "" where neither does."""
     said = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
     if "method" not in said and (path := ROOT / said.get("recipe", "?")).is_file():
@@ -240,7 +240,7 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
                 log.write(f"it ended well and left no {', '.join(missing)}\n")
         kept = {
             "name": cell.name, "code": MISSING if ended in cell.codes and missing else ended, "command": cell.text,
-            "commit": code(), "version": version(cell.module, method(cell.words)), "tries": tries,
+            "commit": code(), "version": version(cell.module, method_of(cell.words)), "tries": tries,
             "seconds": round(time.time() - start, 1), "hardware": hardware(), "versions": versions(),
         }
         checkpoint.write(cell.record, json.dumps(kept, indent=1) + "\n")

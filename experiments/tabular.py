@@ -14,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -94,12 +93,13 @@ def splits(data: datasets.Dataset) -> tuple:
     return data.train.select(evenly(len(data.train), TRAIN)), data.validation.select(evenly(len(data.validation), VALIDATION))
 
 
-def cells(jobs: Sequence[tuple[Choice, int]], folder: Path) -> None:
-    """Train what is not done yet of these architectures and seeds, each to a JSON in the folder."""
+def cells(worker: int, workers: int) -> None:
+    """This worker's share of what is not done yet."""
     words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
     train, validation = splits(data)
+    jobs = [(choice, seed) for seed in SEEDS for _, choice in choices()][worker::workers]
     for choice, seed in track(jobs, "architectures × seeds", console=None, disable=not sys.stderr.isatty()):
-        path = folder / f"{choice.hash}-{seed}.json"
+        path = CELLS / f"{choice.hash}-{seed}.json"
         if path.exists():
             continue
         start = time.process_time()
@@ -141,8 +141,7 @@ def main() -> int:
     if given.assemble:
         assemble()
     else:
-        jobs = [(choice, seed) for seed in SEEDS for _, choice in choices()]
-        cells(jobs[given.worker :: given.workers], CELLS)
+        cells(given.worker, given.workers)
     return 0
 
 

@@ -1,10 +1,8 @@
 """What results.json says: one row a protocol, and the birth certificate of them all."""
-import sys
-
 import numpy as np
 from torch import nn
 
-from core.machine import code, hardware, versions
+from core.machine import code, command, hardware, versions
 from linear_eval.metrics import figures
 from linear_eval.outcome import Outcome
 from vision.datasets import Dataset
@@ -78,7 +76,7 @@ def document(
             "test": len(dataset.test),
         },
         "seed": words.seed,
-        "command": " ".join(["python -m", *_command()]),
+        "command": command(),
         "code": code(),
         "hardware": hardware(),
         "versions": versions(PACKAGES),
@@ -87,9 +85,3 @@ def document(
         "rows": rows,
         "curve": [],
     }
-
-
-def _command() -> list[str]:
-    """As it was typed: the module's name is in `__main__`'s spec."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return [spec.name if spec else sys.argv[0], *sys.argv[1:]]
