@@ -58,18 +58,21 @@ class Proposal:
 def propose(
     sampler: str, choose: Callable[[optuna.Trial], object], costs: Callable[[object], dict[str, float]],
     limits: dict[str, float], known: Sequence[Known], directions: Sequence[str], seed: int, number: int, again: int = 0,
-    candidates: int = 1, best: Callable[[list], int] | None = None,
+    candidates: int = 1, best: Callable[[list], int] | None = None, first: dict | None = None,
 ) -> Proposal:
     """A choice that is not known yet, for the trial of this number; within the limits, where one was found soon.
 
     choose: trial → something with a `.hash`.  costs: that → its costs.  limits: cost → the most of it.  again: how often this
-    trial's choice was found to be another worker's too.  best: of so many candidates, which?  Raises Exhausted.
+    trial's choice was found to be another worker's too.  best: of so many candidates, which?  first: parameters that trial 0
+    tries before the sampler is asked.  Raises Exhausted.
     """
     taken, found_so_far = {k.hash: k for k in known}, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         otherwise = worst(known, directions)
         study = rebuilt(known, directions, otherwise)
+        if first and number == 0:
+            study.enqueue_trial(first)
         for attempt in range(AT_RANDOM):
             asking = attempt < ASKED
             study.sampler = make(sampler if asking else "random", seeded(seed, number, again, attempt))

@@ -4,6 +4,8 @@
         depth = trial.suggest_int("depth", 1, 4)
         return Spec("vit_tiny_patch16_224", channels, size, arguments={"img_size": size, "depth": depth})
 
+A space may say by which parameters a search begins, such as those of what is to be beaten: `space.first = {"depth": 2}`.
+
 `--space resnet` names one of ours, `--space my_file.py:space` yours. What it returns is how to build an encoder
 (`encoders.Spec`), or a timm name. Together with the hyperparameters that `--tune` names it makes a `Choice`, whose hash says
 whether two trials are the same.
@@ -78,7 +80,8 @@ def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
 
 def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
     """ResNet-D of basic blocks, the family of `small` and `tiny` (arXiv 1812.01187): depth and width of four stages, the
-    stem's width and, of small images, its stride.
+    stem's width and, of small images, its stride; activation; pooling by the mean, or by mean and maximum side by side, which
+    doubles the features; whether residual branches begin at zero. It begins with `small`, or its double beyond 64 pixels.
     """
     small = size <= encoders.SMALL_IMAGE
     widths = [[16, 24, 32, 40], [32, 48, 64, 80], [64, 96, 128, 160], [256, 320, 384, 512]]
@@ -89,7 +92,18 @@ def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
         "stem_width": times * trial.suggest_categorical("stem_width", [8, 16, 24]),
     }
     stem = trial.suggest_categorical("stem", ["half", "small"]) if small else "full"
-    return Spec("resnet18d", channels, size, stem, arguments)
+    more = {
+        "act_layer": trial.suggest_categorical("activation", ["relu", "silu", "gelu"]),
+        "global_pool": trial.suggest_categorical("pool", ["avg", "catavgmax"]),
+        "zero_init_last": trial.suggest_categorical("zero_init", [True, False]),
+    }
+    usual = {"act_layer": "relu", "global_pool": "avg", "zero_init_last": True}  # timm's: unsaid, so that `small` is `small`
+    return Spec("resnet18d", channels, size, stem, arguments | {k: v for k, v in more.items() if v != usual[k]})
+
+
+resnetd.first = {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
+    "stem_width": 16, "stem": "half", "activation": "relu", "pool": "avg", "zero_init": True,
+}
 
 
 def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:

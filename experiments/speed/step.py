@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader
 
 from core import loop, optim
 from core.distributed import World, session
+from core.machine import cores, installed
 from core.method import Batch
 from core.run import Run
 from experiments.speed.augment import MEAN, STD, STRONG, Peer, of_lightly
-from experiments.speed.side_by_side import arguments, compare, cores, installed, report, skip
+from experiments.speed.side_by_side import arguments, compare, report, skip
 from ssl.method.simclr import SimCLR
 from vision import datasets, encoders
 from vision.augment import Recipe

@@ -1,4 +1,5 @@
 """The benchmarks run, and their table shows what was kept. No figure of a test means anything."""
+import importlib
 import json
 import subprocess
 import sys
@@ -33,6 +34,11 @@ def case(peer: float, ours: float, against: str = "lightly") -> dict:
     ratio = ours / peer
     spreads = {"peer": spread(peer, peer, peer), "ours": spread(ours, ours, ours)}
     return {"against": against, **spreads, "ratio": spread(ratio, ratio * 0.9, ratio * 1.1)}
+
+
+@pytest.mark.parametrize("name", list(table.TITLES))
+def test_a_benchmark_can_be_imported(name):
+    assert callable(importlib.import_module(f"experiments.speed.{name}").main)
 
 
 @pytest.mark.long

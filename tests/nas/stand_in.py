@@ -25,6 +25,8 @@ class StandIn:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    first = None
+
     def choose(self, trial):
         point = {name: trial.suggest_int(name, 0, 7) for name in "abcd"}
         text = json.dumps(point, sort_keys=True)

@@ -36,6 +36,8 @@ class Judge:
     def __init__(self, size: int = 4, broken=None):
         self.size, self.broken, self.done, self.spent, self.trained = size, broken or {}, {}, 0, []
 
+    first = None
+
     def choose(self, trial):
         point = [trial.suggest_categorical(name, list(range(self.size))) for name in "ab"]
         point.append(trial.suggest_int("c", 0, self.size - 1))
@@ -105,6 +107,15 @@ def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memo
     assert cuts > 24
 
 
+def test_a_search_begins_where_its_space_says(in_memory):
+    judge = Judge()
+    judge.first = {"a": 2, "b": 3, "c": 1, "no_parameter_here": 0}
+    Worker(book("first"), plan(), judge).run()
+    points = [e.choice["point"] for e in book("first").entries()]
+    assert points[0] == [2, 3, 1]
+    assert points.count([2, 3, 1]) == 1
+
+
 def cutting(monkeypatch, storage, count: int, before: bool) -> None:
     """The process ends at the count-th write, before it or after it."""
     left = [count]
@@ -136,7 +147,7 @@ def test_a_signal_gives_the_trial_back_and_the_same_study_goes_on():
             worker.stop = len(calls) == 2
             return Judge.advance(judge, *arguments)
 
-        worker.evaluator = SimpleNamespace(choose=judge.choose, costs=judge.costs, advance=advance)
+        worker.evaluator = SimpleNamespace(choose=judge.choose, costs=judge.costs, advance=advance, first=None)
         try:
             worker.run()
             break

@@ -68,6 +68,11 @@ def test_the_same_parameters_are_the_same_choice():
     assert space.choose(optuna.trial.FixedTrial(trial.params), space.resnet, 1, 28, [], {}) == first
 
 
+def test_the_default_encoders_family_begins_with_the_default():
+    first = space.choose(optuna.trial.FixedTrial(space.resnetd.first), space.resnetd, 1, 28, [], {})
+    assert first.spec == encoders.create("small", 1, 28).spec
+
+
 def test_what_is_tuned_stays_in_its_range():
     tune = space.tuned("lr,temperature:0.1:0.5,hidden,strength", FLAT)
     assert tune == [("optim.lr", 0.1, 1.6, False), ("method.temperature", 0.1, 0.5, False), ("method.hidden", 512, 8192, True),
