@@ -82,7 +82,7 @@ class Plan:
 class Evaluator(Protocol):
     """How choices are made and judged."""
 
-    first: dict | None  # parameters of the first choice, where the space names them
+    opening: dict | None  # parameters of the first choice, where the space names them
 
     def choose(self, trial) -> object:
         """An Optuna trial → a choice, with `.hash` and `.json`."""
@@ -216,7 +216,7 @@ class Worker:
                     raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
                 p = sampler.propose(
                     plan.sampler, judge.choose, costs, plan.limits, others, directions, plan.seed, number, again,
-                    plan.candidates, judge.best if plan.candidates > 1 else None, judge.first,
+                    plan.candidates, judge.best if plan.candidates > 1 else None, judge.opening,
                 )
             except sampler.Exhausted as end:
                 self.exhausted = True

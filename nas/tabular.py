@@ -35,7 +35,7 @@ class Lookup:
     def __init__(self, table: Table, seed: int | None = None):
         self.table, self.seed, self.spent = table, seed, 0.0  # epochs
 
-    first = None
+    opening = None
     choose = staticmethod(partial(space.choose, space=space.tabular, channels=1, size=14, tune=[], flat={}))
 
     def costs(self, choice: Choice) -> dict[str, float]:

@@ -25,7 +25,7 @@ class StandIn:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    first = None
+    opening = None
 
     def choose(self, trial):
         point = {name: trial.suggest_int(name, 0, 7) for name in "abcd"}

@@ -36,7 +36,7 @@ class Judge:
     def __init__(self, size: int = 4, broken=None):
         self.size, self.broken, self.done, self.spent, self.trained = size, broken or {}, {}, 0, []
 
-    first = None
+    opening = None
 
     def choose(self, trial):
         point = [trial.suggest_categorical(name, list(range(self.size))) for name in "ab"]
@@ -109,7 +109,7 @@ def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memo
 
 def test_a_search_begins_where_its_space_says(in_memory):
     judge = Judge()
-    judge.first = {"a": 2, "b": 3, "c": 1, "no_parameter_here": 0}
+    judge.opening = {"a": 2, "b": 3, "c": 1, "no_parameter_here": 0}
     Worker(book("first"), plan(), judge).run()
     points = [e.choice["point"] for e in book("first").entries()]
     assert points[0] == [2, 3, 1]
@@ -147,7 +147,7 @@ def test_a_signal_gives_the_trial_back_and_the_same_study_goes_on():
             worker.stop = len(calls) == 2
             return Judge.advance(judge, *arguments)
 
-        worker.evaluator = SimpleNamespace(choose=judge.choose, costs=judge.costs, advance=advance, first=None)
+        worker.evaluator = SimpleNamespace(choose=judge.choose, costs=judge.costs, advance=advance, opening=None)
         try:
             worker.run()
             break
