@@ -21,6 +21,7 @@ from vision.datasets import Images
 from vision.encoders import fit_channels
 from vision.streamed import Streamed, refuse_many
 
+AHEAD = 16_384  # images whose parameters are drawn at once: hundreds of operations, which cost a GPU as much for a few
 AT_ONCE = 4_000_000  # decoded pixels that a worker holds at most before it cuts its crops, or one image
 
 
@@ -63,11 +64,23 @@ class MemoryLoader:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         height, width = self.images.shape[2:]
-        for step in range(start, stop):
-            epoch, indices = self.plan.at(step)
-            draws = self.recipe.draw(self.plan.seed, epoch, indices, height, width)
-            views = self.recipe.render(self.images[indices.to(self.images.device)], draws)
-            yield Batch(views, indices, None if self.labels is None else self.labels[indices], epoch)
+        for step, last in self._blocks(start, stop):
+            epoch, shares = self.plan.at(step)[0], [self.plan.at(s)[1] for s in range(step, last)]
+            here = torch.cat(shares).to(self.images.device)
+            draws = self.recipe.draw(self.plan.seed, epoch, here, height, width)
+            for at, indices in zip(range(0, len(here), len(shares[0])), shares, strict=True):
+                rows = slice(at, at + len(indices))
+                views = self.recipe.render(self.images[here[rows]], [draw[rows] for draw in draws])
+                yield Batch(views, indices, None if self.labels is None else self.labels[indices], epoch)
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The steps from start to stop, cut at the ends of epochs and into `AHEAD` images at most."""
+        an_epoch = self.plan.steps_an_epoch
+        count = max(1, AHEAD * self.plan.world.size // self.plan.batch_size)
+        while start < stop:
+            last = min(stop, start + count, (start // an_epoch + 1) * an_epoch)
+            yield start, last
+            start = last
 
 
 class StreamLoader:

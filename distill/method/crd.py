@@ -4,7 +4,7 @@ Student and teacher embeddings of an image attract each other; those of `negativ
 of the last embedding of every image, repel (§3.2, both ways). Changes: a step draws one set of negatives for all of the
 batch, so that they are one matrix product. The normalising constant is the mean over the first batch, as in the authors'
 code (RepDistiller, crd/memory.py). The teacher's embedding layer learns with the student's, as theirs does: no gradient
-goes on to the teacher.
+goes on to the teacher. `kd` adds so much of Hinton's loss, the paper's CRD+KD.
 """
 import math
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from core.distributed import gather
 from core.method import Batch, check_positive, exact
 from distill.losses import contrastive
+from distill.losses import kd as hinton
 from distill.method import Labelled
 
 NEGATIVES = 0xFFFF0011  # a stream of random numbers of its own
@@ -25,10 +26,14 @@ class CRD(Labelled):
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, dim: int, negatives: int,
-        temperature: float, momentum: float,
+        temperature: float, momentum: float, kd: float = 0.0, kd_temperature: float = 4.0,
     ):
+        self.wants = ("features", "logits") if kd else ("features",)
         super().__init__(encoder, teacher, classes, ce, weight)
-        check_positive(temperature=temperature)
+        check_positive(temperature=temperature, kd_temperature=kd_temperature)
+        if not 0 <= kd < math.inf:
+            raise ValueError(f"method.kd={kd}: must be 0 or more")
+        self.kd, self.kd_temperature = kd, kd_temperature
         self.students, self.teachers = nn.Linear(encoder.dim, dim), nn.Linear(teacher.dim, dim)
         self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim
         self.register_buffer("log_constants", torch.full((2,), math.inf))  # log(Z/M) of teacher's and student's negatives
@@ -56,8 +61,13 @@ class CRD(Labelled):
         return int(gather(batch.indices.to(self.students.weight.device)).sum()) * 65_537 + batch.epoch
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        told, indices, drawn, labels = targets
-        return self.combine(features[:, 0], [told[:, 0]], labels, progress, indices=indices, drawn=int(drawn[0]))
+        *told, indices, drawn, labels = targets
+        student, told = features[:, 0], [t[:, 0] for t in told]
+        loss, scalars = self.combine(student, told, labels, progress, indices=indices, drawn=int(drawn[0]))
+        if self.kd:
+            found = hinton(exact(self.head(student)), exact(told[1]), self.kd_temperature)
+            loss, scalars = loss + self.kd * found, scalars | {"kd": found.detach()}
+        return loss, scalars
 
     def distil(self, features, logits, told, labels, progress, indices, drawn):
         student = F.normalize(exact(self.students(features)), dim=1)
