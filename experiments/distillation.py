@@ -8,8 +8,8 @@ labels: KD, DKD and CRD after the fine-tuned teacher against the same student fr
 looked at once. What is done is not run again. Kept in experiments/distillation/fashion_mnist.json.
 
 --long: with labels alone, ten epochs of the students and fifteen of the teacher, as CRD's memory needs time to fill and its
-teacher something to teach. CRD with a weight of .2 (of .05, .2 and .8, chosen on validation images: seed 0, 5 epochs), alone and
-beside KD as in the paper. Kept in experiments/distillation/long.json.
+teacher something to teach. CRD with a weight of .2 (of .05, .2 and .8, chosen on validation images: seed 0, 5 epochs), alone
+and beside KD as in the paper. Kept in experiments/distillation/long.json.
 """
 import argparse
 import json
@@ -79,8 +79,8 @@ def with_labels(
     """
     tool, found = "linear_eval.finetune", {}
     tuned, scratch = together([
-        partial(command, tool, RUNS / f"teacher{tag}-{seed}", seed, teachers_epochs, f"--encoder={teacher}", "--checks=1", *SGD),
-        partial(command, tool, RUNS / f"scratch{tag}-{seed}", seed, epochs, f"--encoder={STUDENT}", "--checks=1", *SGD),
+        partial(command, tool, RUNS / f"{name}{tag}-{seed}", seed, length, f"--encoder={encoder}", "--checks=1", *SGD)
+        for name, length, encoder in (("teacher", teachers_epochs, teacher), ("scratch", epochs, STUDENT))
     ])
     words = (
         f"--teacher={tuned / 'classifier.safetensors'}", f"--student={STUDENT}",
