@@ -38,8 +38,9 @@ def line(path: Path) -> str:
     commands = list(dict.fromkeys(c["command"].removeprefix("uv run ") for c in found))
     codes = list(dict.fromkeys(code for c in found for code in ([c["code"]] if isinstance(c["code"], str) else c["code"])))
     machines = list(dict.fromkeys(machine(c["hardware"]) for c in found))
-    seeds = next((c[key] for c in found for key in ("seeds", "seed") if key in c), "–")
-    told = ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds)
+    said = [c.get("seeds", c.get("seed", [])) for c in found]
+    seeds = dict.fromkeys(seed for some in said for seed in (some if isinstance(some, list) else [some]))
+    told = ", ".join(map(str, seeds)) or "–"
     name = path.relative_to(HERE).as_posix()
     return f"| {name} | {'; '.join(f'`{c}`' for c in commands)} | {', '.join(codes)} | {'; '.join(machines)} | {told} |"
 

@@ -53,6 +53,7 @@ def test_the_pages_files_are_these():
     ]
 
 
+@pytest.mark.long
 def test_a_method_has_its_row_by_three_lines_of_three_files(checkout):
     method = "ssl/method/align_uniform.py", "ssl/method/align_uniform.yaml"
     put(checkout, *method, "experiments/tables/fashion_mnist_family.yaml")
@@ -66,6 +67,7 @@ def test_a_method_has_its_row_by_three_lines_of_three_files(checkout):
     assert "align_uniform" in do(checkout, "ssl.pretrain", "--help")
 
 
+@pytest.mark.long
 def test_an_encoder_is_pretrained_and_its_file_is_built_again(checkout):
     put(checkout, "vision/my_net.py")
     encoders = checkout / "vision" / "encoders.py"
@@ -79,6 +81,7 @@ def test_an_encoder_is_pretrained_and_its_file_is_built_again(checkout):
     assert ended.stdout.strip() == "MyNet", ended.stderr
 
 
+@pytest.mark.long
 def test_a_space_is_searched(checkout):
     put(checkout, "my_space.py")
     words = ["--data=digits", "--epochs=0.1", "--checks=1", "--trials=1", "--rungs=1", "--parallel=1"]

@@ -86,6 +86,7 @@ def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.long
 def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
     words = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs"
     job = begin(tmp_path, *words)
@@ -97,6 +98,7 @@ def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
         assert "on 2 × cpu" in (tmp_path / "runs" / "nas" / "s" / "trials" / f"{t['number']:05d}.log").read_text()
 
 
+@pytest.mark.long
 def test_multirun_joins_one_study(tmp_path):
     """As `hydra/launcher=submitit_slurm` would on nodes of a cluster; here one after the other."""
     job = begin(tmp_path, "--multirun", "--node=0,1", "--strategy=proxy", "--proxy=macs", "--objectives=proxy")

@@ -150,6 +150,7 @@ def begin(folder: Path, *words: str, module: str):
     return real(*words, module=module, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.long
 def test_paused_and_gone_on_with_it_leaves_the_same_bytes(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     jobs = [begin(tmp_path, *WORDS, "--epochs=2", f"--out={whole}", module="nas.supernet"),
@@ -172,6 +173,7 @@ def study(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_all_are_judged_without_training_and_the_best_are_trained_on(study):
     found = json.loads((study / "runs" / "nas" / "s" / "results.json").read_text())
     trials = found["trials"]
@@ -185,6 +187,7 @@ def test_all_are_judged_without_training_and_the_best_are_trained_on(study):
     assert {t["number"] for t in finalists} >= set(found["front"])
 
 
+@pytest.mark.long
 def test_a_parts_accuracy_is_that_of_the_file_it_begins_from(study):
     """Saved, loaded, judged again: the very same figure."""
     place = study / "runs" / "nas" / "s"
@@ -197,6 +200,7 @@ def test_a_parts_accuracy_is_that_of_the_file_it_begins_from(study):
         assert card.origin["tool"] == "nas.supernet"
 
 
+@pytest.mark.long
 def test_what_is_inherited_is_worth_more_than_nothing(study):
     """A part's features beat an untrained encoder's of the same shape, whose statistics were calibrated alike."""
     place = study / "runs" / "nas" / "s"
