@@ -202,7 +202,7 @@ class _Reader:
         files = tuple((key, self.filled(value, variables, used)) for key, value in said["files"].items())
         named = sorted({m[0] for word in words for m in re.findall(REFERENCE, word)})
         needs = tuple((other, self.cell(other, variables, (*under, name))) for other in named)
-        told = ", ".join(f"{key}={value}" for key, value in sorted(used.items()))
+        told = ", ".join(f"{key}={value}" for key, value in sorted(used.items()) if value != "None")
         name = f"{name} {told}".strip()
         cell = Cell(name, said["tool"], words, files, needs, float(said.get("minutes", 0)), tuple(said.get("codes", [0])))
         for other, file in (pair for word in words for pair in re.findall(REFERENCE, word)):
