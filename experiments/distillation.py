@@ -4,8 +4,8 @@
 
 Without labels: SEED against SimCLR alone, the same student, the same epochs, logistic regression on frozen features. With
 labels: KD, DKD and CRD after the fine-tuned teacher against the same student from scratch, the same epochs. Last weights, test
-looked at once. What is done is not run again. Kept in experiments/distillation/fashion_mnist.json. After a teacher that was trained
-for longer, and with three seeds: the table fashion_mnist_distillation.
+looked at once. What is done is not run again. Kept in experiments/distillation/fashion_mnist.json. After a teacher that was
+trained for longer, and with three seeds: the table fashion_mnist_distillation.
 """
 import argparse
 import json
