@@ -10,71 +10,11 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT
+from toy_table import TABLE, calls
 
 from experiments import launch, reproduce
 from experiments.cells import ordered
 from experiments.table import Table, found, latex
-
-TOOL = '''
-import json, os, pathlib, sys, time
-words = dict(word[2:].split("=", 1) for word in sys.argv[1:])
-out = pathlib.Path(words["out"])
-out.mkdir(parents=True, exist_ok=True)
-busy = out / "busy"
-busy.touch(exist_ok=False)  # two at once in a folder: it fails
-with open("calls.txt", "a") as file:
-    file.write(words["name"] + "\\n")
-time.sleep(float(words.get("sleep", 0)))
-busy.unlink()
-if words["name"] == pathlib.Path("broken").read_text() if pathlib.Path("broken").exists() else False:
-    sys.exit("it is broken")
-before = json.loads(pathlib.Path(words["before"]).read_text())["value"] if "before" in words else 0
-result = {"value": before + float(words["add"]), "rows": [{"source": "a", "v": 1}, {"source": "b", "v": 7}]}
-(out / "result.json").write_text(json.dumps(result))
-'''
-TABLE = """
-title: Sums
-about: Of two numbers.
-variables: {base: 10, sleep: 0, seeds: [1, 2, 3]}
-smoke: {base: 1, seeds: [1]}
-cells:
-  first:
-    tool: toy.work
-    words: {name: "first-{seed}", add: "{base}", sleep: "{sleep}", out: "{out}"}
-    files: {scores: "{out}/result.json"}
-    minutes: 2
-  second:
-    tool: toy.work
-    words: {name: "second-{kind}-{seed}", add: "{more}", before: "{first.scores}", sleep: "{sleep}", out: "{out}"}
-    files: {scores: "{out}/result.json"}
-    minutes: 3
-columns:
-  sum: {title: "sum, %", digits: 1, best: high}
-  v: {title: v_b}
-rows:
-  - name: little
-    with: {kind: little, more: "{seed}"}
-    values: {sum: "{second.scores}#value", v: "{second.scores}#rows[source=b].v"}
-    published: {sum: [12.5, "Somebody 2001, table 2"]}
-  - name: much & more
-    with: {kind: much, more: 5}
-    values: {sum: "{second.scores}#value"}
-"""
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "work.py").write_text(TOOL)
-    (tmp_path / "sums.yaml").write_text(TABLE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
-
-
-def calls(place: Path) -> list[str]:
-    path = place / "calls.txt"
-    return path.read_text().split() if path.exists() else []
 
 
 def figures(place: Path) -> dict:
@@ -129,68 +69,6 @@ def test_a_changed_setting_does_again_what_depends_on_it_and_nothing_else(place)
     assert sorted(calls(place)[12:]) == ALL
     reproduce.main(["--table=sums.yaml", "--parallel=2"])
     assert len(calls(place)) == 21  # the old ones are still there
-
-
-def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch):
-    from experiments import cells
-
-    monkeypatch.setattr(cells, "ROOT", place)
-
-    def id() -> str:
-        cells.version.cache_clear()
-        return Table.load("sums.yaml").cells[0].id
-
-    first = id()
-    path = place / "toy" / "work.py"
-    path.write_text("'''What it does.'''\n# why\n" + TOOL)
-    documented = id()
-    path.write_text("'''It does it.'''\n\n# because\n" + TOOL)
-    assert id() == documented
-    path.write_text(TOOL + "\nprint(1)\n")
-    assert id() not in (first, documented)
-    cells.version.cache_clear()
-
-
-def test_of_methods_an_address_knows_its_own_and_recipes_by_what_is_in_them(place, monkeypatch):
-    from experiments import cells
-
-    monkeypatch.setattr(cells, "ROOT", place)
-    (place / "toy" / "method").mkdir()
-    for name in ("one", "two", "three"):
-        (place / "toy" / "method" / f"{name}.py").write_text("from toy.method.three import x\n" if name == "one" else "x = 1\n")
-    (place / "recipe.yaml").write_text("method: two\n")
-    (place / "sums.yaml").write_text(TABLE.replace('add: "{base}"', 'add: "{base}", method: one').replace(
-        'add: "{more}"', 'add: "{more}", recipe: recipe.yaml'))
-
-    def ids() -> list[str]:
-        cells.version.cache_clear()
-        second = Table.load("sums.yaml").cells[0]
-        return [second.needs[0][1].id, second.id]
-
-    before = ids()
-    (place / "toy" / "method" / "new.py").write_text("x = 2\n")
-    assert ids() == before
-    (place / "toy" / "method" / "two.py").write_text("x = 2\n")
-    after = ids()
-    assert after[0] == before[0]
-    assert after[1] != before[1]
-    (place / "toy" / "method" / "three.py").write_text("x = 3\n")  # `one` is built on it
-    assert ids()[0] != before[0]
-    before = ids()
-    (place / "recipe.yaml").write_text("method: two\nepochs: 3\n")
-    assert ids()[0] == before[0]
-    assert ids()[1] != before[1]
-    cells.version.cache_clear()
-
-
-def test_an_address_knows_every_room_whose_code_its_tool_runs():
-    from test_rooms import ROOMS, imports
-
-    from experiments.cells import OTHERS, SHARED
-
-    for room in set(ROOMS) - {"core", "vision", "paper_figures"}:
-        used = {name.split(".")[0] for path in (ROOT / room).rglob("*.py") for name in imports(path.read_text())} & set(ROOMS)
-        assert used <= {*SHARED, room, *OTHERS.get(room, ())}, room
 
 
 def test_what_fails_is_shown_tried_again_and_blocks_what_needs_it(place, capsys):
