@@ -246,7 +246,8 @@ def render_by_torch(images: Tensor, draw: Draw, size: int, mean: Tensor, std: Te
     else:
         x = resized_crop(images, draw.box, draw.flip, size)
     x = colour_jitter(x, draw.jitter, draw.order, draw.factors)
-    x = where_(draw.grey, greyscale, x)
+    if x.shape[1] == 3:
+        x = where_(draw.grey, greyscale, x)
     x = where_(draw.blur, gaussian_blur, x, draw.sigma)
     x = where_(draw.solarize, solarize, x)
     return normalise(x, mean, std).contiguous(memory_format=torch.channels_last)

@@ -64,14 +64,12 @@ def colour_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> 
 
     Three of the four blend the image with another one: y = clamp(f·x + (1 − f)·base), where base is black (brightness),
     the mean grey level (contrast), or the grey image (saturation). So one expression serves them, and only hue differs.
+    Of grey images, which have neither, only brightness and contrast remain.
     """
     colour = x.shape[1] == 3
-    for operation in order.unbind(1):
+    for operation in order.unbind(1) if colour else of_grey(order):
         factor = factors.gather(1, operation[:, None])[:, 0]
-        blends = active & (operation != HUE)
-        if not colour:
-            blends = blends & (operation != SATURATION)
-        factor = torch.where(blends, factor, 1)
+        factor = torch.where(active & (operation != HUE), factor, 1)
         grey = luma(x)
         level = grey.mean((1, 2, 3)) * (1 - factor) * (operation == CONTRAST)
         base = level[:, None, None, None]
@@ -81,6 +79,13 @@ def colour_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> 
         if colour:
             x = where_(active & (operation == HUE), turn_hue, x, factors[:, HUE])
     return x
+
+
+def of_grey(order: Tensor) -> tuple[Tensor, Tensor]:
+    """B,4 → B and B: brightness and contrast, in each image's order."""
+    brightness, contrast = ((order == operation).int().argmax(1) for operation in (BRIGHTNESS, CONTRAST))
+    late = (brightness > contrast).to(order.dtype)
+    return late, 1 - late
 
 
 def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
