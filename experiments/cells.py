@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; its own beside them
 OTHERS = {"nas": ("ssl",), "experiments": ("ssl", "nas", "distill", "deploy")}  # and those that a room's tools call
 MISSING = 70  # recorded where a tool ends well and leaves not all of its files
+CHANGED = "the code has changed since this command began: the same command goes on with what it is now"
 STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT)  # exit codes of a tool that was told to stop
 
 
@@ -211,6 +212,12 @@ def alone(cell: Cell) -> Iterator[int | None]:
         yield file.fileno()
 
 
+def current(cell: Cell) -> bool:
+    """Is its code still what its address says?"""
+    version.cache_clear()
+    return replace(cell).id == cell.id
+
+
 def perform(cell: Cell, environment: dict[str, str], started: Callable[[subprocess.Popen], None] = lambda process: None) -> str:
     """Do it, unless it is done.  → "done", "failed", "stopped" or "elsewhere" (another process is at it).
 
@@ -223,6 +230,9 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
             return "done"
         tries, start = cell.ended.get("tries", 0) + 1, time.time()
         with open(cell.log, "ab") as log:
+            if not current(cell):
+                log.write(f"{CHANGED}\n".encode())
+                return "failed"
             log.write(f"\n$ {cell.text}\n".encode())
             log.flush()
             process = subprocess.Popen(
@@ -234,6 +244,10 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
         ended = process.wait()
         if ended in STOPPED:
             return "stopped"
+        if not current(cell):
+            with open(cell.log, "a") as log:
+                log.write(f"{CHANGED}\n")
+            return "failed"
         missing = [name for name, _ in cell.files if not cell.file(name).exists()]
         if ended in cell.codes and missing:
             with open(cell.log, "a") as log:

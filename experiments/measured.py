@@ -5,6 +5,7 @@
 A line a file: the command that makes it, the code it was made with, the machine, the seeds. A test holds the page to the files,
 and every file that the README names to having all of these.
 """
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "measured.md"
 HEAD = """# What is measured, and where each figure was born
 
-Every figure in the README comes from one of these files. A + after a commit: files had changed since. Seeds: – where what is
-measured is a time. `uv run python -m experiments.measured` writes this page from the files.
+Every figure in the README comes from one of these files. Code: the commit that was measured, where the command is to be found
+should it be gone since; a + says that files had changed. Seeds: – where what is measured is a time.
+`uv run python -m experiments.measured` writes this page from the files.
 
 | file, below experiments/ | command | code | machine | seeds |
 |---|---|---|---|---|
@@ -58,7 +60,8 @@ def page() -> str:
     return HEAD + "\n".join(map(line, files())) + "\n"
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
     checkpoint.write(PAGE, page())
     print(PAGE)
     return 0

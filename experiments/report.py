@@ -38,12 +38,14 @@ def of_table(table: dict) -> Section:
     strong = frozenset(i for i, row in enumerate(rows) if any(best for _, best in row))
     blocks: list = [table["about"], Table(head, [[text for text, _ in row] for row in rows], slice(1, None), strong=strong)]
     for name in table.get("figures", {}):
-        path = Path(table["folder"]) / f"{name}.png"
-        if path.exists():
+        folder = Path(table["folder"])
+        path = next((p for p in (folder / f"{name}.png", folder / f"{table['table']}-{name}.png") if p.exists()), None)
+        if path is not None:
             blocks.append(Picture(path.name, path.read_bytes(), name))
     machine, done = table["hardware"], [cell for cell in table["cells"].values() if cell]
     certificate = [
-        ["command", f"uv run {table['command']}"], ["code", table["code"]], ["seeds", ", ".join(map(str, table["seeds"]))],
+        ["command", f"uv run {table['command']}"],
+        ["code", ", ".join(table["code"])], ["seeds", ", ".join(map(str, table["seeds"]))],
         ["hardware", machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"],
         ["versions", ", ".join(f"{name} {version}" for name, version in table["versions"].items())],
         ["cells", f"{len(done)} done in {sum(cell['seconds'] for cell in done) / 3600:.1f} hours of processes"],

@@ -1,23 +1,26 @@
-"""A table of a paper from one command: every cell by the tools' own command lines, then Markdown, LaTeX and JSON.
+"""A table of a paper from one command: every cell by the tools' own command lines, then Markdown, LaTeX, JSON and figures.
 
     uv run python -m experiments.reproduce --table fashion_mnist_story --dry_run
     uv run python -m experiments.reproduce --table fashion_mnist_story --parallel 2
     uv run python -m experiments.reproduce --table cifar10_family --launcher slurm --slurm slurm_partition=gpu gpus_per_node=1
 
 What is done is not done again, by this runner or another; what failed is shown with its log and tried again; stopped or killed
-at any moment, the same command goes on. The table is left in runs/tables/<table>/ (<table>-smoke; <table>-some with --only).
---keep copies its JSON and Markdown to experiments/tables/measured/.
+at any moment, the same command goes on. The table is left in runs/tables/<table>/ (<table>-smoke; <table>-some with --only),
+its figures beside it, by paper_figures.make. --keep copies JSON, Markdown and pictures to experiments/tables/measured/.
 """
 import argparse
 import json
+import os
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from core import checkpoint, command
 from core.machine import code, hardware, versions
 from experiments import launch
-from experiments.cells import Cell, ordered
+from experiments.cells import Cell, ordered, paths
 from experiments.table import FOLDER, Table, latex, markdown
 
 MEASURED = FOLDER / "measured"
@@ -62,7 +65,9 @@ def reproduce(given) -> int:
     ended = launch.run(cells, launcher, say)
     said = " ".join(["python -m experiments.reproduce", *_said(given)])
     place = table.name + ("-smoke" if given.smoke else "") + ("-some" if given.only else "")
-    missing = write(table, Path("runs") / "tables" / place, said, given.keep)
+    out = Path("runs") / "tables" / place
+    missing = write(table, out, said, given.keep)
+    drawn = draw(table, out, given.keep)
     failed = [cell for cell in cells if ended[cell.id] == "failed"]
     for cell in failed:
         print(f"failed: {cell.name}: {cell.why}\n  {cell.log}", file=sys.stderr)
@@ -71,7 +76,19 @@ def reproduce(given) -> int:
     if "stopped" in ended.values():
         print("stopped: the same command goes on", file=sys.stderr)
         return 75
-    return 1 if failed or missing else 0
+    return 0 if drawn and not failed and not missing else 1
+
+
+def draw(table: Table, out: Path, keep: bool) -> bool:
+    """Its figures, by a process: drawing knows nothing of us.  → are all there?"""
+    if not table.drawings:
+        return True
+    environment = os.environ | {"PYTHONPATH": paths()}
+    ended = subprocess.run([sys.executable, "-m", "paper_figures.make", f"--table={out / 'table.json'}"], env=environment)
+    for name in table.drawings if keep else ():
+        if (picture := out / f"{name}.png").exists():
+            shutil.copyfile(picture, MEASURED / f"{table.name}-{name}.png")
+    return ended.returncode == 0
 
 
 def _said(given) -> list[str]:
@@ -99,18 +116,19 @@ def say(what: str, cell: Cell, done: int, total: int) -> None:
 def listing(cells: list[Cell]) -> str:
     lines = []
     for cell in cells:
-        state = "done" if cell.done else f"failed: {cell.why}" if cell.ended.get("code") else f"{cell.minutes:g} min"
+        expected = f"{cell.minutes:g} min" if cell.minutes else "not measured"
+        state = "done" if cell.done else f"failed: {cell.why}" if cell.ended.get("code") else expected
         lines += [f"{cell.name}  ({state})", f"  {cell.text}"]
-    left = sum(cell.minutes for cell in cells if not cell.done)
-    done = sum(cell.done for cell in cells)
-    return "\n".join([*lines, "", f"{len(cells)} cells, {done} done; {left:g} minutes of two cores to go, as expected"])
+    left = [cell.minutes for cell in cells if not cell.done]
+    cost = f"{sum(left):g} minutes of two cores to go, as expected" if all(left) else "what is left costs nobody knows what yet"
+    return "\n".join([*lines, "", f"{len(cells)} cells, {len(cells) - len(left)} done; {cost}"])
 
 
 def births(table: Table) -> dict:
     """Where its cells were done; of several machines the first, beside the names of all.  This one, where nothing is done."""
     records = [cell.ended for cell in table.cells if cell.done]
     if not records:
-        return {"hardware": hardware(), "versions": versions(), "code": code()}
+        return {"hardware": hardware(), "versions": versions(), "code": [code()]}
     machines = sorted({record["hardware"]["gpu"] or record["hardware"]["cpu"] for record in records})
     return {"hardware": records[0]["hardware"], "versions": records[0]["versions"], "machines": machines,
             "code": sorted({record["commit"] for record in records})}

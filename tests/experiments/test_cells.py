@@ -1,7 +1,7 @@
 """A cell's address: what changes it, and what does not."""
 from commands import ROOT
 from test_rooms import ROOMS, imports
-from toy_table import TABLE, TOOL
+from toy_table import TABLE, TOOL, calls
 
 from experiments import cells
 from experiments.table import Table
@@ -22,6 +22,21 @@ def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch
     assert id() == documented
     path.write_text(TOOL + "\nprint(1)\n")
     assert id() not in (first, documented)
+    cells.version.cache_clear()
+
+
+def test_what_ran_while_its_code_changed_is_not_filed(place, monkeypatch):
+    monkeypatch.setattr(cells, "ROOT", place)
+    cells.version.cache_clear()
+    cell = Table.load("sums.yaml").cells[0].needs[0][1]
+    path = place / "toy" / "work.py"
+    for _ in range(2):  # again under the same address it is not even begun
+        assert cells.perform(cell, {}, lambda process: path.write_text(TOOL + "\nprint(1)\n")) == "failed"
+        assert not cell.done
+        assert cell.why == cells.CHANGED
+    assert calls(place) == ["first-1"]
+    now = Table.load("sums.yaml").cells[0].needs[0][1]
+    assert cells.perform(now, {}) == "done"
     cells.version.cache_clear()
 
 

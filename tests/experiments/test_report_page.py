@@ -8,7 +8,7 @@ from experiments import report
 
 TABLE = {
     "table": "sums", "title": "Sums & <products>", "about": "Of two numbers", "seeds": [0, 1], "command": "python -m x",
-    "code": "abc",
+    "code": ["abc"],
     "columns": {"a": {"title": "A, %", "digits": 1, "best": "high"}},
     "rows": [
         {"name": "one", "note": "", "values": {"a": [70.0, 71.0]}, "mean": {"a": 70.5}, "std": {"a": 0.7},
@@ -49,6 +49,14 @@ def test_the_page_has_tables_figures_and_runs_and_needs_nothing_else(runs):
     assert "2.0 hours of processes" in text
     assert "<script>alert" not in text
     assert "1 tables and 3 pretraining runs" in text
+
+
+def test_the_kept_tables_are_on_it_with_their_pictures(tmp_path):
+    kept = {path.stem for path in report.MEASURED.glob("*.json")}
+    assert {table["table"] for table in report.tables([report.MEASURED])} == kept >= {"fashion_mnist_story"}
+    text = report.page(tmp_path)
+    assert text.count("<h2>") == len(kept)
+    assert text.count("data:image/png;base64,") == len(list(report.MEASURED.glob("*.png")))
 
 
 def test_a_browser_shows_it(runs, browser):

@@ -158,11 +158,23 @@ def test_a_cluster_does_it_too(place):
     assert table.figures()["rows"][0]["values"]["sum"] == [2.0]
 
 
+def test_figures_are_drawn_too_and_kept(place, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "MEASURED", place / "kept")
+    (place / "sums.yaml").write_text(TABLE + "figures: {sums: {kind: comparison, columns: [sum]}}\n")
+    assert reproduce.main(["--table=sums.yaml", "--parallel=2", "--keep"]) == 0
+    assert sorted(path.name for path in (place / "kept").iterdir()) == ["sums-sums.png", "sums.json", "sums.md"]
+    assert (place / "runs" / "tables" / "sums" / "sums.pdf").exists()
+
+
 def test_smoke_dry_run_and_print(place, capsys):
     assert reproduce.main(["--table=sums.yaml", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "9 cells, 0 done; 24 minutes of two cores to go" in out
     assert calls(place) == []
+    (place / "sums.yaml").write_text(TABLE.replace("    minutes: 2\n", ""))
+    assert reproduce.main(["--table=sums.yaml", "--dry-run"]) == 0
+    assert "9 cells, 0 done; what is left costs nobody knows what yet" in capsys.readouterr().out
+    (place / "sums.yaml").write_text(TABLE)
     assert reproduce.main(["--table=sums.yaml", "--launcher=print"]) == 0
     commands = capsys.readouterr().out.strip().splitlines()
     assert len(commands) == 9
