@@ -133,7 +133,8 @@ def student(words, world) -> None:
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
     head = getattr(method, "head", None)
     if head is not None:
-        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, dataset.classes))
+        told = dataset.classes or master.classes  # without labels the classifier is the teacher's
+        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, told))
     report.final(run, words, dataset, method, master, recipe, world, time.monotonic() - start)
 
 

@@ -59,6 +59,20 @@ def test_killed_it_ends_with_the_same_bytes(files, tmp_path, method):
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
+def test_a_classifier_is_taken_over_without_labels(tmp_path):
+    """simkd to its end: the classifier that it leaves tells apart what the teacher does."""
+    encoder, classes = encoders.create("test_resnet", 3, 8), ("cat", "dog", "owl")
+    recipe, teacher = Recipe(8, [0.5] * 3, [0.25] * 3), tmp_path / "t.safetensors"
+    teacher.write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(encoder.dim, 3), classes))
+    words = [f"--teacher={teacher}", "--student=test_resnet", "--method=simkd", "--data=synthetic", "+data.labels=none"]
+    words += ["--image_size=8", "--batch_size=64", "--steps=2", f"--out={tmp_path / 'o'}", "--cache=none"]
+    ended = run(*words, logs=tmp_path / "l", module=MODULE)
+    assert ended.code == 0, ended.err
+    model, card = artifact.load_classifier(tmp_path / "o" / "classifier.safetensors")
+    assert card.classes == classes
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
 def test_mistakes_are_one_line(files, tmp_path):
     out, teacher = f"--out={tmp_path / 'x'}", f"--teacher={files}/encoder.safetensors"
     for words, said in [
