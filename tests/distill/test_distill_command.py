@@ -1,12 +1,15 @@
 """`python -m distill.train`: students in one job, resume to the same bytes, mistakes in a line."""
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from commands import run, start
 from torch import nn
 
+from core import config
+from distill.train import TOOL, jobs
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
 
@@ -23,6 +26,7 @@ def files(tmp_path_factory):
     (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
     (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
     (folder / "other.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 2), ("cat", "dog")))
+    (folder / "none.safetensors").write_text("none of ours")
     return folder
 
 
@@ -73,11 +77,31 @@ def test_a_classifier_is_taken_over_without_labels(tmp_path):
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
 
 
+def test_folders_of_several_students(tmp_path):
+    def outs(student: str) -> list[tuple[str, str]]:
+        words, _ = config.overrides(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.words)
+        words = config.compose(TOOL, words)
+        return [(job.encoder, str(Path(job.out).relative_to(tmp_path))) for job in jobs(words)]
+
+    a, b = "runs/a/encoder.safetensors", "runs/b/encoder.safetensors"
+    assert outs("resnet18, test_resnet ,") == [("resnet18", "resnet18"), ("test_resnet", "test_resnet")]
+    assert outs(f"{a},{b}") == [(a, "a-encoder"), (b, "b-encoder")]
+    assert outs(f"{a},more/{a}") == [(a, "1-a-encoder"), (f"more/{a}", "2-a-encoder")]
+    assert outs(a) == [(a, ".")]
+
+
 def test_mistakes_are_one_line(files, tmp_path):
     out, teacher = f"--out={tmp_path / 'x'}", f"--teacher={files}/encoder.safetensors"
     for words, said in [
         ([], "teacher=…: say which encoder teaches"),
+        (["--teacher=,"], "teacher=…: say which encoder teaches"),
         (["--teacher=nowhere.safetensors"], "teacher=nowhere.safetensors: no such file"),
+        ([teacher, "--student=test_resnet,nowhere.safetensors"], "student=nowhere.safetensors: no such file"),
+        ([teacher, f"--student=test_resnet,{files}/none.safetensors"], f"student={files}/none.safetensors is not an encoder"),
+        ([teacher, "--student=test_resnet, resnet1888"], "student=resnet1888: no such timm model"),
+        ([teacher, "--student=,"], "student=,: say what to train"),
+        ([teacher, "--beside=nowhere.safetensors"], "beside=nowhere.safetensors: no such file"),
+        ([teacher, f"--beside={files}/encoder.safetensors, {files}/none.safetensors"], "beside=/"),
         ([teacher, "--method=kd"], "has no classifier, which this method asks"),
         ([f"--teacher={files}/other.safetensors", "--method=kd"], "they must be the same"),
         ([teacher, "--method=seeed"], "did you mean seed"),
