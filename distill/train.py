@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from core import command, config
@@ -33,13 +34,16 @@ def check(words) -> None:
     if not listed(words.teacher):
         raise ValueError("teacher=…: say which encoder teaches, such as runs/…/encoder.safetensors or resnet50")
     command.check(words)
-    wrong = {} if words.cache_gb >= 0 else {"cache_gb": "0 or more"}
+    wrong = {} if 0 <= words.cache_gb < inf else {"cache_gb": "0 or more"}
     at = list(words.steps_at)
     if not all(0 < share < 1 for share in at) or at != sorted(at):
         wrong["steps_at"] = "shares of the run, rising, such as [0.6,0.8]"
     if words.chunk:
         wrong["chunk"] = "left out: accumulate does the same for most of these losses"
-    command.refuse(config.flat(words), wrong)
+    flat = config.flat(words)
+    if flat.get("augment.local.views"):
+        wrong["augment.local.views"] = "0: the teacher sees what the student sees, whole images"
+    command.refuse(flat, wrong)
     word, names = students(words)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{word}={words[word]}: {'each one once' if names else 'say what to train, such as resnet18'}")
@@ -126,8 +130,6 @@ def student(words, world) -> None:
     master = teacher.load(words.teacher, recipe.mean, recipe.std, world.device)
     classes = check_classes(dataset, master, words)
     method = command.build_method(words, encoder, teacher=master, classes=classes)
-    if method.needs_labels and dataset.train.labels is None:
-        raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
     split = dataset.train if method.needs_labels else dataset.pretrain
     deal = loaders.Plan(len(split), words.batch_size, words.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
@@ -175,7 +177,7 @@ def student(words, world) -> None:
 
 
 def check_classes(dataset, master, words) -> int:
-    """How many classes a classifier is to tell apart; 0 without labels.  Refuses a teacher of other classes."""
+    """How many classes a classifier can learn to tell apart; 0 without labels.  Refuses a teacher of other classes."""
     if dataset.classes is None:
         return 0
     if master.classes is not None and tuple(master.classes) != tuple(dataset.classes):
@@ -183,7 +185,7 @@ def check_classes(dataset, master, words) -> int:
             f"teacher={words.teacher} tells apart {len(master.classes)} classes ({', '.join(master.classes[:3])}, …), "
             f"data={words.chosen.data} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, …): they must be the same"
         )
-    return len(dataset.classes)
+    return 0 if dataset.train.labels is None else len(dataset.classes)
 
 
 def keep(words, method, master, fingerprint: str, split, recipe, precise) -> None:

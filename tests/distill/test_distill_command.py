@@ -92,6 +92,7 @@ def test_folders_of_several_students(tmp_path):
 
 def test_mistakes_are_one_line(files, tmp_path):
     out, teacher = f"--out={tmp_path / 'x'}", f"--teacher={files}/encoder.safetensors"
+    classifier = f"--teacher={files}/classifier.safetensors"
     for words, said in [
         ([], "teacher=…: say which encoder teaches"),
         (["--teacher=,"], "teacher=…: say which encoder teaches"),
@@ -107,7 +108,12 @@ def test_mistakes_are_one_line(files, tmp_path):
         ([teacher, "--method=seeed"], "did you mean seed"),
         ([teacher, "--student=test_resnet,test_resnet"], "each one once"),
         ([teacher, "--cache_gb=-1"], "cache_gb=-1"),
-        ([f"--teacher={files}/classifier.safetensors", "--method=crd", "--data=synthetic", "+data.labels=none"], "labels"),
+        ([teacher, "--cache_gb=inf"], "cache_gb=inf: must be 0 or more"),
+        ([teacher, "--cache_gb=nan"], "cache_gb=nan: must be 0 or more"),
+        ([teacher, f"--cache={files}/none.safetensors"], "none.safetensors cannot be written: "),
+        ([teacher, "--augment.local.views=4"], "augment.local.views=4: must be 0"),
+        ([teacher, "--method.hidden=0"], "method.hidden=0: must be more than 0"),
+        ([classifier, "--method=dkd", "--data=synthetic", "+data.labels=none"], "needs labels"),
     ]:
         ended = run(*words, "--image_size=8", out, logs=tmp_path / "l", module=MODULE)
         assert ended.code == 2, (words, ended.err)

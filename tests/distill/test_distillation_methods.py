@@ -170,6 +170,18 @@ def test_methods_refuse_what_a_teacher_cannot_say():
         build_method(words, without, teacher=teacher_made(), classes=4)
 
 
+@pytest.mark.parametrize(("name", "word", "right"), [
+    ("cosine", "hidden=-5", "0 or more"), ("queue_kl", "hidden=-5", "0 or more"),
+    ("dino", "teachers_temperature=0.0", "more than 0"), ("dino", "center_momentum=1.5", "from 0 to 1"),
+    ("dkd", "warmup=-0.1", "0 or more"), ("dkd", "beta=-1.0", "0 or more"),
+    ("dkd", "alpha=-1.0", "0 or more"), ("dist", "gamma=-1.0", "0 or more"), ("crd", "momentum=1.5", "from 0 to 1"),
+    ("crd", "momentum=-0.5", "from 0 to 1"), ("rkd", "distance=-1.0", "0 or more"), ("rkd", "angle=-1.0", "0 or more"),
+])
+def test_methods_refuse_numbers_out_of_range(name, word, right):
+    with pytest.raises(ValueError, match=rf"method\.{word}: must be {right}"):
+        made(name, f"method.{word}")
+
+
 def test_simkds_classifier_is_the_teachers_on_what_it_projects():
     method = made("simkd", dtype=torch.float64)
     x = torch.randn(5, method.encoder.dim, dtype=torch.float64)
