@@ -26,6 +26,7 @@ def files(tmp_path_factory):
     (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
     (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
     (folder / "other.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 2), ("cat", "dog")))
+    (folder / "again.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
     (folder / "none.safetensors").write_text("none of ours")
     return folder
 
@@ -128,7 +129,7 @@ def test_another_teacher_under_the_same_name_is_noticed(files, tmp_path):
     job.until(tmp_path / "o" / "metrics.jsonl", rows=4)
     job.send(9)
     job.wait()
-    shutil.copy(files / "other.safetensors", tmp_path / "t.safetensors")
+    shutil.copy(files / "again.safetensors", tmp_path / "t.safetensors")
     ended = run(*words, "--save_minutes=0.0001", logs=tmp_path / "l", module=MODULE)
     assert ended.code == 2
-    assert "is not the one" in ended.err or "they must be the same" in ended.err
+    assert f"{tmp_path}/t.safetensors is not the one that" in ended.err.splitlines()[-1]
