@@ -21,7 +21,7 @@ class Cache:
     """Rows of half-precision numbers by (epoch, image).
 
     what: all that the rows depend on beside epoch and image; images: rows of an epoch; limit: bytes that it may take. Epochs
-    beyond the limit are not kept.
+    beyond the limit are not kept.  Raises ValueError where the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, what: dict, images: int, width: int, limit: float):
@@ -31,8 +31,11 @@ class Cache:
         self.hits = self.misses = 0
         self._open: tuple[int, np.ndarray, np.ndarray] | None = None
         if self.epochs and is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "what.json").write_text(text + "\n")
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / "what.json").write_text(text + "\n")
+            except OSError as error:
+                raise ValueError(f"cache={folder} cannot be written: {error.strerror}; give another folder, or none") from error
         gather_objects(None)  # the folder is there for all
 
     def get(self, epoch: int, indices: np.ndarray) -> np.ndarray | None:

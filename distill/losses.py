@@ -133,8 +133,8 @@ def similarity_kl(
 ) -> Tensor:
     """Cross-entropy of similarities to anchors: mean_i −Σ_j softmax(t_i·a'_j / τ_T) log softmax(s_i·a_j / τ_S).
 
-    Rows of length 1: student B,P with anchors K,P; teacher B,Q with its anchors K,Q.  SEED (arXiv 2101.04731, eqs. 3–6) takes
-    the teacher's embeddings as anchors of both, its own image's first; CompRess (arXiv 2010.14713, eqs. 1–3) each its own.
+    Rows of length 1: student B,P with anchors K,P; teacher B,Q with its anchors K,Q.  CompRess (arXiv 2010.14713, eqs. 1–3)
+    gives each network anchors of its own; regression by KL gives both the teacher's.
     """
     return soft_cross_entropy(student @ anchors.T / temperature, teacher @ teachers_anchors.T / teachers_temperature)
 

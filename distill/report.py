@@ -7,6 +7,7 @@ from torch import nn
 from core.distributed import is_main
 from core.machine import hardware, versions
 from distill.teacher import Member, from_file
+from distill.words import listed
 from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
@@ -62,7 +63,7 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
         fresh = calibrated(fresh, some, *normalisation, device)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
-    beside = [from_file(path, "beside") for path in (words.beside or "").split(",") if path]
+    beside = [from_file(path, "beside") for path in listed(words.beside)]
     entries = {f"teacher: {m.name}": m for m in master.members} | {f"student: {student.name}, {words.chosen.method}": student}
     entries |= {f"beside: {m.name}": m for m in beside} | {f"untrained: {untrained.name}": untrained}
     for name, member in entries.items():

@@ -13,6 +13,7 @@ from core import config
 from core.method import Batch
 from distill.cache import Cache
 from distill.method import map_shapes, maps_of
+from distill.words import listed
 from linear_eval.features import fingerprint
 from vision import artifact, encoders
 from vision.pixels import normalise
@@ -153,4 +154,4 @@ def from_file(name: str, word: str) -> Member:
 
 def load(names: str, mean, std, device: torch.device | str = "cpu") -> Teacher:
     """One teacher, or several by comma.  mean, std: C, of the views that it will be shown."""
-    return Teacher([member(name) for name in names.split(",")], torch.as_tensor(mean), torch.as_tensor(std), device)
+    return Teacher([member(name) for name in listed(names)], torch.as_tensor(mean), torch.as_tensor(std), device)

@@ -9,10 +9,11 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from core import command, config
-from distill.words import DistillWords
+from distill.words import DistillWords, listed
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -30,34 +31,72 @@ def main() -> int:
 
 def check(words) -> None:
     """Refuse what can be refused before anything is loaded or launched."""
-    if words.teacher is None:
+    if not listed(words.teacher):
         raise ValueError("teacher=…: say which encoder teaches, such as runs/…/encoder.safetensors or resnet50")
     command.check(words)
-    wrong = {} if words.cache_gb >= 0 else {"cache_gb": "0 or more"}
+    wrong = {} if 0 <= words.cache_gb < inf else {"cache_gb": "0 or more"}
     at = list(words.steps_at)
     if not all(0 < share < 1 for share in at) or at != sorted(at):
         wrong["steps_at"] = "shares of the run, rising, such as [0.6,0.8]"
     if words.chunk:
         wrong["chunk"] = "left out: accumulate does the same for most of these losses"
-    command.refuse(config.flat(words), wrong)
-    for path in [name for name in (words.teacher + "," + (words.beside or "")).split(",") if name.endswith(".safetensors")]:
+    flat = config.flat(words)
+    if flat.get("augment.local.views"):
+        wrong["augment.local.views"] = "0: the teacher sees what the student sees, whole images"
+    command.refuse(flat, wrong)
+    word, names = students(words)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{word}={words[word]}: {'each one once' if names else 'say what to train, such as resnet18'}")
+    for said, path in [*(("teacher", name) for name in listed(words.teacher)), *((word, name) for name in names)]:
+        if path.endswith(".safetensors") and not config.expand(path).is_file():
+            raise ValueError(f"{said}={path}: no such file")
+    for path in listed(words.beside):
         if not config.expand(path).is_file():
-            raise ValueError(f"{'teacher' if path in words.teacher else 'beside'}={path}: no such file")
+            raise ValueError(f"beside={path}: no such file")
+
+
+def students(words) -> tuple[str, list[str]]:
+    """The word that says what to train, and what it names."""
+    word = "encoder" if words.student is None else "student"
+    return word, listed(words[word])
 
 
 def jobs(words) -> list:
     """One configuration a student; each is a run of its own, and all but the first find the teacher's outputs kept."""
-    students = [name for name in (words.student or words.encoder).split(",") if name]
+    _, names = students(words)
     said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("student", "encoder")]
-    if len(set(students)) < len(students):
-        raise ValueError(f"student={words.student}: each one once")
     found = []
-    for student in students:
-        out = []
-        if len(students) > 1 and words.out != "auto":
-            out = [f"out='{config.expand(words.out) / Path(student).name.replace('.safetensors', '')}'"]
-        found.append(config.compose(TOOL, [*said, f"encoder='{student}'", *out]))
+    for name, folder in zip(names, folders(names), strict=True):
+        out = [f"out='{config.expand(words.out) / folder}'"] if len(names) > 1 and words.out != "auto" else []
+        found.append(config.compose(TOOL, [*said, f"encoder='{name}'", *out]))
     return found
+
+
+def folders(names: list[str]) -> list[str]:
+    """A folder for each of several students: resnet18 → resnet18, runs/a/encoder.safetensors → a-encoder; numbered where two
+    would be the same.
+    """
+    paths = [Path(name) for name in names]
+    found = [f"{path.parent.name}-{path.stem}".lstrip("-") if path.suffix == ".safetensors" else path.name for path in paths]
+    return found if len(set(found)) == len(found) else [f"{i}-{folder}" for i, folder in enumerate(found, 1)]
+
+
+def check_names(words) -> None:
+    """Refuse, before the first student is trained, what the last could not begin or end with."""
+    from distill.teacher import from_file
+    from vision import encoders
+
+    word, names = students(words)
+    for name in names:
+        if name.endswith(".safetensors"):
+            from_file(name, word)
+            continue
+        try:
+            encoders.specify(name, 3, words.image_size, "full")
+        except ValueError as error:
+            raise ValueError(str(error).replace("encoder=", f"{word}=", 1)) from error
+    for path in listed(words.beside):
+        from_file(path, "beside")
 
 
 def run(words) -> int:
@@ -65,6 +104,7 @@ def run(words) -> int:
     from core import distributed
 
     with distributed.session(words.device) as world:
+        check_names(words)
         for job in jobs(words):
             student(job, world)
     return 0
@@ -90,8 +130,6 @@ def student(words, world) -> None:
     master = teacher.load(words.teacher, recipe.mean, recipe.std, world.device)
     classes = check_classes(dataset, master, words)
     method = command.build_method(words, encoder, teacher=master, classes=classes)
-    if method.needs_labels and dataset.train.labels is None:
-        raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
     split = dataset.train if method.needs_labels else dataset.pretrain
     deal = loaders.Plan(len(split), words.batch_size, words.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
@@ -133,12 +171,13 @@ def student(words, world) -> None:
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
     head = getattr(method, "head", None)
     if head is not None:
-        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, dataset.classes))
+        told = dataset.classes or master.classes  # without labels the classifier is the teacher's
+        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, told))
     report.final(run, words, dataset, method, master, recipe, world, time.monotonic() - start)
 
 
 def check_classes(dataset, master, words) -> int:
-    """How many classes a classifier is to tell apart; 0 without labels.  Refuses a teacher of other classes."""
+    """How many classes a classifier can learn to tell apart; 0 without labels.  Refuses a teacher of other classes."""
     if dataset.classes is None:
         return 0
     if master.classes is not None and tuple(master.classes) != tuple(dataset.classes):
@@ -146,7 +185,7 @@ def check_classes(dataset, master, words) -> int:
             f"teacher={words.teacher} tells apart {len(master.classes)} classes ({', '.join(master.classes[:3])}, …), "
             f"data={words.chosen.data} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, …): they must be the same"
         )
-    return len(dataset.classes)
+    return 0 if dataset.train.labels is None else len(dataset.classes)
 
 
 def keep(words, method, master, fingerprint: str, split, recipe, precise) -> None:

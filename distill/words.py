@@ -13,3 +13,8 @@ class DistillWords(Words):
     cache_gb: float = word(20.0, "disk that they may take; epochs beyond it are computed anew")
     steps_at: list[float] = word([], "shares of the run after which lr falls to a tenth, such as [0.6,0.8]; empty: cosine")
     beside: str | None = word(None, "further encoder files for the table, by comma: the student pretrained alone, from scratch")
+
+
+def listed(names: str | None) -> list[str]:
+    """What a word names by comma, without the spaces around it."""
+    return [name for part in (names or "").split(",") if (name := part.strip())]

@@ -1,4 +1,6 @@
 """One file, one paper; its yaml beside it. What they share: a teacher that is asked, and a classifier where labels are."""
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,11 +42,14 @@ class Labelled(Distillation):
 
     def __init__(self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float):
         super().__init__(encoder, teacher, classes)
-        for name, value in (("ce", ce), ("weight", weight)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"method.{name}={value}: must be 0 or more")
+        check_natural(ce=ce, weight=weight)
         self.ce, self.weight = ce, weight
         self.needs_labels = ce > 0 or "logits" in self.wants
+        if self.needs_labels and not classes:
+            raise ValueError(
+                "this method needs labels, and the data has none to train on; seed, compress, cosine, queue_kl, dino and simkd "
+                "need none, nor do crd, rkd and pkt with method.ce=0"
+            )
         self.head = nn.Linear(encoder.dim, classes) if self.needs_labels else None
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -112,4 +117,19 @@ def map_shapes(encoder: nn.Module, count: int, name: str = "student") -> list[tu
 
 def projector(width: int, out: int, hidden: int) -> nn.Module:
     """From the student's width to the teacher's: linear, or with a hidden layer where `hidden` is not 0."""
+    check_natural(hidden=hidden)
     return mlp([width, hidden, out]) if hidden else nn.Linear(width, out)
+
+
+def check_natural(**constants: float) -> None:
+    """Raises ValueError naming the method's setting that is negative or infinite."""
+    for name, value in constants.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"method.{name}={value}: must be 0 or more")
+
+
+def check_share(**constants: float) -> None:
+    """Raises ValueError naming the method's setting that is no share."""
+    for name, value in constants.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"method.{name}={value}: must be from 0 to 1")

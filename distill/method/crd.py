@@ -16,7 +16,7 @@ from core.distributed import gather
 from core.method import Batch, check_positive, exact
 from distill.losses import contrastive
 from distill.losses import kd as hinton
-from distill.method import Labelled
+from distill.method import Labelled, check_natural, check_share
 
 NEGATIVES = 0xFFFF0011  # a stream of random numbers of its own
 
@@ -31,8 +31,8 @@ class CRD(Labelled):
         self.wants = ("features", "logits") if kd else ("features",)
         super().__init__(encoder, teacher, classes, ce, weight)
         check_positive(temperature=temperature, kd_temperature=kd_temperature)
-        if not 0 <= kd < math.inf:
-            raise ValueError(f"method.kd={kd}: must be 0 or more")
+        check_natural(kd=kd)
+        check_share(momentum=momentum)
         self.kd, self.kd_temperature = kd, kd_temperature
         self.students, self.teachers = nn.Linear(encoder.dim, dim), nn.Linear(teacher.dim, dim)
         self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim

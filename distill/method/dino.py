@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.distributed import mean
 from core.method import check_positive, each_view, exact
-from distill.method import Distillation
+from distill.method import Distillation, check_share
 from vision.heads import mlp
 
 
@@ -23,7 +23,8 @@ class DINO(Distillation):
         teachers_temperature: float, center_momentum: float,
     ):
         super().__init__(encoder, teacher)
-        check_positive(temperature=temperature)
+        check_positive(temperature=temperature, teachers_temperature=teachers_temperature)
+        check_share(center_momentum=center_momentum)
         self.projector = mlp([encoder.dim, hidden, prototypes])
         self.register_buffer("prototypes", F.normalize(torch.randn(prototypes, teacher.dim), dim=1))
         self.register_buffer("center", torch.zeros(prototypes))

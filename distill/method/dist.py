@@ -6,7 +6,7 @@ from torch import nn
 
 from core.method import check_positive, exact
 from distill.losses import dist
-from distill.method import Labelled
+from distill.method import Labelled, check_natural
 
 
 class DIST(Labelled):
@@ -17,6 +17,7 @@ class DIST(Labelled):
     ):
         super().__init__(encoder, teacher, classes, ce, weight)
         check_positive(temperature=temperature)
+        check_natural(beta=beta, gamma=gamma)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
     def distil(self, features, logits, told, labels, progress):

@@ -6,7 +6,7 @@ from torch import nn
 
 from core.method import check_positive, exact
 from distill.losses import dkd
-from distill.method import Labelled
+from distill.method import Labelled, check_natural
 
 
 class DKD(Labelled):
@@ -19,6 +19,7 @@ class DKD(Labelled):
     ):
         super().__init__(encoder, teacher, classes, ce, weight)
         check_positive(temperature=temperature)
+        check_natural(alpha=alpha, beta=beta, warmup=warmup)
         if classes < 3:
             raise ValueError("method=dkd: two classes leave nothing beside the target; use kd")
         self.alpha, self.beta, self.temperature, self.warmup = alpha, beta, temperature, warmup

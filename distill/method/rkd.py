@@ -6,12 +6,13 @@ from torch import nn
 
 from core.method import exact
 from distill.losses import relational_angle, relational_distance
-from distill.method import Labelled
+from distill.method import Labelled, check_natural
 
 
 class RKD(Labelled):
     def __init__(self, encoder: nn.Module, teacher, classes: int, ce: float, distance: float, angle: float):
         super().__init__(encoder, teacher, classes, ce, weight=1.0)
+        check_natural(distance=distance, angle=angle)
         self.distance, self.angle = distance, angle
 
     def distil(self, features, logits, told, labels, progress):

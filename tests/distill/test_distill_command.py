@@ -1,12 +1,15 @@
 """`python -m distill.train`: students in one job, resume to the same bytes, mistakes in a line."""
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from commands import run, start
 from torch import nn
 
+from core import config
+from distill.train import TOOL, jobs
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
 
@@ -23,6 +26,8 @@ def files(tmp_path_factory):
     (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
     (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
     (folder / "other.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 2), ("cat", "dog")))
+    (folder / "again.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
+    (folder / "none.safetensors").write_text("none of ours")
     return folder
 
 
@@ -59,17 +64,57 @@ def test_killed_it_ends_with_the_same_bytes(files, tmp_path, method):
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
+def test_a_classifier_is_taken_over_without_labels(tmp_path):
+    """simkd to its end: the classifier that it leaves tells apart what the teacher does."""
+    encoder, classes = encoders.create("test_resnet", 3, 8), ("cat", "dog", "owl")
+    recipe, teacher = Recipe(8, [0.5] * 3, [0.25] * 3), tmp_path / "t.safetensors"
+    teacher.write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(encoder.dim, 3), classes))
+    words = [f"--teacher={teacher}", "--student=test_resnet", "--method=simkd", "--data=synthetic", "+data.labels=none"]
+    words += ["--image_size=8", "--batch_size=64", "--steps=2", f"--out={tmp_path / 'o'}", "--cache=none"]
+    ended = run(*words, logs=tmp_path / "l", module=MODULE)
+    assert ended.code == 0, ended.err
+    model, card = artifact.load_classifier(tmp_path / "o" / "classifier.safetensors")
+    assert card.classes == classes
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_folders_of_several_students(tmp_path):
+    def outs(student: str) -> list[tuple[str, str]]:
+        words, _ = config.overrides(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.words)
+        words = config.compose(TOOL, words)
+        return [(job.encoder, str(Path(job.out).relative_to(tmp_path))) for job in jobs(words)]
+
+    a, b = "runs/a/encoder.safetensors", "runs/b/encoder.safetensors"
+    assert outs("resnet18, test_resnet ,") == [("resnet18", "resnet18"), ("test_resnet", "test_resnet")]
+    assert outs(f"{a},{b}") == [(a, "a-encoder"), (b, "b-encoder")]
+    assert outs(f"{a},more/{a}") == [(a, "1-a-encoder"), (f"more/{a}", "2-a-encoder")]
+    assert outs(a) == [(a, ".")]
+
+
 def test_mistakes_are_one_line(files, tmp_path):
     out, teacher = f"--out={tmp_path / 'x'}", f"--teacher={files}/encoder.safetensors"
+    classifier = f"--teacher={files}/classifier.safetensors"
     for words, said in [
         ([], "teacher=…: say which encoder teaches"),
+        (["--teacher=,"], "teacher=…: say which encoder teaches"),
         (["--teacher=nowhere.safetensors"], "teacher=nowhere.safetensors: no such file"),
+        ([teacher, "--student=test_resnet,nowhere.safetensors"], "student=nowhere.safetensors: no such file"),
+        ([teacher, f"--student=test_resnet,{files}/none.safetensors"], f"student={files}/none.safetensors is not an encoder"),
+        ([teacher, "--student=test_resnet, resnet1888"], "student=resnet1888: no such timm model"),
+        ([teacher, "--student=,"], "student=,: say what to train"),
+        ([teacher, "--beside=nowhere.safetensors"], "beside=nowhere.safetensors: no such file"),
+        ([teacher, f"--beside={files}/encoder.safetensors, {files}/none.safetensors"], "beside=/"),
         ([teacher, "--method=kd"], "has no classifier, which this method asks"),
         ([f"--teacher={files}/other.safetensors", "--method=kd"], "they must be the same"),
         ([teacher, "--method=seeed"], "did you mean seed"),
         ([teacher, "--student=test_resnet,test_resnet"], "each one once"),
         ([teacher, "--cache_gb=-1"], "cache_gb=-1"),
-        ([f"--teacher={files}/classifier.safetensors", "--method=crd", "--data=synthetic", "+data.labels=none"], "labels"),
+        ([teacher, "--cache_gb=inf"], "cache_gb=inf: must be 0 or more"),
+        ([teacher, "--cache_gb=nan"], "cache_gb=nan: must be 0 or more"),
+        ([teacher, f"--cache={files}/none.safetensors"], "none.safetensors cannot be written: "),
+        ([teacher, "--augment.local.views=4"], "augment.local.views=4: must be 0"),
+        ([teacher, "--method.hidden=0"], "method.hidden=0: must be more than 0"),
+        ([classifier, "--method=dkd", "--data=synthetic", "+data.labels=none"], "needs labels"),
     ]:
         ended = run(*words, "--image_size=8", out, logs=tmp_path / "l", module=MODULE)
         assert ended.code == 2, (words, ended.err)
@@ -84,7 +129,7 @@ def test_another_teacher_under_the_same_name_is_noticed(files, tmp_path):
     job.until(tmp_path / "o" / "metrics.jsonl", rows=4)
     job.send(9)
     job.wait()
-    shutil.copy(files / "other.safetensors", tmp_path / "t.safetensors")
+    shutil.copy(files / "again.safetensors", tmp_path / "t.safetensors")
     ended = run(*words, "--save_minutes=0.0001", logs=tmp_path / "l", module=MODULE)
     assert ended.code == 2
-    assert "is not the one" in ended.err or "they must be the same" in ended.err
+    assert f"{tmp_path}/t.safetensors is not the one that" in ended.err.splitlines()[-1]

@@ -20,23 +20,24 @@ B, IMAGES, CLASSES, SIZE = 16, 100, ("a", "b", "c", "d"), 16
 SMALLER = {"hidden": 24, "queue_size": 48, "prototypes": 20, "negatives": 40, "dim": 12}
 
 
-def teacher_made(dtype=torch.float32, classes=CLASSES) -> Teacher:
+def teacher_made(dtype=torch.float32, classes=CLASSES, name="test_resnet", channels=1, size=SIZE) -> Teacher:
     torch.manual_seed(11)
-    encoder = encoders.create("test_resnet", 1, SIZE)
+    encoder = encoders.create(name, channels, size)
     for module in encoder.modules():  # statistics of its own, as a trained one has
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     head = nn.Linear(encoder.dim, len(classes)) if classes else None
-    member = Member("a teacher", encoder.to(dtype), head and head.to(dtype), classes, torch.zeros(1), torch.ones(1))
+    normalisation = torch.zeros(channels), torch.ones(channels)
+    member = Member("a teacher", encoder.to(dtype), head and head.to(dtype), classes, *normalisation)
     return Teacher([member], torch.zeros(1), torch.ones(1))
 
 
-def made(name: str, *more: str, dtype=torch.float32, smooth: bool = False, prepared: bool = True):
+def made(name: str, *more: str, dtype=torch.float32, smooth: bool = False, prepared: bool = True, teacher=None):
     text = (TOOL.primary.parent / "method" / f"{name}.yaml").read_text()
     words = [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
     words = config.compose(TOOL, ["teacher=t", f"method={name}", "data=synthetic", *words, *more])
-    teacher = teacher_made(dtype)
+    teacher = teacher or teacher_made(dtype)
     torch.manual_seed(3)
     method = build_method(words, encoders.create("test_resnet", 1, SIZE).train(), teacher=teacher, classes=len(CLASSES))
     for module in list(method.modules()) if smooth else ():
@@ -113,6 +114,19 @@ def test_the_teacher_does_not_move_and_the_student_learns(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_step_after_a_teacher_of_another_width_size_and_channels(name):
+    teacher = teacher_made(name="test_byobnet", channels=3, size=24)
+    method = made(name, teacher=teacher)
+    assert method.encoder.dim != teacher.dim
+    loss, _ = method(batch(method), 0.5)
+    assert loss.isfinite()
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in method.encoder.parameters())
+    assert sum(p.grad.abs().sum() for p in method.encoder.parameters()) > 0
+    method.after_step(0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_forward_changes_nothing_that_is_remembered(name):
     method = made(name)
     before = {k: v.clone() for k, v in method.state_dict().items() if "running" not in k and "num_batches" not in k}
@@ -154,6 +168,18 @@ def test_methods_refuse_what_a_teacher_cannot_say():
     without.forward_intermediates = None
     with pytest.raises(ValueError, match=r"student=test_resnet\S* gives no 2 feature maps"):
         build_method(words, without, teacher=teacher_made(), classes=4)
+
+
+@pytest.mark.parametrize(("name", "word", "right"), [
+    ("cosine", "hidden=-5", "0 or more"), ("queue_kl", "hidden=-5", "0 or more"),
+    ("dino", "teachers_temperature=0.0", "more than 0"), ("dino", "center_momentum=1.5", "from 0 to 1"),
+    ("dkd", "warmup=-0.1", "0 or more"), ("dkd", "beta=-1.0", "0 or more"),
+    ("dkd", "alpha=-1.0", "0 or more"), ("dist", "gamma=-1.0", "0 or more"), ("crd", "momentum=1.5", "from 0 to 1"),
+    ("crd", "momentum=-0.5", "from 0 to 1"), ("rkd", "distance=-1.0", "0 or more"), ("rkd", "angle=-1.0", "0 or more"),
+])
+def test_methods_refuse_numbers_out_of_range(name, word, right):
+    with pytest.raises(ValueError, match=rf"method\.{word}: must be {right}"):
+        made(name, f"method.{word}")
 
 
 def test_simkds_classifier_is_the_teachers_on_what_it_projects():
