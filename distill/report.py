@@ -1,11 +1,15 @@
 """The table at the end: teacher, student, and what the student must beat; what each is worth and what it costs."""
 import json
+import shlex
+from dataclasses import asdict
 
 import torch
 from torch import nn
 
+from core import config
 from core.distributed import is_main
 from core.machine import hardware, versions
+from core.words import Optim
 from distill.teacher import Member, from_file
 from distill.words import listed
 from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
@@ -96,6 +100,49 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
     print(f"encoder: {run.folder / 'encoder.safetensors'}")
     if cache:
         print(f"teacher: {cache.hits} steps read from {cache.folder}, {cache.misses} computed")
+    if not beside:
+        print("\n".join(alone(run, words, classifier=labelled and student.head is not None)))
+
+
+def alone(run, words, classifier: bool) -> list[str]:
+    """The command that trains the same encoder without the teacher, and the word that puts it into the table.
+
+    A classifier is trained with the same optimizer and views; without one the encoder is pretrained.
+    """
+    tool, name = ("linear_eval.finetune", "classifier") if classifier else ("ssl.pretrain", "encoder")
+    out = f"{run.folder}-alone"
+    said = [] if classifier else [("method", "simclr")]
+    said += [("encoder", words.encoder), ("data", words.chosen.data), *_carried(words, classifier)]
+    said += [("steps", words.steps) if words.steps else ("epochs", words.epochs)]
+    said += [("batch_size", words.batch_size), ("seed", words.seed)]
+    if classifier:
+        said += [("method.smoothing", 0), *_optimizer(words)]
+    command = " ".join(["uv run python -m", tool, *(_word(*word) for word in said), _word("out", out)])
+    again = f"         then this one again, with {_word('beside', f'{out}/{name}.safetensors')}"
+    return [f"next:    {command}", f"{again}: the student alone in the same table"]
+
+
+def _carried(words, classifier: bool) -> list[tuple[str, str]]:
+    """What was said of images and encoder, and of views where both tools have the same."""
+    names = "stem", "pretrained", "image_size", "precision", *(["augment"] if classifier else [])
+    pairs = [word.partition("=")[::2] for word in words.chosen.words]
+    begins = ("data.", "augment.") if classifier else ("data.",)
+    return [(n, value.strip("'")) for n, value in pairs if n in names or n.lstrip("+").startswith(begins)]
+
+
+def _optimizer(words) -> list[tuple[str, object]]:
+    """Where it is not what linear_eval.finetune would take."""
+    always, given = ("name", "lr", "weight_decay"), config.plain(words.optim)
+    usual = asdict(Optim())
+    found = [(f"optim.{n}", value) for n, value in given.items() if n in always or value != usual[n]]
+    at = ",".join(map(str, words.steps_at))
+    return found + ([("schedule.name", "step"), ("schedule.at", f"[{at}]")] if at else [])
+
+
+def _word(name: str, value) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    text = shlex.quote(text)
+    return f"{name}={text}" if name.startswith("+") else f"--{name} {text}"
 
 
 def table(rows: dict[str, dict[str, float]]) -> list[str]:

@@ -1,10 +1,12 @@
 """`python -m distill.train`: students in one job, resume to the same bytes, mistakes in a line."""
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import run, start
 from torch import nn
 
@@ -76,6 +78,38 @@ def test_a_classifier_is_taken_over_without_labels(tmp_path):
     model, card = artifact.load_classifier(tmp_path / "o" / "classifier.safetensors")
     assert card.classes == classes
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("method", ["kd", "seed"])
+def test_the_student_alone_beside_it(files, tmp_path, method):
+    """The command that a run ends with trains the same encoder alone, and `--beside` puts it into the same run's table."""
+    words = [f"--teacher={files}/classifier.safetensors", "--student=test_resnet", f"--method={method}", "--optim.warmup=0"]
+    words += ["--data=digits", "--batch_size=64", "--steps=2", "--seed=3", f"--out={tmp_path / 'o'}", "--cache=none"]
+    ended = run(*words, logs=tmp_path / "l", module=MODULE)
+    assert ended.code == 0, ended.err
+    command, again = ended.out.splitlines()[-2:]
+    _, _, _, _, _, module, *said = shlex.split(command)
+    assert module == ("linear_eval.finetune" if method == "kd" else "ssl.pretrain")
+    if method == "kd":
+        assert "--optim.name sgd --optim.lr 0.2 --optim.weight_decay 0.0005 --optim.warmup 0" in command
+    alone = run(*said, logs=tmp_path / "a", module=module)
+    assert alone.code == 0, alone.err
+    same = config.identity(yaml.safe_load((tmp_path / "o-alone" / "config.yaml").read_text()))
+    assert [same[name] for name in ("encoder", "steps", "seed", "batch_size")] == ["test_resnet", 2, 3, 64]
+    beside = shlex.split(again)[shlex.split(again).index("--beside") + 1].rstrip(":")
+    ended = run(*words, f"--beside={beside}", logs=tmp_path / "b", module=MODULE)
+    assert ended.code == 0, ended.err
+    assert "next:" not in ended.out
+    rows = json.loads((tmp_path / "o" / "results.json").read_text())["rows"]
+    teacher, student, next_to_it, untrained = rows.values()
+    assert [name.split(":")[0] for name in rows] == ["teacher", "student", "beside", "untrained"]
+    for row in rows.values():
+        assert {"knn", "linear", "parameters", "macs", "milliseconds"} <= set(row)
+        assert row["parameters"] == student["parameters"]
+        assert row["milliseconds"] > 0
+    assert "classifier" in teacher
+    assert "classifier" not in untrained
+    assert ("classifier" in student) == ("classifier" in next_to_it) == (method == "kd")
 
 
 def test_folders_of_several_students(tmp_path):

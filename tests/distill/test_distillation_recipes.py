@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from core import config
@@ -14,6 +15,11 @@ from vision import encoders
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "distillation" / "cifar100"
 PATHS = sorted(FOLDER.glob("*.yaml"))
+TABLE = FOLDER.parents[1] / "tables" / "cifar100_distillation.yaml"
+BETAS = {  # megvii-research/mdistiller, configs/cifar100/dkd
+    "resnet32x4_resnet8x4": 8, "resnet50_mobilenetv2": 8, "resnet56_resnet20": 2, "vgg13_vgg8": 6, "wrn40_2_wrn16_2": 6,
+    "wrn40_2_wrn40_1": 6,
+}
 METHODS = ("kd", "fitnet", "attention", "rkd", "pkt", "crd", "dkd", "kd_std")
 
 
@@ -42,4 +48,25 @@ def test_a_recipe_says_what_it_expects_and_builds_with_every_method(path, tmp_pa
 
 
 def test_there_is_one_for_every_pair():
-    assert len(PATHS) == 6
+    assert [path.stem for path in PATHS] == sorted(BETAS)
+
+
+def test_dkds_beta_is_the_authors_for_each_pair():
+    said = {path.stem: float(re.search(r"--method dkd say --method\.beta (\S+),", path.read_text())[1]) for path in PATHS}
+    assert said == BETAS
+    table = yaml.safe_load(TABLE.read_text())
+    assert {row["with"]["pair"]: row["with"]["beta"] for row in table["rows"]} == BETAS
+    assert table["cells"]["dkd"]["words"]["method.beta"] == "{beta}"
+
+
+def test_teacher_and_student_alone_are_trained_as_the_recipes_say():
+    table = yaml.safe_load(TABLE.read_text())
+    for row in table["rows"]:
+        recipe = yaml.safe_load((FOLDER / f"{row['with']['pair']}.yaml").read_text())
+        assert (row["with"]["student"], row["with"]["lr"]) == (recipe["student"], recipe["optim.lr"])
+        for cell, lr in (("teacher", 0.05), ("alone", "{lr}")):
+            words = table["cells"][cell]["words"]
+            names = set(recipe) - {"student", "epochs", "steps_at", "optim.lr"}
+            assert {name: words[name] for name in names} == {name: recipe[name] for name in names}
+            assert (words["epochs"], table["variables"]["epochs"]) == ("{epochs}", recipe["epochs"])
+            assert (words["schedule.name"], words["schedule.at"], words["optim.lr"]) == ("step", recipe["steps_at"], lr)
