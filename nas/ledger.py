@@ -41,6 +41,10 @@ class Lost(Exception):
     """Somebody else works on the trial now: this worker was taken for dead."""
 
 
+class Missing(ValueError):
+    """There is no such study."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A trial as it stands in the storage."""
@@ -113,30 +117,47 @@ class Entry:
 
 
 class Ledger:
-    """One study.  name, storage: as `open_storage` takes them; directions: "maximize" or "minimize" of each objective.
+    """One study.  name, storage: as `open_storage` takes them; objectives: name → "maximize" or "minimize".
+    Without objectives and settings: one that is there, with its own; nothing is created.
 
     Raises ValueError where the study was begun with other settings, or the storage cannot be reached.
     """
 
-    def __init__(self, name: str, storage: str | BaseStorage, objectives: dict[str, str], settings: dict):
+    def __init__(
+        self, name: str, storage: str | BaseStorage, objectives: dict[str, str] | None = None, settings: dict | None = None,
+    ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.me = name, f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        never = optuna.samplers.RandomSampler(0)  # asked: nas/sampler.py proposes
         try:
-            self.study = optuna.create_study(
-                study_name=name, storage=open_storage(storage, name), directions=list(objectives.values()), load_if_exists=True,
-                sampler=optuna.samplers.RandomSampler(0),  # never asked: nas/sampler.py proposes
-            )
+            if settings is None:
+                self.study = optuna.load_study(study_name=name, storage=existing(storage, name), sampler=never)
+            else:
+                self.study = optuna.create_study(
+                    study_name=name, storage=open_storage(storage, name), directions=list(objectives.values()),
+                    load_if_exists=True, sampler=never,
+                )
+        except Missing:
+            raise
         except Exception as error:  # each database has errors of its own
             raise ValueError(f"storage={storage}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-        self.storage, self.name = self.study._storage, name
-        self.me = f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        begun = self.study.user_attrs.get("settings")
-        if begun is None:
+        self.storage = self.study._storage
+        if settings is not None:
+            self._begin(objectives, settings)
+
+    def _begin(self, objectives: dict[str, str], settings: dict) -> None:
+        if self.settings is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives))
             self.study.set_user_attr("settings", settings)
-        elif changes := config.difference(begun, settings):
-            raise ValueError(f"study={name} was begun with other settings ({'; '.join(changes)}); give another study")
+        elif changes := config.difference(self.settings, settings):
+            raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
+
+    @property
+    def settings(self) -> dict | None:
+        """What it was begun with (core/config.py's `identity`)."""
+        return self.study.user_attrs.get("settings")
 
     def entries(self) -> list[Entry]:
         return [Entry(t) for t in self.study.get_trials(deepcopy=False)]
@@ -290,6 +311,27 @@ def gone(worker: str | None) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] in "ZX"  # ended, and not yet collected by its parent
     except OSError:
         return True
+
+
+def existing(said: str | BaseStorage, name: str) -> BaseStorage:
+    """The storage that holds the study; nothing is created.  Raises Missing."""
+    if said == "auto":
+        where, found = "runs/nas", [path.parent.name for path in folder("").glob("*/journal.log")]
+    elif isinstance(said, str) and not _there(said):
+        raise Missing(f"storage={said}: there is no such file")
+    else:
+        database = isinstance(said, str) and "://" in said
+        storage = RDBStorage(said, skip_table_creation=True) if database else open_storage(said, name)
+        where, found = f"storage={said}", optuna.get_all_study_names(storage)
+    if name not in found:
+        raise Missing(f"study={name}: {where} holds {', '.join(sorted(found)) or 'no study yet'}")
+    return open_storage(said, name)
+
+
+def _there(said: str) -> bool:
+    """Is the file there that a storage lies in?  Servers answer for themselves."""
+    kind, _, path = said.partition(":///")
+    return Path(path).exists() if kind.startswith("sqlite") else "://" in said or config.expand(said).exists()
 
 
 def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from optuna.trial import TrialState
@@ -122,7 +123,7 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
             if e is ahead[0]:
                 shutil.copy2(source, place / "encoder.safetensors")
     kept = {
-        "study": study, "settings": book.study.user_attrs["settings"], "trials": [row(e) for e in entries],
+        "study": study, "settings": book.settings, "trials": [row(e) for e in entries],
         "front": [e.number for e in ahead], "epochs": epochs(entries), "hardware": hardware(),
         "versions": versions(("optuna", "torch", "timm")), "code": code(),
     }
@@ -233,8 +234,10 @@ def main() -> int:
     from nas import search
 
     def again(words) -> int:
-        book = search.ledger(words)
-        write(book, search.plan(words), words.study)
+        """Of the study as it was begun: no word but its name, and where it is kept, needs saying."""
+        book = Ledger(words.study, words.storage)
+        begun = SimpleNamespace(**(config.flat(words) | (book.settings or {})))
+        write(book, search.plan(begun), words.study)
         return 0
 
     return config.main(search.TOOL, again)

@@ -10,7 +10,7 @@ import torch
 from commands import ROOT, real, run
 
 from core import config
-from nas import search
+from nas import report, search
 from vision import artifact
 
 WORDS = ["--study=s", "--data=digits", "--space=tabular", "--sampler=random", "--trials=4", "--epochs=2", "--rungs=2"]
@@ -108,11 +108,43 @@ def test_multirun_joins_one_study(tmp_path):
     assert len([t for t in results(tmp_path)["trials"] if t["rungs"]]) == 4
 
 
-def test_a_finished_study_reports_again_and_takes_no_other_settings(whole):
-    job = begin(whole, module="nas.report")
-    out, err = job.communicate(timeout=60)
-    assert job.returncode == 0, err
-    assert "# s" in out
+def test_a_finished_study_reports_again_by_its_name_alone(whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    before = (whole / "runs" / "nas" / "s" / "report.md").read_text()
+    for words in (["--study=s"], ["--study", "s", "--storage", "runs/nas/s/journal.log"]):
+        assert report_of(words) == 0
+        assert capsys.readouterr().out.startswith("# s\n\n4 trained")
+        assert (whole / "runs" / "nas" / "s" / "report.md").read_text() == before
+        assert results(whole)["settings"]["factor"] == 2
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--study=t"], "study=t: runs/nas holds s"),
+    (["--study=../s"], "study=../s: runs/nas holds s"),
+    (["--study=t", "--storage=runs/nas/s/journal.log"], "study=t: storage=runs/nas/s/journal.log holds s"),
+    (["--study=s", "--storage=none.log"], "storage=none.log: there is no such file"),
+    (["--study=s", "--storage=sqlite:///none.db"], "storage=sqlite:///none.db: there is no such file"),
+    (["--study=s", "--storage=sqlite:///empty.db"], "storage=sqlite:///empty.db: "),
+])
+def test_a_report_of_no_study_is_one_line_and_leaves_nothing(words, said, whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    (whole / "empty.db").touch()
+    before = sorted(whole.rglob("*"))
+    assert report_of(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {said}")
+    assert sorted(whole.rglob("*")) == before
+    assert not (whole / "empty.db").read_bytes()
+
+
+def report_of(words: list[str]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["report", *words])
+        return report.main()
+
+
+def test_a_finished_study_takes_no_other_settings(whole):
     job = begin(whole, "--epochs=3")
     _, err = job.communicate(timeout=60)
     assert job.returncode == 2
