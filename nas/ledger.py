@@ -16,6 +16,7 @@ rung, PRUNED when it was refused before training or stayed behind, FAIL with its
 however many workers try: both of Optuna's storages promise that, and all else rests on it.
 """
 import hashlib
+import itertools
 import os
 import socket
 import time
@@ -118,32 +119,41 @@ class Entry:
 
 class Ledger:
     """One study.  name, storage: as `open_storage` takes them; objectives: name → "maximize" or "minimize".
-    Without objectives and settings: one that is there, with its own; nothing is created.
+    Without objectives and settings: one that is there, with its own; nothing is created. anew: where nothing came of it, such
+    as after a mistyped word, it may begin again with other settings.
 
     Raises ValueError where the study was begun with other settings, or the storage cannot be reached.
     """
 
     def __init__(
         self, name: str, storage: str | BaseStorage, objectives: dict[str, str] | None = None, settings: dict | None = None,
+        anew: bool = False,
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name, self.me = name, f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        never = optuna.samplers.RandomSampler(0)  # asked: nas/sampler.py proposes
         try:
-            if settings is None:
-                self.study = optuna.load_study(study_name=name, storage=existing(storage, name), sampler=never)
-            else:
-                self.study = optuna.create_study(
-                    study_name=name, storage=open_storage(storage, name), directions=list(objectives.values()),
-                    load_if_exists=True, sampler=never,
-                )
+            self.study = self._open(storage, objectives)
+            if anew and self.settings and config.difference(self.settings, settings) and self._barren():
+                self._clear()
+                self.study = self._open(storage, objectives)
         except Missing:
             raise
         except Exception as error:  # each database has errors of its own
             raise ValueError(f"storage={storage}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-        self.storage = self.study._storage
         if settings is not None:
             self._begin(objectives, settings)
+
+    def _open(self, storage: str | BaseStorage, objectives: dict[str, str] | None) -> optuna.Study:
+        never = optuna.samplers.RandomSampler(0)  # asked: nas/sampler.py proposes
+        if objectives is None:
+            study = optuna.load_study(study_name=self.name, storage=existing(storage, self.name), sampler=never)
+        else:
+            study = optuna.create_study(
+                study_name=self.name, storage=open_storage(storage, self.name), directions=list(objectives.values()),
+                load_if_exists=True, sampler=never,
+            )
+        self.storage = study._storage
+        return study
 
     def _begin(self, objectives: dict[str, str], settings: dict) -> None:
         if self.settings is None:
@@ -153,6 +163,19 @@ class Ledger:
             self.study.set_user_attr("settings", settings)
         elif changes := config.difference(self.settings, settings):
             raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
+
+    def _barren(self) -> bool:
+        """Was nothing trained, and is nothing being trained?"""
+        at_work = any(e.rungs or e.state in (TrialState.RUNNING, TrialState.WAITING) for e in self.entries())
+        return not at_work and not (folder(self.name) / "supernet").exists()
+
+    def _clear(self) -> None:
+        """Forget its trials; what they left in run folders is put aside."""
+        optuna.delete_study(study_name=self.name, storage=self.storage)
+        left = folder(self.name) / "trials"
+        if left.exists():
+            aside = (left.with_name(f"trials-{i}") for i in itertools.count(1))
+            left.rename(next(path for path in aside if not path.exists()))
 
     @property
     def settings(self) -> dict | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from core import command, config
 from core.errors import Stopped
-from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits
+from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -78,6 +78,8 @@ def check(words) -> None:
         wrong["steps"] = "left out: a search counts in epochs"
     command.refuse(config.flat(words), wrong)
     limits(words.limit)
+    tuned(words.tune, config.flat(words))
+    space_of(words.space)
 
 
 def plan(words):
@@ -96,10 +98,10 @@ def plan(words):
     )
 
 
-def ledger(words):
+def ledger(words, anew: bool = False):
     from nas.ledger import Ledger
 
-    return Ledger(words.study, words.storage, plan(words).objectives, config.identity(words))
+    return Ledger(words.study, words.storage, plan(words).objectives, config.identity(words), anew)
 
 
 # --------------------------------------------------------------------------------------------------------------- a worker
@@ -194,7 +196,7 @@ def supervise(words) -> int:
     from nas import report
     from nas.ledger import Watch, folder, machine
 
-    book, numbers, crew, stopped = ledger(words), plan(words), Crew(words), []
+    book, numbers, crew, stopped = ledger(words, anew=True), plan(words), Crew(words), []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(True))
     watch, view = Watch(book, words.interval), report.View(numbers, words.study)

@@ -21,13 +21,11 @@ from pathlib import Path
 from optuna.trial import BaseTrial
 
 from core import config
+from nas.words import STRENGTH, space_of
 from vision import encoders
 from vision.encoders import Spec
 
 Space = Callable[[BaseTrial, int, int], Spec | str]
-SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": "method.temperature",
-         "hidden": "method.hidden", "dim": "method.dim"}
-STRENGTH = "augment.strength"  # no word of its own: it scales colour jitter
 
 
 @dataclass(frozen=True)
@@ -208,46 +206,21 @@ def named(name: str) -> Space:
 
     Raises ValueError, one line.
     """
-    if name in SPACES:
-        return SPACES[name]
-    kind, _, rest = name.partition(":")
-    if kind == "names" and rest:
+    kind, rest = space_of(name)
+    if kind in SPACES:
+        return SPACES[kind]
+    if kind == "names":
         return lambda trial, channels, size: trial.suggest_categorical("name", rest.split(","))
-    if kind.endswith(".py") and rest:
-        path = config.expand(kind)
-        if not path.is_file():
-            raise ValueError(f"space={name}: there is no file {path}")
-        found = importlib.util.spec_from_file_location(Path(path).stem, path)
-        module = importlib.util.module_from_spec(found)
-        try:
-            found.loader.exec_module(module)
-        except Exception as error:  # whatever a file of the user's does when it is run
-            raise ValueError(f"space={name}: {path} cannot be run: {type(error).__name__}: {error}") from error
-        if not callable(getattr(module, rest, None)):
-            raise ValueError(f"space={name}: {path} has no function {rest}")
-        return getattr(module, rest)
-    raise ValueError(f"space={name}: there are {', '.join(SPACES)}, names:<timm names, by commas> and <file>.py:<function>")
-
-
-def tuned(said: str, flat: dict) -> list[tuple[str, float, float, bool]]:
-    """"lr,temperature:0.1:0.5" → (word, low, high, whole numbers?) of each. Without a range: a quarter to four times the
-    word's own value, which `flat` holds.  Raises ValueError for a word that is no positive number.
-    """
-    found = []
-    for part in filter(None, said.replace(" ", "").split(",")):
-        name, *limits = part.split(":")
-        word = STRENGTH if name == "strength" else SHORT.get(name, name)
-        value = 1.0 if word == STRENGTH else flat.get(word)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise ValueError(f"tune={name}: must be a word whose value is a number above 0; {word} is {value}")
-        try:
-            low, high = map(float, limits) if limits else (value / 4, value * 4)
-        except ValueError as error:
-            raise ValueError(f"tune={part}: a range is written {name}:low:high") from error
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"tune={part}: the range must rise from above 0")
-        found.append((word, low, high, isinstance(value, int)))
-    return found
+    path = config.expand(kind)
+    found = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # whatever a file of the user's does when it is run
+        raise ValueError(f"space={name}: {path} cannot be run: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, rest, None)):
+        raise ValueError(f"space={name}: {path} has no function {rest}")
+    return getattr(module, rest)
 
 
 def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list, flat: dict) -> Choice:

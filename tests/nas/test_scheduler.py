@@ -280,6 +280,44 @@ def test_another_configuration_may_not_join():
         Ledger("study", "one", OBJECTIVES, {"a": 2})
 
 
+def corrected(objectives=OBJECTIVES) -> Ledger:
+    return Ledger("study", "one", objectives, {"a": 2}, anew=True)
+
+
+def test_a_study_that_trained_nothing_may_begin_again_with_other_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = ledgers.folder("study") / "trials" / "00000"
+    left.mkdir(parents=True)
+    with pytest.raises(RunError):
+        Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no labels")})).run()
+    with pytest.raises(ValueError, match="other settings"):
+        Ledger("study", "one", OBJECTIVES, {"a": 2})  # a worker's: only the command itself may
+    one = {"knn": "maximize"}
+    current = corrected(one)
+    assert (current.settings, current.entries()) == ({"a": 2}, [])
+    assert not left.exists()
+    assert (tmp_path / "runs" / "nas" / "study" / "trials-1" / "00000").is_dir()
+    Worker(current, Plan(5, Halving.of(9, 1, 3), one, {}, "random", 0, 1.0), Judge()).run()
+    assert sum(bool(e.rungs) for e in current.entries()) == 5
+
+
+@pytest.mark.parametrize("at", ["work", "rest", "its first rung", "its supernet"])
+def test_a_study_that_has_begun_to_train_takes_no_other_settings(at, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    current = book()
+    if at == "its supernet":
+        (ledgers.folder("study") / "supernet").mkdir(parents=True)
+    else:
+        id = current.begin()
+        if at == "rest":
+            current.pause(id)
+        if at == "its first rung":
+            current.reach(id, [{"epochs": 1, "values": [1.0, 1.0], "figures": {}}])
+            current.fail(id, "later")
+    with pytest.raises(ValueError, match="study=study was begun with other settings \\(a: 1 → 2\\)"):
+        corrected()
+
+
 def test_more_trials_go_on_with_the_study():
     judge = Judge()
     Worker(book(), plan(5, "random", rungs=1), judge).run()

@@ -164,6 +164,11 @@ def test_a_finished_study_takes_no_other_settings(whole):
     (["--strategy=proxy"], "objectives=knn,macs: must be proxy and costs alone"),
     (["--strategy=proxy", "--objectives=proxy,macs"], "proxy=none: must be one that scores an encoder by itself"),
     (["--trial=3"], "there is no setting 'trial'; did you mean trials?"),
+    (["--space=resnets"], "space=resnets: there are resnet, resnetd, mobile, vit, tabular, elastic, names:"),
+    (["--space=names:"], "space=names:: written names:resnet18"),
+    (["--space=names:resnet18,"], "space=names:resnet18,: written names:resnet18"),
+    (["--space=none.py:space"], "space=none.py:space: there is no file none.py"),
+    (["--tune=method"], "tune=method: must be a word whose value is a number above 0"),
     (["--storage=postgresql+psycopg://nobody@127.0.0.1:1/x"], "storage=postgresql+psycopg://nobody@127.0.0.1:1/x: "),
 ])
 def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
@@ -181,3 +186,20 @@ def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
     _, err = job.communicate(timeout=120)
     assert job.returncode == 1
     assert "the first 5 trials all failed, the last one so: KeyError: 'no such block'" in err
+
+
+def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
+    (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    return trial.suggest_categorical('n', ['tiny'])\n")
+    words = "--strategy=proxy", "--proxy=macs", "--objectives=proxy", "--trials=1", "--rungs=1"
+    job = begin(tmp_path, *words, "--space=mine.py:other")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 2
+    assert "space=mine.py:other: mine.py has no function other" in err
+    job = begin(tmp_path, *words, "--space=mine.py:mine", "--limit=macs:5")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 0, err
+    assert results(tmp_path)["settings"]["space"] == "mine.py:mine"
+    job = begin(tmp_path, *words, "--space=mine.py:other")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 2
+    assert "was begun with other settings" in err

@@ -7,6 +7,7 @@ import torch
 
 from nas import space
 from nas.space import Choice
+from nas.words import SPACES, tuned
 from vision import artifact, cost, encoders
 from vision.augment import Recipe
 
@@ -51,7 +52,7 @@ def test_a_searched_encoder_loads_with_timm_and_the_lines_that_reports_show(tmp_
 
 
 def test_hashes_tell_choices_apart_and_survive_json():
-    choices = drawn("resnet", 28, 40, tune=space.tuned("lr,temperature", FLAT))
+    choices = drawn("resnet", 28, 40, tune=tuned("lr,temperature", FLAT))
     assert len({c.hash for c in choices}) == 40
     for c in choices:
         again = Choice.from_json(json.loads(json.dumps(c.json)))
@@ -74,7 +75,7 @@ def test_the_default_encoders_family_begins_with_the_default():
 
 
 def test_what_is_tuned_stays_in_its_range():
-    tune = space.tuned("lr,temperature:0.1:0.5,hidden,strength", FLAT)
+    tune = tuned("lr,temperature:0.1:0.5,hidden,strength", FLAT)
     assert tune == [("optim.lr", 0.1, 1.6, False), ("method.temperature", 0.1, 0.5, False), ("method.hidden", 512, 8192, True),
                     ("augment.strength", 0.25, 4.0, False)]
     for choice in drawn("tabular", 14, 30, tune=tune):
@@ -93,7 +94,7 @@ def test_what_is_tuned_stays_in_its_range():
 ])
 def test_a_wrong_word_to_tune_is_refused(said, right):
     with pytest.raises(ValueError, match=right):
-        space.tuned(said, FLAT)
+        tuned(said, FLAT)
 
 
 def test_a_space_of_ones_own(tmp_path):
@@ -113,3 +114,4 @@ def test_names_of_timm():
     assert {c.spec.name for c in drawn("names:lenet5,mobilenetv3_small_050", 28, 12)} == {"lenet5", "mobilenetv3_small_050"}
     with pytest.raises(ValueError, match="there are resnet, resnetd, mobile, vit"):
         space.named("resnets")
+    assert tuple(space.SPACES) == SPACES
