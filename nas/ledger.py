@@ -4,6 +4,7 @@ Everything a trial is lies in the storage, in attributes that optuna-dashboard s
 number of machines may join, stop and come back:
 
     choice   what is trained (nas/space.py), its hash, and what the sampler must remember of it
+    broken   what was drawn before it and cannot be built, each with its reason
     costs    what it costs, measured before training
     rungs    [{"epochs": …, "values": […], "figures": {…}}, …]: one for every rung that it has reached
     goal     how many rungs it was last sent to reach
@@ -75,8 +76,12 @@ class Entry:
     @property
     def asked(self) -> tuple[dict, dict[str, BaseDistribution]]:
         """The parameters that a sampler chose, and what it chose among."""
-        distributions = {name: json_to_distribution(text) for name, text in self.choice["distributions"].items()}
-        return dict(self.choice["params"]), distributions
+        return asked(self.choice)
+
+    @property
+    def broken(self) -> list[dict]:
+        """What was drawn for it and cannot be built: "params", "distributions", "reason"."""
+        return self.trial.user_attrs.get("broken", [])
 
     @property
     def costs(self) -> dict[str, float]:
@@ -115,6 +120,11 @@ class Entry:
     def refused(self) -> bool:
         """Never trained: it would not do, or it was one too many."""
         return self.state == TrialState.PRUNED and not self.rungs
+
+
+def asked(said: dict) -> tuple[dict, dict[str, BaseDistribution]]:
+    """As they were written down: parameters, and what they were chosen among."""
+    return dict(said["params"]), {name: json_to_distribution(text) for name, text in said["distributions"].items()}
 
 
 class Ledger:

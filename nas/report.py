@@ -176,6 +176,8 @@ def lines(entries: Sequence[Entry], plan: Plan, study: str) -> list[str]:
         if e.state == TrialState.FAIL:
             failed[e.reason] = failed.get(e.reason, 0) + 1
     out += [f"failed: {reason} ({n} trials)" for reason, n in failed.items()]
+    broken = [said["reason"] for e in entries for said in e.broken]
+    out += [f"{len(broken)} that were drawn could not be built, the last one: {broken[-1]}"] if broken else []
     return out
 
 

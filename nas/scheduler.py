@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
 from nas import sampler
-from nas.ledger import Entry, Ledger, Lost, Watch
+from nas.ledger import Entry, Ledger, Lost, Watch, asked
 from nas.pareto import order
 from nas.sampler import Known
 from nas.words import COSTS
@@ -85,7 +84,7 @@ class Evaluator(Protocol):
     opening: dict | None  # parameters of the first choice, where the space names them
 
     def choose(self, trial) -> object:
-        """An Optuna trial → a choice, with `.hash` and `.json`."""
+        """An Optuna trial → a choice, with `.hash` and `.json`. What it or `costs` raises means that it cannot be built."""
 
     def costs(self, choice) -> dict[str, float]:
         """What is known before training, by name."""
@@ -195,7 +194,7 @@ class Worker:
             raise
         except Exception as error:  # one trial's failure is its own: memory, divergence, collapse, a shape that does not fit
             with contextlib.suppress(Lost):
-                ledger.fail(id, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                ledger.fail(id, str(error) if isinstance(error, sampler.Unbuildable) else line(error))
             self._hopeful()
 
     def propose(self, id: int) -> bool:
@@ -203,9 +202,15 @@ class Worker:
         ledger, plan, again, judge = self.ledger, self.plan, 0, self.evaluator
         beat = Beat(ledger, id, plan.interval, lambda: self.stop)
 
-        def costs(choice) -> dict[str, float]:
-            beat()  # dozens may be looked at
-            return judge.costs(choice)
+        def built(make: Callable) -> Callable:
+            def make_or_say(of):
+                beat()  # dozens may be looked at
+                try:
+                    return make(of)
+                except Exception as error:  # whatever the space, timm or torch raise for a point
+                    raise sampler.Unbuildable(line(error)) from error
+
+            return make_or_say
 
         while True:
             entries = ledger.entries()
@@ -215,14 +220,19 @@ class Worker:
                 if sum(e.refused for e in entries) > REFUSED * plan.trials:
                     raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
                 p = sampler.propose(
-                    plan.sampler, judge.choose, costs, plan.limits, others, directions, plan.seed, number, again,
-                    plan.candidates, judge.best if plan.candidates > 1 else None, judge.opening,
+                    plan.sampler, built(judge.choose), built(judge.costs), plan.limits, others, directions, plan.seed, number,
+                    again, plan.candidates, judge.best if plan.candidates > 1 else None, judge.opening,
                 )
             except sampler.Exhausted as end:
                 self.exhausted = True
                 ledger.refuse(id, str(end), {})
                 return False
-            distributions = {name: distribution_to_json(d) for name, d in p.distributions.items()}
+            except sampler.Unbuildable as error:
+                ledger.set(id, "broken", [b.json for b in error.broken])
+                raise
+            if p.broken:
+                ledger.set(id, "broken", [b.json for b in p.broken])
+            distributions = sampler.json_of(p.distributions)
             said = {"hash": p.choice.hash, "params": p.params, "distributions": distributions, "memory": p.memory}
             ledger.choose(id, p.choice.json | said | {"drawn": p.drawn}, p.costs)
             if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
@@ -244,13 +254,19 @@ class Worker:
             raise RunError(f"the first {len(failed)} trials all failed, the last one so: {failed[-1].reason}")
 
 
+def line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:
-    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits.
+    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits; what
+    could not be built.
 
     Costs as logarithms: else, of encoders whose costs are a hundredfold apart, all but the cheapest look alike.
     """
     found = []
     for e in entries:
+        found += [Known(e.number, None, *asked(said), None) for said in e.broken]
         if e.choice is None:
             continue
         values = e.rungs[-1]["values"] if e.rungs else None

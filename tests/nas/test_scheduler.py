@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
 from nas import ledger as ledgers
+from nas import sampler
 from nas.ledger import Ledger, Watch
 from nas.scheduler import Halving, Plan, Worker
 from tests.nas.stand_in import worth
@@ -31,20 +32,30 @@ def in_memory(monkeypatch):
 
 
 class Judge:
-    """An evaluator of `size`**3 choices.  broken: choice's hash → exception; counts epochs where they are trained."""
+    """An evaluator of `size`**3 choices.  broken: point → exception of training, unbuilt: of choosing, unmeasured: of costs;
+    counts epochs where they are trained.
+    """
 
-    def __init__(self, size: int = 4, broken=None):
+    def __init__(self, size: int = 4, broken=None, unbuilt=lambda p: False, unmeasured=lambda p: False):
         self.size, self.broken, self.done, self.spent, self.trained = size, broken or {}, {}, 0, []
+        self.unbuilt, self.unmeasured, self.raised = unbuilt, unmeasured, []
 
     opening = None
 
     def choose(self, trial):
         point = [trial.suggest_categorical(name, list(range(self.size))) for name in "ab"]
         point.append(trial.suggest_int("c", 0, self.size - 1))
+        self.refuse(point, self.unbuilt)
         return SimpleNamespace(json={"point": point}, hash=optuna_free_hash(point))
 
     def costs(self, choice):
+        self.refuse(choice.json["point"], self.unmeasured)
         return {"macs": float(sum(choice.json["point"]))}
+
+    def refuse(self, point, match):
+        if match(point):
+            self.raised.append(tuple(point))
+            raise ValueError(f"no {point}")
 
     def advance(self, choice, entry, epochs, beat):
         assert entry.state == TrialState.RUNNING
@@ -74,8 +85,8 @@ def book(storage: str = "one") -> Ledger:
 
 
 def table(entries) -> list[tuple]:
-    return [(e.number, e.state.name, e.hash, e.trial.params, e.rungs, e.reason, e.goal, e.trial.values if e.rungs else None)
-            for e in entries]
+    return [(e.number, e.state.name, e.hash, e.trial.params, e.rungs, e.reason, e.goal, e.trial.values if e.rungs else None,
+             e.broken) for e in entries]
 
 
 # ------------------------------------------------------------------------------------------------------------------ cuts
@@ -83,16 +94,30 @@ def table(entries) -> list[tuple]:
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
 def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memory, monkeypatch):
+    whole = same_when_cut(sampler, Judge, in_memory, monkeypatch)
+    assert sum(e.choice["drawn"] > 1 for e in whole) > 1, "a limit should have had some drawn again"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "evolution"])
+def test_cut_it_is_the_same_study_where_much_cannot_be_built(sampler, in_memory, monkeypatch):
+    whole = same_when_cut(sampler, partly_built, in_memory, monkeypatch)
+    assert sum(bool(e.broken) for e in whole) > 2
+
+
+def partly_built() -> Judge:
+    return Judge(unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] == 0)
+
+
+def same_when_cut(sampler, judged, in_memory, monkeypatch):
     limits = {"macs": 7.0}
-    whole, judge = book("whole"), Judge()
+    whole, judge = book("whole"), judged()
     Worker(whole, plan(sampler=sampler, limits=limits), judge).run()
     expected = table(whole.entries())
     assert {"COMPLETE", "PRUNED"} <= {row[1] for row in expected}
-    assert sum(e.choice["drawn"] > 1 for e in whole.entries()) > 1, "a limit should have had some drawn again"
     dice, cuts = np.random.RandomState(0), 0
     for case in range(12):
         storage = f"cut {case}"
-        cut_judge = Judge()
+        cut_judge = judged()
         for _ in range(50):
             try:
                 current = book(storage)
@@ -105,6 +130,7 @@ def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memo
         assert table(book(storage).entries()) == expected
         assert cut_judge.spent == judge.spent  # checkpoints lie where they were: nothing is trained twice
     assert cuts > 24
+    return whole.entries()
 
 
 def test_a_search_begins_where_its_space_says(in_memory):
@@ -220,6 +246,36 @@ def test_a_trial_that_fails_is_recorded_and_the_study_goes_on():
 def test_where_nothing_succeeds_the_study_says_why():
     with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: OSError: no space"):
         Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no space")})).run()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
+def test_what_cannot_be_built_is_remembered_and_another_is_drawn(sampler):
+    """Three of four points; each is met once as something new, and no trial is lost to it."""
+    judge, current = Judge(size=8, unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] >= 4), book()
+    Worker(current, plan(15, sampler, rungs=1), judge).run()
+    entries = current.entries()
+    assert [e.state for e in entries] == [TrialState.COMPLETE] * 15
+    remembered = [tuple(said["params"].values()) for e in entries for said in e.broken]
+    assert len(remembered) == len(set(remembered)) > 5
+    assert set(remembered) == set(judge.raised)
+
+
+def test_a_small_space_of_which_some_cannot_be_built_is_exhausted():
+    judge, current = Judge(size=3, unbuilt=lambda p: p[2] == 2), book()
+    Worker(current, plan(40, "random", rungs=1), judge).run()
+    assert len(judge.trained) == len(set(judge.trained)) == 18
+    assert "no more than 18 choices and 9 that cannot be built" in current.entries()[-1].reason
+
+
+def test_where_nothing_can_be_built_the_study_says_why():
+    judge, current = Judge(size=32, unbuilt=lambda p: True), book()
+    with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: ValueError: no "):
+        Worker(current, plan(20), judge).run()
+    assert [len(e.broken) for e in current.entries()] == [sampler.UNBUILT] * 5
+    judge = Judge()
+    judge.choose = lambda trial: {}["width"]
+    with pytest.raises(RunError, match="the last one so: KeyError: 'width'"):
+        Worker(book("at once"), plan(20), judge).run()
 
 
 def test_an_objective_that_is_no_number_fails_its_trial():
