@@ -79,6 +79,11 @@ class Entry:
         return asked(self.choice)
 
     @property
+    def opening(self) -> bool:
+        """Is it what the space begins with?"""
+        return bool(self.choice and self.choice.get("opening"))
+
+    @property
     def broken(self) -> list[dict]:
         """What was drawn for it and cannot be built: "params", "distributions", "reason"."""
         return self.trial.user_attrs.get("broken", [])

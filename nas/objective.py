@@ -134,7 +134,7 @@ class Train:
         tune = tuned(words.tune, flat)
         shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
         chosen = space.named(words.space)
-        self.choose, self.opening = partial(space.choose, space=chosen, **shared), getattr(chosen, "first", None)
+        self.choose, self.opening = partial(space.choose, space=chosen, **shared), space.opening(words.space, chosen, **shared)
         if not self.data.classes and {"knn", "linear"} & self.names:
             raise ValueError(f"objectives={words.objectives}: data={words.chosen.data} has no labels; use loss or rankme")
 

@@ -60,7 +60,7 @@ class View:
         )
         self.task = self.bar.add_task(study, total=plan.trials, stand="")
         self.bar.start()
-        self.seen: dict[int, tuple] = {}
+        self.seen: dict[int, tuple] | None = None  # of what was there before, nothing is told
         self.front: set[int] = set()
 
     def say(self, text: str) -> None:
@@ -74,7 +74,8 @@ class View:
             self.bar.update(self.task, stand=f"supernet: {float(found[1]):.1f} epochs")
 
     def show(self, entries: Sequence[Entry]) -> None:
-        first = not self.seen and len(entries) > 0
+        first = self.seen is None
+        self.seen = self.seen or {}
         for e in entries:
             state = len(e.rungs), e.state, e.lost
             if self.seen.get(e.number) != state:
@@ -94,6 +95,8 @@ class View:
         text = None
         if e.state == TrialState.FAIL:
             text = f"failed: {e.reason}"
+        elif e.refused and e.opening:
+            text = f"refused: {e.reason}"
         elif e.rungs and (before is None or len(e.rungs) > before[0]):
             text = f"{e.rungs[-1]['epochs']:.3g} epochs: {told(e, self.names)}"
         elif before is not None and e.lost > before[2]:
@@ -176,6 +179,7 @@ def lines(entries: Sequence[Entry], plan: Plan, study: str) -> list[str]:
         if e.state == TrialState.FAIL:
             failed[e.reason] = failed.get(e.reason, 0) + 1
     out += [f"failed: {reason} ({n} trials)" for reason, n in failed.items()]
+    out += [f"trial {e.number} was refused: {e.reason}" for e in entries if e.refused and e.opening]
     broken = [said["reason"] for e in entries for said in e.broken]
     out += [f"{len(broken)} that were drawn could not be built, the last one: {broken[-1]}"] if broken else []
     return out

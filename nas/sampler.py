@@ -74,6 +74,7 @@ class Proposal:
     params: dict
     distributions: dict[str, BaseDistribution]
     memory: dict
+    opening: bool  # is it what the space begins with?
     drawn: int  # how many were drawn until it was found
     broken: list[Broken]  # on the way
 
@@ -87,7 +88,7 @@ def propose(
 
     choose: trial → something with a `.hash`.  costs: that → its costs.  Both may raise Unbuildable: another is drawn.
     limits: cost → the most of it.  again: how often this trial's choice was found to be another worker's too.  best: of so
-    many candidates, which?  first: parameters that trial 0 tries before the sampler is asked.  Raises Exhausted; Unbuildable
+    many candidates, which?  first: parameters of trial 0, whatever limits and `best` say.  Raises Exhausted; Unbuildable
     where nothing that was drawn can be built.
     """
     taken, found_so_far, broken = {k.hash: k for k in known if k.hash}, [], []
@@ -96,10 +97,11 @@ def propose(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         otherwise = worst(known, directions)
         study = rebuilt(known, directions, otherwise)
-        if first and number == 0:
+        begins = bool(first) and number == 0
+        if begins:
             study.enqueue_trial(first)
         for attempt in range(AT_RANDOM):
-            asking = attempt < ASKED
+            asking, opening = attempt < ASKED, begins and attempt == 0
             study.sampler = make(sampler if asking else "random", seeded(seed, number, again, attempt))
             trial = study.ask()
             try:
@@ -109,7 +111,7 @@ def propose(
                 if trial.params not in unbuildable:
                     unbuildable.append(trial.params)
                     broken.append(Broken(trial.params, trial.distributions, str(error)))
-                if not trial.params or len(broken) == UNBUILT:  # without a question asked, no other answer helps
+                if opening or not trial.params or len(broken) == UNBUILT:  # without a question asked, no other answer helps
                     if found_so_far:
                         break
                     raise Unbuildable(str(error), broken) from error
@@ -119,13 +121,14 @@ def propose(
                 tell(study, trial, taken[choice.hash] if asking else None)
                 continue
             over = excess(found, limits)
-            if attempt < REDRAWN and any(by > 0 for by in over.values()):
+            if attempt < REDRAWN and not opening and any(by > 0 for by in over.values()):
                 tell(study, trial, Known(number, choice.hash, {}, {}, otherwise, over) if asking else None)
                 continue
             attributes = study._storage.get_trial_system_attrs(trial._trial_id)
             memory = {k: v for k, v in attributes.items() if KEPT in k}
-            found_so_far.append(Proposal(choice, found, trial.params, trial.distributions, memory, attempt + 1, broken))
-            if len(found_so_far) == candidates:
+            asked = trial.params, trial.distributions
+            found_so_far.append(Proposal(choice, found, *asked, memory, opening, attempt + 1, broken))
+            if opening or len(found_so_far) == candidates:
                 break
             taken[choice.hash] = Known(number, choice.hash, {}, {}, None)
             study.tell(trial, state=TrialState.FAIL)

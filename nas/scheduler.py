@@ -234,7 +234,7 @@ class Worker:
                 ledger.set(id, "broken", [b.json for b in p.broken])
             distributions = sampler.json_of(p.distributions)
             said = {"hash": p.choice.hash, "params": p.params, "distributions": distributions, "memory": p.memory}
-            ledger.choose(id, p.choice.json | said | {"drawn": p.drawn}, p.costs)
+            ledger.choose(id, p.choice.json | said | {"drawn": p.drawn, "opening": p.opening}, p.costs)
             if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
                 return True
             again += 1  # another worker chose the same in this moment: both look again
@@ -244,7 +244,8 @@ class Worker:
         over = sampler.excess(entry.costs, self.plan.limits)
         said = [f"{name} {entry.costs[name]:.4g} > {self.plan.limits[name]:g}" for name, by in over.items() if by > 0]
         if said:
-            self.ledger.refuse(entry.id, ", ".join(said), over)
+            begins = "the space begins beyond the limits: " if entry.opening else ""
+            self.ledger.refuse(entry.id, begins + ", ".join(said), over)
         return bool(said)
 
     def _hopeful(self) -> None:

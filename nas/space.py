@@ -4,7 +4,8 @@
         depth = trial.suggest_int("depth", 1, 4)
         return Spec("vit_tiny_patch16_224", channels, size, arguments={"img_size": size, "depth": depth})
 
-A space may say by which parameters a search begins, such as those of what is to be beaten: `space.first = {"depth": 2}`.
+A space may say by which parameters a search begins, such as those of what is to be beaten: `space.first = {"depth": 2}`, or a
+function of channels and size.
 
 `--space resnet` names one of ours, `--space my_file.py:space` yours. What it returns is how to build an encoder
 (`encoders.Spec`), or a timm name. Together with the hyperparameters that `--tune` names it makes a `Choice`, whose hash says
@@ -99,9 +100,14 @@ def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("resnet18d", channels, size, stem, arguments | {k: v for k, v in more.items() if v != usual[k]})
 
 
-resnetd.first = {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
-    "stem_width": 16, "stem": "half", "activation": "relu", "pool": "avg", "zero_init": True,
-}
+def _small(channels: int, size: int) -> dict:
+    stem = "half" if size > 16 else "small"  # as encoders.create("small") has it
+    return {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
+        "stem_width": 16, "stem": stem, "activation": "relu", "pool": "avg", "zero_init": True,
+    }
+
+
+resnetd.first = _small
 
 
 def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
@@ -221,6 +227,54 @@ def named(name: str) -> Space:
     if not callable(getattr(module, rest, None)):
         raise ValueError(f"space={name}: {path} has no function {rest}")
     return getattr(module, rest)
+
+
+class Named(Answers):
+    """Answers by name, elsewhere with the least.  Raises Misnamed where an answer is none of the options."""
+
+    def __init__(self, answers: dict):
+        super().__init__(lambda count: 0)
+        self.answers = answers
+
+    def suggest_categorical(self, name: str, choices):
+        if name not in self.answers:
+            return super().suggest_categorical(name, choices)
+        if self.answers[name] not in choices:
+            shown = f"{choices[0]} to {choices[-1]}" if isinstance(choices, range) else ", ".join(map(str, choices))
+            raise Misnamed(f"{name}={self.answers[name]} is not among {shown}")
+        return self.answers[name]
+
+    def suggest_float(self, name: str, low: float, high: float, **how) -> float:
+        value = self.answers.get(name, low)
+        if not low <= value <= high:
+            raise Misnamed(f"{name}={value} is not from {low:g} to {high:g}")
+        return value
+
+
+class Misnamed(ValueError):
+    """A parameter cannot have this value."""
+
+
+def opening(name: str, space: Space, channels: int, size: int, tune: list, flat: dict) -> dict | None:
+    """The parameters by which a search of the space begins, those of `tune` at the words' own values; None: no matter which.
+
+    Raises ValueError for one that the space does not offer; what it never asks for may be named.
+    """
+    said = getattr(space, "first", None)
+    if callable(said):
+        said = said(channels, size)
+    if not said:
+        return None
+    try:
+        space(Named(said), channels, size)
+    except Misnamed as error:
+        raise ValueError(f"space={name}: first: {error}") from error
+    except Exception:  # of the answers that it leaves open; a trial will show it
+        pass
+    for word, low, high, whole in tune:
+        value = min(max(1.0 if word == STRENGTH else flat[word], low), high)
+        said = said | ({f"log2 {word}": round(math.log2(value))} if whole else {word: value})
+    return said
 
 
 def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list, flat: dict) -> Choice:

@@ -1,5 +1,6 @@
 """The ledger and the scheduler in one process: cuts, limits, failures, memory of what was tried, halving."""
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
 from nas import ledger as ledgers
-from nas import sampler
+from nas import report, sampler
 from nas.ledger import Ledger, Watch
 from nas.scheduler import Halving, Plan, Worker
 from tests.nas.stand_in import worth
@@ -140,6 +141,37 @@ def test_a_search_begins_where_its_space_says(in_memory):
     points = [e.choice["point"] for e in book("first").entries()]
     assert points[0] == [2, 3, 1]
     assert points.count([2, 3, 1]) == 1
+
+
+def test_what_a_search_begins_with_competes_with_no_candidates(in_memory):
+    judge = Judge()
+    judge.opening, judge.best = {"a": 2, "b": 3, "c": 1}, lambda choices: len(choices) - 1
+    Worker(book(), replace(plan(), candidates=4), judge).run()
+    assert book().entries()[0].choice["point"] == [2, 3, 1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "evolution"])
+def test_where_limits_refuse_what_a_search_begins_with_it_says_so_and_goes_on(sampler, in_memory, monkeypatch):
+    def judged() -> Judge:
+        judge = Judge()
+        judge.opening = {"a": 3, "b": 3, "c": 3}
+        return judge
+
+    first, *others = same_when_cut(sampler, judged, in_memory, monkeypatch)
+    assert first.choice["point"] == [3, 3, 3]
+    assert (first.state, first.reason) == (TrialState.PRUNED, "the space begins beyond the limits: macs 9 > 7")
+    assert not any(e.opening for e in others)
+    assert sum(bool(e.rungs) for e in others) == 12
+    assert f"trial 0 was refused: {first.reason}" in report.lines([first], plan(), "study")
+
+
+def test_what_a_search_begins_with_and_cannot_be_built_fails_with_the_reason():
+    judge, current = Judge(unbuilt=lambda p: p[0] == 3), book()
+    judge.opening = {"a": 3, "b": 3, "c": 3}
+    Worker(current, plan(4, rungs=1), judge).run()
+    first, *others = current.entries()
+    assert (first.state, first.reason) == (TrialState.FAIL, "ValueError: no [3, 3, 3]")
+    assert [e.state for e in others] == [TrialState.COMPLETE] * 3
 
 
 def cutting(monkeypatch, storage, count: int, before: bool) -> None:
