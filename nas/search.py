@@ -30,6 +30,11 @@ TOOL = config.Tool(
 )
 WORKER = "NOLABEL_SEARCH_WORKER"  # set in the environment of a worker: its number on this machine
 RESTARTS = 20  # of a worker that is killed
+USELESS = {  # words of ssl.pretrain that each trial has in its own way
+    "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
+    "pretrained": "left out: trials begin with random weights", "scratch": "left out: trials begin with random weights",
+    "out": "left out: a study lies in runs/nas/<study>", "until": "left out: rungs says where trials pause",
+}
 
 
 def main() -> int:
@@ -74,12 +79,22 @@ def check(words) -> None:
             wrong["objectives"] = "without loss, which is the supernet's as a whole: knn, linear or rankme"
     if words.strategy != "proxy" and "proxy" in named:
         wrong["objectives"] = "without proxy, or with strategy=proxy"
+    wrong |= {name: USELESS[name] for name in said(words) if name in USELESS}
+    if words.resume == "never":
+        wrong["resume"] = "auto: a trial goes on from rung to rung"
     if words.steps:
         wrong["steps"] = "left out: a search counts in epochs"
     command.refuse(config.flat(words), wrong)
     limits(words.limit)
     tuned(words.tune, config.flat(words))
     space_of(words.space)
+
+
+def said(words) -> list[str]:
+    """Names of the words that were said. A recipe file may name its paper's encoder: that is no mistake of the user's."""
+    names = [word.partition("=")[0].lstrip("+~") for word in words.chosen.words]
+    recipe = "recipe='null'" in words.chosen.words  # core/config.py's sign of a file
+    return [name for name in names if not (recipe and name in ("encoder", "stem"))]
 
 
 def plan(words):

@@ -69,6 +69,8 @@ def limits(said: str) -> dict[str, float]:
             raise ValueError(f"limit={said}: written name:number, such as macs:15") from error
         if name not in COSTS:
             raise ValueError(f"limit={said}: there are {', '.join(COSTS)}")
+        if not 0 < found[name] < math.inf:
+            raise ValueError(f"limit={said}: {name} must be a number above 0")
     return found
 
 

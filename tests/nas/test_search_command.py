@@ -164,6 +164,16 @@ def test_a_finished_study_takes_no_other_settings(whole):
     (["--strategy=proxy"], "objectives=knn,macs: must be proxy and costs alone"),
     (["--strategy=proxy", "--objectives=proxy,macs"], "proxy=none: must be one that scores an encoder by itself"),
     (["--trial=3"], "there is no setting 'trial'; did you mean trials?"),
+    (["--limit=macs:nan"], "limit=macs:nan: macs must be a number above 0"),
+    (["--limit=latency:2,macs:inf"], "limit=latency:2,macs:inf: macs must be a number above 0"),
+    (["--limit=macs:-1"], "limit=macs:-1: macs must be a number above 0"),
+    (["--encoder=resnet18"], "encoder=resnet18: must be left out: space says which encoders"),
+    (["--stem=half"], "stem=half: must be left out"),
+    (["--out=runs/x"], "out=runs/x: must be left out: a study lies in runs/nas/<study>"),
+    (["--until=3"], "until=3.0: must be left out: rungs says where trials pause"),
+    (["--scratch"], "scratch=True: must be left out"),
+    (["--pretrained"], "pretrained=True: must be left out"),
+    (["--resume=never"], "resume=never: must be auto"),
     (["--space=resnets"], "space=resnets: there are resnet, resnetd, mobile, vit, tabular, elastic, names:"),
     (["--space=names:"], "space=names:: written names:resnet18"),
     (["--space=names:resnet18,"], "space=names:resnet18,: written names:resnet18"),
@@ -178,6 +188,12 @@ def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     assert len(lines) == 1
     assert said in lines[0]
     assert not list(tmp_path.glob("runs/nas/*/trials"))
+
+
+def test_a_recipe_may_name_its_papers_encoder():
+    search.check(config.compose(search.TOOL, config.with_recipe(search.TOOL, [
+        f"recipe={ROOT / 'experiments' / 'recipes' / 'cifar10' / 'simclr.yaml'}", "space=resnetd",
+    ])[0]))
 
 
 def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
