@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,10 @@ from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
 from nas.ledger import Entry, Ledger, folder, run_folders
 from nas.pareto import front, hypervolume
-from nas.scheduler import Plan
+from nas.scheduler import ONE_TOO_MANY, Plan
 from nas.words import COSTS, OBJECTIVES
+
+FILE = "encoder.safetensors"
 
 
 def finished(entries: Sequence[Entry]) -> list[Entry]:
@@ -116,15 +119,7 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
     entries, place = book.entries(), folder(study)
     ahead = best(entries, plan)
     place.mkdir(parents=True, exist_ok=True)
-    for e in ahead:
-        files = [run / "encoder.safetensors" for run in run_folders(study, e)]
-        source = next(filter(Path.exists, files), None)
-        if source is not None:
-            target = place / "front" / f"{e.number:05d}"
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / "encoder.safetensors")
-            if e is ahead[0]:
-                shutil.copy2(source, place / "encoder.safetensors")
+    here = gather(place, study, ahead)
     kept = {
         "study": study, "settings": book.settings, "trials": [row(e) for e in entries],
         "front": [e.number for e in ahead], "epochs": epochs(entries), "hardware": hardware(),
@@ -139,9 +134,32 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
     checkpoint.write(place / "report.md", text)
     print(text.split("\n![")[0])
     print(f"report: {place / 'report.md'}")
-    if any((place / "front" / f"{e.number:05d}").exists() for e in ahead):
+    elsewhere = [str(e.number) for e in ahead if e.number not in here]
+    if elsewhere and book.settings["strategy"] != "proxy":  # which trains none
+        print(f"not on this machine: the front's encoders of trials {', '.join(elsewhere)}")
+    if here:
         print(f"encoders: {place / 'front'}")
 
+
+def gather(place: Path, study: str, ahead: Sequence[Entry]) -> list[int]:
+    """The front's encoders, and the best one, into the study's folder, and none besides.  → numbers of those that are here"""
+    here, kept = [], {f"{e.number:05d}" for e in ahead}
+    for old in (place / "front").glob("*"):
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    for e in ahead:
+        target = place / "front" / f"{e.number:05d}" / FILE
+        source = next((run / FILE for run in run_folders(study, e) if (run / FILE).exists()), None)
+        if source:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        if target.exists():
+            here.append(e.number)
+    if ahead and ahead[0].number in here:
+        shutil.copy2(place / "front" / f"{ahead[0].number:05d}" / FILE, place / FILE)
+    else:
+        (place / FILE).unlink(missing_ok=True)
+    return here
 
 
 def row(e: Entry) -> dict:
@@ -174,15 +192,18 @@ def lines(entries: Sequence[Entry], plan: Plan, study: str) -> list[str]:
             cells = [f"{figures(e)[n]:.4g}" if n in figures(e) else "" for n in names]
             out.append(f"| {e.number} | {' | '.join(cells)} | {shape(e.choice)} |")
         out += ["", "The front: nothing trained to the end is better in every objective. Accuracy is on validation images.", ""]
-    failed: dict[str, int] = {}
-    for e in entries:
-        if e.state == TrialState.FAIL:
-            failed[e.reason] = failed.get(e.reason, 0) + 1
+    failed = Counter(e.reason for e in entries if e.state == TrialState.FAIL)
+    out += [f"ended: {reason}" for reason in ends(entries)]
     out += [f"failed: {reason} ({n} trials)" for reason, n in failed.items()]
     out += [f"trial {e.number} was refused: {e.reason}" for e in entries if e.refused and e.opening]
     broken = [said["reason"] for e in entries for said in e.broken]
     out += [f"{len(broken)} that were drawn could not be built, the last one: {broken[-1]}"] if broken else []
     return out
+
+
+def ends(entries: Sequence[Entry]) -> list[str]:
+    """Why no more was proposed, each reason once."""
+    return [*dict.fromkeys(e.reason for e in entries if e.refused and not e.choice and e.reason != ONE_TOO_MANY)]
 
 
 def shape(choice: dict) -> str:

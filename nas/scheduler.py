@@ -22,7 +22,8 @@ from nas.pareto import order
 from nas.sampler import Known
 from nas.words import COSTS
 
-REFUSED = 20  # times the trials: so many refused, and the limits leave nothing
+REFUSED = 10  # trials in a row, of `sampler.REDRAWN` proposals each: the limits leave nothing
+ONE_TOO_MANY = "one too many: another worker was first"
 WAIT = -1  # no trial's id: there is nothing to do yet
 HOPELESS = 5  # failures and not one success, after which the study itself is at fault
 
@@ -154,7 +155,7 @@ class Worker:
             mine = ledger.entry(id).number
             if sum(not e.refused for e in ledger.entries() if e.number < mine) < plan.trials:
                 return id
-            ledger.refuse(id, "one too many: another worker was first", {})
+            ledger.refuse(id, ONE_TOO_MANY, {})
             return WAIT
         if any(e.state == TrialState.RUNNING for e in entries):
             return WAIT
@@ -217,8 +218,8 @@ class Worker:
             others = known([e for e in entries if e.id != id], plan)
             number, directions = ledger.entry(id).number, list(plan.objectives.values())
             try:
-                if sum(e.refused for e in entries) > REFUSED * plan.trials:
-                    raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
+                if nearest := self.beyond([e for e in entries if e.id != id]):
+                    raise sampler.Exhausted(nearest)
                 p = sampler.propose(
                     plan.sampler, built(judge.choose), built(judge.costs), plan.limits, others, directions, plan.seed, number,
                     again, plan.candidates, judge.best if plan.candidates > 1 else None, judge.opening,
@@ -238,6 +239,17 @@ class Worker:
             if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
                 return True
             again += 1  # another worker chose the same in this moment: both look again
+
+    def beyond(self, entries: Sequence[Entry]) -> str | None:
+        """The reason to give up: nothing kept within limits for long."""
+        last, limits = [e for e in entries if e.choice][-REFUSED:], self.plan.limits
+        if len(last) < REFUSED or not all(e.refused for e in last):
+            return None
+        over = [max(e.costs.get(name, 0.0) / max(most, 1e-9) for name, most in limits.items()) for e in last]
+        nearest = last[int(np.argmin(over))].costs
+        found = ", ".join(f"{name} {nearest[name]:.4g}" for name in limits if name in nearest)
+        said = ",".join(f"{name}:{most:g}" for name, most in limits.items())
+        return f"limit={said}: the last {REFUSED} trials were all beyond it, the nearest with {found}"
 
     def refused(self, entry: Entry) -> bool:
         """Does it exceed a limit?  It is told so, and not trained."""

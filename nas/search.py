@@ -239,6 +239,11 @@ def supervise(words) -> int:
     if stopped:
         print("stopped; the same command goes on", file=sys.stderr)
         return Stopped.code
+    entries = book.entries()
+    if not code and not any(e.rungs for e in entries):
+        last = [f"trial {e.number} was refused: {e.reason}" for e in entries if e.refused and e.choice][-1:]
+        print(f"error: nothing was trained: {'; '.join(report.ends(entries) + last)}", file=sys.stderr)
+        return 1
     return code
 
 

@@ -261,7 +261,20 @@ def test_what_limits_leave_no_room_for_is_refused_with_the_reason():
     assert len(judge.trained) == 1  # 0, 0, 0
     assert all(e.state == TrialState.PRUNED and e.trial.constraints["macs"] > 0 for e in refused)
     assert any(e.reason == f"macs {e.costs['macs']:.4g} > 0" for e in refused)
-    assert "hardly anything keeps within" in current.entries()[-1].reason or "tried" in current.entries()[-1].reason
+    assert len(refused) < 63
+    assert "the last 10 trials were all beyond it, the nearest with macs" in current.entries()[-1].reason
+
+
+def test_limits_that_nothing_keeps_end_the_study_soon_with_the_nearest_cost():
+    judge, current = Judge(size=16), book()
+    judge.costs = lambda choice: {"macs": 100.0 + sum(choice.json["point"])}
+    Worker(current, plan(30, "random", limits={"macs": 5.0}), judge).run()
+    *refused, last = current.entries()
+    assert len(refused) == 10
+    nearest = min(e.costs["macs"] for e in refused)
+    assert last.reason == f"limit=macs:5: the last 10 trials were all beyond it, the nearest with macs {nearest:.4g}"
+    assert f"ended: {last.reason}" in report.lines(current.entries(), plan(), "study")
+    assert not judge.trained
 
 
 def test_a_trial_that_fails_is_recorded_and_the_study_goes_on():

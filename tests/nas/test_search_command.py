@@ -1,6 +1,7 @@
 """`python -m nas.search` as a user runs it: a study, killed and gone on with, its report; mistakes in a line."""
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -144,6 +145,23 @@ def report_of(words: list[str]) -> int:
         return report.main()
 
 
+def test_a_report_holds_the_front_of_now_and_says_what_is_elsewhere(whole, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    place, ahead = tmp_path / "runs" / "nas" / "s", results(whole)["front"]
+    names = [f"{number:05d}" for number in ahead]
+    (place / "front" / "99999").mkdir()  # on the front of an earlier report
+    assert report_of(["--study=s"]) == 0
+    assert "not on this machine" not in capsys.readouterr().out
+    assert sorted(path.name for path in (place / "front").iterdir()) == sorted(names)
+    shutil.rmtree(place / "trials")
+    shutil.rmtree(place / "front" / names[0])
+    assert report_of(["--study=s"]) == 0
+    assert f"not on this machine: the front's encoders of trials {ahead[0]}\n" in capsys.readouterr().out
+    assert not (place / "encoder.safetensors").exists()  # it would be another one's
+    assert sorted(path.name for path in (place / "front").iterdir()) == sorted(names[1:])
+
+
 def test_a_finished_study_takes_no_other_settings(whole):
     job = begin(whole, "--epochs=3")
     _, err = job.communicate(timeout=60)
@@ -202,6 +220,20 @@ def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
     _, err = job.communicate(timeout=120)
     assert job.returncode == 1
     assert "the first 5 trials all failed, the last one so: KeyError: 'no such block'" in err
+
+
+def test_where_nothing_was_trained_the_command_fails_with_the_reason(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from vision.encoders import Spec\n"
+        "def mine(trial, channels, size):\n    trial.suggest_int('a', 0, 1)\n    return Spec('test_resnet', channels, size)\n"
+    )
+    job = begin(tmp_path, "--space=mine.py:mine", "--limit=macs:0.0001", "--tune=")
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 1
+    assert "ended: the space holds no more than" in out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: nothing was trained: the space holds no more than 1 choices, and all were tried; trial 0 ")
+    assert last.endswith("> 0.0001")
 
 
 def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
