@@ -4,6 +4,7 @@ Everything a trial is lies in the storage, in attributes that optuna-dashboard s
 number of machines may join, stop and come back:
 
     choice   what is trained (nas/space.py), its hash, and what the sampler must remember of it
+    broken   what was drawn before it and cannot be built, each with its reason
     costs    what it costs, measured before training
     rungs    [{"epochs": …, "values": […], "figures": {…}}, …]: one for every rung that it has reached
     goal     how many rungs it was last sent to reach
@@ -16,6 +17,7 @@ rung, PRUNED when it was refused before training or stayed behind, FAIL with its
 however many workers try: both of Optuna's storages promise that, and all else rests on it.
 """
 import hashlib
+import itertools
 import os
 import socket
 import time
@@ -39,6 +41,10 @@ LOCK_SECONDS = 10  # after which a journal's lock is taken from a worker that wa
 
 class Lost(Exception):
     """Somebody else works on the trial now: this worker was taken for dead."""
+
+
+class Missing(ValueError):
+    """There is no such study."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,17 @@ class Entry:
     @property
     def asked(self) -> tuple[dict, dict[str, BaseDistribution]]:
         """The parameters that a sampler chose, and what it chose among."""
-        distributions = {name: json_to_distribution(text) for name, text in self.choice["distributions"].items()}
-        return dict(self.choice["params"]), distributions
+        return asked(self.choice)
+
+    @property
+    def opening(self) -> bool:
+        """Is it what the space begins with?"""
+        return bool(self.choice and self.choice.get("opening"))
+
+    @property
+    def broken(self) -> list[dict]:
+        """What was drawn for it and cannot be built: "params", "distributions", "reason"."""
+        return self.trial.user_attrs.get("broken", [])
 
     @property
     def costs(self) -> dict[str, float]:
@@ -112,31 +127,75 @@ class Entry:
         return self.state == TrialState.PRUNED and not self.rungs
 
 
+def asked(said: dict) -> tuple[dict, dict[str, BaseDistribution]]:
+    """As they were written down: parameters, and what they were chosen among."""
+    return dict(said["params"]), {name: json_to_distribution(text) for name, text in said["distributions"].items()}
+
+
 class Ledger:
-    """One study.  name, storage: as `open_storage` takes them; directions: "maximize" or "minimize" of each objective.
+    """One study.  name, storage: as `open_storage` takes them; objectives: name → "maximize" or "minimize".
+    Without objectives and settings: one that is there, with its own; nothing is created. anew: where nothing came of it, such
+    as after a mistyped word, it may begin again with other settings.
 
     Raises ValueError where the study was begun with other settings, or the storage cannot be reached.
     """
 
-    def __init__(self, name: str, storage: str | BaseStorage, objectives: dict[str, str], settings: dict):
+    def __init__(
+        self, name: str, storage: str | BaseStorage, objectives: dict[str, str] | None = None, settings: dict | None = None,
+        anew: bool = False,
+    ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.me = name, f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         try:
-            self.study = optuna.create_study(
-                study_name=name, storage=open_storage(storage, name), directions=list(objectives.values()), load_if_exists=True,
-                sampler=optuna.samplers.RandomSampler(0),  # never asked: nas/sampler.py proposes
-            )
+            self.study = self._open(storage, objectives)
+            if anew and self.settings and config.difference(self.settings, settings) and self._barren():
+                self._clear()
+                self.study = self._open(storage, objectives)
+        except Missing:
+            raise
         except Exception as error:  # each database has errors of its own
             raise ValueError(f"storage={storage}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-        self.storage, self.name = self.study._storage, name
-        self.me = f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        begun = self.study.user_attrs.get("settings")
-        if begun is None:
+        if settings is not None:
+            self._begin(objectives, settings)
+
+    def _open(self, storage: str | BaseStorage, objectives: dict[str, str] | None) -> optuna.Study:
+        never = optuna.samplers.RandomSampler(0)  # asked: nas/sampler.py proposes
+        if objectives is None:
+            study = optuna.load_study(study_name=self.name, storage=existing(storage, self.name), sampler=never)
+        else:
+            study = optuna.create_study(
+                study_name=self.name, storage=open_storage(storage, self.name), directions=list(objectives.values()),
+                load_if_exists=True, sampler=never,
+            )
+        self.storage = study._storage
+        return study
+
+    def _begin(self, objectives: dict[str, str], settings: dict) -> None:
+        if self.settings is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives))
             self.study.set_user_attr("settings", settings)
-        elif changes := config.difference(begun, settings):
-            raise ValueError(f"study={name} was begun with other settings ({'; '.join(changes)}); give another study")
+        elif changes := config.difference(self.settings, settings):
+            raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
+
+    def _barren(self) -> bool:
+        """Was nothing trained, and is nothing being trained?"""
+        at_work = any(e.rungs or e.state in (TrialState.RUNNING, TrialState.WAITING) for e in self.entries())
+        return not at_work and not (folder(self.name) / "supernet").exists()
+
+    def _clear(self) -> None:
+        """Forget its trials; what they left in run folders is put aside."""
+        optuna.delete_study(study_name=self.name, storage=self.storage)
+        left = folder(self.name) / "trials"
+        if left.exists():
+            aside = (left.with_name(f"trials-{i}") for i in itertools.count(1))
+            left.rename(next(path for path in aside if not path.exists()))
+
+    @property
+    def settings(self) -> dict | None:
+        """What it was begun with (core/config.py's `identity`)."""
+        return self.study.user_attrs.get("settings")
 
     def entries(self) -> list[Entry]:
         return [Entry(t) for t in self.study.get_trials(deepcopy=False)]
@@ -290,6 +349,27 @@ def gone(worker: str | None) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] in "ZX"  # ended, and not yet collected by its parent
     except OSError:
         return True
+
+
+def existing(said: str | BaseStorage, name: str) -> BaseStorage:
+    """The storage that holds the study; nothing is created.  Raises Missing."""
+    if said == "auto":
+        where, found = "runs/nas", [path.parent.name for path in folder("").glob("*/journal.log")]
+    elif isinstance(said, str) and not _there(said):
+        raise Missing(f"storage={said}: there is no such file")
+    else:
+        database = isinstance(said, str) and "://" in said
+        storage = RDBStorage(said, skip_table_creation=True) if database else open_storage(said, name)
+        where, found = f"storage={said}", optuna.get_all_study_names(storage)
+    if name not in found:
+        raise Missing(f"study={name}: {where} holds {', '.join(sorted(found)) or 'no study yet'}")
+    return open_storage(said, name)
+
+
+def _there(said: str) -> bool:
+    """Is the file there that a storage lies in?  Servers answer for themselves."""
+    kind, _, path = said.partition(":///")
+    return Path(path).exists() if kind.startswith("sqlite") else "://" in said or config.expand(said).exists()
 
 
 def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:

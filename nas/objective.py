@@ -30,7 +30,7 @@ from nas import proxies, space
 from nas.ledger import Entry, Lost, run_folders
 from nas.sampler import excess
 from nas.space import Choice
-from nas.words import PROXIES, NasWords, limits
+from nas.words import PROXIES, NasWords, limits, tuned
 from vision import artifact, cost, datasets, encoders, loaders
 from vision.augment import Recipe
 from vision.build import build_data
@@ -131,10 +131,10 @@ class Train:
         self.data: datasets.Dataset = build_data(words)
         self.names = {*words.objectives.split(","), *self.limits}
         flat = config.flat(words)
-        tune = space.tuned(words.tune, flat)
+        tune = tuned(words.tune, flat)
         shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
         chosen = space.named(words.space)
-        self.choose, self.opening = partial(space.choose, space=chosen, **shared), getattr(chosen, "first", None)
+        self.choose, self.opening = partial(space.choose, space=chosen, **shared), space.opening(words.space, chosen, **shared)
         if not self.data.classes and {"knn", "linear"} & self.names:
             raise ValueError(f"objectives={words.objectives}: data={words.chosen.data} has no labels; use loss or rankme")
 

@@ -9,8 +9,10 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from optuna.trial import TrialState
@@ -20,8 +22,10 @@ from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
 from nas.ledger import Entry, Ledger, folder, run_folders
 from nas.pareto import front, hypervolume
-from nas.scheduler import Plan
+from nas.scheduler import ONE_TOO_MANY, Plan
 from nas.words import COSTS, OBJECTIVES
+
+FILE = "encoder.safetensors"
 
 
 def finished(entries: Sequence[Entry]) -> list[Entry]:
@@ -59,7 +63,7 @@ class View:
         )
         self.task = self.bar.add_task(study, total=plan.trials, stand="")
         self.bar.start()
-        self.seen: dict[int, tuple] = {}
+        self.seen: dict[int, tuple] | None = None  # of what was there before, nothing is told
         self.front: set[int] = set()
 
     def say(self, text: str) -> None:
@@ -73,7 +77,8 @@ class View:
             self.bar.update(self.task, stand=f"supernet: {float(found[1]):.1f} epochs")
 
     def show(self, entries: Sequence[Entry]) -> None:
-        first = not self.seen and len(entries) > 0
+        first = self.seen is None
+        self.seen = self.seen or {}
         for e in entries:
             state = len(e.rungs), e.state, e.lost
             if self.seen.get(e.number) != state:
@@ -93,6 +98,8 @@ class View:
         text = None
         if e.state == TrialState.FAIL:
             text = f"failed: {e.reason}"
+        elif e.refused and e.opening:
+            text = f"refused: {e.reason}"
         elif e.rungs and (before is None or len(e.rungs) > before[0]):
             text = f"{e.rungs[-1]['epochs']:.3g} epochs: {told(e, self.names)}"
         elif before is not None and e.lost > before[2]:
@@ -112,17 +119,9 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
     entries, place = book.entries(), folder(study)
     ahead = best(entries, plan)
     place.mkdir(parents=True, exist_ok=True)
-    for e in ahead:
-        files = [run / "encoder.safetensors" for run in run_folders(study, e)]
-        source = next(filter(Path.exists, files), None)
-        if source is not None:
-            target = place / "front" / f"{e.number:05d}"
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / "encoder.safetensors")
-            if e is ahead[0]:
-                shutil.copy2(source, place / "encoder.safetensors")
+    here = gather(place, study, ahead)
     kept = {
-        "study": study, "settings": book.study.user_attrs["settings"], "trials": [row(e) for e in entries],
+        "study": study, "settings": book.settings, "trials": [row(e) for e in entries],
         "front": [e.number for e in ahead], "epochs": epochs(entries), "hardware": hardware(),
         "versions": versions(("optuna", "torch", "timm")), "code": code(),
     }
@@ -135,9 +134,32 @@ def write(book: Ledger, plan: Plan, study: str) -> None:
     checkpoint.write(place / "report.md", text)
     print(text.split("\n![")[0])
     print(f"report: {place / 'report.md'}")
-    if any((place / "front" / f"{e.number:05d}").exists() for e in ahead):
+    elsewhere = [str(e.number) for e in ahead if e.number not in here]
+    if elsewhere and book.settings["strategy"] != "proxy":  # which trains none
+        print(f"not on this machine: the front's encoders of trials {', '.join(elsewhere)}")
+    if here:
         print(f"encoders: {place / 'front'}")
 
+
+def gather(place: Path, study: str, ahead: Sequence[Entry]) -> list[int]:
+    """The front's encoders, and the best one, into the study's folder, and none besides.  → numbers of those that are here"""
+    here, kept = [], {f"{e.number:05d}" for e in ahead}
+    for old in (place / "front").glob("*"):
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    for e in ahead:
+        target = place / "front" / f"{e.number:05d}" / FILE
+        source = next((run / FILE for run in run_folders(study, e) if (run / FILE).exists()), None)
+        if source:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        if target.exists():
+            here.append(e.number)
+    if ahead and ahead[0].number in here:
+        shutil.copy2(place / "front" / f"{ahead[0].number:05d}" / FILE, place / FILE)
+    else:
+        (place / FILE).unlink(missing_ok=True)
+    return here
 
 
 def row(e: Entry) -> dict:
@@ -170,12 +192,18 @@ def lines(entries: Sequence[Entry], plan: Plan, study: str) -> list[str]:
             cells = [f"{figures(e)[n]:.4g}" if n in figures(e) else "" for n in names]
             out.append(f"| {e.number} | {' | '.join(cells)} | {shape(e.choice)} |")
         out += ["", "The front: nothing trained to the end is better in every objective. Accuracy is on validation images.", ""]
-    failed: dict[str, int] = {}
-    for e in entries:
-        if e.state == TrialState.FAIL:
-            failed[e.reason] = failed.get(e.reason, 0) + 1
+    failed = Counter(e.reason for e in entries if e.state == TrialState.FAIL)
+    out += [f"ended: {reason}" for reason in ends(entries)]
     out += [f"failed: {reason} ({n} trials)" for reason, n in failed.items()]
+    out += [f"trial {e.number} was refused: {e.reason}" for e in entries if e.refused and e.opening]
+    broken = [said["reason"] for e in entries for said in e.broken]
+    out += [f"{len(broken)} that were drawn could not be built, the last one: {broken[-1]}"] if broken else []
     return out
+
+
+def ends(entries: Sequence[Entry]) -> list[str]:
+    """Why no more was proposed, each reason once."""
+    return [*dict.fromkeys(e.reason for e in entries if e.refused and not e.choice and e.reason != ONE_TOO_MANY)]
 
 
 def shape(choice: dict) -> str:
@@ -233,8 +261,10 @@ def main() -> int:
     from nas import search
 
     def again(words) -> int:
-        book = search.ledger(words)
-        write(book, search.plan(words), words.study)
+        """Of the study as it was begun: no word but its name, and where it is kept, needs saying."""
+        book = Ledger(words.study, words.storage)
+        begun = SimpleNamespace(**(config.flat(words) | (book.settings or {})))
+        write(book, search.plan(begun), words.study)
         return 0
 
     return config.main(search.TOOL, again)

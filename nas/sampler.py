@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -22,6 +22,7 @@ from nas.pareto import front
 SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
 ASKED = 20  # proposals, known already or beyond limits, after which it is drawn at random
 REDRAWN = 120  # proposals after which one beyond the limits becomes a trial, to be refused
+UNBUILT = 40  # different proposals that cannot be built after which the trial fails
 AT_RANDOM = 2_000  # proposals known already after which none is left
 STARTUP = 12  # random trials before TPE and GP have something to learn from; also the populations' size
 KEPT = "generation"  # in the names of system attributes by which samplers remember a trial
@@ -31,12 +32,33 @@ class Exhausted(Exception):
     """The space holds nothing that was not tried."""
 
 
+class Unbuildable(Exception):
+    """What was drawn cannot be built.  broken: those that were tried for this trial."""
+
+    def __init__(self, reason: str, broken: Sequence["Broken"] = ()):
+        super().__init__(reason)
+        self.broken = list(broken)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Parameters of which no choice, or no cost, came."""
+
+    params: dict
+    distributions: dict[str, BaseDistribution]
+    reason: str
+
+    @property
+    def json(self) -> dict:
+        return {"params": self.params, "distributions": json_of(self.distributions), "reason": self.reason}
+
+
 @dataclass(frozen=True)
 class Known:
     """A trial as a sampler learns of it."""
 
     number: int
-    hash: str
+    hash: str | None  # None: it could not be built
     params: dict
     distributions: dict[str, BaseDistribution]
     values: list[float] | None  # None: not known yet, or never to be
@@ -52,7 +74,9 @@ class Proposal:
     params: dict
     distributions: dict[str, BaseDistribution]
     memory: dict
+    opening: bool  # is it what the space begins with?
     drawn: int  # how many were drawn until it was found
+    broken: list[Broken]  # on the way
 
 
 def propose(
@@ -62,40 +86,58 @@ def propose(
 ) -> Proposal:
     """A choice that is not known yet, for the trial of this number; within the limits, where one was found soon.
 
-    choose: trial → something with a `.hash`.  costs: that → its costs.  limits: cost → the most of it.  again: how often this
-    trial's choice was found to be another worker's too.  best: of so many candidates, which?  first: parameters that trial 0
-    tries before the sampler is asked.  Raises Exhausted.
+    choose: trial → something with a `.hash`.  costs: that → its costs.  Both may raise Unbuildable: another is drawn.
+    limits: cost → the most of it.  again: how often this trial's choice was found to be another worker's too.  best: of so
+    many candidates, which?  first: parameters of trial 0, whatever limits and `best` say.  Raises Exhausted; Unbuildable
+    where nothing that was drawn can be built.
     """
-    taken, found_so_far = {k.hash: k for k in known}, []
+    taken, found_so_far, broken = {k.hash: k for k in known if k.hash}, [], []
+    unbuildable = [k.params for k in known if not k.hash]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         otherwise = worst(known, directions)
         study = rebuilt(known, directions, otherwise)
-        if first and number == 0:
+        begins = bool(first) and number == 0
+        if begins:
             study.enqueue_trial(first)
         for attempt in range(AT_RANDOM):
-            asking = attempt < ASKED
+            asking, opening = attempt < ASKED, begins and attempt == 0
             study.sampler = make(sampler if asking else "random", seeded(seed, number, again, attempt))
             trial = study.ask()
-            choice = choose(trial)
+            try:
+                choice = choose(trial)
+                found = costs(choice) if choice.hash not in taken else {}
+            except Unbuildable as error:
+                if trial.params not in unbuildable:
+                    unbuildable.append(trial.params)
+                    broken.append(Broken(trial.params, trial.distributions, str(error)))
+                if opening or not trial.params or len(broken) == UNBUILT:  # without a question asked, no other answer helps
+                    if found_so_far:
+                        break
+                    raise Unbuildable(str(error), broken) from error
+                tell(study, trial, Known(number, None, {}, {}, otherwise) if asking else None)
+                continue
             if choice.hash in taken:
                 tell(study, trial, taken[choice.hash] if asking else None)
                 continue
-            found = costs(choice)
             over = excess(found, limits)
-            if attempt < REDRAWN and any(by > 0 for by in over.values()):
+            if attempt < REDRAWN and not opening and any(by > 0 for by in over.values()):
                 tell(study, trial, Known(number, choice.hash, {}, {}, otherwise, over) if asking else None)
                 continue
             attributes = study._storage.get_trial_system_attrs(trial._trial_id)
             memory = {k: v for k, v in attributes.items() if KEPT in k}
-            found_so_far.append(Proposal(choice, found, trial.params, trial.distributions, memory, attempt + 1))
-            if len(found_so_far) == candidates:
+            asked = trial.params, trial.distributions
+            found_so_far.append(Proposal(choice, found, *asked, memory, opening, attempt + 1, broken))
+            if opening or len(found_so_far) == candidates:
                 break
             taken[choice.hash] = Known(number, choice.hash, {}, {}, None)
             study.tell(trial, state=TrialState.FAIL)
     if found_so_far:
         return found_so_far[best([p.choice for p in found_so_far]) if len(found_so_far) > 1 else 0]
-    raise Exhausted(f"the space holds no more than {len(taken)} choices, and all were tried")
+    if broken and not taken:
+        raise Unbuildable(broken[-1].reason, broken)
+    more = f" and {len(unbuildable)} that cannot be built" if unbuildable else ""
+    raise Exhausted(f"the space holds no more than {len(taken)} choices{more}, and all were tried")
 
 
 def excess(costs: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
@@ -135,6 +177,10 @@ def frozen(k: Known, otherwise: list[float], limits: list[str]) -> FrozenTrial:
     if k.pending:
         return create_trial(state=TrialState.RUNNING, **shared)
     return create_trial(state=TrialState.COMPLETE, values=k.values or otherwise, **shared)
+
+
+def json_of(distributions: dict[str, BaseDistribution]) -> dict[str, str]:
+    return {name: distribution_to_json(d) for name, d in distributions.items()}
 
 
 def seeded(*numbers: int) -> int:

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
 from nas import sampler
-from nas.ledger import Entry, Ledger, Lost, Watch
+from nas.ledger import Entry, Ledger, Lost, Watch, asked
 from nas.pareto import order
 from nas.sampler import Known
 from nas.words import COSTS
 
-REFUSED = 20  # times the trials: so many refused, and the limits leave nothing
+REFUSED = 10  # trials in a row, of `sampler.REDRAWN` proposals each: the limits leave nothing
+ONE_TOO_MANY = "one too many: another worker was first"
 WAIT = -1  # no trial's id: there is nothing to do yet
 HOPELESS = 5  # failures and not one success, after which the study itself is at fault
 
@@ -85,7 +85,7 @@ class Evaluator(Protocol):
     opening: dict | None  # parameters of the first choice, where the space names them
 
     def choose(self, trial) -> object:
-        """An Optuna trial → a choice, with `.hash` and `.json`."""
+        """An Optuna trial → a choice, with `.hash` and `.json`. What it or `costs` raises means that it cannot be built."""
 
     def costs(self, choice) -> dict[str, float]:
         """What is known before training, by name."""
@@ -155,7 +155,7 @@ class Worker:
             mine = ledger.entry(id).number
             if sum(not e.refused for e in ledger.entries() if e.number < mine) < plan.trials:
                 return id
-            ledger.refuse(id, "one too many: another worker was first", {})
+            ledger.refuse(id, ONE_TOO_MANY, {})
             return WAIT
         if any(e.state == TrialState.RUNNING for e in entries):
             return WAIT
@@ -195,7 +195,7 @@ class Worker:
             raise
         except Exception as error:  # one trial's failure is its own: memory, divergence, collapse, a shape that does not fit
             with contextlib.suppress(Lost):
-                ledger.fail(id, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                ledger.fail(id, str(error) if isinstance(error, sampler.Unbuildable) else line(error))
             self._hopeful()
 
     def propose(self, id: int) -> bool:
@@ -203,38 +203,61 @@ class Worker:
         ledger, plan, again, judge = self.ledger, self.plan, 0, self.evaluator
         beat = Beat(ledger, id, plan.interval, lambda: self.stop)
 
-        def costs(choice) -> dict[str, float]:
-            beat()  # dozens may be looked at
-            return judge.costs(choice)
+        def built(make: Callable) -> Callable:
+            def make_or_say(of):
+                beat()  # dozens may be looked at
+                try:
+                    return make(of)
+                except Exception as error:  # whatever the space, timm or torch raise for a point
+                    raise sampler.Unbuildable(line(error)) from error
+
+            return make_or_say
 
         while True:
             entries = ledger.entries()
             others = known([e for e in entries if e.id != id], plan)
             number, directions = ledger.entry(id).number, list(plan.objectives.values())
             try:
-                if sum(e.refused for e in entries) > REFUSED * plan.trials:
-                    raise sampler.Exhausted(f"hardly anything keeps within {plan.limits}")
+                if nearest := self.beyond([e for e in entries if e.id != id]):
+                    raise sampler.Exhausted(nearest)
                 p = sampler.propose(
-                    plan.sampler, judge.choose, costs, plan.limits, others, directions, plan.seed, number, again,
-                    plan.candidates, judge.best if plan.candidates > 1 else None, judge.opening,
+                    plan.sampler, built(judge.choose), built(judge.costs), plan.limits, others, directions, plan.seed, number,
+                    again, plan.candidates, judge.best if plan.candidates > 1 else None, judge.opening,
                 )
             except sampler.Exhausted as end:
                 self.exhausted = True
                 ledger.refuse(id, str(end), {})
                 return False
-            distributions = {name: distribution_to_json(d) for name, d in p.distributions.items()}
+            except sampler.Unbuildable as error:
+                ledger.set(id, "broken", [b.json for b in error.broken])
+                raise
+            if p.broken:
+                ledger.set(id, "broken", [b.json for b in p.broken])
+            distributions = sampler.json_of(p.distributions)
             said = {"hash": p.choice.hash, "params": p.params, "distributions": distributions, "memory": p.memory}
-            ledger.choose(id, p.choice.json | said | {"drawn": p.drawn}, p.costs)
+            ledger.choose(id, p.choice.json | said | {"drawn": p.drawn, "opening": p.opening}, p.costs)
             if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
                 return True
             again += 1  # another worker chose the same in this moment: both look again
+
+    def beyond(self, entries: Sequence[Entry]) -> str | None:
+        """The reason to give up: nothing kept within limits for long."""
+        last, limits = [e for e in entries if e.choice][-REFUSED:], self.plan.limits
+        if len(last) < REFUSED or not all(e.refused for e in last):
+            return None
+        over = [max(e.costs.get(name, 0.0) / max(most, 1e-9) for name, most in limits.items()) for e in last]
+        nearest = last[int(np.argmin(over))].costs
+        found = ", ".join(f"{name} {nearest[name]:.4g}" for name in limits if name in nearest)
+        said = ",".join(f"{name}:{most:g}" for name, most in limits.items())
+        return f"limit={said}: the last {REFUSED} trials were all beyond it, the nearest with {found}"
 
     def refused(self, entry: Entry) -> bool:
         """Does it exceed a limit?  It is told so, and not trained."""
         over = sampler.excess(entry.costs, self.plan.limits)
         said = [f"{name} {entry.costs[name]:.4g} > {self.plan.limits[name]:g}" for name, by in over.items() if by > 0]
         if said:
-            self.ledger.refuse(entry.id, ", ".join(said), over)
+            begins = "the space begins beyond the limits: " if entry.opening else ""
+            self.ledger.refuse(entry.id, begins + ", ".join(said), over)
         return bool(said)
 
     def _hopeful(self) -> None:
@@ -244,13 +267,19 @@ class Worker:
             raise RunError(f"the first {len(failed)} trials all failed, the last one so: {failed[-1].reason}")
 
 
+def line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:
-    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits.
+    """What a sampler may learn from: the last figures of each trial; of a refused one, by how much it exceeds limits; what
+    could not be built.
 
     Costs as logarithms: else, of encoders whose costs are a hundredfold apart, all but the cheapest look alike.
     """
     found = []
     for e in entries:
+        found += [Known(e.number, None, *asked(said), None) for said in e.broken]
         if e.choice is None:
             continue
         values = e.rungs[-1]["values"] if e.rungs else None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from core import command, config
 from core.errors import Stopped
-from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits
+from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -30,6 +30,11 @@ TOOL = config.Tool(
 )
 WORKER = "NOLABEL_SEARCH_WORKER"  # set in the environment of a worker: its number on this machine
 RESTARTS = 20  # of a worker that is killed
+USELESS = {  # words of ssl.pretrain that each trial has in its own way
+    "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
+    "pretrained": "left out: trials begin with random weights", "scratch": "left out: trials begin with random weights",
+    "out": "left out: a study lies in runs/nas/<study>", "until": "left out: rungs says where trials pause",
+}
 
 
 def main() -> int:
@@ -74,10 +79,22 @@ def check(words) -> None:
             wrong["objectives"] = "without loss, which is the supernet's as a whole: knn, linear or rankme"
     if words.strategy != "proxy" and "proxy" in named:
         wrong["objectives"] = "without proxy, or with strategy=proxy"
+    wrong |= {name: USELESS[name] for name in said(words) if name in USELESS}
+    if words.resume == "never":
+        wrong["resume"] = "auto: a trial goes on from rung to rung"
     if words.steps:
         wrong["steps"] = "left out: a search counts in epochs"
     command.refuse(config.flat(words), wrong)
     limits(words.limit)
+    tuned(words.tune, config.flat(words))
+    space_of(words.space)
+
+
+def said(words) -> list[str]:
+    """Names of the words that were said. A recipe file may name its paper's encoder: that is no mistake of the user's."""
+    names = [word.partition("=")[0].lstrip("+~") for word in words.chosen.words]
+    recipe = "recipe='null'" in words.chosen.words  # core/config.py's sign of a file
+    return [name for name in names if not (recipe and name in ("encoder", "stem"))]
 
 
 def plan(words):
@@ -96,10 +113,10 @@ def plan(words):
     )
 
 
-def ledger(words):
+def ledger(words, anew: bool = False):
     from nas.ledger import Ledger
 
-    return Ledger(words.study, words.storage, plan(words).objectives, config.identity(words))
+    return Ledger(words.study, words.storage, plan(words).objectives, config.identity(words), anew)
 
 
 # --------------------------------------------------------------------------------------------------------------- a worker
@@ -194,7 +211,7 @@ def supervise(words) -> int:
     from nas import report
     from nas.ledger import Watch, folder, machine
 
-    book, numbers, crew, stopped = ledger(words), plan(words), Crew(words), []
+    book, numbers, crew, stopped = ledger(words, anew=True), plan(words), Crew(words), []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(True))
     watch, view = Watch(book, words.interval), report.View(numbers, words.study)
@@ -222,6 +239,11 @@ def supervise(words) -> int:
     if stopped:
         print("stopped; the same command goes on", file=sys.stderr)
         return Stopped.code
+    entries = book.entries()
+    if not code and not any(e.rungs for e in entries):
+        last = [f"trial {e.number} was refused: {e.reason}" for e in entries if e.refused and e.choice][-1:]
+        print(f"error: nothing was trained: {'; '.join(report.ends(entries) + last)}", file=sys.stderr)
+        return 1
     return code
 
 

@@ -4,7 +4,8 @@
         depth = trial.suggest_int("depth", 1, 4)
         return Spec("vit_tiny_patch16_224", channels, size, arguments={"img_size": size, "depth": depth})
 
-A space may say by which parameters a search begins, such as those of what is to be beaten: `space.first = {"depth": 2}`.
+A space may say by which parameters a search begins, such as those of what is to be beaten: `space.first = {"depth": 2}`, or a
+function of channels and size.
 
 `--space resnet` names one of ours, `--space my_file.py:space` yours. What it returns is how to build an encoder
 (`encoders.Spec`), or a timm name. Together with the hyperparameters that `--tune` names it makes a `Choice`, whose hash says
@@ -21,13 +22,11 @@ from pathlib import Path
 from optuna.trial import BaseTrial
 
 from core import config
+from nas.words import STRENGTH, space_of
 from vision import encoders
 from vision.encoders import Spec
 
 Space = Callable[[BaseTrial, int, int], Spec | str]
-SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": "method.temperature",
-         "hidden": "method.hidden", "dim": "method.dim"}
-STRENGTH = "augment.strength"  # no word of its own: it scales colour jitter
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,14 @@ def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("resnet18d", channels, size, stem, arguments | {k: v for k, v in more.items() if v != usual[k]})
 
 
-resnetd.first = {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
-    "stem_width": 16, "stem": "half", "activation": "relu", "pool": "avg", "zero_init": True,
-}
+def _small(channels: int, size: int) -> dict:
+    stem = "half" if size > 16 else "small"  # as encoders.create("small") has it
+    return {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
+        "stem_width": 16, "stem": stem, "activation": "relu", "pool": "avg", "zero_init": True,
+    }
+
+
+resnetd.first = _small
 
 
 def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
@@ -208,46 +212,69 @@ def named(name: str) -> Space:
 
     Raises ValueError, one line.
     """
-    if name in SPACES:
-        return SPACES[name]
-    kind, _, rest = name.partition(":")
-    if kind == "names" and rest:
+    kind, rest = space_of(name)
+    if kind in SPACES:
+        return SPACES[kind]
+    if kind == "names":
         return lambda trial, channels, size: trial.suggest_categorical("name", rest.split(","))
-    if kind.endswith(".py") and rest:
-        path = config.expand(kind)
-        if not path.is_file():
-            raise ValueError(f"space={name}: there is no file {path}")
-        found = importlib.util.spec_from_file_location(Path(path).stem, path)
-        module = importlib.util.module_from_spec(found)
-        try:
-            found.loader.exec_module(module)
-        except Exception as error:  # whatever a file of the user's does when it is run
-            raise ValueError(f"space={name}: {path} cannot be run: {type(error).__name__}: {error}") from error
-        if not callable(getattr(module, rest, None)):
-            raise ValueError(f"space={name}: {path} has no function {rest}")
-        return getattr(module, rest)
-    raise ValueError(f"space={name}: there are {', '.join(SPACES)}, names:<timm names, by commas> and <file>.py:<function>")
+    path = config.expand(kind)
+    found = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # whatever a file of the user's does when it is run
+        raise ValueError(f"space={name}: {path} cannot be run: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, rest, None)):
+        raise ValueError(f"space={name}: {path} has no function {rest}")
+    return getattr(module, rest)
 
 
-def tuned(said: str, flat: dict) -> list[tuple[str, float, float, bool]]:
-    """"lr,temperature:0.1:0.5" → (word, low, high, whole numbers?) of each. Without a range: a quarter to four times the
-    word's own value, which `flat` holds.  Raises ValueError for a word that is no positive number.
+class Named(Answers):
+    """Answers by name, elsewhere with the least.  Raises Misnamed where an answer is none of the options."""
+
+    def __init__(self, answers: dict):
+        super().__init__(lambda count: 0)
+        self.answers = answers
+
+    def suggest_categorical(self, name: str, choices):
+        if name not in self.answers:
+            return super().suggest_categorical(name, choices)
+        if self.answers[name] not in choices:
+            shown = f"{choices[0]} to {choices[-1]}" if isinstance(choices, range) else ", ".join(map(str, choices))
+            raise Misnamed(f"{name}={self.answers[name]} is not among {shown}")
+        return self.answers[name]
+
+    def suggest_float(self, name: str, low: float, high: float, **how) -> float:
+        value = self.answers.get(name, low)
+        if not low <= value <= high:
+            raise Misnamed(f"{name}={value} is not from {low:g} to {high:g}")
+        return value
+
+
+class Misnamed(ValueError):
+    """A parameter cannot have this value."""
+
+
+def opening(name: str, space: Space, channels: int, size: int, tune: list, flat: dict) -> dict | None:
+    """The parameters by which a search of the space begins, those of `tune` at the words' own values; None: no matter which.
+
+    Raises ValueError for one that the space does not offer; what it never asks for may be named.
     """
-    found = []
-    for part in filter(None, said.replace(" ", "").split(",")):
-        name, *limits = part.split(":")
-        word = STRENGTH if name == "strength" else SHORT.get(name, name)
-        value = 1.0 if word == STRENGTH else flat.get(word)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise ValueError(f"tune={name}: must be a word whose value is a number above 0; {word} is {value}")
-        try:
-            low, high = map(float, limits) if limits else (value / 4, value * 4)
-        except ValueError as error:
-            raise ValueError(f"tune={part}: a range is written {name}:low:high") from error
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"tune={part}: the range must rise from above 0")
-        found.append((word, low, high, isinstance(value, int)))
-    return found
+    said = getattr(space, "first", None)
+    if callable(said):
+        said = said(channels, size)
+    if not said:
+        return None
+    try:
+        space(Named(said), channels, size)
+    except Misnamed as error:
+        raise ValueError(f"space={name}: first: {error}") from error
+    except Exception:  # of the answers that it leaves open; a trial will show it
+        pass
+    for word, low, high, whole in tune:
+        value = min(max(1.0 if word == STRENGTH else flat[word], low), high)
+        said = said | ({f"log2 {word}": round(math.log2(value))} if whole else {word: value})
+    return said
 
 
 def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list, flat: dict) -> Choice:

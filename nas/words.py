@@ -1,7 +1,8 @@
-
 """What a search understands beside what pretraining does. No torch here."""
+import math
 from dataclasses import dataclass
 
+from core import config
 from core.words import PretrainWords, word
 
 OBJECTIVES = {  # name → direction, unit, meaning
@@ -21,14 +22,16 @@ LEARNT = ("knn", "linear", "loss", "rankme")  # known after training; the others
 COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch")
 STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
-
-
-SPACES = "resnet | resnetd | mobile | vit | elastic | names:<timm names> | <file>.py:<function>"
+SPACES = ("resnet", "resnetd", "mobile", "vit", "tabular", "elastic")  # nas/space.py's
+SPACES_TEXT = " | ".join([*SPACES, "names:<timm names>", "<file>.py:<function>"])
+SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": "method.temperature",
+         "hidden": "method.hidden", "dim": "method.dim"}
+STRENGTH = "augment.strength"  # no word of its own: it scales colour jitter
 
 
 @dataclass
 class SupernetWords(PretrainWords):
-    space: str = word("elastic", f"{SPACES}; its encoders must be parts of the largest one")
+    space: str = word("elastic", f"{SPACES_TEXT}; its encoders must be parts of the largest one")
     subnets: int = word(2, "drawn encoders a step, beside the largest and the smallest")
 
 
@@ -37,7 +40,7 @@ class NasWords(PretrainWords):
     study: str = word("search", "its name: the same name goes on with it, or joins it")
     storage: str = word("auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…")
     trials: int = word(30, "choices to train, in all; what limits refuse does not count")
-    space: str = word("resnet", SPACES)
+    space: str = word("resnet", SPACES_TEXT)
     tune: str = word("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
     objectives: str = word("knn,macs", "knn | linear | loss | rankme | parameters | macs | memory | latency…, by commas")
     limit: str = word("", "the most that is allowed, checked before training: macs:15,latency:2")
@@ -66,4 +69,47 @@ def limits(said: str) -> dict[str, float]:
             raise ValueError(f"limit={said}: written name:number, such as macs:15") from error
         if name not in COSTS:
             raise ValueError(f"limit={said}: there are {', '.join(COSTS)}")
+        if not 0 < found[name] < math.inf:
+            raise ValueError(f"limit={said}: {name} must be a number above 0")
+    return found
+
+
+def space_of(said: str) -> tuple[str, str]:
+    """"names:resnet18,vit_tiny_patch16_224" → "names" and the names; "file.py:function" → both; "resnet" → it and nothing.
+
+    Raises ValueError.
+    """
+    kind, _, rest = said.partition(":")
+    if said in SPACES:
+        return said, ""
+    if kind == "names":
+        names = [name.strip() for name in rest.split(",")]
+        if not all(names):
+            raise ValueError(f"space={said}: written names:resnet18,vit_tiny_patch16_224")
+        return kind, ",".join(names)
+    if kind.endswith(".py") and rest:
+        if not config.expand(kind).is_file():
+            raise ValueError(f"space={said}: there is no file {config.expand(kind)}")
+        return kind, rest
+    raise ValueError(f"space={said}: there are {', '.join(SPACES)}, names:<timm names, by commas> and <file>.py:<function>")
+
+
+def tuned(said: str, flat: dict) -> list[tuple[str, float, float, bool]]:
+    """"lr,temperature:0.1:0.5" → (word, low, high, whole numbers?) of each. Without a range: a quarter to four times the
+    word's own value, which `flat` holds.  Raises ValueError for a word that is no positive number.
+    """
+    found = []
+    for part in filter(None, said.replace(" ", "").split(",")):
+        name, *limits = part.split(":")
+        word = STRENGTH if name == "strength" else SHORT.get(name, name)
+        value = 1.0 if word == STRENGTH else flat.get(word)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(f"tune={name}: must be a word whose value is a number above 0; {word} is {value}")
+        try:
+            low, high = map(float, limits) if limits else (value / 4, value * 4)
+        except ValueError as error:
+            raise ValueError(f"tune={part}: a range is written {name}:low:high") from error
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"tune={part}: the range must rise from above 0")
+        found.append((word, low, high, isinstance(value, int)))
     return found

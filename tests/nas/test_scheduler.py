@@ -1,5 +1,6 @@
 """The ledger and the scheduler in one process: cuts, limits, failures, memory of what was tried, halving."""
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
 from nas import ledger as ledgers
+from nas import report, sampler
 from nas.ledger import Ledger, Watch
 from nas.scheduler import Halving, Plan, Worker
 from tests.nas.stand_in import worth
@@ -31,20 +33,30 @@ def in_memory(monkeypatch):
 
 
 class Judge:
-    """An evaluator of `size`**3 choices.  broken: choice's hash → exception; counts epochs where they are trained."""
+    """An evaluator of `size`**3 choices.  broken: point → exception of training, unbuilt: of choosing, unmeasured: of costs;
+    counts epochs where they are trained.
+    """
 
-    def __init__(self, size: int = 4, broken=None):
+    def __init__(self, size: int = 4, broken=None, unbuilt=lambda p: False, unmeasured=lambda p: False):
         self.size, self.broken, self.done, self.spent, self.trained = size, broken or {}, {}, 0, []
+        self.unbuilt, self.unmeasured, self.raised = unbuilt, unmeasured, []
 
     opening = None
 
     def choose(self, trial):
         point = [trial.suggest_categorical(name, list(range(self.size))) for name in "ab"]
         point.append(trial.suggest_int("c", 0, self.size - 1))
+        self.refuse(point, self.unbuilt)
         return SimpleNamespace(json={"point": point}, hash=optuna_free_hash(point))
 
     def costs(self, choice):
+        self.refuse(choice.json["point"], self.unmeasured)
         return {"macs": float(sum(choice.json["point"]))}
+
+    def refuse(self, point, match):
+        if match(point):
+            self.raised.append(tuple(point))
+            raise ValueError(f"no {point}")
 
     def advance(self, choice, entry, epochs, beat):
         assert entry.state == TrialState.RUNNING
@@ -74,8 +86,8 @@ def book(storage: str = "one") -> Ledger:
 
 
 def table(entries) -> list[tuple]:
-    return [(e.number, e.state.name, e.hash, e.trial.params, e.rungs, e.reason, e.goal, e.trial.values if e.rungs else None)
-            for e in entries]
+    return [(e.number, e.state.name, e.hash, e.trial.params, e.rungs, e.reason, e.goal, e.trial.values if e.rungs else None,
+             e.broken) for e in entries]
 
 
 # ------------------------------------------------------------------------------------------------------------------ cuts
@@ -83,16 +95,30 @@ def table(entries) -> list[tuple]:
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
 def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memory, monkeypatch):
+    whole = same_when_cut(sampler, Judge, in_memory, monkeypatch)
+    assert sum(e.choice["drawn"] > 1 for e in whole) > 1, "a limit should have had some drawn again"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "evolution"])
+def test_cut_it_is_the_same_study_where_much_cannot_be_built(sampler, in_memory, monkeypatch):
+    whole = same_when_cut(sampler, partly_built, in_memory, monkeypatch)
+    assert sum(bool(e.broken) for e in whole) > 2
+
+
+def partly_built() -> Judge:
+    return Judge(unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] == 0)
+
+
+def same_when_cut(sampler, judged, in_memory, monkeypatch):
     limits = {"macs": 7.0}
-    whole, judge = book("whole"), Judge()
+    whole, judge = book("whole"), judged()
     Worker(whole, plan(sampler=sampler, limits=limits), judge).run()
     expected = table(whole.entries())
     assert {"COMPLETE", "PRUNED"} <= {row[1] for row in expected}
-    assert sum(e.choice["drawn"] > 1 for e in whole.entries()) > 1, "a limit should have had some drawn again"
     dice, cuts = np.random.RandomState(0), 0
     for case in range(12):
         storage = f"cut {case}"
-        cut_judge = Judge()
+        cut_judge = judged()
         for _ in range(50):
             try:
                 current = book(storage)
@@ -105,6 +131,7 @@ def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memo
         assert table(book(storage).entries()) == expected
         assert cut_judge.spent == judge.spent  # checkpoints lie where they were: nothing is trained twice
     assert cuts > 24
+    return whole.entries()
 
 
 def test_a_search_begins_where_its_space_says(in_memory):
@@ -114,6 +141,37 @@ def test_a_search_begins_where_its_space_says(in_memory):
     points = [e.choice["point"] for e in book("first").entries()]
     assert points[0] == [2, 3, 1]
     assert points.count([2, 3, 1]) == 1
+
+
+def test_what_a_search_begins_with_competes_with_no_candidates(in_memory):
+    judge = Judge()
+    judge.opening, judge.best = {"a": 2, "b": 3, "c": 1}, lambda choices: len(choices) - 1
+    Worker(book(), replace(plan(), candidates=4), judge).run()
+    assert book().entries()[0].choice["point"] == [2, 3, 1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "evolution"])
+def test_where_limits_refuse_what_a_search_begins_with_it_says_so_and_goes_on(sampler, in_memory, monkeypatch):
+    def judged() -> Judge:
+        judge = Judge()
+        judge.opening = {"a": 3, "b": 3, "c": 3}
+        return judge
+
+    first, *others = same_when_cut(sampler, judged, in_memory, monkeypatch)
+    assert first.choice["point"] == [3, 3, 3]
+    assert (first.state, first.reason) == (TrialState.PRUNED, "the space begins beyond the limits: macs 9 > 7")
+    assert not any(e.opening for e in others)
+    assert sum(bool(e.rungs) for e in others) == 12
+    assert f"trial 0 was refused: {first.reason}" in report.lines([first], plan(), "study")
+
+
+def test_what_a_search_begins_with_and_cannot_be_built_fails_with_the_reason():
+    judge, current = Judge(unbuilt=lambda p: p[0] == 3), book()
+    judge.opening = {"a": 3, "b": 3, "c": 3}
+    Worker(current, plan(4, rungs=1), judge).run()
+    first, *others = current.entries()
+    assert (first.state, first.reason) == (TrialState.FAIL, "ValueError: no [3, 3, 3]")
+    assert [e.state for e in others] == [TrialState.COMPLETE] * 3
 
 
 def cutting(monkeypatch, storage, count: int, before: bool) -> None:
@@ -203,7 +261,20 @@ def test_what_limits_leave_no_room_for_is_refused_with_the_reason():
     assert len(judge.trained) == 1  # 0, 0, 0
     assert all(e.state == TrialState.PRUNED and e.trial.constraints["macs"] > 0 for e in refused)
     assert any(e.reason == f"macs {e.costs['macs']:.4g} > 0" for e in refused)
-    assert "hardly anything keeps within" in current.entries()[-1].reason or "tried" in current.entries()[-1].reason
+    assert len(refused) < 63
+    assert "the last 10 trials were all beyond it, the nearest with macs" in current.entries()[-1].reason
+
+
+def test_limits_that_nothing_keeps_end_the_study_soon_with_the_nearest_cost():
+    judge, current = Judge(size=16), book()
+    judge.costs = lambda choice: {"macs": 100.0 + sum(choice.json["point"])}
+    Worker(current, plan(30, "random", limits={"macs": 5.0}), judge).run()
+    *refused, last = current.entries()
+    assert len(refused) == 10
+    nearest = min(e.costs["macs"] for e in refused)
+    assert last.reason == f"limit=macs:5: the last 10 trials were all beyond it, the nearest with macs {nearest:.4g}"
+    assert f"ended: {last.reason}" in report.lines(current.entries(), plan(), "study")
+    assert not judge.trained
 
 
 def test_a_trial_that_fails_is_recorded_and_the_study_goes_on():
@@ -220,6 +291,36 @@ def test_a_trial_that_fails_is_recorded_and_the_study_goes_on():
 def test_where_nothing_succeeds_the_study_says_why():
     with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: OSError: no space"):
         Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no space")})).run()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
+def test_what_cannot_be_built_is_remembered_and_another_is_drawn(sampler):
+    """Three of four points; each is met once as something new, and no trial is lost to it."""
+    judge, current = Judge(size=8, unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] >= 4), book()
+    Worker(current, plan(15, sampler, rungs=1), judge).run()
+    entries = current.entries()
+    assert [e.state for e in entries] == [TrialState.COMPLETE] * 15
+    remembered = [tuple(said["params"].values()) for e in entries for said in e.broken]
+    assert len(remembered) == len(set(remembered)) > 5
+    assert set(remembered) == set(judge.raised)
+
+
+def test_a_small_space_of_which_some_cannot_be_built_is_exhausted():
+    judge, current = Judge(size=3, unbuilt=lambda p: p[2] == 2), book()
+    Worker(current, plan(40, "random", rungs=1), judge).run()
+    assert len(judge.trained) == len(set(judge.trained)) == 18
+    assert "no more than 18 choices and 9 that cannot be built" in current.entries()[-1].reason
+
+
+def test_where_nothing_can_be_built_the_study_says_why():
+    judge, current = Judge(size=32, unbuilt=lambda p: True), book()
+    with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: ValueError: no "):
+        Worker(current, plan(20), judge).run()
+    assert [len(e.broken) for e in current.entries()] == [sampler.UNBUILT] * 5
+    judge = Judge()
+    judge.choose = lambda trial: {}["width"]
+    with pytest.raises(RunError, match="the last one so: KeyError: 'width'"):
+        Worker(book("at once"), plan(20), judge).run()
 
 
 def test_an_objective_that_is_no_number_fails_its_trial():
@@ -278,6 +379,44 @@ def test_another_configuration_may_not_join():
     book()
     with pytest.raises(ValueError, match="study=study was begun with other settings \\(a: 1 → 2\\); give another study"):
         Ledger("study", "one", OBJECTIVES, {"a": 2})
+
+
+def corrected(objectives=OBJECTIVES) -> Ledger:
+    return Ledger("study", "one", objectives, {"a": 2}, anew=True)
+
+
+def test_a_study_that_trained_nothing_may_begin_again_with_other_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = ledgers.folder("study") / "trials" / "00000"
+    left.mkdir(parents=True)
+    with pytest.raises(RunError):
+        Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no labels")})).run()
+    with pytest.raises(ValueError, match="other settings"):
+        Ledger("study", "one", OBJECTIVES, {"a": 2})  # a worker's: only the command itself may
+    one = {"knn": "maximize"}
+    current = corrected(one)
+    assert (current.settings, current.entries()) == ({"a": 2}, [])
+    assert not left.exists()
+    assert (tmp_path / "runs" / "nas" / "study" / "trials-1" / "00000").is_dir()
+    Worker(current, Plan(5, Halving.of(9, 1, 3), one, {}, "random", 0, 1.0), Judge()).run()
+    assert sum(bool(e.rungs) for e in current.entries()) == 5
+
+
+@pytest.mark.parametrize("at", ["work", "rest", "its first rung", "its supernet"])
+def test_a_study_that_has_begun_to_train_takes_no_other_settings(at, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    current = book()
+    if at == "its supernet":
+        (ledgers.folder("study") / "supernet").mkdir(parents=True)
+    else:
+        id = current.begin()
+        if at == "rest":
+            current.pause(id)
+        if at == "its first rung":
+            current.reach(id, [{"epochs": 1, "values": [1.0, 1.0], "figures": {}}])
+            current.fail(id, "later")
+    with pytest.raises(ValueError, match="study=study was begun with other settings \\(a: 1 → 2\\)"):
+        corrected()
 
 
 def test_more_trials_go_on_with_the_study():

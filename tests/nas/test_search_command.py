@@ -1,6 +1,7 @@
 """`python -m nas.search` as a user runs it: a study, killed and gone on with, its report; mistakes in a line."""
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from commands import ROOT, real, run
 
 from core import config
-from nas import search
+from nas import report, search
 from vision import artifact
 
 WORDS = ["--study=s", "--data=digits", "--space=tabular", "--sampler=random", "--trials=4", "--epochs=2", "--rungs=2"]
@@ -108,11 +109,60 @@ def test_multirun_joins_one_study(tmp_path):
     assert len([t for t in results(tmp_path)["trials"] if t["rungs"]]) == 4
 
 
-def test_a_finished_study_reports_again_and_takes_no_other_settings(whole):
-    job = begin(whole, module="nas.report")
-    out, err = job.communicate(timeout=60)
-    assert job.returncode == 0, err
-    assert "# s" in out
+def test_a_finished_study_reports_again_by_its_name_alone(whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    before = (whole / "runs" / "nas" / "s" / "report.md").read_text()
+    for words in (["--study=s"], ["--study", "s", "--storage", "runs/nas/s/journal.log"]):
+        assert report_of(words) == 0
+        assert capsys.readouterr().out.startswith("# s\n\n4 trained")
+        assert (whole / "runs" / "nas" / "s" / "report.md").read_text() == before
+        assert results(whole)["settings"]["factor"] == 2
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--study=t"], "study=t: runs/nas holds s"),
+    (["--study=../s"], "study=../s: runs/nas holds s"),
+    (["--study=t", "--storage=runs/nas/s/journal.log"], "study=t: storage=runs/nas/s/journal.log holds s"),
+    (["--study=s", "--storage=none.log"], "storage=none.log: there is no such file"),
+    (["--study=s", "--storage=sqlite:///none.db"], "storage=sqlite:///none.db: there is no such file"),
+    (["--study=s", "--storage=sqlite:///empty.db"], "storage=sqlite:///empty.db: "),
+])
+def test_a_report_of_no_study_is_one_line_and_leaves_nothing(words, said, whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    (whole / "empty.db").touch()
+    before = sorted(whole.rglob("*"))
+    assert report_of(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {said}")
+    assert sorted(whole.rglob("*")) == before
+    assert not (whole / "empty.db").read_bytes()
+
+
+def report_of(words: list[str]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["report", *words])
+        return report.main()
+
+
+def test_a_report_holds_the_front_of_now_and_says_what_is_elsewhere(whole, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    place, ahead = tmp_path / "runs" / "nas" / "s", results(whole)["front"]
+    names = [f"{number:05d}" for number in ahead]
+    (place / "front" / "99999").mkdir()  # on the front of an earlier report
+    assert report_of(["--study=s"]) == 0
+    assert "not on this machine" not in capsys.readouterr().out
+    assert sorted(path.name for path in (place / "front").iterdir()) == sorted(names)
+    shutil.rmtree(place / "trials")
+    shutil.rmtree(place / "front" / names[0])
+    assert report_of(["--study=s"]) == 0
+    assert f"not on this machine: the front's encoders of trials {ahead[0]}\n" in capsys.readouterr().out
+    assert not (place / "encoder.safetensors").exists()  # it would be another one's
+    assert sorted(path.name for path in (place / "front").iterdir()) == sorted(names[1:])
+
+
+def test_a_finished_study_takes_no_other_settings(whole):
     job = begin(whole, "--epochs=3")
     _, err = job.communicate(timeout=60)
     assert job.returncode == 2
@@ -132,6 +182,21 @@ def test_a_finished_study_reports_again_and_takes_no_other_settings(whole):
     (["--strategy=proxy"], "objectives=knn,macs: must be proxy and costs alone"),
     (["--strategy=proxy", "--objectives=proxy,macs"], "proxy=none: must be one that scores an encoder by itself"),
     (["--trial=3"], "there is no setting 'trial'; did you mean trials?"),
+    (["--limit=macs:nan"], "limit=macs:nan: macs must be a number above 0"),
+    (["--limit=latency:2,macs:inf"], "limit=latency:2,macs:inf: macs must be a number above 0"),
+    (["--limit=macs:-1"], "limit=macs:-1: macs must be a number above 0"),
+    (["--encoder=resnet18"], "encoder=resnet18: must be left out: space says which encoders"),
+    (["--stem=half"], "stem=half: must be left out"),
+    (["--out=runs/x"], "out=runs/x: must be left out: a study lies in runs/nas/<study>"),
+    (["--until=3"], "until=3.0: must be left out: rungs says where trials pause"),
+    (["--scratch"], "scratch=True: must be left out"),
+    (["--pretrained"], "pretrained=True: must be left out"),
+    (["--resume=never"], "resume=never: must be auto"),
+    (["--space=resnets"], "space=resnets: there are resnet, resnetd, mobile, vit, tabular, elastic, names:"),
+    (["--space=names:"], "space=names:: written names:resnet18"),
+    (["--space=names:resnet18,"], "space=names:resnet18,: written names:resnet18"),
+    (["--space=none.py:space"], "space=none.py:space: there is no file none.py"),
+    (["--tune=method"], "tune=method: must be a word whose value is a number above 0"),
     (["--storage=postgresql+psycopg://nobody@127.0.0.1:1/x"], "storage=postgresql+psycopg://nobody@127.0.0.1:1/x: "),
 ])
 def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
@@ -143,9 +208,46 @@ def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("runs/nas/*/trials"))
 
 
+def test_a_recipe_may_name_its_papers_encoder():
+    search.check(config.compose(search.TOOL, config.with_recipe(search.TOOL, [
+        f"recipe={ROOT / 'experiments' / 'recipes' / 'cifar10' / 'simclr.yaml'}", "space=resnetd",
+    ])[0]))
+
+
 def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
     (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    raise KeyError('no such block')\n")
     job = begin(tmp_path, "--space=mine.py:mine", "--trials=9")
     _, err = job.communicate(timeout=120)
     assert job.returncode == 1
     assert "the first 5 trials all failed, the last one so: KeyError: 'no such block'" in err
+
+
+def test_where_nothing_was_trained_the_command_fails_with_the_reason(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from vision.encoders import Spec\n"
+        "def mine(trial, channels, size):\n    trial.suggest_int('a', 0, 1)\n    return Spec('test_resnet', channels, size)\n"
+    )
+    job = begin(tmp_path, "--space=mine.py:mine", "--limit=macs:0.0001", "--tune=")
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 1
+    assert "ended: the space holds no more than" in out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: nothing was trained: the space holds no more than 1 choices, and all were tried; trial 0 ")
+    assert last.endswith("> 0.0001")
+
+
+def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
+    (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    return trial.suggest_categorical('n', ['tiny'])\n")
+    words = "--strategy=proxy", "--proxy=macs", "--objectives=proxy", "--trials=1", "--rungs=1"
+    job = begin(tmp_path, *words, "--space=mine.py:other")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 2
+    assert "space=mine.py:other: mine.py has no function other" in err
+    job = begin(tmp_path, *words, "--space=mine.py:mine", "--limit=macs:5")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 0, err
+    assert results(tmp_path)["settings"]["space"] == "mine.py:mine"
+    job = begin(tmp_path, *words, "--space=mine.py:other")
+    _, err = job.communicate(timeout=120)
+    assert job.returncode == 2
+    assert "was begun with other settings" in err

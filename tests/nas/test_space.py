@@ -7,8 +7,10 @@ import torch
 
 from nas import space
 from nas.space import Choice
+from nas.words import SPACES, tuned
 from vision import artifact, cost, encoders
 from vision.augment import Recipe
+from vision.encoders import Spec
 
 FLAT = {"optim.lr": 0.4, "method.temperature": 0.2, "method.hidden": 2048, "augment.brightness": 0.8, "augment.contrast": 0.8,
         "augment.saturation": 0.8, "augment.hue": 0.2, "method.name": "x", "compile": False}
@@ -51,7 +53,7 @@ def test_a_searched_encoder_loads_with_timm_and_the_lines_that_reports_show(tmp_
 
 
 def test_hashes_tell_choices_apart_and_survive_json():
-    choices = drawn("resnet", 28, 40, tune=space.tuned("lr,temperature", FLAT))
+    choices = drawn("resnet", 28, 40, tune=tuned("lr,temperature", FLAT))
     assert len({c.hash for c in choices}) == 40
     for c in choices:
         again = Choice.from_json(json.loads(json.dumps(c.json)))
@@ -68,13 +70,49 @@ def test_the_same_parameters_are_the_same_choice():
     assert space.choose(optuna.trial.FixedTrial(trial.params), space.resnet, 1, 28, [], {}) == first
 
 
-def test_the_default_encoders_family_begins_with_the_default():
-    first = space.choose(optuna.trial.FixedTrial(space.resnetd.first), space.resnetd, 1, 28, [], {})
-    assert first.spec == encoders.create("small", 1, 28).spec
+@pytest.mark.parametrize("size", [8, 16, 17, 28, 64])
+def test_the_default_encoders_family_begins_with_the_default(size):
+    first = space.opening("resnetd", space.resnetd, 1, size, [], {})
+    found = space.choose(optuna.trial.FixedTrial(first), space.resnetd, 1, size, [], {})
+    assert found.spec == encoders.create("small", 1, size).spec
+
+
+def test_beyond_small_images_it_begins_with_its_double():
+    first = space.opening("resnetd", space.resnetd, 3, 96, [], {})
+    spec, small = space.resnetd(optuna.trial.FixedTrial(first), 3, 96), encoders.create("small", 3, 96).spec
+    assert spec.arguments["channels"] == tuple(2 * width for width in small.arguments["channels"])
+    assert spec.arguments["layers"] == small.arguments["layers"]
+    assert (spec.stem, spec.arguments["stem_width"]) == (small.stem, 2 * small.arguments["stem_width"])
+
+
+def test_what_a_search_begins_with_has_the_words_own_hyperparameters():
+    tune = tuned("lr,temperature:0.3:0.5,hidden,strength", FLAT)
+    first = space.opening("resnetd", space.resnetd, 1, 28, tune, FLAT)
+    assert space.choose(optuna.trial.FixedTrial(first), space.resnetd, 1, 28, tune, FLAT).words == {
+        "optim.lr": 0.4, "method.temperature": 0.3, "method.hidden": 2048,  # 0.2 is out of its range: the nearest
+        "augment.brightness": 0.8, "augment.contrast": 0.8, "augment.saturation": 0.8, "augment.hue": 0.2,
+    }
+    assert space.opening("resnet", space.resnet, 1, 28, tune, FLAT) is None
+
+
+@pytest.mark.parametrize(("first", "said"), [
+    ({"width": 99}, "width=99 is not among 8, 16"), ({"depth": 4}, "depth=4 is not among 1 to 3"),
+    ({"width": 8, "rate": 2.0}, "rate=2.0 is not from 0.1 to 0.5"),
+])
+def test_beginning_with_what_the_space_does_not_offer_is_refused(first, said):
+    def mine(trial, channels, size):
+        trial.suggest_int("depth", 1, 3), trial.suggest_float("rate", 0.1, 0.5)
+        return Spec("lenet5", channels, size, arguments={"width": trial.suggest_categorical("width", [8, 16])})
+
+    mine.first = first
+    with pytest.raises(ValueError, match=f"^space=mine: first: {said}$"):
+        space.opening("mine", mine, 1, 28, [], {})
+    mine.first = {"width": 16, "never": 3}
+    assert space.opening("mine", mine, 1, 28, [], {}) == mine.first
 
 
 def test_what_is_tuned_stays_in_its_range():
-    tune = space.tuned("lr,temperature:0.1:0.5,hidden,strength", FLAT)
+    tune = tuned("lr,temperature:0.1:0.5,hidden,strength", FLAT)
     assert tune == [("optim.lr", 0.1, 1.6, False), ("method.temperature", 0.1, 0.5, False), ("method.hidden", 512, 8192, True),
                     ("augment.strength", 0.25, 4.0, False)]
     for choice in drawn("tabular", 14, 30, tune=tune):
@@ -93,7 +131,7 @@ def test_what_is_tuned_stays_in_its_range():
 ])
 def test_a_wrong_word_to_tune_is_refused(said, right):
     with pytest.raises(ValueError, match=right):
-        space.tuned(said, FLAT)
+        tuned(said, FLAT)
 
 
 def test_a_space_of_ones_own(tmp_path):
@@ -113,3 +151,4 @@ def test_names_of_timm():
     assert {c.spec.name for c in drawn("names:lenet5,mobilenetv3_small_050", 28, 12)} == {"lenet5", "mobilenetv3_small_050"}
     with pytest.raises(ValueError, match="there are resnet, resnetd, mobile, vit"):
         space.named("resnets")
+    assert tuple(space.SPACES) == SPACES
