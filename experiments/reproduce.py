@@ -66,8 +66,9 @@ def reproduce(given) -> int:
     said = " ".join(["python -m experiments.reproduce", *_said(given)])
     place = table.name + ("-smoke" if given.smoke else "") + ("-some" if given.only else "")
     out = Path("runs") / "tables" / place
-    missing = write(table, out, said, given.keep)
-    drawn = draw(table, out, given.keep)
+    keep = given.keep and set(ended.values()) == {"done"}  # no half of a table
+    missing = write(table, out, said, keep)
+    drawn = draw(table, out, keep)
     failed = [cell for cell in cells if ended[cell.id] == "failed"]
     for cell in failed:
         print(f"failed: {cell.name}: {cell.why}\n  {cell.log}", file=sys.stderr)

@@ -160,6 +160,10 @@ def test_a_cluster_does_it_too(place):
 
 def test_figures_are_drawn_too_and_kept(place, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "MEASURED", place / "kept")
+    (place / "broken").write_text("second-little-2")
+    assert reproduce.main(["--table=sums.yaml", "--parallel=2", "--keep"]) == 1
+    assert not (place / "kept").exists()  # half of a table
+    (place / "broken").unlink()
     (place / "sums.yaml").write_text(TABLE + "figures: {sums: {kind: comparison, columns: [sum]}}\n")
     assert reproduce.main(["--table=sums.yaml", "--parallel=2", "--keep"]) == 0
     assert sorted(path.name for path in (place / "kept").iterdir()) == ["sums-sums.png", "sums.json", "sums.md"]
