@@ -222,6 +222,7 @@ def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
     assert "the first 5 trials all failed, the last one so: KeyError: 'no such block'" in err
 
 
+@pytest.mark.long
 def test_where_nothing_was_trained_the_command_fails_with_the_reason(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from vision.encoders import Spec\n"
@@ -236,6 +237,7 @@ def test_where_nothing_was_trained_the_command_fails_with_the_reason(tmp_path):
     assert last.endswith("> 0.0001")
 
 
+@pytest.mark.long
 def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
     (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    return trial.suggest_categorical('n', ['tiny'])\n")
     words = "--strategy=proxy", "--proxy=macs", "--objectives=proxy", "--trials=1", "--rungs=1"
