@@ -1,6 +1,7 @@
 """The contract that pretraining methods, distillation, probing and fine-tuning obey, so that one loop serves all."""
 import copy
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,20 @@ def check_positive(**constants: float) -> None:
     for name, value in constants.items():
         if not value > 0:
             raise ValueError(f"method.{name}={value}: must be more than 0")
+
+
+def check_natural(**constants: float) -> None:
+    """Raises ValueError naming the method's setting that is negative or infinite."""
+    for name, value in constants.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"method.{name}={value}: must be 0 or more")
+
+
+def check_share(**constants: float) -> None:
+    """Raises ValueError naming the method's setting that is no share."""
+    for name, value in constants.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"method.{name}={value}: must be from 0 to 1")
 
 
 def exact(x: Tensor) -> Tensor:

@@ -1,11 +1,9 @@
 """One file, one paper; its yaml beside it. What they share: a teacher that is asked, and a classifier where labels are."""
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.method import Batch, Method, exact
+from core.method import Batch, Method, check_natural, exact
 from vision.heads import mlp
 
 
@@ -119,17 +117,3 @@ def projector(width: int, out: int, hidden: int) -> nn.Module:
     """From the student's width to the teacher's: linear, or with a hidden layer where `hidden` is not 0."""
     check_natural(hidden=hidden)
     return mlp([width, hidden, out]) if hidden else nn.Linear(width, out)
-
-
-def check_natural(**constants: float) -> None:
-    """Raises ValueError naming the method's setting that is negative or infinite."""
-    for name, value in constants.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"method.{name}={value}: must be 0 or more")
-
-
-def check_share(**constants: float) -> None:
-    """Raises ValueError naming the method's setting that is no share."""
-    for name, value in constants.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"method.{name}={value}: must be from 0 to 1")

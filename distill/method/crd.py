@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import gather
-from core.method import Batch, check_positive, exact
+from core.method import Batch, check_natural, check_positive, check_share, exact
 from distill.losses import contrastive
 from distill.losses import kd as hinton
-from distill.method import Labelled, check_natural, check_share
+from distill.method import Labelled
 
 NEGATIVES = 0xFFFF0011  # a stream of random numbers of its own
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import mean
-from core.method import check_positive, each_view, exact
-from distill.method import Distillation, check_share
+from core.method import check_positive, check_share, each_view, exact
+from distill.method import Distillation
 from vision.heads import mlp
 
 

@@ -4,9 +4,9 @@ Correlation in place of KL: over classes for each image, and over the global bat
 """
 from torch import nn
 
-from core.method import check_positive, exact
+from core.method import check_natural, check_positive, exact
 from distill.losses import dist
-from distill.method import Labelled, check_natural
+from distill.method import Labelled
 
 
 class DIST(Labelled):

@@ -4,9 +4,9 @@ The weight of the teacher rises over the first `warmup` of the run, as in the au
 """
 from torch import nn
 
-from core.method import check_positive, exact
+from core.method import check_natural, check_positive, exact
 from distill.losses import dkd
-from distill.method import Labelled, check_natural
+from distill.method import Labelled
 
 
 class DKD(Labelled):

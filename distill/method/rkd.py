@@ -4,9 +4,9 @@ Relations are those of the global batch.
 """
 from torch import nn
 
-from core.method import exact
+from core.method import check_natural, exact
 from distill.losses import relational_angle, relational_distance
-from distill.method import Labelled, check_natural
+from distill.method import Labelled
 
 
 class RKD(Labelled):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import total, world_size
-from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.method import Batch, Method, check_share, each_view, ema_, features_of, teacher_of
 from core.schedule import cosine
 from ssl.losses import exact
 from ssl.method import check_constants
@@ -71,8 +71,7 @@ class DINO(Method):
         check_constants(temperature, momentum)
         if len(teacher_temperature) != 2 or not all(T > 0 for T in teacher_temperature):
             raise ValueError(f"method.teacher_temperature={list(teacher_temperature)}: must be [start,end], both more than 0")
-        if not 0 <= centre_momentum <= 1:
-            raise ValueError(f"method.centre_momentum={centre_momentum}: must be from 0 to 1")
+        check_share(centre_momentum=centre_momentum)
         self.encoder = encoder
         self.projector = Head(encoder.dim, hidden, dim, prototypes, norm)
         self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))

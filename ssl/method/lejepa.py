@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import total, world_size
-from core.method import Method, each_view
+from core.method import Method, check_share, each_view
 from ssl.losses import exact
 from vision.heads import mlp
 
@@ -90,8 +90,7 @@ class LeJEPA(Method):
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, slices: int, knots: int, weight: float):
         super().__init__()
-        if not 0 <= weight <= 1:
-            raise ValueError(f"method.weight={weight}: must be from 0 to 1")
+        check_share(weight=weight)
         if slices < 1 or knots < 2:
             raise ValueError(f"method.slices={slices}, method.knots={knots}: needs 1 slice and 2 knots at least")
         self.encoder = encoder
