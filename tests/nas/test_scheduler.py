@@ -110,7 +110,7 @@ def partly_built() -> Judge:
 
 
 def same_when_cut(sampler, judged, in_memory, monkeypatch):
-    monkeypatch.setattr(ledgers, "ATTEMPTS", 1000)  # signs of life are writes too, so how many cuts meet one trial is the clock's
+    monkeypatch.setattr(ledgers, "ATTEMPTS", 1000)  # signs of life are writes too: how many cuts meet one trial is the clock's
     limits = {"macs": 7.0}
     whole, judge = book("whole"), judged()
     Worker(whole, plan(sampler=sampler, limits=limits), judge).run()
