@@ -29,22 +29,17 @@ from pathlib import Path
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core import config
+from nas.storage import Missing, existing, folder, open_storage
 
 ATTEMPTS = 5  # a trial whose workers were lost so often is at fault itself
-LOCK_SECONDS = 10  # after which a journal's lock is taken from a worker that was killed while it held it
 
 
 class Lost(Exception):
     """Somebody else works on the trial now: this worker was taken for dead."""
-
-
-class Missing(ValueError):
-    """There is no such study."""
 
 
 @dataclass(frozen=True)
@@ -349,43 +344,6 @@ def gone(worker: str | None) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] in "ZX"  # ended, and not yet collected by its parent
     except OSError:
         return True
-
-
-def existing(said: str | BaseStorage, name: str) -> BaseStorage:
-    """The storage that holds the study; nothing is created.  Raises Missing."""
-    if said == "auto":
-        where, found = "runs/nas", [path.parent.name for path in folder("").glob("*/journal.log")]
-    elif isinstance(said, str) and not _there(said):
-        raise Missing(f"storage={said}: there is no such file")
-    else:
-        database = isinstance(said, str) and "://" in said
-        storage = RDBStorage(said, skip_table_creation=True) if database else open_storage(said, name)
-        where, found = f"storage={said}", optuna.get_all_study_names(storage)
-    if name not in found:
-        raise Missing(f"study={name}: {where} holds {', '.join(sorted(found)) or 'no study yet'}")
-    return open_storage(said, name)
-
-
-def _there(said: str) -> bool:
-    """Is the file there that a storage lies in?  Servers answer for themselves."""
-    kind, _, path = said.partition(":///")
-    return Path(path).exists() if kind.startswith("sqlite") else "://" in said or config.expand(said).exists()
-
-
-def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:
-    """"auto" (runs/nas/<study>/journal.log), a file's path (a journal), a database's URL, or what is open already."""
-    if isinstance(said, BaseStorage):
-        return said
-    if "://" in said:
-        return RDBStorage(said, engine_kwargs={"pool_pre_ping": True})
-    path = folder(name) / "journal.log" if said == "auto" else config.expand(said)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path), JournalFileSymlinkLock(str(path), LOCK_SECONDS)))
-
-
-def folder(name: str) -> Path:
-    """Where a study's runs and report lie."""
-    return Path("runs") / "nas" / name
 
 
 def run_folders(name: str, entry: Entry) -> list[Path]:

@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 from core import checkpoint, config
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
-from nas.ledger import Entry, Ledger, folder, run_folders
+from nas.ledger import Entry, Ledger, run_folders
 from nas.pareto import front, hypervolume
 from nas.scheduler import ONE_TOO_MANY, Plan
+from nas.storage import folder
 from nas.words import COSTS, OBJECTIVES
 
 FILE = "encoder.safetensors"

@@ -209,7 +209,8 @@ class Crew:
 def supervise(words) -> int:
     """Start workers, watch over the study, show it, report."""
     from nas import report
-    from nas.ledger import Watch, folder, machine
+    from nas.ledger import Watch, machine
+    from nas.storage import folder
 
     book, numbers, crew, stopped = ledger(words, anew=True), plan(words), Crew(words), []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):

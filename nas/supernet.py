@@ -28,9 +28,10 @@ from core.method import Batch, Method
 from core.words import types_of
 from linear_eval.features import evenly, images_of, plain
 from nas import space
-from nas.ledger import Entry, folder
+from nas.ledger import Entry
 from nas.objective import OURS, Train, launched
 from nas.space import Choice, Space, largest, smallest
+from nas.storage import folder
 from nas.words import SupernetWords
 from vision import artifact, datasets, elastic, encoders
 from vision.augment import Recipe

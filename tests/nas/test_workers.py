@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from optuna.trial import TrialState
 
@@ -121,6 +124,25 @@ def hold(storage: str, tmp_path: Path, seed: int) -> None:
     again = {key: n for key, n in epochs_trained(folder).items() if n > 1}
     # only what a worker was at when it was hit may be done again, and what one that slept did after it woke
     assert sum(n - 1 for n in again.values()) <= len(sent), again
+
+
+def empty(server: str) -> str:
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty")
+    return server.rpartition("/")[0] + "/empty"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_workers_may_begin_an_empty_database_at_once(kind, request, tmp_path):
+    storage = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else empty(request.getfixturevalue("postgresql"))
+    line = threading.Barrier(8)
+
+    def begin(_):
+        line.wait()
+        return Ledger("at once", storage, {"knn": "maximize"}, {"a": 1}).settings
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(begin, range(8))) == [{"a": 1}] * 8
 
 
 def test_a_journal_holds(tmp_path):
