@@ -27,6 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
@@ -139,6 +140,12 @@ CLAIMS = (
         "logistic regression", 84.2, PAPER, "C=1, l1, one against the rest, standardised pixels",
         0.2, "liblinear stops before the optimum, elsewhere for another order of images (the runner shuffles); 20 images",
         "one-vs-rest by OneVsRestClassifier: scikit-learn has dropped multi_class", on_pixels(OneVsRestClassifier(L1_LOGISTIC)),
+    ),
+    Claim(
+        "MLP", 87.1, PAPER, "one hidden layer of 100, relu, Adam, at most 200 epochs, standardised pixels",
+        0.9, "weights and order are random: three deviations over seeds (0.29, of five seeds with 6,000 training images)",
+        "the source we hold names the figure alone; this is of the runner's grid, with scikit-learn's defaults",
+        on_pixels(MLPClassifier((100,), activation="relu", random_state=0)),
     ),
     Claim(
         "SVC", 89.7, PAPER, "C=10, rbf, gamma=1/784, standardised pixels",
