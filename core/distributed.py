@@ -309,6 +309,12 @@ def _describe(failure) -> str:
     return message.get("message", str(message)) if isinstance(message, dict) else str(message)
 
 
+def end_with_parent() -> None:
+    """This process is told to save and end (SIGTERM), should the one that started it be killed. Linux only."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; kept by exec
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run as one process among others: an expected failure is one line, printed by whoever is in charge of printing."""
     try:

@@ -19,7 +19,7 @@ import torch
 
 import ssl.pretrain
 from core import checkpoint, command, config
-from core.distributed import World
+from core.distributed import World, end_with_parent
 from core.errors import RunError, Stopped
 from core.method import Batch
 from core.words import PretrainWords, types_of
@@ -268,7 +268,8 @@ def launched(module: str, words, out: Path, tick: Callable[[int], None]) -> None
     log = out.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:
-        child = subprocess.Popen([sys.executable, "-m", module, *words.chosen.words], stdout=file, stderr=file)
+        said = [sys.executable, "-m", module, *words.chosen.words]
+        child = subprocess.Popen(said, stdout=file, stderr=file, preexec_fn=end_with_parent)
         metrics = out / "metrics.jsonl"
 
         def size() -> int:

@@ -6,8 +6,6 @@
 This process trains nothing. It starts workers, looks after them, shows how the study stands and reports at the end; it may be
 stopped at any time, and the same command goes on. Nothing here imports torch: a mistyped word is answered at once.
 """
-import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -135,16 +133,10 @@ def run(words) -> int:
     from nas.scheduler import Worker
     from nas.supernet import Inherit
 
-    _die_with_parent()
+    distributed.end_with_parent()  # and give the trial back; elsewhere than on Linux beats do it
     kind = {"train": Train, "supernet": Inherit, "proxy": Score}[words.strategy]
     Worker(ledger(words), plan(words), kind(words, distributed.pick_device(words.device, 0))).run()
     return 0
-
-
-def _die_with_parent() -> None:
-    """Save and give back, should the process that started this one be killed. Linux only; elsewhere beats do it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 # --------------------------------------------------------------------------------------------------------------- them all

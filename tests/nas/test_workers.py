@@ -165,3 +165,22 @@ def test_halving_holds(tmp_path):
     for hash, rungs in found:
         both = min(len(rungs), len(undisturbed[hash]))
         assert rungs[:both] == undisturbed[hash][:both]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_a_training_on_several_processes_ends_with_the_worker_that_was_killed(tmp_path):
+    code = ("from types import SimpleNamespace as S; from pathlib import Path; from nas.objective import launched;"
+            f"launched('http.server', S(chosen=S(words=['0']), devices=2), Path({str(tmp_path / 'trial')!r}), print)")
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    while not (found := children.read_text().split()):
+        assert worker.poll() is None
+        time.sleep(0.1)
+    worker.kill()
+    worker.wait()
+    state, end = Path(f"/proc/{found[0]}/stat"), time.monotonic() + 60
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < end:
+        time.sleep(0.1)
+    if time.monotonic() >= end:
+        os.kill(int(found[0]), signal.SIGKILL)
+        pytest.fail("it goes on")
