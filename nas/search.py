@@ -190,12 +190,17 @@ class Crew:
                 process.kill()
 
     def stop(self) -> None:
-        """Ask all to save and give back, and wait for them."""
+        """Ask all to save and give back. Who has not ended in the time after which it counts as lost hangs, and is killed."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
+        end = time.monotonic() + 2 * self.words.interval
         for process in self.processes.values():
-            process.wait()
+            try:
+                process.wait(max(0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def supervise(words) -> int:

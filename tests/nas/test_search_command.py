@@ -3,8 +3,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -253,3 +255,12 @@ def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
     _, err = job.communicate(timeout=120)
     assert job.returncode == 2
     assert "was begun with other settings" in err
+
+
+def test_a_worker_that_hangs_does_not_keep_a_stopped_search():
+    crew = search.Crew(SimpleNamespace(study="s", device="cpu", parallel=2, interval=0.5))
+    crew.processes = {number: subprocess.Popen(["sleep", "600"]) for number in range(2)}
+    crew.processes[1].send_signal(signal.SIGSTOP)
+    os.waitpid(crew.processes[1].pid, os.WUNTRACED)  # until it is
+    crew.stop()
+    assert [process.returncode for process in crew.processes.values()] == [-signal.SIGTERM, -signal.SIGKILL]
