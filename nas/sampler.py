@@ -1,8 +1,8 @@
-"""What to try next: Optuna's samplers and regularised evolution, asked so that a study is a function of its history.
+"""What to try next: Optuna's samplers, NSGA-II and regularised evolution, asked so that a study is a function of its history.
 
 A sampler never sees the real study. For each proposal a study in memory is made of what is known, in which paused and refused
-trials teach too (in Optuna's own, NSGA-II and GP ignore them), and the sampler is seeded by the trial's number: a study
-that was cut anywhere and goes on proposes what it would have proposed. What was tried before is told again and asked anew,
+trials teach too (in Optuna's own, GP ignores them), and the sampler is seeded by the trial's number: a study that was cut
+anywhere and goes on proposes what it would have proposed. What was tried before is told again and asked anew,
 so nothing is trained twice; and what a choice costs is known before it is trained, so a proposal that exceeds a limit is told
 as such and drawn again, a few times over, before it becomes a trial.
 """
@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.pareto import front
+from nas.pareto import front, order
 
 SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
 ASKED = 20  # proposals, known already or beyond limits, after which it is drawn at random
 REDRAWN = 120  # proposals after which one beyond the limits becomes a trial, to be refused
 UNBUILT = 40  # different proposals that cannot be built after which the trial fails
 AT_RANDOM = 2_000  # proposals known already after which none is left
-STARTUP = 12  # random trials before TPE and GP have something to learn from; also the populations' size
-KEPT = "generation"  # in the names of system attributes by which samplers remember a trial
+STARTUP = 12  # random trials before there is something to learn from
 
 
 class Exhausted(Exception):
@@ -64,7 +63,6 @@ class Known:
     values: list[float] | None  # None: not known yet, or never to be
     violations: dict[str, float] = field(default_factory=dict)  # limit → by how much; none or ≤ 0: feasible
     pending: bool = False
-    memory: dict = field(default_factory=dict)  # the sampler's own attributes
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,6 @@ class Proposal:
     costs: dict[str, float]
     params: dict
     distributions: dict[str, BaseDistribution]
-    memory: dict
     opening: bool  # is it what the space begins with?
     drawn: int  # how many were drawn until it was found
     broken: list[Broken]  # on the way
@@ -124,10 +121,7 @@ def propose(
             if attempt < REDRAWN and not opening and any(by > 0 for by in over.values()):
                 tell(study, trial, Known(number, choice.hash, {}, {}, otherwise, over) if asking else None)
                 continue
-            attributes = study._storage.get_trial_system_attrs(trial._trial_id)
-            memory = {k: v for k, v in attributes.items() if KEPT in k}
-            asked = trial.params, trial.distributions
-            found_so_far.append(Proposal(choice, found, *asked, memory, opening, attempt + 1, broken))
+            found_so_far.append(Proposal(choice, found, trial.params, trial.distributions, opening, attempt + 1, broken))
             if opening or len(found_so_far) == candidates:
                 break
             taken[choice.hash] = Known(number, choice.hash, {}, {}, None)
@@ -172,7 +166,7 @@ def rebuilt(known: Sequence[Known], directions: Sequence[str], otherwise: list[f
 
 
 def frozen(k: Known, otherwise: list[float], limits: list[str]) -> FrozenTrial:
-    attrs = k.memory | {f"constraints:{name}": k.violations.get(name, 0.0) for name in limits}
+    attrs = {f"constraints:{name}": k.violations.get(name, 0.0) for name in limits}
     shared = dict(params=k.params, distributions=k.distributions, system_attrs=attrs)
     if k.pending:
         return create_trial(state=TrialState.RUNNING, **shared)
@@ -195,7 +189,7 @@ def make(name: str, seed: int) -> BaseSampler:
         case "gp":
             return GPSampler(n_startup_trials=STARTUP, seed=seed)
         case "nsga2":
-            return NSGAIISampler(population_size=STARTUP, seed=seed)
+            return NSGA2(seed=seed)
         case "evolution":
             return Evolution(seed=seed)
         case "random":
@@ -203,16 +197,15 @@ def make(name: str, seed: int) -> BaseSampler:
     raise ValueError(f"sampler={name}: there are {', '.join(SAMPLERS)}")
 
 
-class Evolution(BaseSampler):
-    """Regularised evolution: the best of a few drawn from the youngest, one parameter of it drawn anew (Real et al. 2019,
-    arXiv 1802.01548, algorithm 1: population of the last P, sample S). Best: one of the front, of those that are feasible.
+class Offspring(BaseSampler):
+    """What children have in common: parameters of their parents, but for some that are drawn anew.
+
+    A parameter that no parent has, or whose value is no longer a choice, is drawn anew too.
     """
 
-    def __init__(self, population: int = 3 * STARTUP, sample: int = STARTUP, seed: int = 0):
-        self.population, self.sample = population, sample
+    def __init__(self, seed: int = 0):
         self.random, self.draw = np.random.RandomState(seed), RandomSampler(seed)
-        self.parent: dict | None = None
-        self.mutated: str | None = None
+        self.inherited: dict = {}
 
     def infer_relative_search_space(self, study, trial) -> dict:
         return {}
@@ -221,26 +214,78 @@ class Evolution(BaseSampler):
         return {}
 
     def before_trial(self, study, trial) -> None:
-        youngest = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[-self.population :]
-        if len(youngest) < STARTUP:
-            return
-        drawn = [youngest[i] for i in sorted(self.random.choice(len(youngest), min(self.sample, len(youngest)), False))]
-        signs = [1 if d.name == "MINIMIZE" else -1 for d in study.directions]
-        values = np.array([[s * v for s, v in zip(signs, t.values, strict=True)] for t in drawn])
-        too_much = [sum(max(c, 0.0) for c in t.constraints.values()) for t in drawn]
-        least = [i for i, much in enumerate(too_much) if much <= min(too_much)]
-        ahead = [least[i] for i in front(values[least])]  # one for one objective; else none of them is better than another
-        self.parent = drawn[ahead[self.random.randint(len(ahead))]].params
-        self.mutated = sorted(self.parent)[self.random.randint(len(self.parent))]
+        known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(known) >= STARTUP:
+            self.inherited = self.child(known, [1 if d.name == "MINIMIZE" else -1 for d in study.directions])
+
+    def child(self, known: list[FrozenTrial], signs: list[int]) -> dict:
+        raise NotImplementedError
 
     def sample_independent(self, study, trial, param_name, param_distribution):
-        value = (self.parent or {}).get(param_name)
-        if value is None or param_name == self.mutated or not _holds(param_distribution, value):
+        value = self.inherited.get(param_name)
+        if value is None or not _holds(param_distribution, value):
             return self.draw.sample_independent(study, trial, param_name, param_distribution)
         return value
 
     def reseed_rng(self) -> None:
         self.draw.reseed_rng()
+
+
+class NSGA2(Offspring):
+    """NSGA-II (Deb et al. 2002, IEEE TEVC 6(2)) in its steady state (Durillo et al. 2009, EMO): one child at a time, of the
+    best of all trials.
+
+    Two parents, each by a tournament of two of the front and as many more as make it `fewest`. What is better: `order` (layers
+    of non-dominated sorting, limits first; spread out in place of the crowding distance). With probability `crossover` each
+    parameter is either's, else the first's; each is drawn anew with probability 1/n.
+    """
+
+    def __init__(self, fewest: int = 4, crossover: float = 0.9, seed: int = 0):
+        super().__init__(seed)
+        self.fewest, self.crossover = fewest, crossover
+
+    def child(self, known: list[FrozenTrial], signs: list[int]) -> dict:
+        known = list({repr(sorted(t.params.items())): t for t in known}.values())  # what was asked again is there twice
+        values, excess = signs * np.array([t.values for t in known]), [too_much(t) for t in known]
+        parents = order(values, excess)[: max(self.fewest, len(front(values[within(excess)])))]
+        first, second = (known[parents[self.random.randint(len(parents), size=2).min()]].params for _ in range(2))
+        child, crossed = dict(first), self.random.rand() < self.crossover
+        for name in sorted(first):
+            if crossed and name in second and self.random.rand() < 0.5:
+                child[name] = second[name]
+            if self.random.rand() < 1 / len(first):
+                del child[name]
+        return child
+
+
+class Evolution(Offspring):
+    """Regularised evolution: the best of a few drawn from the youngest, one parameter of it drawn anew (Real et al. 2019,
+    arXiv 1802.01548, algorithm 1: population of the last P, sample S). Best: one of the front, of those that are feasible.
+    """
+
+    def __init__(self, population: int = 3 * STARTUP, sample: int = STARTUP, seed: int = 0):
+        super().__init__(seed)
+        self.population, self.sample = population, sample
+
+    def child(self, known: list[FrozenTrial], signs: list[int]) -> dict:
+        youngest = known[-self.population :]
+        drawn = [youngest[i] for i in sorted(self.random.choice(len(youngest), min(self.sample, len(youngest)), False))]
+        values = signs * np.array([t.values for t in drawn])
+        least = within([too_much(t) for t in drawn])
+        ahead = [least[i] for i in front(values[least])]  # one for one objective; else none of them is better than another
+        child = dict(drawn[ahead[self.random.randint(len(ahead))]].params)
+        del child[sorted(child)[self.random.randint(len(child))]]
+        return child
+
+
+def within(excess: Sequence[float]) -> list[int]:
+    """Those that exceed limits least; all of the feasible, where there are any."""
+    return [i for i, much in enumerate(excess) if much <= min(excess)]
+
+
+def too_much(trial: FrozenTrial) -> float:
+    """By how much a trial exceeds its limits, in all."""
+    return sum(max(by, 0.0) for by in trial.constraints.values())
 
 
 def _holds(distribution: BaseDistribution, value) -> bool:

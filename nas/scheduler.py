@@ -233,8 +233,7 @@ class Worker:
                 raise
             if p.broken:
                 ledger.set(id, "broken", [b.json for b in p.broken])
-            distributions = sampler.json_of(p.distributions)
-            said = {"hash": p.choice.hash, "params": p.params, "distributions": distributions, "memory": p.memory}
+            said = {"hash": p.choice.hash, "params": p.params, "distributions": sampler.json_of(p.distributions)}
             ledger.choose(id, p.choice.json | said | {"drawn": p.drawn, "opening": p.opening}, p.costs)
             if all(e.hash != p.choice.hash for e in ledger.entries() if e.id != id):
                 return True
@@ -287,5 +286,5 @@ def known(entries: Sequence[Entry], plan: Plan) -> list[Known]:
             values = [math.log(max(v, 1e-9)) if name in COSTS else v for name, v in zip(plan.objectives, values, strict=True)]
         pending = values is None and e.state in (TrialState.RUNNING, TrialState.WAITING)
         over = sampler.excess(e.costs, plan.limits)
-        found.append(Known(e.number, e.hash, *e.asked, values, over, pending, e.choice["memory"]))
+        found.append(Known(e.number, e.hash, *e.asked, values, over, pending))
     return found
