@@ -53,7 +53,8 @@ def machine(hardware: dict) -> str:
 
 
 def files() -> list[Path]:
-    return sorted(path for path in HERE.rglob("*.json"))
+    """All but those that a kept table's figures are drawn from, in folders of their own: they were born with the table."""
+    return sorted(path for path in HERE.rglob("*.json") if path.parent.parent.name != "measured")
 
 
 def page() -> str:

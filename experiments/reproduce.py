@@ -6,7 +6,8 @@
 
 What is done is not done again, by this runner or another; what failed is shown with its log and tried again; stopped or killed
 at any moment, the same command goes on. The table is left in runs/tables/<table>/ (<table>-smoke; <table>-some with --only),
-its figures beside it, by paper_figures.make. --keep copies JSON, Markdown and pictures to experiments/tables/measured/.
+its figures beside it, by paper_figures.make. --keep copies JSON, Markdown, pictures and the files that these are drawn from to
+experiments/tables/measured/: `paper_figures.make --table experiments/tables/measured/<table>.json --out …` draws them again.
 """
 import argparse
 import json
@@ -24,6 +25,7 @@ from experiments.cells import Cell, ordered, paths
 from experiments.table import FOLDER, Table, latex, markdown
 
 MEASURED = FOLDER / "measured"
+ROOT = FOLDER.parents[1]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,6 +94,20 @@ def draw(table: Table, out: Path, keep: bool) -> bool:
     return ended.returncode == 0
 
 
+def inputs(said, folder: Path):
+    """What is said of figures, their files of runs copied into the folder and named there."""
+    if isinstance(said, dict):
+        return {key: inputs(value, folder) for key, value in said.items()}
+    if isinstance(said, list):
+        return [inputs(value, folder) for value in said]
+    if not isinstance(said, str) or Path(said).parts[:1] != ("runs",) or not Path(said).is_file():
+        return said
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / f"{Path(said).parent.name}-{Path(said).name}"
+    shutil.copyfile(said, copy)
+    return str(copy.relative_to(ROOT)) if copy.is_relative_to(ROOT) else str(copy)
+
+
 def _said(given) -> list[str]:
     smoke, changes = ["--smoke"] if given.smoke else [], ["--set", *given.set] if given.set else []
     only = ["--only", *map(shlex.quote, given.only)] if given.only else []
@@ -140,12 +156,14 @@ def write(table: Table, out: Path, said: str, keep: bool) -> list[str]:
     figures = table.figures() | {"command": said, **births(table)}
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(figures)
-    for folder in (out, *([MEASURED] if keep else [])):
-        folder.mkdir(parents=True, exist_ok=True)
-        name = "table" if folder is out else table.name
-        checkpoint.write(folder / f"{name}.json", json.dumps(figures, indent=1) + "\n")
-        checkpoint.write(folder / f"{name}.md", text)
+    checkpoint.write(out / "table.json", json.dumps(figures, indent=1) + "\n")
+    checkpoint.write(out / "table.md", text)
     checkpoint.write(out / "table.tex", latex(figures))
+    if keep:
+        MEASURED.mkdir(parents=True, exist_ok=True)
+        kept = figures | {"figures": inputs(figures["figures"], MEASURED / table.name)}
+        checkpoint.write(MEASURED / f"{table.name}.json", json.dumps(kept, indent=1) + "\n")
+        checkpoint.write(MEASURED / f"{table.name}.md", text)
     print(text)
     print(f"table: {out}")
     return figures["missing"]

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from toy_table import TABLE, calls
 from experiments import launch, reproduce
 from experiments.cells import ordered
 from experiments.table import Table, found, latex
+from paper_figures import make
 
 
 def figures(place: Path) -> dict:
@@ -164,10 +166,16 @@ def test_figures_are_drawn_too_and_kept(place, monkeypatch, capsys):
     assert reproduce.main(["--table=sums.yaml", "--parallel=2", "--keep"]) == 1
     assert not (place / "kept").exists()  # half of a table
     (place / "broken").unlink()
-    (place / "sums.yaml").write_text(TABLE + "figures: {sums: {kind: comparison, columns: [sum]}}\n")
+    figures = "{sums: {kind: comparison, columns: [sum]}, first: {kind: curves, runs: {a: '{first.scores}'}, show: [value]}}"
+    (place / "sums.yaml").write_text(f"{TABLE}figures: {figures}\n")
     assert reproduce.main(["--table=sums.yaml", "--parallel=2", "--keep"]) == 0
-    assert sorted(path.name for path in (place / "kept").iterdir()) == ["sums-sums.png", "sums.json", "sums.md"]
+    kept = {path.name: path.read_bytes() for path in (place / "kept").iterdir() if path.is_file()}
+    assert sorted(kept) == ["sums-first.png", "sums-sums.png", "sums.json", "sums.md"]
     assert (place / "runs" / "tables" / "sums" / "sums.pdf").exists()
+    shutil.rmtree(place / "runs")  # what is kept is enough to draw it again
+    assert make.main(["--table", str(place / "kept" / "sums.json"), "--out", "again"]) == 0
+    for name in ("sums", "first"):
+        assert (place / "again" / f"{name}.png").read_bytes() == kept[f"sums-{name}.png"]
 
 
 def test_smoke_dry_run_and_print(place, capsys):

@@ -15,7 +15,7 @@ busy.unlink()
 if words["name"] == pathlib.Path("broken").read_text() if pathlib.Path("broken").exists() else False:
     sys.exit("it is broken")
 before = json.loads(pathlib.Path(words["before"]).read_text())["value"] if "before" in words else 0
-result = {"value": before + float(words["add"]), "rows": [{"source": "a", "v": 1}, {"source": "b", "v": 7}]}
+result = {"epoch": 1, "value": before + float(words["add"]), "rows": [{"source": "a", "v": 1}, {"source": "b", "v": 7}]}
 (out / "result.json").write_text(json.dumps(result))
 '''
 TABLE = """

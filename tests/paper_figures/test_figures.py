@@ -125,3 +125,15 @@ def test_a_figure_that_cannot_be_drawn_lets_the_others_be(table, capsys, tmp_pat
     err = capsys.readouterr().err
     assert "no search: FileNotFoundError" in err
     assert (tmp_path / "out" / "speed.pdf").exists()
+
+
+KEPT = sorted((ROOT / "experiments" / "tables" / "measured").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_a_kept_table_is_drawn_from_the_repository_alone(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    figures = json.loads(path.read_text())["figures"]
+    assert "runs/" not in json.dumps(figures)
+    assert make.main(["--table", str(path), "--out", str(tmp_path)]) == 0
+    assert sorted(picture.stem for picture in tmp_path.glob("*.png")) == sorted(figures)
