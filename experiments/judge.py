@@ -1,6 +1,7 @@
 """Samplers, successive halving and proxies, judged on the tabular benchmark (experiments/tabular.py).
 
-    uv run python -m experiments.judge            # --seeds 20; minutes, most of them GP's
+    uv run python -m experiments.judge            # --seeds 20; half an hour, most of it GP's
+    uv run python -m experiments.judge --samplers tpe nsga2 evolution --seeds 100 --kept experiments/tabular/samplers.json
 
 Hypervolume: of accuracy and log₁₀ multiply-adds, as a share of what the reference study reaches; from chance (10 %) and,
 harsher, from the worst accuracy that any architecture of the table ends with. Kept in experiments/tabular/judged.json and .md.
@@ -9,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from rich.progress import track
 from scipy.stats import spearmanr, wilcoxon
 
 from core import checkpoint, config
-from core.machine import code, hardware, versions
+from core.machine import code, command, hardware, versions
 from experiments.tabular import KEPT, SEEDS, WORDS, choices
 from nas import proxies
 from nas.ledger import Ledger
@@ -55,11 +57,11 @@ def whole(table: Table, seed: int) -> np.ndarray:
     return np.array([[-row["knn"][seed][-1], np.log10(row["macs"])] for row in table.rows.values()])
 
 
-def samplers(table: Table, seeds: int) -> dict:
+def samplers(table: Table, seeds: int, names: Sequence[str] = SAMPLERS) -> dict:
     """Share of the whole table's hypervolume after 64 of its 256 architectures, all trained to the end."""
     found, points = {}, references(table)
     every = {name: [hypervolume(whole(table, s % len(SEEDS)), r) for s in range(seeds)] for name, r in points.items()}
-    for sampler in SAMPLERS:
+    for sampler in names:
         values = [study(table, sampler, SAMPLED, (9.0,), 3, s)[0] for s in track(range(seeds), sampler)]
         found[sampler] = {
             name: [hypervolume(v, r) / e for v, e in zip(values, every[name], strict=True)] for name, r in points.items()
@@ -124,6 +126,8 @@ def text(kept: dict) -> str:
         if name != "random":
             wins = f"{(more > 0).mean():.0%} of seeds | {wilcoxon(more, alternative='greater').pvalue:.1g}"
         lines.append(f"| {name} | {spread(shares['chance'])} | {spread(shares['worst'])} | {wins} |")
+    if "schedules" not in kept:
+        return "\n".join(lines) + "\n"
     lines += ["", f"## Successive halving: {HALVED} architectures, against the same ones all trained to the end, in %", "",
               "| | epochs | hypervolume from chance | from the worst |", "|---|---|---|---|"]
     for name, shares in kept["schedules"].items():
@@ -142,14 +146,18 @@ def spread(values: list[float]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, help="these alone, beside random; no schedules, no proxies")
     parser.add_argument("--kept", type=Path, default=OUT, help="the JSON of kept figures")
     given = parser.parse_args()
+    if given.samplers and given.kept.resolve() == OUT:
+        parser.error("--samplers: figures of some are kept in another file, with --kept")
     table = Table(KEPT)
-    kept = {
-        "command": f"python -m experiments.judge --seeds {given.seeds}", "seeds": given.seeds, "architectures": len(table.rows),
-        "samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": ranked(table),
-        "hardware": hardware(), "versions": versions(("torch", "timm", "optuna")), "code": code(),
-    }
+    if given.samplers:
+        kept = {"samplers": samplers(table, given.seeds, [s for s in SAMPLERS if s in (*given.samplers, "random")])}
+    else:
+        kept = {"samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": ranked(table)}
+    kept |= {"command": command(), "seeds": given.seeds, "architectures": len(table.rows), "hardware": hardware(),
+             "versions": versions(("torch", "timm", "optuna")), "code": code()}
     given.kept.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(given.kept, json.dumps(kept, indent=1) + "\n")
     checkpoint.write(given.kept.with_suffix(".md"), text(kept))
