@@ -97,7 +97,8 @@ SMALL = {  # module → what is said in place of the page's
     "distill.train": TRAINED,
     "nas.search": {"trials": "2", "epochs": "1", "batch_size": "128", "parallel": "1"},
     "deploy.export": {"int8": "dynamic", "calibration": "16"},
-    "deploy.latency": {"image_size": "32", "batches": "1,8"},
+    # Compiling takes minutes, and so do eight threads on two cores.
+    "deploy.latency": {"image_size": "32", "batches": "1,8", "threads": "1,2", "frameworks": "torch,onnxruntime"},
     "deploy.prune": {},
 }
 DATA = {"fashion_mnist": "digits", "cifar10": "digits", "mnist": "digits"}
