@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 # A run of a second or two: 1,440 images of 8 px, no labels to score, timm's own test model.
 SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=test_resnet", "--batch_size=16"]
@@ -21,6 +23,11 @@ SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1",
 LOADED = ("vision.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
 LOADED += ("linear_eval.judge", "linear_eval.finetune", "linear_eval.evaluate", "distill.train", "distill.report")
 LOADED += ("sklearn.linear_model", "torch.utils.tensorboard", "matplotlib.pyplot")
+
+
+def shortened(values, quick: int = 1) -> list:
+    """Values to parametrize with: the first in every run of the tests, the others in long ones."""
+    return [pytest.param(value, marks=[pytest.mark.long] * (i >= quick)) for i, value in enumerate(values)]
 
 
 @dataclass

@@ -79,6 +79,7 @@ def exported(files, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_the_files_answer_alike_in_a_process_without_torch(files, exported, tmp_path):
     module, data = portable.load(files[0]), datasets.load("digits", seed=0)
     x = np.concatenate([module.takes(split, torch.arange(len(split))) for split in (data.test, data.train)])[:1000]
@@ -100,6 +101,7 @@ def test_the_files_answer_alike_in_a_process_without_torch(files, exported, tmp_
         torch.testing.assert_close(script(torch.from_numpy(x))[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_card_tells_what_was_measured(files, exported):
     card = json.loads((exported / "card.json").read_text())
     rows = card["rows"]
@@ -122,6 +124,7 @@ def test_the_card_tells_what_was_measured(files, exported):
     assert f"Against {files[1]}: 100% of its multiply-adds" in text
 
 
+@pytest.mark.long
 def test_a_file_tells_what_it_takes_and_what_its_classes_are(files, exported):
     for name in ("model.onnx", "model.int8.onnx"):
         session = onnxruntime.InferenceSession(exported / name)
@@ -133,6 +136,7 @@ def test_a_file_tells_what_it_takes_and_what_its_classes_are(files, exported):
     assert not says["preprocess"]
 
 
+@pytest.mark.long
 def test_features_leave_beside_logits(files, exported):
     module, data = portable.load(files[0]), datasets.load("digits", seed=0)
     x = module.takes(data.test, torch.arange(50))
@@ -142,6 +146,7 @@ def test_features_leave_beside_logits(files, exported):
     np.testing.assert_allclose(session.run(["features"], {"images": x})[0], expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.long
 def test_a_gallery_is_of_training_images_in_their_classes_folders(exported):
     from PIL import Image
 
@@ -153,6 +158,7 @@ def test_a_gallery_is_of_training_images_in_their_classes_folders(exported):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), data.train.images[index, 0].numpy())
 
 
+@pytest.mark.long
 def test_another_command_does_not_go_over_it(files, exported, tmp_path, capsys):
     begin = partial(command.start, export.TOOL, export.check, export.run)
     words = [f"--encoder={files[0]}", "--data=digits", "--smaller"]

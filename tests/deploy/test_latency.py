@@ -13,6 +13,7 @@ from deploy import latency, portable, runtime
 from deploy.timing import interleaved, timed
 
 
+@pytest.mark.long
 def test_every_framework_batch_and_number_of_threads_is_a_row(tmp_path):
     out = tmp_path / "out"
     words = "--encoders=tiny,lenet5", "--image_size=28", "--channels=1", "--batches=1,4", "--threads=1", f"--out={out}"

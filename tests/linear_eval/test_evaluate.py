@@ -120,6 +120,7 @@ def test_labels_of_test_change_no_choice(finished, encoder, tmp_path):
     assert np.mean([r["accuracy"] for r in one]) < np.mean([r["accuracy"] for r in two]) - 20
 
 
+@pytest.mark.long
 def test_again_is_the_same_and_another_configuration_is_refused(finished, tmp_path):
     folder, _, words = finished
     before = results(folder)

@@ -67,6 +67,7 @@ def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole, tmp_
     assert artifact.load(tmp_path / "student" / "encoder.safetensors")[0].spec == artifact.load(found)[0].spec
 
 
+@pytest.mark.long
 def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
     job = begin(tmp_path)
     log = tmp_path / "runs" / "nas" / "s" / "trials" / "00001" / "metrics.jsonl"
@@ -216,6 +217,7 @@ def test_a_recipe_may_name_its_papers_encoder():
     ])[0]))
 
 
+@pytest.mark.long
 def test_a_space_that_fails_stops_the_study_with_the_reason(tmp_path):
     (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    raise KeyError('no such block')\n")
     job = begin(tmp_path, "--space=mine.py:mine", "--trials=9")

@@ -101,6 +101,7 @@ def gradients(name: str) -> Tensor:
     return torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
 
 
+@pytest.mark.long
 def test_two_processes_are_one():
     expected = gradients("simclr")
     for found in on(2, gradients, "simclr"):
@@ -246,6 +247,7 @@ def test_a_mistake_of_the_training_alone_is_one_line(words, said, capsys, tmp_pa
     assert said in lines[0]
 
 
+@pytest.mark.long
 def test_a_space_that_does_not_nest_ends_the_search_with_the_reason(tmp_path):
     words = [word for word in STUDY if not word.startswith("--space")]
     job = begin(tmp_path, *words, "--space=resnet", module="nas.search")

@@ -145,14 +145,17 @@ def test_workers_may_begin_an_empty_database_at_once(kind, request, tmp_path):
         assert list(pool.map(begin, range(8))) == [{"a": 1}] * 8
 
 
+@pytest.mark.long
 def test_a_journal_holds(tmp_path):
     hold(str(tmp_path / "journal.log"), tmp_path, 0)
 
 
+@pytest.mark.long
 def test_postgresql_holds(tmp_path, postgresql):
     hold(postgresql, tmp_path, 1)
 
 
+@pytest.mark.long
 def test_halving_holds(tmp_path):
     """Which trials are sent on depends on who was first; what each has reached, and that all have ended, does not."""
     storage, trials, folder = str(tmp_path / "journal.log"), 30, tmp_path / "runs"

@@ -45,7 +45,7 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     return [row["loss"] for row in run.metrics()] if distributed.is_main() else []
 
 
-LONGER = {"moco_v3", "moco_v2, sync"}
+LONGER = {"moco_v2", "moco_v3", "moco_v2, sync"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONGER)) for name in METHODS])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import SMALL, run
+from commands import SMALL, run, shortened
 
 from core import checkpoint
 
@@ -70,7 +70,7 @@ def test_a_method_that_collapses_is_stopped(tmp_path, encoder):
     assert checkpoint.load(out / "last.pt")["step"] > 0, "the save of the check before"
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
+@pytest.mark.parametrize("method", shortened(["simclr", "moco_v2", "moco_v3"]))
 def test_the_methods_are_not_taken_for_collapsed(tmp_path, method):
     """100 steps of digits at each method's own settings, checked ten times; only its width is less."""
     words = ["--data=digits", "+data.labels=none", f"--method={method}", "--batch_size=64", "--steps=100", "--checks=10"]

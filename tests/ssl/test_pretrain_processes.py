@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SMALL, real, run, together
+from commands import ROOT, SMALL, real, run, shortened, together
 
 from core import checkpoint
 
@@ -35,7 +35,7 @@ def both(*words, out: Path) -> None:
     assert (second.out, second.err) == ("", "")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", shortened(METHODS))
 def test_one_process_and_two_begin_alike(tmp_path, method):
     """The command in fp32, at the same global batch. Same images, same views, same statistics, same loss: the first two
     losses (the first step's rate is 0) differ by the rounding of float32 sums, 2e-6 of their size.
@@ -51,7 +51,7 @@ def test_one_process_and_two_begin_alike(tmp_path, method):
     assert two[:2] == pytest.approx(one[:2], rel=2e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", shortened(METHODS))
 def test_both_stop_at_one_step_and_go_on(tmp_path, method):
     """SIGTERM reaches one of them; they agree, save, and the second start ends with the same bytes."""
     words = [*SMALL, "--steps=12", *METHODS[method]]

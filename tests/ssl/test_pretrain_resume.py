@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import SMALL, Started, run, start
+from commands import SMALL, Started, run, shortened, start
 from PIL import Image
 
 from core import checkpoint
@@ -56,7 +56,7 @@ def interrupted(words: list, out: Path, number: int, at: int) -> Started:
     return process
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", shortened(METHODS))
 def test_killed_at_a_random_step(tmp_path, alone, method):
     words, out, at = [*SMALL, *OFTEN, *METHODS[method]], tmp_path / "run", random.SystemRandom().randint(1, 7)
     expected = alone(method)
