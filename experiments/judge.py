@@ -19,7 +19,7 @@ from rich.progress import track
 from scipy.stats import spearmanr, wilcoxon
 
 from core import checkpoint, config
-from core.machine import code, command, hardware, versions
+from core.machine import certificate
 from experiments.tabular import KEPT, SEEDS, WORDS, choices
 from nas import proxies
 from nas.ledger import Ledger
@@ -117,7 +117,7 @@ def ranked(table: Table) -> dict:
 
 def text(kept: dict) -> str:
     title = f"# Judged on a table of {kept['architectures']} architectures"
-    lines = [title, "", f"`{kept['command']}`, {kept['seeds']} seeds", ""]
+    lines = [title, "", f"`{kept['command']}`, {len(kept['samplers']['random']['chance'])} seeds", ""]
     lines += [f"## Samplers: {SAMPLED} architectures trained to the end, share of the whole table's hypervolume in %", "",
               "| | from chance | from the worst | beats random in | p, Wilcoxon |", "|---|---|---|---|---|"]
     for name, shares in kept["samplers"].items():
@@ -156,8 +156,7 @@ def main() -> int:
         kept = {"samplers": samplers(table, given.seeds, [s for s in SAMPLERS if s in (*given.samplers, "random")])}
     else:
         kept = {"samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": ranked(table)}
-    kept |= {"command": command(), "seeds": given.seeds, "architectures": len(table.rows), "hardware": hardware(),
-             "versions": versions(("torch", "timm", "optuna")), "code": code()}
+    kept |= certificate(range(given.seeds), ("torch", "timm", "optuna")) | {"architectures": len(table.rows)}
     given.kept.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(given.kept, json.dumps(kept, indent=1) + "\n")
     checkpoint.write(given.kept.with_suffix(".md"), text(kept))

@@ -21,11 +21,10 @@ from pathlib import Path
 from core import checkpoint, command
 from core.machine import code, hardware, versions
 from experiments import launch
-from experiments.cells import Cell, ordered, paths
+from experiments.cells import ROOT, Cell, ordered, paths
 from experiments.table import FOLDER, Table, latex, markdown
 
 MEASURED = FOLDER / "measured"
-ROOT = FOLDER.parents[1]
 
 
 def main(argv: list[str] | None = None) -> int:

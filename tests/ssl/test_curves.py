@@ -1,7 +1,7 @@
 """One process and two give one curve: 20 steps of the real loop at the same global batch, for each method."""
 import pytest
 import torch
-from commands import SMALL
+from commands import SMALL, shortened
 from processes import on
 
 METHODS = {
@@ -45,10 +45,7 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     return [row["loss"] for row in run.metrics()] if distributed.is_main() else []
 
 
-LONGER = {"moco_v2", "moco_v3", "moco_v2, sync"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONGER)) for name in METHODS])
+@pytest.mark.parametrize("name", shortened(METHODS))
 def test_one_process_and_two_give_one_curve(tmp_path, name):
     """float64, where rounding stays rounding: a change of 1e-12 in the weights is 4e-10 after 12 steps (measured), and
     the rows of metrics.jsonl hold 8 digits. A learning rate that is wrong by 1 % shows that the curves could differ.
