@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import pickle
+import socket
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from core.errors import DiskFull
 
 FORMAT = 1
 HOLDS = {"format", "step", "method", "optimizer", "config", "extra"}
+ABANDONED = 24 * 3600.0  # seconds
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -28,7 +31,7 @@ def write(path: str | Path, data: bytes | str) -> None:
 def writing(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write atomically: a temporary one beside it, fsync, rename. A reader sees the old file or the new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -53,9 +56,28 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `write` left behind when it was killed."""
+    """Remove what `write` left behind when its process was killed; files that a living process is writing stay."""
     for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        host, _, process = leftover.name.removesuffix(".tmp").rpartition(".")
+        here = host.endswith(f".{socket.gethostname()}")
+        if process.isdigit() and not (here and _alive(int(process))) and (here or _old(leftover)):
+            leftover.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM  # it is another user's
+    return True
+
+
+def _old(path: Path) -> bool:
+    """Too old to be in writing: of another machine's process nothing else can be known."""
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED
+    except OSError:
+        return False
 
 
 def save(path: str | Path, *, step: int, method: dict, optimizer: dict, config: dict, extra: dict) -> None:

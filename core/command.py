@@ -1,4 +1,5 @@
 """From words to processes: what the tools do before they load anything, and how words become a run's numbers."""
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from core import config, trackers
+from core import config, identity, trackers
 
 POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
 POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
@@ -64,11 +65,29 @@ def check(words) -> None:
         trackers.check(flat["trackers"])
 
 
-def folder(words, name: str) -> Path:
-    """The run's folder: as told, or named by what it is a run of, so that another configuration gets another one."""
+def folder(words, name: str, images: dict[str, str] | None = None) -> Path:
+    """The run's folder: `out`, or one named by the run's identity, so that another configuration or other images get another.
+
+    images: the data set's fingerprints. A run that an older version began, under a name without them, keeps its folder where
+    its data.root is the same.
+    """
     if words.out != "auto":
         return config.expand(words.out)
-    return Path("runs") / f"{name}-{config.fingerprint(config.identity(words))}"
+    found = Path("runs") / f"{name}-{identity.fingerprint(identity.identity(words) | (images or {}))}"
+    older = Path("runs") / f"{name}-{identity.fingerprint(identity.settings_as_written(words))}"
+    return older if not found.exists() and _is_older_run(older, words, images or {}) else found
+
+
+def _is_older_run(folder: Path, words, images: dict[str, str]) -> bool:
+    """Does the folder hold this run, begun by a version that kept no fingerprint of images, on the same data.root?"""
+    from omegaconf import OmegaConf
+
+    if (kept := folder / "identity.json").is_file():  # this version has been here since
+        return not identity.difference(json.loads(kept.read_text("utf-8")), identity.identity(words) | images)
+    if not (folder / "config.yaml").is_file():
+        return False
+    before, now = (OmegaConf.select(c, "data.root") for c in (OmegaConf.load(folder / "config.yaml"), words))
+    return (before and config.expand(before).resolve()) == (now and config.expand(now).resolve())
 
 
 def workers(words, local_size: int, cuda: bool) -> int:

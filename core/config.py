@@ -5,8 +5,6 @@ work as ever, and `--cfg` prints what was understood. Nothing here imports torch
 at once. Entry files read the configuration; everything else receives objects and numbers.
 """
 import difflib
-import hashlib
-import json
 import os
 import re
 import sys
@@ -19,12 +17,6 @@ from core import recipe
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
 
-# What does not change the result: where a run happens and how closely it is watched.
-MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_minutes", "checks", "stop_on_collapse")
-MACHINE += ("until", "report", "storage", "trials", "parallel", "node", "interval")
-MACHINE += ("trackers", "data.root", "data.download", "cache", "cache_gb", "picture", "beside")
-# words that came later: at these values they are left out, so that older runs stay what they are
-LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0}
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
@@ -282,25 +274,6 @@ def flat(config, prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{name}"
         out.update(flat(value, f"{path}.") if isinstance(value, dict) else {path: value})
     return out
-
-
-def identity(config) -> dict:
-    """The configuration less what does not change the result: where it runs, where it writes."""
-    out = {k: v for k, v in flat(config).items() if k not in MACHINE and not k.startswith("chosen.")}
-    return {k: v for k, v in out.items() if k not in LATER or v != LATER[k]}
-
-
-def difference(old: dict, new: dict) -> list[str]:
-    """Readable differences between two identities: "optim.lr: 0.4 → 0.3"."""
-    return [
-        f"{name}: {old.get(name, 'absent')} → {new.get(name, 'absent')}"
-        for name in sorted({*old, *new})
-        if old.get(name, "absent") != new.get(name, "absent")
-    ]
-
-
-def fingerprint(identity: dict) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def yaml_text(config) -> str:

@@ -1,6 +1,6 @@
 """A run's folder: what it holds, whose it is, and who listens to its figures.
 
-    config.yaml  metrics.jsonl  last.pt  encoder.safetensors  report.md  curves.png  TensorBoard's files
+    config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  report.md  curves.png  TensorBoard's files
 """
 import contextlib
 import json
@@ -13,27 +13,32 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from core import checkpoint, config
+from core import checkpoint, lock
+from core import identity as identities
 from core.distributed import gather_objects, is_main
 from core.errors import DiskFull
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
+FINISHED = ("encoder.safetensors", "classifier.safetensors")  # what training leaves at its end
 NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "card.json")
 
 
 class Run:
-    """The folder of one configuration. Only the main process writes.
+    """The folder of one configuration. Only the main process writes, and only one command at a time (core/lock.py).
 
-    settings: the whole configuration; its identity (core/config.py) is what makes a run this run: a folder that holds
-    anything of another is refused here, before anything is written. `begin` makes the folder.
+    settings: the whole configuration; images: fingerprints of the data set (vision/datasets.py), for tools that see one.
+    Both make the identity (core/identity.py), which makes a run this run: a folder that holds anything of another is refused
+    here, before anything is written. `begin` makes the folder.
     """
 
-    def __init__(self, folder: str | Path, settings: dict, resume: str = "auto"):
+    def __init__(self, folder: str | Path, settings: dict, resume: str = "auto", images: dict[str, str] | None = None):
         self.folder = Path(folder).expanduser()
-        self.settings, self.identity = settings, config.identity(settings)
+        self.settings, self.identity = settings, identities.identity(settings) | (images or {})
         self.step = 0  # of last.pt
         self.listeners: list = []
+        self._unchecked = False  # was it begun by a version that kept no fingerprint of its images?
         self._state = self._found(resume)
+        self._seen = self._signature()
         if self._state:
             self.step = self._state["step"]
         gather_objects(None)  # all have looked before one of them writes
@@ -44,29 +49,48 @@ class Run:
         file = next((p for p in (self.folder, *self.folder.parents) if p.exists() and not p.is_dir()), None)
         if file:
             raise ValueError(f"{out}: {file} is a file, not a folder")
-        said = self.folder / "config.yaml"
-        if not self.last.exists() and not said.exists():
+        if not any((self.folder / name).exists() for name in ("last.pt", "identity.json", "config.yaml")):
             if foreign := [name for name in NAMES if (self.folder / name).exists()]:
                 raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; give another out")
             return None
         if resume == "never":
             raise ValueError(f"{out} holds a run already; give another out, or resume=auto to go on")
         state = checkpoint.load(self.last) if self.last.exists() else None
-        if changes := config.difference(state["config"] if state else _identity(said), self.identity):
+        before = state["config"] if state else _identity(self.folder)
+        if changes := identities.difference(before, self.identity):
             raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); give another out")
+        if state is None and (finished := [name for name in FINISHED if (self.folder / name).exists()]):
+            raise ValueError(
+                f"{out} holds a finished run ({finished[0]}) without its last.pt, so it cannot be resumed and is not "
+                "overwritten; put last.pt back, or give another out"
+            )
+        self._unchecked = identities.has_images(self.identity) and not identities.has_images(before)
         return state
 
+    def _signature(self) -> list:
+        """Changes when another command works in the folder."""
+        files = [self.folder / name for name in ("last.pt", "metrics.jsonl", *FINISHED)]
+        return [(s.st_ino, s.st_mtime_ns, s.st_size) if (s := _stat(file)) else None for file in files]
+
     def begin(self) -> None:
-        """Make the folder, and forget what was logged after the checkpoint: those steps are about to be done again."""
+        """Lock and make the folder, and forget what was logged after the checkpoint: those steps are about to be done again."""
         if is_main():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                note = lock.hold(self.folder, self)
+                if self._signature() != self._seen:
+                    raise ValueError(f"out={self.folder} was changed by another command meanwhile; give the command again")
                 checkpoint.sweep(self.folder)
                 self.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.settings)))
+                self.write("identity.json", json.dumps(self.identity, indent=1, sort_keys=True) + "\n")
             except OSError as error:
                 raise ValueError(f"out={self.folder} cannot be written: {error.strerror}; give another out") from error
             kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= self.step]
             self.write("metrics.jsonl", "".join(kept))
+            if note:
+                say(f"note: {note}")
+        if self._unchecked:
+            say(f"note: {self.folder} was begun by a version that kept no fingerprint of its images, so they are not compared")
         gather_objects(None)  # the folder is there for all
 
     def restore(self, method, optimizer) -> dict | None:
@@ -138,12 +162,21 @@ class Run:
         self.listeners.clear()
 
 
-def _identity(path: Path) -> dict:
-    """Of a run that was killed before it saved."""
+def _identity(folder: Path) -> dict:
+    """Of a run that has no last.pt: it was killed before it saved, or its tool keeps none."""
     try:
-        return config.identity(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, ValueError, AttributeError, OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"out={path.parent} holds a config.yaml that is none of ours; give another out") from error
+        if (kept := folder / "identity.json").exists():
+            return dict(json.loads(kept.read_text("utf-8")))
+        return identities.identity(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"out={folder} holds a config.yaml or identity.json that is none of ours; give another out") from error
+
+
+def _stat(path: Path):
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _plain(value) -> float | int | str | None:

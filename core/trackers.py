@@ -90,7 +90,7 @@ class MLflow(Tracker):
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        from core import config
+        from core.identity import identity
 
         folder = Path(run.folder).resolve()
         self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}"))
@@ -103,7 +103,7 @@ class MLflow(Tracker):
             self.client.update_run(self.id, status="RUNNING")
         else:
             self.id = self.client.create_run(place, run_name=folder.name, tags={"folder": str(folder)}).info.run_id
-            told = {key: str(value)[:500] for key, value in config.identity(run.settings).items()}
+            told = {key: str(value)[:500] for key, value in identity(run.settings).items()}
             self.client.log_batch(self.id, params=[Param(key, value) for key, value in told.items()])
         self.done = max((m.step for m in self.client.get_metric_history(self.id, "loss")), default=0) if known else 0
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
+from core.identity import identity
 from deploy.words import INT8, ExportWords, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,16 +63,15 @@ def run(words) -> int:
     from core.machine import cores
     from core.run import Run
     from deploy import card, portable
-    from vision.build import build_data
+    from vision.build import build_data, fingerprints
 
     threads = words.threads or cores()
     torch.set_num_threads(threads)
-    run = Run(command.folder(words, f"export-{words.chosen.data}"), config.plain(words))
     source = config.expand(words.encoder)
     module, data = portable.load(source, words.preprocess), build_data(words)
-    known = module.card.classes
-    if not data.classes or (known is not None and len(known) != len(data.classes)):
-        raise ValueError(f"data={words.chosen.data}: its classes are not the file's, so nothing could be judged")
+    check_classes(words.chosen.data, data.classes, module.card.classes)
+    images = fingerprints(data)
+    run = Run(command.folder(words, f"export-{words.chosen.data}", images), config.plain(words), images=images)
     against = None if words.against is None else portable.load(config.expand(words.against), words.preprocess)
     run.begin()
     versions = written(words, run.folder, module, threads)
@@ -85,6 +85,18 @@ def run(words) -> int:
     print(card.text(kept))
     print(f"files: {run.folder}")
     return 0
+
+
+def check_classes(name: str, found: tuple[str, ...] | None, known: tuple[str, ...] | None) -> None:
+    """Refuse data whose classes a classifier was not trained for.  known: the classifier's, None of an encoder."""
+    if not found:
+        raise ValueError(f"data={name} has no labels, so no accuracy could be measured; give labelled images")
+    if known is not None and tuple(known) != tuple(found):
+        here, there = ", ".join(found[:3]), ", ".join(known[:3])
+        raise ValueError(
+            f"data={name} has {len(found)} classes ({here}, …), the encoder's file {len(known)} ({there}, …); they must be the "
+            "same, in the same order: give the data that it was trained on"
+        )
 
 
 def written(words, out: Path, module, threads: int) -> Versions:
@@ -228,7 +240,7 @@ def described(words, module, against, data, versions: Versions) -> dict:
     return costs(words.encoder, module) | {
         "against": against and costs(words.against, against),
         "answers": module.answers, "judged": "accuracy" if module.card.classes else "kNN accuracy", "data": data.name,
-        "refused": versions.refused, "off": versions.off, "input": module.says, "words": config.identity(words),
+        "refused": versions.refused, "off": versions.off, "input": module.says, "words": identity(words),
         "hardware": hardware(), "versions": packages(("torch", "onnx", "onnxruntime", "torchao", "timm")), "code": code(),
     }
 

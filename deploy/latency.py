@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core import command, config
 from core.figures import canvas, drawn, logarithmic
+from core.identity import identity
 from deploy.words import FRAMEWORKS, LatencyWords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +98,7 @@ def run(words) -> int:
                     rows += [case | {"framework": framework} | found[framework] for framework in asked]
                 progress(number * len(counts) + again + 1, len(modules) * len(counts))
     kept = {"rows": rows, "missing": missing, "hardware": hardware() | {"threads": counts}, "code": code(),
-            "versions": versions(("torch", "onnxruntime", "timm")), "words": config.identity(words)}
+            "versions": versions(("torch", "onnxruntime", "timm")), "words": identity(words)}
     place.write("latency.csv", table(rows))
     place.write("latency.png", picture(rows))
     place.write("latency.md", text(kept) + "\n![latency](latency.png)\n")

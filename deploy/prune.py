@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
+from core.identity import identity
 from deploy.words import KINDS, PruneWords, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,10 +118,10 @@ def run(words) -> int:
     else:
         unstructured(encoder, words.keep)
     after = costs()
-    origin = {"tool": TOOL.module, "words": config.identity(words), "from": card.origin}
+    origin = {"tool": TOOL.module, "words": identity(words), "from": card.origin}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write(target, artifact.dumps(encoder.eval(), card, origin, head, card.classes))
-    kept = {"before": before, "after": after, "words": config.identity(words), "hardware": hardware(),
+    kept = {"before": before, "after": after, "words": identity(words), "hardware": hardware(),
             "versions": versions(("torch", "torch-pruning", "timm")), "code": code()}
     checkpoint.write(out / "pruned.json", json.dumps(kept, indent=1) + "\n")
     print("| | before | after | share |\n|---|---|---|---|")

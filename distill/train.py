@@ -120,12 +120,13 @@ def student(words, world) -> None:
     from core.schedule import stepped
     from distill import report, teacher
     from vision import artifact, loaders
-    from vision.build import build_data, build_encoder, precision
+    from vision.build import build_data, build_encoder, fingerprints, precision
 
     start = time.monotonic()
-    run = Run(command.folder(words, f"distil-{words.chosen.method}-{words.chosen.data}"), config.plain(words), words.resume)
     torch.manual_seed(words.seed)
     dataset = build_data(words)
+    name, images = f"distil-{words.chosen.method}-{words.chosen.data}", fingerprints(dataset)
+    run = Run(command.folder(words, name, images), config.plain(words), words.resume, images)
     encoder, recipe = build_encoder(words, dataset)
     master = teacher.load(words.teacher, recipe.mean, recipe.std, world.device)
     classes = check_classes(dataset, master, words)

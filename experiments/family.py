@@ -16,7 +16,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from core import checkpoint, config
+from core import checkpoint, config, identity
 from core.machine import code, hardware, versions
 from experiments.first_run import pretrain, spread
 from linear_eval import knn, probe
@@ -37,7 +37,7 @@ def fingerprint(recipe: Path) -> str:
 
     words, _ = config.overrides(["--recipe", str(recipe)])
     words, _ = config.with_recipe(TOOL, words)
-    return config.fingerprint(config.identity(config.compose(TOOL, words)))
+    return identity.fingerprint(identity.identity(config.compose(TOOL, words)))
 
 
 def cell(recipe: Path, seed: int, out: Path) -> dict:

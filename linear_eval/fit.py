@@ -19,7 +19,7 @@ from linear_eval.features import Source, collect, evaluating, plain
 from linear_eval.outcome import Outcome
 from vision import artifact, loaders
 from vision.augment import Recipe
-from vision.build import build_data, build_encoder, precision
+from vision.build import build_data, build_encoder, fingerprints, precision
 from vision.datasets import Dataset
 
 
@@ -39,9 +39,10 @@ class Fitted:
 def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
     """Train, or go on, or find it done.  None on other processes than the main one."""
     start = time.monotonic()
-    run = Run(command.folder(words, f"finetune-{words.chosen.data}"), config.plain(words), words.resume)
     torch.manual_seed(words.seed)
     dataset = dataset or build_data(words)
+    images = fingerprints(dataset)
+    run = Run(command.folder(words, f"finetune-{words.chosen.data}", images), config.plain(words), words.resume, images)
     check_labels(dataset, words.chosen.data)
     encoder, recipe = build_encoder(words, dataset)
     train, validation = (_some(split, words) for split in (dataset.train, dataset.validation))

@@ -10,7 +10,7 @@ from linear_eval import baselines, finetune, subsets
 from linear_eval.features import CALIBRATED, Features, Source, calibrated, collect, evenly, images_of, of_encoder, pixels_of
 from linear_eval.fit import Fitted, check_labels, fit
 from vision import encoders
-from vision.build import build_data, build_encoder
+from vision.build import build_data, build_encoder, fingerprints
 from vision.datasets import Dataset
 
 TRAINED, UNTRAINED, PIXELS = "encoder", "untrained", "raw pixels"
@@ -29,9 +29,10 @@ class Material:
 
 
 def gather(words, world: World) -> Material:
-    run = Run(command.folder(words, f"evaluate-{words.chosen.data}"), config.plain(words))
     torch.manual_seed(words.seed)
     dataset = build_data(words)
+    images = fingerprints(dataset)
+    run = Run(command.folder(words, f"evaluate-{words.chosen.data}", images), config.plain(words), images=images)
     check_labels(dataset, words.chosen.data)
     if not len(dataset.validation):
         raise ValueError("data.validation=0: there must be validation images, for settings to be chosen on")
@@ -72,7 +73,8 @@ def sources(words, dataset: Dataset, encoder: torch.nn.Module, recipe, device: t
         sample = images_of(dataset.train, evenly(len(dataset.train), words.protocol.baselines.sample), size, None)
         for name, describe in baselines.descriptors(sample, words.seed).items():
             if name != PIXELS:
-                yield Source(name, f"{words.seed} {len(sample)}", describe, size, dtype="float32")
+                key = f"{words.seed} {len(sample)} {dataset.train.fingerprint()}"  # some learn from the training images
+                yield Source(name, key, describe, size, dtype="float32")
 
 
 def is_trained(words) -> bool:

@@ -32,7 +32,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from core import config
+from core.identity import difference
 from nas.storage import Missing, existing, folder, open_storage
 
 ATTEMPTS = 5  # a trial whose workers were lost so often is at fault itself
@@ -143,7 +143,7 @@ class Ledger:
         self.name, self.me = name, f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         try:
             self.study = self._open(storage, objectives)
-            if anew and self.settings and config.difference(self.settings, settings) and self._barren():
+            if anew and self.settings and difference(self.settings, settings) and self._barren():
                 self._clear()
                 self.study = self._open(storage, objectives)
         except Missing:
@@ -171,8 +171,16 @@ class Ledger:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives))
             self.study.set_user_attr("settings", settings)
-        elif changes := config.difference(self.settings, settings):
+        elif changes := difference(self.settings, settings):
             raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
+
+    def hold_images(self, images: dict[str, str]) -> None:
+        """Keep the fingerprints of the images that trials see, or compare them.  Raises ValueError where they are others."""
+        known = self.study.user_attrs.get("images")
+        if known is None:
+            self.study.set_user_attr("images", images)
+        elif changes := difference(known, images):
+            raise ValueError(f"study={self.name} was begun with other images ({'; '.join(changes)}); give another study")
 
     def _barren(self) -> bool:
         """Was nothing trained, and is nothing being trained?"""
@@ -189,7 +197,7 @@ class Ledger:
 
     @property
     def settings(self) -> dict | None:
-        """What it was begun with (core/config.py's `identity`)."""
+        """What it was begun with (core/identity.py)."""
         return self.study.user_attrs.get("settings")
 
     def entries(self) -> list[Entry]:

@@ -33,7 +33,6 @@ from nas.space import Choice
 from nas.words import PROXIES, NasWords, limits, tuned
 from vision import artifact, cost, datasets, encoders, loaders
 from vision.augment import Recipe
-from vision.build import build_data
 
 BANK = 10_000  # training images that vote, evenly drawn
 BATCH = 64  # of latency_batch
@@ -126,9 +125,8 @@ class Beating:
 class Train:
     """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung."""
 
-    def __init__(self, words, device: torch.device):
-        self.words, self.device, self.limits = words, device, limits(words.limit)
-        self.data: datasets.Dataset = build_data(words)
+    def __init__(self, words, device: torch.device, data: datasets.Dataset):
+        self.words, self.device, self.limits, self.data = words, device, limits(words.limit), data
         self.names = {*words.objectives.split(","), *self.limits}
         flat = config.flat(words)
         tune = tuned(words.tune, flat)

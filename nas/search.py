@@ -14,7 +14,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from core import command, config
+from core import command, config, identity
 from core.errors import Stopped
 from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
 
@@ -114,7 +114,7 @@ def plan(words):
 def ledger(words, anew: bool = False):
     from nas.ledger import Ledger
 
-    return Ledger(words.study, words.storage, plan(words).objectives, config.identity(words), anew)
+    return Ledger(words.study, words.storage, plan(words).objectives, identity.identity(words), anew)
 
 
 # --------------------------------------------------------------------------------------------------------------- a worker
@@ -132,10 +132,13 @@ def run(words) -> int:
     from nas.objective import Score, Train
     from nas.scheduler import Worker
     from nas.supernet import Inherit
+    from vision.build import build_data
 
     distributed.end_with_parent()  # and give the trial back; elsewhere than on Linux beats do it
     kind = {"train": Train, "supernet": Inherit, "proxy": Score}[words.strategy]
-    Worker(ledger(words), plan(words), kind(words, distributed.pick_device(words.device, 0))).run()
+    study, data = ledger(words), build_data(words)
+    study.hold_images(data.fingerprints)
+    Worker(study, plan(words), kind(words, distributed.pick_device(words.device, 0), data)).run()
     return 0
 
 

@@ -170,8 +170,8 @@ def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -
 class Inherit(Train):
     """Evaluator (nas/scheduler.py): no epochs are the supernet's own weights, judged; then training goes on from those."""
 
-    def __init__(self, words, device: torch.device):
-        super().__init__(words, device)
+    def __init__(self, words, device: torch.device, data: datasets.Dataset):
+        super().__init__(words, device, data)
         out = folder(words.study) / "supernet"
         with alone(out.with_suffix(".lock")):
             if not (out / "encoder.safetensors").exists():

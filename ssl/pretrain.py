@@ -36,13 +36,13 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
     from ssl import report
     from ssl.health import Health
     from vision import artifact, loaders
-    from vision.build import build_data, build_encoder, precision
+    from vision.build import build_data, build_encoder, fingerprints, precision
 
     with distributed.session(words.device) as world:
-        name = f"{words.chosen.method}-{words.chosen.data}"
-        run = Run(command.folder(words, name), config.plain(words), words.resume)
         torch.manual_seed(words.seed)
         dataset = build_data(words)
+        name, images = f"{words.chosen.method}-{words.chosen.data}", fingerprints(dataset)
+        run = Run(command.folder(words, name, images), config.plain(words), words.resume, images)
         encoder, recipe = (encoder_of or build_encoder)(words, dataset)
         method = method_of(words, encoder)
         if method.needs_labels and dataset.pretrain.labels is None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from core import config
+from core.distributed import broadcast_object, is_main
 from core.run import counting
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe, local_views
@@ -16,6 +17,11 @@ def build_data(words) -> datasets.Dataset:
         given["root"] = str(config.expand(given["root"]))
     with counting("checking images") as progress:
         return datasets.load(**given, seed=words.seed, progress=progress)
+
+
+def fingerprints(dataset: datasets.Dataset) -> dict[str, str]:
+    """`Dataset.fingerprints`, read by the main process for all."""
+    return broadcast_object(dataset.fingerprints if is_main() else None)
 
 
 def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:

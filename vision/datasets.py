@@ -12,6 +12,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,25 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """"images.train" → "1,164 images, 0f3c…", and so on: what tells these images, labels and classes from others.
+
+        They are part of the identity of a run that sees them (core/identity.py), and the same wherever the files lie.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if self.pretrain is not self.train:
+            splits["pretrain"] = self.pretrain
+        found = {f"images.{role}": f"{len(split):,} images, {split.fingerprint()[:16]}" for role, split in splits.items()}
+        if self.classes:
+            labels = hashlib.sha256()
+            for split in splits.values():
+                labels.update(b"none" if split.labels is None else split.labels.numpy().tobytes())
+            names = ", ".join(self.classes[:3]) + (", …" if len(self.classes) > 3 else "")
+            every = hashlib.sha256("\n".join(self.classes).encode()).hexdigest()[:8]
+            found |= {"images.labels": labels.hexdigest()[:16], "images.classes": f"{len(self.classes)} ({names}; {every})"}
+        return found
 
 
 def load(

@@ -29,7 +29,7 @@ class HFImages(Streamed):
         return f"{self.source}/{int(self.rows[index])}"
 
     def _identify(self, digest) -> None:
-        digest.update(f"{self.source} {self.column} {self.table._fingerprint}".encode())
+        digest.update(self.column.encode() + self.rows.numpy().tobytes())
 
     def _open(self, row: int) -> BinaryIO:
         value = self.table[row][self.column]  # {"bytes": …, "path": …}

@@ -57,7 +57,12 @@ class Shards(Streamed):
         return printable(self.index["names"][start : self.index["ends"][row]].tobytes())
 
     def _identify(self, digest) -> None:
-        digest.update(_stamp(self.paths))
+        """Every member's name, size and shard."""
+        rows = self.rows.tolist()
+        for row in rows:
+            digest.update(f"{self._member(row)}\n".encode())
+        for name in ("shard", "size"):
+            digest.update(self.index[name][rows].tobytes())
 
     def _open(self, row: int) -> BinaryIO:
         size = int(self.index["size"][row])

@@ -2,7 +2,9 @@
 import os
 import re
 import resource
+import socket
 import stat
+import subprocess
 
 import pytest
 import torch
@@ -85,10 +87,18 @@ def test_any_end_of_a_write_removes_the_temporary_file(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_write_leaves_is_swept(tmp_path):
-    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
-    (tmp_path / "mine.tmp").write_bytes(b"a user's")
+    """And nothing else: not what a living process is writing, here or on another machine."""
+    here, ended = socket.gethostname(), subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".last.pt.{here}.{ended.pid}.tmp").write_bytes(b"half")
+    long_ago = tmp_path / ".last.pt.elsewhere.1.tmp"
+    long_ago.write_bytes(b"half")
+    os.utime(long_ago, (1e9, 1e9))
+    kept = {"mine.tmp", ".mine.tmp", f".last.pt.{here}.{os.getpid()}.tmp", f".last.pt.elsewhere.{ended.pid}.tmp"}
+    for name in kept:
+        (tmp_path / name).write_bytes(b"whole")
     checkpoint.sweep(tmp_path)
-    assert os.listdir(tmp_path) == ["mine.tmp"]
+    assert set(os.listdir(tmp_path)) == kept
 
 
 def foreign(path, kind: str) -> None:

@@ -1,5 +1,4 @@
 """What is said on the command line is what the run gets; what cannot be meant is answered in one line."""
-import json
 import subprocess
 import sys
 import time
@@ -9,7 +8,7 @@ import pytest
 from commands import ROOT
 
 from core import config
-from core.config import compose, difference, fingerprint, identity, overrides
+from core.config import compose, overrides
 from core.words import types_of
 from ssl.pretrain import TOOL
 
@@ -132,27 +131,12 @@ def test_cfg_prints_what_was_understood_and_runs_nothing(capsys):
     assert "seed: 5\n" in capsys.readouterr().out
 
 
-def test_identity_holds_what_changes_the_result_and_nothing_else():
-    same = ["--devices=2", "--workers=3", "--out=x", "--device=cpu", "--data.root=y", "--checks=3", "--log_every=1"]
-    assert identity(said(*same)) == identity(said())
-    assert fingerprint(identity(said(*same))) == fingerprint(identity(said()))
-    for other in (["--seed=1"], ["--optim.lr=0.1"], ["--method.temperature=0.3"], ["--batch_size=64"]):
-        assert fingerprint(identity(said(*other))) != fingerprint(identity(said()))
-    json.dumps(identity(said()))
-
-
-def test_difference_names_old_and_new():
-    old, new = identity(said("--optim.lr=0.4", "--method=simclr")), identity(said("--optim.lr=0.3", "--method=simclr"))
-    assert difference(old, new) == ["optim.lr: 0.4 → 0.3"]
-    assert difference({"a": 1}, {"b": 2}) == ["a: 1 → absent", "b: absent → 2"]
-
-
 def test_several_runs(tmp_path: Path):
     """Two seeds in one command: each run gets its own configuration, one failure does not stop the other."""
     code = "\n".join([
-        "import sys; from core import config; from ssl.pretrain import TOOL",
+        "import sys; from core import config; from core.identity import fingerprint, identity; from ssl.pretrain import TOOL",
         "def run(words):",
-        "    print(words.seed, words.out, config.fingerprint(config.identity(words)), words.chosen.words, flush=True)",
+        "    print(words.seed, words.out, fingerprint(identity(words)), words.chosen.words, flush=True)",
         "    if words.seed == 0: raise ValueError('seed=0: no')",
         "sys.exit(config.main(TOOL, run, sys.argv[1:]))",
     ])

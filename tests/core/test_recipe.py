@@ -8,6 +8,7 @@ import pytest
 from commands import ROOT
 
 from core import config, recipe
+from core.identity import fingerprint, identity
 from ssl.pretrain import TOOL
 
 FILE = """\
@@ -75,7 +76,7 @@ def test_the_file_is_in_the_place_of_the_datas_own_recipe(file):
 
 def test_the_identity_is_of_the_words_and_not_of_the_file(file):
     first, second = said("--recipe", file(FILE)), said("--recipe", file(FILE, "b c.yaml"))
-    assert config.fingerprint(config.identity(first)) == config.fingerprint(config.identity(said(*SAID)))
+    assert fingerprint(identity(first)) == fingerprint(identity(said(*SAID)))
     assert config.yaml_text(first) == config.yaml_text(second) == config.yaml_text(said(*SAID))
 
 

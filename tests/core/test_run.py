@@ -119,6 +119,55 @@ def test_anothers_config_yaml_is_refused(tmp_path):
         assert contents(tmp_path) == {"config.yaml": text.encode()}
 
 
+def test_other_images_are_refused_and_the_same_ones_resume(tmp_path):
+    """Wherever they lie, as `data.root` is no part of it; what an older version left has nothing to compare."""
+    images = {"images.train": "40 images, 00"}
+    run = Run(tmp_path, SETTINGS, images=images)
+    run.begin()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"another configuration \(images.train: 40 images, 00 → 41 images, 01\)"):
+        Run(tmp_path, SETTINGS, images={"images.train": "41 images, 01"})
+    assert contents(tmp_path) == before
+    run.save(4, *parts(), {})
+    assert Run(tmp_path, SETTINGS, images=images).step == 4
+    with pytest.raises(ValueError, match=r"images.train"):
+        Run(tmp_path, SETTINGS, images={"images.train": "41 images, 01"})
+
+
+def test_images_of_an_older_run_are_a_note_once(tmp_path, capsys):
+    saved(tmp_path)  # without images, as versions before wrote it
+    (tmp_path / "identity.json").unlink()
+    images = {"images.train": "40 images, 00"}
+    run = Run(tmp_path, SETTINGS, images=images)
+    run.begin()
+    assert "kept no fingerprint of its images" in capsys.readouterr().err
+    run.save(5, *parts(), {})
+    Run(tmp_path, SETTINGS, images=images).begin()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "classifier.safetensors"])
+def test_a_finished_run_without_its_last_pt_is_not_begun_again(tmp_path, name):
+    saved(tmp_path)
+    (tmp_path / name).write_bytes(b"trained for a week")
+    (tmp_path / "last.pt").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=rf"finished run \({name}\) without its last.pt"):
+        Run(tmp_path, SETTINGS)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_that_another_command_changed_after_the_look_is_refused(tmp_path):
+    """Two commands look at once; the second to begin would go back to what it saw."""
+    first, second = Run(tmp_path, SETTINGS), Run(tmp_path, SETTINGS)
+    first.begin()
+    first.save(4, *parts(), {})
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="changed by another command meanwhile"):
+        second.begin()
+    assert contents(tmp_path) == before
+
+
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):

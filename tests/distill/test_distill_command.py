@@ -11,6 +11,7 @@ from commands import run, shortened, start
 from torch import nn
 
 from core import config
+from core.identity import identity
 from distill.train import TOOL, jobs
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
@@ -94,7 +95,7 @@ def test_the_student_alone_beside_it(files, tmp_path, method):
         assert "--optim.name sgd --optim.lr 0.2 --optim.weight_decay 0.0005 --optim.warmup 0" in command
     alone = run(*said, logs=tmp_path / "a", module=module)
     assert alone.code == 0, alone.err
-    same = config.identity(yaml.safe_load((tmp_path / "o-alone" / "config.yaml").read_text()))
+    same = identity(yaml.safe_load((tmp_path / "o-alone" / "config.yaml").read_text()))
     assert [same[name] for name in ("encoder", "steps", "seed", "batch_size")] == ["test_resnet", 2, 3, 64]
     beside = shlex.split(again)[shlex.split(again).index("--beside") + 1].rstrip(":")
     ended = run(*words, f"--beside={beside}", logs=tmp_path / "b", module=MODULE)

@@ -19,6 +19,7 @@ from linear_eval.features import evenly, images_of, of_encoder
 from nas import search, space, supernet
 from nas.space import Answers, elastic, largest, smallest
 from vision import artifact, encoders
+from vision.build import build_data
 from vision.elastic import extract
 
 SIZE, B = 16, 8
@@ -194,7 +195,7 @@ def test_a_parts_accuracy_is_that_of_the_file_it_begins_from(study):
     place = study / "runs" / "nas" / "s"
     found = json.loads((place / "results.json").read_text())["trials"]
     words = config.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
-    judge = supernet.Train(words, torch.device("cpu"))
+    judge = supernet.Train(words, torch.device("cpu"), build_data(words))
     for t in (t for t in found if len(t["rungs"]) == 2):
         encoder, card = artifact.load(place / "trials" / f"{t['hash']}.safetensors")
         assert judge.judge(encoder, card, supernet.RECALIBRATED, lambda: None)["knn"] == t["rungs"][0]["figures"]["knn"]
@@ -207,7 +208,7 @@ def test_what_is_inherited_is_worth_more_than_nothing(study):
     place = study / "runs" / "nas" / "s"
     whole, card = artifact.load(place / "supernet" / "encoder.safetensors")
     words = config.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
-    judge = supernet.Train(words, torch.device("cpu"))
+    judge = supernet.Train(words, torch.device("cpu"), build_data(words))
     images = images_of(judge.data.pretrain, evenly(len(judge.data.pretrain), 2000), 8, 1)
     spec = elastic(Answers(lambda count: count // 2), 1, 8)
     trained = supernet.inherited(whole, card, spec, images, torch.device("cpu"))
