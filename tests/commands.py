@@ -148,6 +148,7 @@ def _be(words: list[str], environment: dict[str, str], folder: str, module: str)
         for number, name in enumerate(("out", "err"), 1):
             os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ.update(environment)
+        os.chdir(environment.get("WORKING_FOLDER", "."))
         if limit := environment.get("LARGEST_FILE"):
             import resource
 
