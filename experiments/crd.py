@@ -2,15 +2,14 @@
 
     uv run python -m experiments.crd
 
-On the first 6,000 training and 5,000 test images of Fashion-MNIST: `tiny` from scratch, after `small` by CRD with the
+On the first 3,000 training and 4,000 test images of Fashion-MNIST: `tiny` from scratch, after `small` by CRD with the
 authors' gradient (method.positives=memory) and with the earlier one (batch), and by KD, which is known to help. The teacher
-saw all labelled training images, so students can learn from it what their own labels do not show. Nothing is chosen on test
-images. Every run resumes; finished runs are kept; the JSON is written again after each run.
+saw the first 12,000 training images with labels, so students can learn from it what their own labels do not show. Nothing is
+chosen on test images. Every run resumes; finished runs are kept; the JSON is written again after each run.
 """
 import argparse
 import gzip
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from vision.datasets import DEBIAN_FASHION_MNIST
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "experiments" / "distillation" / "crd_small.json"
 SEEDS = (1, 2, 3)
-SIZES = {"train": 6_000, "t10k": 5_000}
-EPOCHS, TEACHERS_EPOCHS, BATCH = 10, 1.5, 128
+IMAGES, TEACHERS_IMAGES, TEST_IMAGES = 3_000, 12_000, 4_000
+EPOCHS, TEACHERS_EPOCHS, BATCH = 10, 3, 128
 STUDENTS = {  # name: the method's settings; empty: from scratch. Beside each other at equal weight first
     "from scratch": {},
     "CRD .8, memory": {"method": "crd", "method.weight": 0.8, "method.positives": "memory"},
@@ -36,6 +35,7 @@ STUDENTS = {  # name: the method's settings; empty: from scratch. Beside each ot
     "CRD .2, batch": {"method": "crd", "method.weight": 0.2, "method.positives": "batch"},
 }
 ROUNDS = (("from scratch", "CRD .8, memory", "CRD .8, batch"), ("KD",), ("CRD .2, memory", "CRD .2, batch"))
+SHARED = {"data": "fashion_mnist", "batch_size": BATCH, "checks": 1, "workers": 0, "trackers": "none"}
 OPTIMIZER = {"optim.name": "sgd", "optim.lr": 0.2, "optim.weight_decay": 5e-4}
 
 
@@ -44,10 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", type=Path, default=DEBIAN_FASHION_MNIST, help="folder of Fashion-MNIST's four .gz files")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "crd", help="folder of the runs")
     given = parser.parse_args(argv)
-    data = reduced(given.source, given.runs / "data")
+    data, teachers_data = (reduced(given.source, given.runs / f"data-{n}", n) for n in (IMAGES, TEACHERS_IMAGES))
     teacher = given.runs / "teacher"
-    tool("linear_eval.finetune", teacher, OPTIMIZER | {"encoder": "small", "data.root": given.source, "epochs": TEACHERS_EPOCHS,
-                                                       "seed": 0, "checks": 1, "gradcam": 0, "method.smoothing": 0})
+    classifier("small", teachers_data, TEACHERS_EPOCHS, 0, teacher)
     found = {name: {} for name in STUDENTS}
     for group in ROUNDS:
         for seed in SEEDS:
@@ -59,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def reduced(source: Path, folder: Path) -> Path:
+def reduced(source: Path, folder: Path, images: int) -> Path:
     """Fashion-MNIST's files with their first images only."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part, count in SIZES.items():
+    for part, count in (("train", images), ("t10k", TEST_IMAGES)):
         for kind, header, row in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
             path = folder / f"{part}-{kind}-ubyte.gz"
             if path.exists():
@@ -76,22 +75,25 @@ def reduced(source: Path, folder: Path) -> Path:
 
 def student(method: dict, seed: int, teacher: Path, data: Path, out: Path) -> float:
     """Test accuracy in % of the classifier's last weights."""
-    settings = {"data.root": data, "epochs": EPOCHS, "batch_size": BATCH, "seed": seed, "checks": 1}
     if not method:
-        settings |= OPTIMIZER | {"encoder": "tiny", "gradcam": 0, "method.smoothing": 0}
-        tool("linear_eval.finetune", out, settings)
+        classifier("tiny", data, EPOCHS, seed, out)
         return accuracy(out / "results.json", "rows.0.accuracy")
-    settings |= method | {"student": "tiny", "teacher": teacher / "classifier.safetensors", "cache": out.parent / "teachers"}
-    tool("distill.train", out, settings)
+    settings = method | {"student": "tiny", "teacher": teacher / "classifier.safetensors", "cache": out.parent / "teachers"}
+    tool("distill.train", out, settings | {"data.root": data, "epochs": EPOCHS, "seed": seed})
     return accuracy(out / "results.json", "rows.student.classifier")
+
+
+def classifier(encoder: str, data: Path, epochs: float, seed: int, out: Path) -> None:
+    settings = {"encoder": encoder, "data.root": data, "epochs": epochs, "seed": seed, "gradcam": 0, "method.smoothing": 0}
+    tool("linear_eval.finetune", out, OPTIMIZER | settings)
 
 
 def tool(module: str, out: Path, settings: dict) -> None:
     if (out / "results.json").exists():
         return
-    words = [f"--{name}={value}" for name, value in ({"data": "fashion_mnist"} | settings).items()]
-    subprocess.run([sys.executable, "-m", module, *words, f"--out={out}", "--workers=0", "--trackers=none"], check=True, cwd=ROOT,
-                   env=os.environ)
+    words = [f"--{name}={value}" for name, value in (SHARED | settings).items()]
+    command = [sys.executable, "-m", module, *words, f"--out={out}"]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def accuracy(path: Path, place: str) -> float:
@@ -104,9 +106,9 @@ def accuracy(path: Path, place: str) -> float:
 def write(found: dict[str, dict[int, float]], teacher: float) -> None:
     measured = {name: values for name, values in found.items() if values}
     document = {
-        "student": "tiny", "teacher": "small", "images": SIZES["train"], "test_images": SIZES["t10k"], "epochs": EPOCHS,
-        "teachers_epochs": TEACHERS_EPOCHS, "batch_size": BATCH, "settings": STUDENTS,
-        "accuracy": {"teacher, all labels, all test images": [teacher]} | {n: list(v.values()) for n, v in measured.items()},
+        "student": "tiny", "teacher": "small", "images": IMAGES, "epochs": EPOCHS, "test_images": TEST_IMAGES,
+        "teachers_images": TEACHERS_IMAGES, "teachers_epochs": TEACHERS_EPOCHS, "batch_size": BATCH, "settings": STUDENTS,
+        "accuracy": {"teacher": [teacher]} | {n: list(v.values()) for n, v in measured.items()},
         "mean": {name: round(statistics.mean(v.values()), 2) for name, v in measured.items()},
         "std": {name: round(statistics.stdev(v.values()), 2) for name, v in measured.items() if len(v) > 1},
         "less_scratch": {  # of the same seed
