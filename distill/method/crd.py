@@ -1,10 +1,17 @@
 """CRD: Tian, Krishnan, Isola, "Contrastive representation distillation", ICLR 2020, arXiv 1910.10699.
 
 Student and teacher embeddings of an image attract each other; those of `negatives` images of other classes, from a memory
-of the last embedding of every image, repel (§3.2, both ways). Changes: a step draws one set of negatives for all of the
-batch, so that they are one matrix product. The normalising constant is the mean over the first batch, as in the authors'
-code (RepDistiller, crd/memory.py). The teacher's embedding layer learns with the student's, as theirs does: no gradient
-goes on to the teacher. `kd` adds so much of Hinton's loss, the paper's CRD+KD.
+of the last embedding of every image, repel (§3.2, both ways). The normalising constant is the mean over the first batch, as
+in the authors' code (RepDistiller, crd/memory.py). The teacher's embedding layer learns with the student's, as theirs does;
+the teacher itself is frozen. `kd` adds so much of Hinton's loss, the paper's CRD+KD.
+
+`positives: memory` is the authors' algorithm: an anchor's positive is its own image's entry in the other network's memory,
+without gradient, so each embedding layer learns from one of the two terms only. `positives: batch` takes the other network's
+embedding in the batch, with gradient, as all releases before this setting did. Where memory and batch agree the two losses
+are equal and the student's gradients are not.
+
+Changes: a step draws one set of negatives for all of the batch, so that they are one matrix product; images not yet seen
+are no negatives, because their class is not known; no 1e-7 is added to the denominators.
 """
 import math
 
@@ -18,7 +25,7 @@ from distill.losses import contrastive
 from distill.losses import kd as hinton
 from distill.method import Labelled
 
-NEGATIVES = 0xFFFF0011  # a stream of random numbers of its own
+POSITIVES = ("memory", "batch")
 
 
 class CRD(Labelled):
@@ -26,16 +33,19 @@ class CRD(Labelled):
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, dim: int, negatives: int,
-        temperature: float, momentum: float, kd: float = 0.0, kd_temperature: float = 4.0,
+        temperature: float, momentum: float, kd: float = 0.0, kd_temperature: float = 4.0, positives: str = "memory",
     ):
         self.wants = ("features", "logits") if kd else ("features",)
         super().__init__(encoder, teacher, classes, ce, weight)
         check_positive(temperature=temperature, kd_temperature=kd_temperature)
         check_natural(kd=kd)
         check_share(momentum=momentum)
+        if positives not in POSITIVES:
+            raise ValueError(f"method.positives={positives}: must be {' or '.join(POSITIVES)}")
         self.kd, self.kd_temperature = kd, kd_temperature
         self.students, self.teachers = nn.Linear(encoder.dim, dim), nn.Linear(teacher.dim, dim)
         self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim
+        self.positives = positives
         self.register_buffer("log_constants", torch.full((2,), math.inf))  # log(Z/M) of teacher's and student's negatives
         self.first: Tensor | None = None  # those constants, in the step that finds them
         self.fresh: list[tuple[Tensor, ...]] = []
@@ -77,17 +87,26 @@ class CRD(Labelled):
         theirs = self.classes_of[chosen]
         allowed = (theirs != labels[:, None]) & (theirs >= 0) & (chosen != indices[:, None])  # B,N
         self.fresh.append((indices, student.detach(), teacher.detach(), labels))
-        sides = (student, teacher, self.teacher_memory[chosen]), (teacher, student, self.student_memory[chosen])
+        sides = [
+            (student, teacher, self.teacher_memory[chosen]),  # anchors B,P; positives B,P; negatives N,P
+            (teacher, student, self.student_memory[chosen]),
+        ]
+        if self.positives == "memory":
+            memories = self.teacher_memory[indices], self.student_memory[indices]
+            sides = [(anchors, kept.to(anchors.dtype), n) for (anchors, _, n), kept in zip(sides, memories, strict=True)]
         if self.first is None and self.log_constants.isinf().any():
-            self.first = torch.stack([self.mean_exponential(anchors, n) for anchors, _, n in sides])
+            self.first = torch.stack([self.mean_exponential(*side) for side in sides])
         constants = self.log_constants if self.first is None else self.first
         return sum(contrastive(*side, allowed, self.temperature, c) for side, c in zip(sides, constants, strict=True))
 
     @torch.no_grad()
-    def mean_exponential(self, anchors: Tensor, negatives: Tensor) -> Tensor:
-        """log of the mean of e^{a·n/τ} over all pairs, on all processes."""
-        rows = gather(torch.logsumexp(anchors @ negatives.T / self.temperature, dim=1))
-        return torch.logsumexp(rows, dim=0) - math.log(len(negatives) * len(rows))
+    def mean_exponential(self, anchors: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """log of the mean of e^{a·b/τ} over all processes: b every negative, and each anchor's positive from the memory."""
+        similarities = anchors @ negatives.T
+        if self.positives == "memory":
+            similarities = torch.cat([similarities, (anchors * positives).sum(1, keepdim=True)], dim=1)
+        rows = gather(torch.logsumexp(similarities / self.temperature, dim=1))
+        return torch.logsumexp(rows, dim=0) - math.log(similarities.shape[1] * len(rows))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
