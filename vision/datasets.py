@@ -93,7 +93,8 @@ class Dataset:
     pretrain: what pretraining sees, train itself or more (STL-10). test: empty (length 0, no labels) where nothing
     could be scored on it, that is for an unlabelled folder. classes: from train, or None where unlabelled.
     image_size: natural side in pixels (224 for folder, shards and hf). mean, std: per channel, in 0..1 (`STATISTICS`).
-    skipped: file or folder → why it was left out.
+    skipped: file or folder → why it was left out. ignored: kind → how many files of it were never looked at: ".heic",
+    "without suffix"; folders that were not entered end in "/" ("@eaDir/").
     """
 
     name: str
@@ -107,6 +108,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

@@ -5,14 +5,28 @@ Files come from anywhere: any size, depth or mode, transparent, animated, turned
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from vision import png
 
 SUFFIXES = frozenset(b".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # the last two where they are installed
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+if importlib.util.find_spec("PIL._avif"):  # Pillow 11.3 and later
+    SUFFIXES |= {b".avif"}
+try:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    SUFFIXES |= {suffix.encode() for suffix in HEIC_SUFFIXES}
+except ImportError:  # an optional package
+    pass
 MAX_PIXELS = 89_478_485  # Pillow's own line, 256 MiB of 24-bit pixels: beyond it a file is unreadable
 _TURN = Image.Transpose
 TURNS = dict(enumerate((  # EXIF orientation 2 … 8 → what turns it upright
@@ -39,31 +53,46 @@ class TooLarge(Unreadable):
 def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most: int | None = None) -> Image.Image:
     """The first frame, upright, 8 bits a channel, as `mode` "RGB" or "L".
 
-    Transparency is laid over white; deep grey is scaled to 0..255 by its range (`_eight_bits`). With `at_least` a JPEG
+    Transparency is laid over white; deep grey is scaled to 0..255 by its range (`_eight_bits`); a TIFF with further bands
+    is unreadable. PNG texts and colour profiles of any size are allowed. With `at_least` a JPEG
     may come out smaller, its short side still ≥ at_least, at a fraction of the time and memory (libjpeg's DCT scaling).
     The suffix does not matter, the content does.  most: pixels beyond which it is not decoded; None: `MAX_PIXELS`.  Raises
     Unreadable.
     """
     try:
-        image = _identify(file)
-        width, height = image.size
-        most = MAX_PIXELS if most is None else most
-        if width * height > most:
-            raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
-        image.draft(mode, (at_least, at_least) if at_least else None)
-        image.load()
-        orientation = _orientation(image)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = Image.fromarray(_eight_bits(np.asarray(image)))
-        elif image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert(mode)
-        return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+        try:
+            return _decode(file, at_least, mode, most)
+        except ValueError as error:
+            if not png.is_text_limit(error):
+                raise
+        try:
+            return _decode(png.without_text(file, keep_orientation=True), at_least, mode, most)
+        except ValueError as error:
+            if not png.is_text_limit(error):
+                raise
+        return _decode(png.without_text(file, keep_orientation=False), at_least, mode, most)
     except Unreadable:
         raise
     except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, KeyError …
         raise Unreadable(reason(error)) from error
+
+
+def _decode(file: BinaryIO, at_least: int | None, mode: str, most: int | None) -> Image.Image:
+    image = _identify(file)
+    width, height = image.size
+    most = MAX_PIXELS if most is None else most
+    if width * height > most:
+        raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
+    image.draft(mode, (at_least, at_least) if at_least else None)
+    image.load()
+    orientation = _orientation(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert(mode)
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _identify(file: BinaryIO) -> Image.Image:
@@ -71,14 +100,56 @@ def _identify(file: BinaryIO) -> Image.Image:
     prefix = file.read(16)
     if not prefix:
         raise Unreadable("empty file")
-    if "WEBP" not in Image.OPEN or "TIFF" not in Image.OPEN:
+    if not Image.OPEN.keys() >= {*FORMATS[:7]}:
         Image.init()
+    failure = None
     for name in FORMATS:
-        factory, accepts = Image.OPEN[name]
-        if accepts(prefix) is True:  # a text instead of True: known, but not in this build of Pillow
-            file.seek(0)
-            return factory(file, "")
-    raise NoImage("not an image, or of an unknown format")
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if factory is None or accepts(prefix) is not True:  # a text instead of True: known, but not in this build of Pillow
+            continue
+        file.seek(0)
+        try:
+            image = factory(file, "")
+        except Exception as error:
+            failure = error  # of AVIF and HEIF, the first 16 bytes may be the same
+            if name == "TIFF":
+                check_bands(_tags(file))
+            continue
+        if name == "TIFF":
+            check_bands(image.tag_v2)
+        return image
+    brand = prefix[8:12] if prefix[4:8] == b"ftyp" else b""
+    if brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1") and "HEIF" not in Image.OPEN:
+        raise NoImage("HEIC, which needs the package pillow-heif")
+    if brand in (b"avif", b"avis") and failure is None:
+        raise NoImage("AVIF, which needs Pillow 11.3 or later")
+    raise failure or NoImage("not an image, or of an unknown format")
+
+
+_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # TIFF 6.0: PhotometricInterpretation → bands of its colours
+
+
+def check_bands(tags: ImageFileDirectory_v2 | dict) -> None:
+    """Raises Unreadable where a TIFF has bands beside grey, RGB or CMYK and one of alpha: Pillow would drop them silently."""
+    photometric, samples, extra = tags.get(262, 0), tags.get(277, 1), tuple(tags.get(338, ()))
+    beyond = samples - _BANDS.get(photometric, samples)
+    alpha = beyond == 1 and extra in ((), (1,), (2,), (999,))  # associated, unassociated; old writers': not stated, Corel's
+    inks = photometric == 5 and tags.get(332, 1) != 1  # InkSet: four inks that are not cyan, magenta, yellow and black
+    if inks or (beyond > 0 and not alpha):
+        raise Unreadable(f"{samples} bands; only grey, RGB and CMYK are read, with or without alpha")
+
+
+def _tags(file: BinaryIO) -> ImageFileDirectory_v2 | dict:
+    """Of a TIFF that Pillow does not open; none where even they cannot be read."""
+    try:
+        file.seek(0)
+        head = file.read(8)
+        tags = ImageFileDirectory_v2(head + (file.read(8) if 43 in head[2:4] else b""))  # 43: BigTIFF
+        file.seek(tags.next)
+        tags.load(file)
+        return tags
+    except Exception:  # whatever half a file makes Pillow raise
+        return {}
 
 
 def _orientation(image: Image.Image) -> int:

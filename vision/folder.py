@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from vision.decode import SUFFIXES, reason
-from vision.streamed import Files, Progress, first_skipped, printable
+from vision.listing import class_name, entries, kind_of, listed, printable, suffix, walk
+from vision.streamed import Files, Progress, first_skipped
 
 if TYPE_CHECKING:
     from vision.datasets import Dataset
@@ -26,23 +27,30 @@ def scan(
 ) -> tuple[Files, tuple[str, ...] | None, Counter, dict[str, str]]:
     """The images below root/within, in an order that no file system decides; hidden and other files are passed over.
 
-    → files (names relative to root), classes or None, how many other files of which suffix, closed folders → reason.
+    → files (names relative to root), classes or None, how many other files of which suffix (`Dataset.ignored`), and what
+    was left out → reason: folders that cannot be read, labels that are not used.
     Labelled by first-level sub-folder where at least two have images and none lies beside them (`labels` "auto"; with
     "folders" anything else is an error; "none" never). Given `classes` (those of train), folders must be among them,
-    and a split with none of them, as many a test/, is unlabelled.
+    and a split with none of them, as many a test/, is unlabelled. Folders whose names are equal in Unicode's NFC are one
+    class.
     """
-    others, closed = Counter(), {}
+    ignored, skipped = Counter(), {}
     buffer, offsets, groups, group_of = bytearray(), array("q", [0]), {}, array("q")
-    for path, group in _walk(os.fsencode(root), os.fsencode(within), others, closed):
+    name_of: dict[bytes, str] = {}
+    for path, group in walk(os.fsencode(root), os.fsencode(within), ignored, skipped):
         buffer += path
         offsets.append(len(buffer))
-        group_of.append(groups.setdefault(group, len(groups)))
+        if group not in name_of:
+            name_of[group] = class_name(group)
+        group_of.append(groups.setdefault(name_of[group], len(groups)))
     files = Files(root, np.frombuffer(buffer, np.uint8), np.frombuffer(offsets, np.int64))
 
-    names = tuple(printable(group) for group in groups)  # "" for images directly in the folder
+    names = tuple(groups)  # "" for images directly in the folder
     if labels == "none":
         classes = None
     elif classes is None:
+        if labels == "auto" and (stray := _stray(groups, group_of)):
+            skipped[f"{printable(os.fsencode(Path(root, within)))}, labels"] = stray
         classes = names if len(names) > 1 and "" not in names else None
         if classes is None and labels == "folders":
             raise ValueError(f"data.labels=folders needs two sub-folders with images, and no image beside them, in "
@@ -56,53 +64,18 @@ def scan(
         number = {name: k for k, name in enumerate(classes)}
         class_of = torch.tensor([number[name] for name in names])
         files.labels = class_of[torch.from_numpy(np.frombuffer(group_of, np.int64))]
-    return files, classes, others, closed
+    return files, classes, ignored, skipped
 
 
-def _walk(root: bytes, within: bytes, others: Counter, closed: dict[str, str]) -> Iterator[tuple[bytes, bytes]]:
-    """(path relative to root, first-level folder below `within` or b"") of every image, each real folder once."""
-    seen: set[tuple[int, int]] = set()  # a symlink to a folder already read, or to an ancestor, adds nothing
-    stack = [(within, b"")]
-    while stack:
-        folder, group = stack.pop()
-        try:
-            status = os.stat(os.path.join(root, folder))
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            found = _listing(os.path.join(root, folder))
-        except OSError as error:
-            closed[printable(os.path.join(root, folder))] = reason(error)
-            continue
-        folders = []
-        for name, kind in found:
-            if kind == "folder":
-                folders.append((os.path.join(folder, name), group or name))
-            elif kind == "file" and _suffix(name) in SUFFIXES:
-                yield os.path.join(folder, name), group
-            else:
-                others[printable(_suffix(name)) or "no suffix"] += 1
-        stack.extend(reversed(folders))
-
-
-def _listing(folder: bytes) -> list[tuple[bytes, str]]:
-    """(name, "folder", "file" or "other") of what is not hidden, in the order of the names' bytes."""
-
-    def kind(entry: os.DirEntry) -> str:
-        try:
-            if entry.is_dir():
-                return "folder"
-            # A symlink to nothing counts as a file, so as to be listed as unreadable; a pipe would block its reader.
-            return "file" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)) else "other"
-        except OSError:  # a symlink to itself
-            return "file"
-
-    with os.scandir(folder) as entries:
-        return sorted((entry.name, kind(entry)) for entry in entries if not entry.name.startswith(b"."))
-
-
-def _suffix(name: bytes) -> bytes:
-    return os.path.splitext(name)[1].lower()
+def _stray(groups: dict[str, int], group_of: array) -> str:
+    """Why class folders give no labels: a few images that lie beside them. "" where that is not so."""
+    if "" not in groups or len(groups) < 3:
+        return ""
+    beside = group_of.count(groups[""])
+    if beside > len(group_of) / 2:
+        return ""
+    return (f"not used: {beside} {'image lies' if beside == 1 else 'images lie'} beside {len(groups) - 1} folders of images; "
+            f"move {'it' if beside == 1 else 'them'} and the folders are classes")
 
 
 def _official_splits(root: Path) -> dict[str, str]:
@@ -119,7 +92,20 @@ def _official_splits(root: Path) -> dict[str, str]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [os.fsdecode(name) for name, kind in _listing(os.fsencode(folder)) if kind == "folder"]
+    return [os.fsdecode(name) for name, kind in entries(os.fsencode(folder)) if kind == "folder"]
+
+
+def _outside(root: Path, splits: list[str]) -> Counter:
+    """What lies in root beside the folders of its official splits, as `Dataset.ignored` has it."""
+    ignored = Counter()
+    for name, kind in entries(os.fsencode(root), ignored):
+        if kind == "folder":
+            ignored[f"{printable(name)}/"] += os.fsdecode(name) not in splits
+        elif kind == "file" and suffix(name) in SUFFIXES:
+            ignored[f"{printable(suffix(name))} beside {printable(os.fsencode(splits[0]))}/"] += 1
+        else:
+            ignored[kind_of(name)] += 1
+    return +ignored
 
 
 def load_folder(
@@ -131,28 +117,33 @@ def load_folder(
     Labelled train/ and val/ without test/: val/ is the test split, as ImageNet's published figures have it, and
     validation is carved out of train. A labelled folder with neither gives 20 % (at most 10,000) for test, the same
     whatever the seed; an unlabelled one has an empty test split, for there is nothing to score. An official split
-    without class folders beside a labelled train cannot be scored either: it is left out, which `skipped` says. Raises
-    ValueError, one line, with the fix.
+    without class folders beside a labelled train cannot be scored either: it is left out, which `skipped` says. Files that
+    are no images, and what lies beside official splits, are counted in `ignored`. Raises ValueError, one line, with the fix.
     """
     from vision.datasets import assemble
 
     root = _existing(root)
-    files, others, skipped, classes = {}, Counter(), {}, None
-    for role, folder in _official_splits(root).items():
-        split, found, other, closed = scan(root, folder, labels, classes)
+    files, ignored, skipped, classes = {}, Counter(), {}, None
+    splits = _official_splits(root)
+    if any(splits.values()):
+        ignored += _outside(root, list(splits.values()))
+    for role, folder in splits.items():
+        split, found, other, why = scan(root, folder, labels, classes)
         if role == "train":
             classes, labels = found, "auto" if found else "none"  # classes come from train alone
-        others += other
-        skipped |= closed
+        ignored += other
+        skipped |= why
         if classes and found is None and len(split):
-            skipped[str(root / folder)] = f"{len(split)} images without class folders, so not used for {role}"
+            place = printable(os.fsencode(root / folder))
+            skipped[place] = f"{len(split)} images without class folders, so not used for {role}"
         elif len(split) or role == "train":
             files[role] = split
     if not len(files["train"]):
-        raise ValueError(f"data.root={root} {_contents(others, skipped)}; image files end in "
+        raise ValueError(f"data.root={root} {_contents(ignored, skipped)}; image files end in "
                          f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
 
-    return assemble("folder", str(root), files, classes, skipped, max_corrupt, validation, seed, progress, image_size)
+    dataset = assemble("folder", str(root), files, classes, skipped, max_corrupt, validation, seed, progress, image_size)
+    return replace(dataset, ignored=dict(ignored))
 
 
 def _existing(root: str | Path | None) -> Path:
@@ -170,8 +161,7 @@ def _existing(root: str | Path | None) -> Path:
     return root
 
 
-def _contents(others: Counter, skipped: dict[str, str]) -> str:
-    if not others:
+def _contents(ignored: Counter, skipped: dict[str, str]) -> str:
+    if not ignored:
         return f"has no image that can be reached: {first_skipped(skipped)}" if skipped else "is empty"
-    listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(4))
-    return f"has {others.total()} files, none an image ({listed}{', …' if len(others) > 4 else ''})"
+    return f"has {ignored.total()} files, none an image ({listed(ignored)})"

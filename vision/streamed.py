@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from vision.decode import Unreadable, decode, reason
+from vision.listing import printable
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -188,10 +189,6 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 def _threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)  # so many images of up to MAX_PIXELS may be decoded at once
-
-
-def printable(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
 
 
 def first_skipped(skipped: dict[str, str]) -> str:

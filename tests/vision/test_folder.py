@@ -122,7 +122,7 @@ def test_files_survive_pickling_and_workers(tmp_path):
 def test_the_index_of_many_files_is_small(monkeypatch):
     many, path = 200_000, b"some_class_%03d/IMG_20240131_%09d_original.jpeg"  # 50 bytes
     walk = ((path % (i // 1000, i), b"some_class_%03d" % (i // 1000)) for i in range(many))
-    monkeypatch.setattr(folder, "_walk", lambda *_: walk)
+    monkeypatch.setattr(folder, "walk", lambda *_: walk)
     tracemalloc.start()
     files, classes, *_ = scan("/nowhere")
     kept, peak = tracemalloc.get_traced_memory()

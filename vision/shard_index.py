@@ -1,0 +1,193 @@
+"""Where the images of shards lie: one walk over the headers of tar files, kept in the user's cache until a shard changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vision.decode import SUFFIXES, reason
+from vision.listing import is_litter, kind_of, printable
+from vision.streamed import Progress
+
+FORMAT = b"2"  # of what is kept of an index
+# Of an index. Per image: `shard` (of the paths), `offset` and `size` in bytes, `label` (row of the texts or UNKNOWN), `dotted`
+# (PLAIN, DOTTED, OWN_LABEL). `names` and `texts` are bytes end to end, `ends` and `text_ends` where each ends. `ignored`: JSON.
+COLUMNS = ("shard", "offset", "size", "label", "dotted", "names", "ends", "texts", "text_ends", "ignored")
+UNKNOWN = -1  # label of an image that has none
+LONGEST_LABEL = 200  # bytes of a .cls that are kept, and one more where it is longer
+PLAIN, DOTTED, OWN_LABEL = 0, 1, 2  # 0001.png; 0001.mask.png; photo.v2.png beside photo.v2.cls
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Where every image lies, from the cache where no shard has changed; and what could not be read of which shard.
+
+    Processes of one machine wait for the one that reads.
+    """
+    from filelock import FileLock  # comes with torch
+
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nolabel" / "shards"
+        kept = folder / f"{_cache_key(paths)}.npz"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(kept.with_suffix(".lock")):
+            if (found := _kept(kept)) is not None:
+                return found, {}
+            index, broken = read_index(paths, progress)
+            if not broken:
+                with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+                    np.savez(file, **index)
+                os.replace(file.name, kept)
+            return index, broken
+    except (OSError, RuntimeError):  # no place for a cache, no home folder: it is read anew each time
+        return read_index(paths, progress)
+
+
+def _cache_key(paths: list[bytes]) -> str:
+    """Of the shards as they are on this machine.
+
+    Beside size and time of change it has the inode and ctime, which neither `cp -p`, tar, rsync nor utime can set back: a shard
+    that was replaced by another of equal size and time is read anew. Where a file system makes them up anew (some FUSE mounts,
+    layers of containers), the index is read once more, never wrongly.
+    """
+    digest = hashlib.sha256(FORMAT)
+    for path in paths:
+        status = os.stat(path)
+        digest.update(b"%s\0%d %d %d %d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns))
+    return digest.hexdigest()[:24]
+
+
+def _kept(path: Path) -> dict[str, np.ndarray] | None:
+    """None where it is not there, or broken."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in COLUMNS}
+    except Exception:  # whatever half a file makes numpy or zipfile raise
+        return None
+
+
+def label_texts(index: dict[str, np.ndarray]) -> list[bytes]:
+    """The distinct contents of .cls members, which `label` numbers."""
+    data, ends = index["texts"].tobytes(), index["text_ends"].tolist()
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def ignored_members(index: dict[str, np.ndarray]) -> Counter:
+    return Counter(json.loads(index["ignored"].tobytes()))
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """One walk over the headers of all shards.  → COLUMNS, and shard, or place in it → why it could not be read."""
+    columns = {name: array("q") for name in ("shard", "offset", "size", "label", "dotted", "ends")}
+    names, texts, ignored, broken = bytearray(), {}, Counter(), {}
+    for number, path in enumerate(paths):
+        labels: dict[str, int] = {}  # key of a sample → its row of `texts`
+        keys: list[tuple[str, str]] = []  # of each image: with the dots of its name, and up to the first
+        try:
+            with open(path, "rb") as file:
+                for member in _members(file, path, keys, broken):
+                    key, kind = split_name(member.name)
+                    end = b"." + kind.rpartition(".")[2].encode("utf-8", "surrogateescape")
+                    if not member.isreg():
+                        continue
+                    if is_litter(member.name):
+                        ignored["._*" if os.path.basename(member.name).startswith("._") else "hidden"] += 1
+                    elif end == b".cls":
+                        file.seek(member.offset_data)
+                        text = file.read(min(member.size, LONGEST_LABEL + 1))
+                        labels[_long(member.name)] = texts.setdefault(text, len(texts))
+                    elif end in SUFFIXES:
+                        keys.append((_long(member.name), key))
+                        names += member.name.encode("utf-8", "surrogateescape")
+                        columns["ends"].append(len(names))
+                        columns["dotted"].append(DOTTED if "." in kind else PLAIN)
+                        for name, value in (("shard", number), ("offset", member.offset_data), ("size", member.size)):
+                            columns[name].append(value)
+                    else:
+                        ignored[kind_of(member.name.encode("utf-8", "surrogateescape"))] += 1
+        except OSError as error:
+            broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
+        for row, (long, short) in enumerate(keys, len(columns["label"])):
+            columns["label"].append(labels.get(long, labels.get(short, UNKNOWN)))
+            if columns["dotted"][row] == DOTTED and long in labels:
+                columns["dotted"][row] = OWN_LABEL
+        if progress:
+            progress(number + 1, len(paths))
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    index = {name: np.frombuffer(column, np.int64) for name, column in columns.items()}
+    index |= {"shard": index["shard"].astype(np.int32), "dotted": index["dotted"].astype(np.int8), "text_ends": ends}
+    blobs = (("names", names), ("texts", b"".join(texts)), ("ignored", json.dumps(ignored).encode()))
+    return index | {name: np.frombuffer(blob, np.uint8) for name, blob in blobs}, broken
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A member's sample and what it is of it, as WebDataset tells them: up to the first dot of its last part, and the rest."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, kind = last.partition(".")
+    return f"{folder}{slash}{stem}", kind.lower()
+
+
+def _long(name: str) -> str:
+    """A member's name up to its last dot: the sample of one whose key has dots."""
+    return name[: name.rindex(".")]
+
+
+def _members(file: BinaryIO, path: bytes, keys: list, broken: dict[str, str]) -> Iterator[tarfile.TarInfo]:
+    """Every member whose header can be read. A damaged header costs its member: the next valid one is looked for.
+
+    keys: images found so far, for what is told of a shard that ends too soon.
+    """
+    start, shard = 0, printable(path)
+    while True:
+        end, why = start, None
+        file.seek(start)
+        try:
+            for member in tarfile.TarFile(fileobj=file):
+                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                yield member
+        except (tarfile.TarError, ValueError) as error:  # ValueError: numbers in extended headers that are none
+            why = reason(error)
+        file.seek(end)
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK:  # cut
+            broken[shard] = f"read up to its image {len(keys)}: {why or 'no mark of its end'}"
+            return
+        if not any(block):
+            if (more := _nonzero(file)) is not None:
+                broken[f"{shard}, byte {end}"] = f"what follows the mark of its end was not read (from byte {more})"
+            return
+        if (start := _next_header(file)) is None:
+            broken[shard] = f"read up to its image {len(keys)}: {why or 'damaged'} at byte {end}"
+            return
+        broken[f"{shard}, byte {end}"] = f"damaged up to byte {start}: members in between are lost"
+
+
+def _next_header(file: BinaryIO) -> int | None:
+    """Offset of the first valid header from the file's position on, which is a block's; None where there is none."""
+    while len(block := file.read(_BLOCK)) == _BLOCK:
+        checksum = re.fullmatch(rb" *([0-7]+)[\0 ]*", block[148:156])
+        if block[257:262] == b"ustar" and checksum and int(checksum[1], 8) in tarfile.calc_chksums(block):
+            return file.tell() - _BLOCK
+    return None
+
+
+def _nonzero(file: BinaryIO) -> int | None:
+    """Offset of the first byte that is not zero from the file's position on: a whole archive is padded with zeros."""
+    while block := file.read(1 << 16):
+        if rest := block.lstrip(b"\0"):
+            return file.tell() - len(rest)
+    return None
