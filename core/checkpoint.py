@@ -11,11 +11,13 @@ from typing import BinaryIO
 
 import torch
 
-from core.errors import DiskFull
+from core.errors import DiskFull, RunError
 
 FORMAT = 1
 HOLDS = {"format", "step", "method", "optimizer", "config", "extra"}
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BROKEN = (errno.EIO, errno.ESTALE)  # a disk or a network mount that fails
 
 
 def write(path: str | Path, data: bytes | str) -> None:
@@ -40,14 +42,22 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise DiskFull(f"no room to write {path}; what was there before is untouched") from error
+        if isinstance(error, OSError) and error.errno in BROKEN:
+            raise RunError(f"{path} cannot be written: {error.strerror}; look at the disk or the network mount") from error
         raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Make a rename last through a power cut, where the file system can (CIFS and some FUSE mounts cannot)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write to it and not list it
+        return
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(handle)
 
