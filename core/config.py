@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core import recipe
+from core import home, recipe, terminal
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
 
@@ -63,6 +63,7 @@ class Tool:
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
     """Understand the words, run, and turn a user's mistake into one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
+    terminal.protect()
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(tool.summary, tool.words, tool.groups()))
         return 0
@@ -71,6 +72,8 @@ def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = 
         words, flags = overrides(argv, tool.words)
         words, file = with_recipe(tool, words)
         check_choices(tool, words)
+        if "cfg" not in flags and (note := home.prepare()):
+            print(note, file=sys.stderr, flush=True)
         if "multirun" in flags:
             return _multirun(tool, run, words, file)
         config = compose(tool, words)
