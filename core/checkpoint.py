@@ -23,7 +23,7 @@ BROKEN = (errno.EIO, errno.ESTALE)  # a disk or a network mount that fails
 def write(path: str | Path, data: bytes | str) -> None:
     """Write a file atomically."""
     with writing(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)  # paths may not be UTF-8
 
 
 @contextlib.contextmanager
