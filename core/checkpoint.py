@@ -13,18 +13,20 @@ from typing import BinaryIO
 
 import torch
 
-from core.errors import DiskFull
+from core.errors import DiskFull, RunError
 
 FORMAT = 1
 HOLDS = {"format", "step", "method", "optimizer", "config", "extra"}
 ABANDONED = 24 * 3600.0  # seconds
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BROKEN = (errno.EIO, errno.ESTALE)  # a disk or a network mount that fails
 
 
 def write(path: str | Path, data: bytes | str) -> None:
     """Write a file atomically."""
     with writing(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)  # paths may not be UTF-8
 
 
 @contextlib.contextmanager
@@ -43,14 +45,22 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise DiskFull(f"no room to write {path}; what was there before is untouched") from error
+        if isinstance(error, OSError) and error.errno in BROKEN:
+            raise RunError(f"{path} cannot be written: {error.strerror}; look at the disk or the network mount") from error
         raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Make a rename last through a power cut, where the file system can (CIFS and some FUSE mounts cannot)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write to it and not list it
+        return
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(handle)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core import config, identity, trackers
+from core.machine import cores
 
 POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
 POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
@@ -94,7 +95,7 @@ def workers(words, local_size: int, cuda: bool) -> int:
     """Decoding processes: what the cores leave beside this machine's training processes, at least one each."""
     if words.workers >= 0:
         return words.workers
-    return max(1, len(os.sched_getaffinity(0)) // local_size - cuda)
+    return max(1, cores() // local_size - cuda)
 
 
 def gpus() -> list[str]:

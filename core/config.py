@@ -13,13 +13,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core import recipe
+from core import home, recipe, terminal
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
 
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
+QUOTED = r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\""""  # in quotes, with none inside but escaped ones
 FLAGS = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 STOPPED = (75, 130)  # exit codes of a run that was told to stop
 
@@ -55,6 +56,7 @@ class Tool:
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
     """Understand the words, run, and turn a user's mistake into one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
+    terminal.protect()
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(tool.summary, tool.words, tool.groups()))
         return 0
@@ -63,6 +65,8 @@ def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = 
         words, flags = overrides(argv, tool.words)
         words, file = with_recipe(tool, words)
         check_choices(tool, words)
+        if "cfg" not in flags and (note := home.prepare()):
+            print(note, file=sys.stderr, flush=True)
         if "multirun" in flags:
             return _multirun(tool, run, words, file)
         config = compose(tool, words)
@@ -109,10 +113,16 @@ def overrides(argv: list[str], known: type = PretrainWords) -> tuple[list[str], 
     return words, flags
 
 
+def text_word(name: str, value: object) -> str:
+    """`name=value` as `compose` takes it, whatever characters the text has."""
+    return f"{name}={_quoted(name, str(value), text=True, several=False)}"
+
+
 def _quoted(name: str, value: str, text: bool, several: bool) -> str:
     """A value as Hydra's grammar takes it: text is quoted, numbers, lists and sweeps are left alone."""
-    pairs = ("''", '""') if text else ("''", '""', "[]", "{}")
-    if (len(value) > 1 and value[0] + value[-1] in pairs) or (several and re.search(r"[,(*]", value)):
+    if re.fullmatch(QUOTED, value) or (several and re.search(r"[,(*]", value)):
+        return value
+    if not text and len(value) > 1 and value[0] + value[-1] in ("[]", "{}"):
         return value
     plain = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if text else r"[\w./:+-]+"
     if re.fullmatch(plain, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
@@ -160,20 +170,20 @@ def compose(tool: Tool, words: list[str]):
     _register(tool)
     try:
         with initialize_config_dir(str(tool.primary.parent), version_base=None):
-            config = hydra_compose(tool.primary.stem, [*words, _searchpath(tool)], return_hydra_config=True)
+            config = hydra_compose(tool.primary.stem, words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(tool, error, words)) from error
     return _finish(tool, config, config.hydra.runtime.choices, words)
 
 
 def _register(tool: Tool) -> None:
+    """Tell Hydra of the tool's types, and of its further folders: as paths, so that their names may hold any character."""
     from hydra.core.config_store import ConfigStore
 
+    from core.searchpath import search
+
     ConfigStore.instance().store(name="words", node=tool.words)
-
-
-def _searchpath(tool: Tool) -> str:
-    return f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in tool.searched)}]"
+    search(tool.searched)
 
 
 def _finish(tool: Tool, config, choices, words: list[str]):
@@ -241,7 +251,7 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
         codes.append(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the exception itself, for one line of our own
-    sys.argv = [tool.module, "--multirun", *words, _searchpath(tool)]
+    sys.argv = [tool.module, "--multirun", *words]
     try:
         hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -290,4 +300,7 @@ def plain(config) -> dict:
 
 
 def expand(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the system knows no home folder of that user; write the folder's whole path") from error

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.errors import RunError, Stopped
+from core.machine import cores
 
 LAUNCHED = "NOLABEL_LAUNCHED"  # set in processes that `launch` started: their parent reports their errors
 
@@ -66,7 +67,7 @@ def threads(local_size: int) -> int:
     """Of a process: its share of the cores, or fewer where OMP_NUM_THREADS says so. Of torchrun, which sets it to 1 for want
     of a better number, it is not believed. Two processes that both take every core wait for each other's threads.
     """
-    share = max(1, len(os.sched_getaffinity(0)) // local_size)
+    share = max(1, cores() // local_size)
     said = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     return min(share, torch.get_num_threads()) if said else share  # torch has read it when it was loaded
 
@@ -263,7 +264,7 @@ def launch(module: str, words: list[str], devices: int) -> int:
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
     os.environ[LAUNCHED] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     config = LaunchConfig(
         min_nodes=1,

@@ -1,5 +1,6 @@
 """A figure's birth certificate: the machine, the versions and the commit that it was measured with."""
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
@@ -7,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+GIT_SECONDS = 20.0  # after which a git that does not answer (a stuck network mount) counts as none
+CGROUP = Path("/sys/fs/cgroup")
 PACKAGES = ("torch", "torchvision", "timm", "lightly", "stable-pretraining", "kornia")
 
 
 def hardware() -> dict:
+    import torch  # here, so that who only counts cores does not load it
+
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         info = Path("/proc/cpuinfo").read_text()
@@ -23,7 +26,22 @@ def hardware() -> dict:
 
 
 def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use: its affinity, where the system has one, and its container's CPU quota."""
+    mask = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # macOS and the BSDs have none
+    usable, quota = len(mask) or os.cpu_count() or 1, cpu_quota()
+    return usable if quota is None else max(1, min(usable, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = CGROUP) -> float | None:
+    """Cores' worth of time that a container's cgroup (version 2 or 1) allows; None where it sets no limit."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(quota) / float(period) if float(quota) > 0 < float(period) else None
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -50,8 +68,19 @@ def certificate(seeds: Sequence[int], packages: tuple[str, ...] = PACKAGES) -> d
 
 
 def code() -> str:
-    """The commit that is measured; a + says that files have changed since."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout
-    return (commit or "unknown") + ("+" if changed else "")
+    """The commit of this code, with a + where files have changed since; "unknown" where git cannot tell."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    if not commit:
+        return "unknown"
+    return commit + ("+" if _git("status", "--porcelain", "-uno") else "")
+
+
+def _git(*arguments: str) -> str:
+    """What git prints about this checkout; "" where there is no git, no repository, or no answer."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+                              timeout=GIT_SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,6 +8,7 @@
 What the command line says itself comes later and wins. The words that result are the run's, as if each had been said:
 the file's name is no part of its identity.
 """
+import codecs
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,17 @@ def read(path: str) -> list[str]:
     import yaml
     from omegaconf import OmegaConf
 
-    if not (file := Path(path).expanduser()).is_file():
+    try:
+        file = Path(path).expanduser()
+    except RuntimeError:  # ~ of a user that the system does not know
+        file = Path(path)
+    if not file.is_file():
         raise ValueError(f"recipe={path}: there is no such file")
     try:
-        if not isinstance(yaml.compose(file.read_text("utf-8")), yaml.MappingNode):
+        text = _decoded(file.read_bytes())
+        if not isinstance(yaml.compose(text), yaml.MappingNode):
             raise ValueError(f"recipe={path}: must be a mapping of words, such as 'method: simclr'")
-        content = OmegaConf.to_container(OmegaConf.load(file))
+        content = OmegaConf.to_container(OmegaConf.create(text))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -50,6 +56,12 @@ def read(path: str) -> list[str]:
         why = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ValueError(f"recipe={path} cannot be read: {why}") from error
     return [f"--{name}={value}" for name, value in _flat(content)]
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, or what a byte order mark says: editors and shells of Windows write UTF-16 with one."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
 
 
 def _flat(content: dict, prefix: str = "") -> list[tuple[str, str]]:

@@ -1,12 +1,15 @@
 """Trackers: listeners that take figures elsewhere. TensorBoard, Weights & Biases, MLflow; all in the run's folder unless
 their own environment variables say otherwise, so that nothing leaves the machine unasked.
 
-A run that goes on is the same run there, and steps that are done again are not counted twice.
+A run that goes on is the same run there, and steps that are done again are not counted twice. A tracker that fails is
+noted once and left out from then on: metrics.jsonl has every figure.
 """
 import hashlib
 import importlib.util
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 KINDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # tracker → package
@@ -26,24 +29,53 @@ def names(said: str) -> list[str]:
 
 
 def listeners(said: str, run) -> list:
-    """Of a run (core/run.py) that begins or goes on after `run.step`."""
+    """Of a run (core/run.py) that begins or goes on after `run.step`; those that can be opened."""
     kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
-    return [kinds[name](run) for name in names(said)]
+    opened = []
+    for name in names(said):
+        try:
+            opened.append(kinds[name](run))
+        except Exception as error:  # of three packages, their databases and the network
+            _note_failure(name, error)
+    return opened
+
+
+def _note_failure(tracker: str, error: Exception) -> None:
+    from core.run import say
+
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    say(f"note: {tracker} takes no figures ({why}); metrics.jsonl has them all")
 
 
 class Tracker:
-    """A listener that takes rows of figures; `send` is all that differs."""
+    """A listener that takes rows of figures. A kind of tracker defines `send` and `finish`."""
+
+    failed = False
 
     def tick(self, step: int) -> None:
         pass
 
     def log(self, step: int, row: dict) -> None:
-        self.send(step, {name: v for name, v in row.items() if isinstance(v, (int, float)) and name != "step"})
+        figures = {name: v for name, v in row.items() if isinstance(v, (int, float)) and name != "step"}
+        self._attempt(lambda: self.send(step, figures))
+
+    def close(self) -> None:
+        self._attempt(self.finish)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Do it, unless something failed before; the first failure is noted."""
+        if self.failed:
+            return
+        try:
+            action()
+        except Exception as error:  # of three packages, their databases and the network
+            self.failed = True
+            _note_failure(type(self).__name__, error)
 
     def send(self, step: int, figures: dict[str, float]) -> None:
         raise NotImplementedError
 
-    def close(self) -> None:
+    def finish(self) -> None:
         pass
 
 
@@ -53,14 +85,25 @@ class TensorBoard(Tracker):
     def __init__(self, run):
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = _without_its_thread(threading.excepthook)
         self.writer = SummaryWriter(str(run.folder), purge_step=run.step + 1)  # steps after it are done again
 
     def send(self, step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.writer.close()
+
+
+def _without_its_thread(hook: Callable) -> Callable:
+    """The hook, silent about TensorBoard's own thread: what it fails with is raised by the next call, and noted in a line."""
+
+    def quiet(failure) -> None:
+        if type(failure.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            hook(failure)
+
+    return quiet
 
 
 class WeightsAndBiases(Tracker):
@@ -79,7 +122,7 @@ class WeightsAndBiases(Tracker):
     def send(self, step: int, figures: dict[str, float]) -> None:
         self.run.log(figures, step=step)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.run.finish()
 
 
@@ -115,5 +158,5 @@ class MLflow(Tracker):
         now = int(time.time() * 1000)
         self.client.log_batch(self.id, metrics=[Metric(name, value, now, step) for name, value in figures.items()])
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.client.set_terminated(self.id)

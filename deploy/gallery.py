@@ -9,6 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from core.machine import cores
 from deploy.model import Model, Refused
 from vision.decode import SUFFIXES
 
@@ -75,7 +76,7 @@ def _described(files: list[Path], model: Model, megapixels: float) -> tuple[np.n
         except (Refused, OSError) as error:
             return i, str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in _counted(range(0, len(files), BATCH), len(files)):
             found = list(pool.map(take, range(start, min(start + BATCH, len(files)))))
             skipped |= {i: why for i, why in found if isinstance(why, str)}

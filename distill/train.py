@@ -67,8 +67,9 @@ def jobs(words) -> list:
     said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("student", "encoder")]
     found = []
     for name, folder in zip(names, folders(names), strict=True):
-        out = [f"out='{config.expand(words.out) / folder}'"] if len(names) > 1 and words.out != "auto" else []
-        found.append(config.compose(TOOL, [*said, f"encoder='{name}'", *out]))
+        several = len(names) > 1 and words.out != "auto"
+        out = [config.text_word("out", config.expand(words.out) / folder)] if several else []
+        found.append(config.compose(TOOL, [*said, config.text_word("encoder", name), *out]))
     return found
 
 

@@ -76,7 +76,8 @@ def jobs(words) -> list:
         return [words]
     out = command.folder(words, "suite")
     said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("suite", "data", "out")]
-    return [config.compose(TOOL, [*said, f"data={name}", f"out='{out / name}'"]) for name in words.suite.split(",")]
+    own = {name: [f"data={name}", config.text_word("out", out / name)] for name in words.suite.split(",")}
+    return [config.compose(TOOL, [*said, *more]) for more in own.values()]
 
 
 def run(words) -> int:

@@ -97,7 +97,7 @@ def fine_tuned(words, world: World, dataset: Dataset, run: Run):
             settings = [
                 "method=full", f"steps={steps}", f"batch_size={batch}", "optim.scaling=none", f"optim.lr={p.lr}", "checks=2",
                 f"optim.weight_decay={p.weight_decay}", f"labels={share}", f"scratch={str(source != TRAINED).lower()}",
-                f"out='{run.folder}/finetune/{source.replace(' ', '-')}-{share:g}'",
+                config.text_word("out", f"{run.folder}/finetune/{source.replace(' ', '-')}-{share:g}"),
             ]
             settled = config.compose(finetune.TOOL, [*said, *settings])
             finetune.check(settled)

@@ -187,7 +187,8 @@ class Train:
         kept = [w for w in self.words.chosen.words if w.partition("=")[0].lstrip("+~") not in drop]
         until = [] if epochs >= self.words.epochs else [f"until={epochs:.6g}"]
         tuned = [f"{name}={str(value).replace(' ', '')}" for name, value in choice.words.items()]
-        return [*kept, *tuned, f"encoder='{begin}'", f"out='{out}'", "report=false", "checks=1", "log_every=50", *until]
+        paths = [config.text_word("encoder", begin), config.text_word("out", out)]
+        return [*kept, *tuned, *paths, "report=false", "checks=1", "log_every=50", *until]
 
     def first(self, choice: Choice) -> bytes:
         """Where training begins: the seed's random weights."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from core import command, config, identity
 from core.errors import Stopped
+from core.machine import cores
 from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,7 +159,7 @@ class Crew:
     def start(self, number: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {WORKER: str(number)}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.size)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.size)))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         with open(self.log(number), "ab") as log:

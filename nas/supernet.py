@@ -185,7 +185,8 @@ class Inherit(Train):
         w = self.words
         drop = (OURS - set(types_of(SupernetWords))) | {"encoder", "out", "epochs", "until", "report"}
         kept = [word for word in w.chosen.words if word.partition("=")[0].lstrip("+~") not in drop]
-        said = [*kept, f"space={w.space}", f"epochs={w.supernet_epochs:g}", f"out='{out}'", "report=false", "checks=1"]
+        texts = [config.text_word("space", w.space), config.text_word("out", out)]
+        said = [*kept, *texts, f"epochs={w.supernet_epochs:g}", "report=false", "checks=1"]
         words = config.compose(TOOL, said)
         if words.devices > 1:
             launched(TOOL.module, words, out, lambda step: None)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.machine import cores
 from vision.decode import Unreadable, decode, reason
 from vision.listing import printable
 
@@ -187,8 +188,7 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 
 
 def _threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)  # so many images of up to MAX_PIXELS may be decoded at once
+    return min(8, cores())  # so many images of up to MAX_PIXELS may be decoded at once
 
 
 def first_skipped(skipped: dict[str, str]) -> str:

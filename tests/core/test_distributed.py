@@ -9,7 +9,7 @@ import torch
 from processes import forked, on
 from torch import Tensor, nn
 
-from core import distributed
+from core import distributed, machine
 from core.distributed import Agreement, environment, gather, local_rows, mean, rank, total, world_size, wrap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,7 +186,8 @@ def test_a_device_that_does_not_exist_is_refused(name):
     ({"OMP_NUM_THREADS": "3", "TORCHELASTIC_RUN_ID": "none"}, 4),  # torchrun says 1 unless told otherwise
 ])
 def test_a_process_takes_its_share_of_the_cores_and_no_more_than_it_is_told(variables, expected, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: int(variables.get("OMP_NUM_THREADS", 8)))
     for name in ("OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)

@@ -92,6 +92,20 @@ def test_a_file_of_any_name(file, name):
     assert said("--recipe", file("seed: 3", name)).seed == 3
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_file_as_windows_writes_it(tmp_path, encoding):
+    path = tmp_path / "mine.yaml"
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    path.write_bytes((mark + "seed: 3\r\nout: é\r\n").encode(encoding))
+    words = said("--recipe", str(path))
+    assert (words.seed, words.out) == (3, "é")
+
+
+def test_a_home_folder_of_nobody(capsys):
+    assert config.main(TOOL, pytest.fail, ["--recipe=~nobody-of-this-name/x.yaml"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
 WRONG = {
     "method: simclr\nepocs: 3": ("epocs", "did you mean epochs?"),
     "method: {temprature: 0.1}": ("method.temprature", "did you mean method.temperature?"),
@@ -136,7 +150,7 @@ def test_what_is_no_recipe(file, text):
 
 
 def test_what_cannot_be_read(tmp_path):
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xff\x00")
     with pytest.raises(ValueError, match="not UTF-8"):
         recipe.read(str(tmp_path / "binary.yaml"))
     for name in ("absent.yaml", "."):
