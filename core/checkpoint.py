@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import torch
 
+from core import signals
 from core.errors import DiskFull
 
 FORMAT = 1
@@ -20,7 +21,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def write(path: str | Path, data: bytes | str) -> None:
     """Write a file atomically."""
-    with writing(path) as file:
+    with signals.deferred(), writing(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core import recipe
+from core import recipe, signals
+from core.errors import RunError, Stopped
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
 
@@ -61,8 +62,20 @@ class Tool:
 
 
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
-    """Understand the words, run, and turn a user's mistake into one line and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Understand the words, run, and turn a user's mistake into one line and exit code 2, a signal into one and code 75."""
+    with signals.installed(tool.module):
+        if any(field.name == "optim" for field in fields(tool.words)):
+            signals.place(" before the first step; nothing was lost: the same command starts again")
+        try:
+            return _main(tool, run, sys.argv[1:] if argv is None else argv)
+        except signals.StopRequest as stop:
+            signals.say(stop)
+            return Stopped.code
+        except KeyboardInterrupt:
+            return 130
+
+
+def _main(tool: Tool, run: Callable[[Any], int | None], argv: list[str]) -> int:
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(tool.summary, tool.words, tool.groups()))
         return 0
@@ -80,8 +93,9 @@ def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = 
         return run(config) or 0
     except ValueError as error:
         return _refuse(error, file)
-    except KeyboardInterrupt:
-        return 130
+    except RunError as error:
+        signals.say("error: " + " ".join(str(error).split()))
+        return error.code
 
 
 def _refuse(error: ValueError, file: Recipe | None = None) -> int:
