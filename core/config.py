@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,26 +247,32 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _register(tool)
-    codes, here = [0], os.getpid()
+    from core import sweep
 
-    def job(config):
+    _register(tool)
+    codes = [0]
+
+    def one(config) -> int:
         hydra_config = HydraConfig.get()
         try:
             said = list(hydra_config.overrides.task)
-            code = run(_finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, said)) or 0
+            return run(_finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, said)) or 0
         except ValueError as error:
-            code = _refuse(error, file)
+            return _refuse(error, file)
+
+    def job(config):
+        code = sweep.run_in_job(partial(one, config)) if sweep.in_job() else one(config)
         if code in STOPPED:
             raise SystemExit(code)
-        if code and os.getpid() != here:
+        if code and sweep.in_job():
             raise RuntimeError(f"this run ended with code {code}")  # so that a launcher elsewhere knows
         codes.append(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the exception itself, for one line of our own
-    sys.argv = [tool.module, "--multirun", *words, _searchpath(tool)]
+    sys.argv = [tool.module, "--multirun", *words, *sweep.defaults(words, tool.module), _searchpath(tool)]
     try:
-        hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
+        with sweep.submitted():
+            hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(tool, error, words)) from error
     return max(codes)

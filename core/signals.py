@@ -55,6 +55,11 @@ def requested() -> int | None:
     return _state.number
 
 
+def answered() -> None:
+    """The signal is taken care of: StopRequest is not raised for it any more."""
+    _state.raised = True
+
+
 def place(text: str) -> None:
     """What StopRequest's line says after the signal's name, from here on: where it came, and what the same command does."""
     _state.place = text
