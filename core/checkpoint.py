@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 
+from core import signals
 from core.errors import DiskFull, RunError
 
 FORMAT = 1
@@ -25,7 +26,7 @@ BROKEN = (errno.EIO, errno.ESTALE)  # a disk or a network mount that fails
 
 def write(path: str | Path, data: bytes | str) -> None:
     """Write a file atomically."""
-    with writing(path) as file:
+    with signals.deferred(), writing(path) as file:
         file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)  # paths may not be UTF-8
 
 

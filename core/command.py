@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from core import config, identity, trackers
+from core import config, identity, trackers, world
 from core.machine import cores
 
 POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
@@ -26,11 +26,14 @@ CHOICES = {
 def start(tool: config.Tool, check: Callable[[Any], None], run: Callable[[Any], int], words) -> int:
     """Become as many processes as were asked for, or be one of them.  Returns the exit code."""
     check(words)
+    world.check_devices(words.devices)
 
     from core import distributed
 
-    if words.devices > 1 and distributed.environment() is None:
+    if words.devices > 1 and world.environment() is None:
         return distributed.launch(tool.module, list(words.chosen.words), words.devices)
+    if distributed.LAUNCHED in os.environ:
+        distributed.end_with_parent()
     return distributed.guarded(partial(run, words))
 
 

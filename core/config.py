@@ -10,10 +10,12 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import home, recipe, terminal
+from core import home, recipe, signals, terminal
+from core.errors import RunError, Stopped
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
 
@@ -54,9 +56,21 @@ class Tool:
 
 
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
-    """Understand the words, run, and turn a user's mistake into one line and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Understand the words, run, and turn a user's mistake into one line and exit code 2, a signal into one and code 75."""
     terminal.protect()
+    with signals.installed(tool.module):
+        if any(field.name == "optim" for field in fields(tool.words)):
+            signals.place(" before the first step; nothing was lost: the same command starts again")
+        try:
+            return _main(tool, run, sys.argv[1:] if argv is None else argv)
+        except signals.StopRequest as stop:
+            signals.say(stop)
+            return Stopped.code
+        except KeyboardInterrupt:
+            return 130
+
+
+def _main(tool: Tool, run: Callable[[Any], int | None], argv: list[str]) -> int:
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(tool.summary, tool.words, tool.groups()))
         return 0
@@ -76,8 +90,9 @@ def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = 
         return run(config) or 0
     except ValueError as error:
         return _refuse(error, file)
-    except KeyboardInterrupt:
-        return 130
+    except RunError as error:
+        signals.say("error: " + " ".join(str(error).split()))
+        return error.code
 
 
 def _refuse(error: ValueError, file: Recipe | None = None) -> int:
@@ -234,26 +249,32 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _register(tool)
-    codes, here = [0], os.getpid()
+    from core import sweep
 
-    def job(config):
+    _register(tool)
+    codes = [0]
+
+    def one(config) -> int:
         hydra_config = HydraConfig.get()
         try:
             said = list(hydra_config.overrides.task)
-            code = run(_finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, said)) or 0
+            return run(_finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, said)) or 0
         except ValueError as error:
-            code = _refuse(error, file)
+            return _refuse(error, file)
+
+    def job(config):
+        code = sweep.run_in_job(partial(one, config)) if sweep.in_job() else one(config)
         if code in STOPPED:
             raise SystemExit(code)
-        if code and os.getpid() != here:
+        if code and sweep.in_job():
             raise RuntimeError(f"this run ended with code {code}")  # so that a launcher elsewhere knows
         codes.append(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the exception itself, for one line of our own
-    sys.argv = [tool.module, "--multirun", *words]
+    sys.argv = [tool.module, "--multirun", *words, *sweep.defaults(words, tool.module)]
     try:
-        hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
+        with sweep.submitted():
+            hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(tool, error, words)) from error
     return max(codes)

@@ -4,16 +4,12 @@ One process is the ordinary case: every function here is the identity there, and
 """
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import signal
-import subprocess
 import sys
-import time
-import traceback
+import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,10 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from core.errors import RunError, Stopped
+from core import signals
+from core.errors import Stopped
+from core.guard import LAUNCHED, end_with_parent, guarded, lost_connection  # noqa: F401 the ends of a process, for tools
 from core.machine import cores
+from core.signals import leave_to_parent  # noqa: F401 for loaders
+from core.world import environment, slurm_rendezvous
 
-LAUNCHED = "NOLABEL_LAUNCHED"  # set in processes that `launch` started: their parent reports their errors
+UNSAVED = "nothing new was saved: the same command resumes from the last save"
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # seconds from the signal to the kill: time for a step and a save
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def environment() -> tuple[int, int, int, int] | None:
-    """(rank, world size, local rank, local size) that torchrun or srun gave this process; None when it stands alone."""
-    env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return tuple(int(env.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True))
-    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # a task of an srun step; a bare batch script has no step
-        local_size = env.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
-        return int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]), int(local_size)
-    return None
-
-
 def threads(local_size: int) -> int:
     """Of a process: its share of the cores, or fewer where OMP_NUM_THREADS says so. Of torchrun, which sets it to 1 for want
     of a better number, it is not believed. Two processes that both take every core wait for each other's threads.
@@ -84,8 +73,10 @@ def session(device: str = "auto"):
     else:
         torch.cuda.set_device(chosen)
     if size > 1:
-        if "MASTER_ADDR" not in os.environ:
-            _slurm_rendezvous()
+        if not os.environ.get("MASTER_ADDR"):
+            os.environ["MASTER_ADDR"], port = slurm_rendezvous()
+            os.environ.setdefault("MASTER_PORT", str(port))
+        signals.watch()
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo", rank=r, world_size=size, timeout=timedelta(minutes=30)
         )
@@ -116,13 +107,6 @@ def _keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-
-
-def _slurm_rendezvous() -> None:
-    nodes = os.environ["SLURM_JOB_NODELIST"]
-    hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout
-    os.environ["MASTER_ADDR"] = hosts.split()[0]
-    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 40000))
 
 
 # ---- collectives --------------------------------------------------------------------------------------------------
@@ -248,6 +232,15 @@ class Agreement:
         self.pending = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.group, async_op=True), votes
         return said
 
+    def last(self, answer: bool) -> bool:
+        """The same after the last step: it waits for what all say now."""
+        said = self.any(answer)
+        if self.pending is not None:
+            work, votes = self.pending
+            work.wait()
+            said, self.pending = said or bool(votes.item()), None
+        return said
+
 
 # ---- launching ----------------------------------------------------------------------------------------------------
 
@@ -263,9 +256,10 @@ def launch(module: str, words: list[str], devices: int) -> int:
 
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
-    os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
-    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")  # the others stay with core/signals.py
+    os.environ.setdefault(SHUTDOWN, "120")
+    signals.patience(float(os.environ[SHUTDOWN]) + 10)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -277,27 +271,30 @@ def launch(module: str, words: list[str], devices: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", module, *words)
-    except SignalException:
-        return Stopped.code
-    except ChildFailedError as error:
-        failures = sorted(error.failures.values(), key=_blame)
-        first = failures[0]
-        if first.exitcode != Stopped.code:
-            print(_describe(first), file=sys.stderr)
-        return first.exitcode if first.exitcode > 0 else 1
+    with tempfile.TemporaryDirectory() as folder:
+        reported = Path(folder, "reported")
+        os.environ[LAUNCHED] = str(reported)
+        try:
+            elastic_launch(config, sys.executable)("-m", module, *words)
+        except (SignalException, signals.StopRequest) as stop:
+            signals.settle()
+            if not reported.exists():
+                number = stop.number if isinstance(stop, signals.StopRequest) else stop.sigval
+                signals.say(f"stopped by {signal.Signals(number).name}; {UNSAVED}")
+            return Stopped.code
+        except ChildFailedError as error:
+            first = min(error.failures.values(), key=_blame)
+            if first.exitcode != Stopped.code:
+                signals.say(_describe(first))
+            elif not reported.exists():
+                signals.say(f"stopped by a signal to process {first.local_rank}; {UNSAVED}")
+            return first.exitcode if first.exitcode > 0 else 1
     return 0
 
 
 def _blame(failure) -> tuple[bool, int]:
     """Who failed first: a process that lost its connection is a victim of another."""
-    return failure.exitcode == -signal.SIGTERM or _lost_connection(str(failure.message)), failure.timestamp
-
-
-def _lost_connection(message: str) -> bool:
-    signs = ("connection closed", "connection reset", "connection refused", "broken pipe", "remote process exited")
-    return any(sign in message.lower() for sign in signs)
+    return failure.exitcode == -signal.SIGTERM or lost_connection(str(failure.message)), failure.timestamp
 
 
 def _describe(failure) -> str:
@@ -308,39 +305,3 @@ def _describe(failure) -> str:
     if str(message).startswith("To enable traceback"):  # torch's words for: it told nothing
         return f"error: process {failure.local_rank} ended with code {failure.exitcode}"
     return message.get("message", str(message)) if isinstance(message, dict) else str(message)
-
-
-def end_with_parent() -> None:
-    """This process is told to save and end (SIGTERM), should the one that started it be killed. Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; kept by exec
-
-
-def guarded(run: Callable[[], int]) -> int:
-    """Run as one process among others: an expected failure is one line, printed by whoever is in charge of printing."""
-    try:
-        return run()
-    except KeyboardInterrupt:
-        return 130
-    except Stopped as stopped:
-        if (environment() or (0,))[0] == 0:  # all stop at the same step
-            print(stopped, file=sys.stderr)
-        return stopped.code
-    except (ValueError, RunError) as error:
-        _tell("error: " + " ".join(str(error).split()))
-        return 2 if isinstance(error, ValueError) else error.code
-    except Exception:
-        _tell(traceback.format_exc())
-        if _lost_connection(traceback.format_exc()):
-            time.sleep(2)  # whoever ends first is blamed: let it be the process that failed, not this one
-        return 1
-
-
-def _tell(message: str) -> None:
-    """To the launcher that started this process, through the file it reads; else to the terminal."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if os.environ.get(LAUNCHED) and path:
-        details = {"message": message, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": message}}
-        Path(path).write_text(json.dumps({"message": details}))
-    else:
-        print(message, file=sys.stderr)

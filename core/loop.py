@@ -1,7 +1,6 @@
 """The only training loop."""
 import contextlib
 import hashlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from core import gradcache, optim
+from core import gradcache, optim, signals
 from core.distributed import Agreement, mean, rank, replicate, world_size, wrap
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method
@@ -61,7 +60,8 @@ def train(
     params = [p for g in optimizer.param_groups for p in g["params"]]
     goal = min(plan.until or plan.steps, plan.steps)
     saved_at = time.monotonic()
-    with Signals() as signals:
+    with Signals() as stopping:
+        signals.place(": the same command resumes from the last save")
         for step in range(run.step, goal):
             if plan.enough():
                 break
@@ -92,7 +92,7 @@ def train(
             window.step(norm)
 
             done = step + 1
-            stop, check, end = signals.agreed(), done in plan.checks, done == goal
+            stop, check, end = stopping.agreed(), done in plan.checks, done == goal
             with window.aside():
                 if done % plan.log_every == 0 or check or end:
                     row = {"epoch": done / plan.steps_an_epoch, **window.figures(done), "lr": lr, **_numbers(scalars)}
@@ -104,6 +104,9 @@ def train(
             run.tick(done)
             if stop and not end:
                 raise Stopped(f"stopped by a signal at step {done} of {plan.steps}; saved: the same command goes on")
+        signals.place(" after training, which is saved: the same command does the rest")
+        if stopping.agreed_at_last():
+            raise Stopped(f"stopped by a signal at step {run.step} of {plan.steps}; saved: the same command does the rest")
 
 
 def seed(device: torch.device, seed: int, step: int) -> None:
@@ -200,23 +203,26 @@ class Window:
 
 
 class Signals:
-    """SIGTERM, SIGUSR1 and Ctrl-C end the run after the step at hand; a second Ctrl-C ends it at once."""
+    """Signals that ask to stop (core/signals.py) end the run after the step at hand; a second Ctrl-C ends it at once."""
 
-    CAUGHT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    CAUGHT = signals.STOPPING
 
     def __enter__(self) -> "Signals":
-        self.caught, self.agreement = False, Agreement()
-        self.before = {s: signal.signal(s, self._catch) for s in self.CAUGHT}
+        self.agreement, self.at, self.longest = Agreement(), time.monotonic(), 0.0
+        self.scope = signals.deferred()
+        self.scope.__enter__()
         return self
 
-    def _catch(self, number, frame) -> None:
-        if number == signal.SIGINT and self.caught:
-            raise KeyboardInterrupt
-        self.caught = True
-
     def agreed(self) -> bool:
-        return self.agreement.any(self.caught)
+        """Asked after each step: did a signal come to any process?  The answer is the same on all."""
+        now = time.monotonic()
+        self.longest, self.at = max(self.longest, now - self.at), now
+        signals.alive(self.longest)
+        return self.agreement.any(signals.requested() is not None)
 
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    def agreed_at_last(self) -> bool:
+        """The same, asked once more when there is no step left."""
+        return self.agreement.last(signals.requested() is not None)
+
+    def __exit__(self, *error) -> None:
+        self.scope.__exit__(*error)

@@ -5,11 +5,12 @@
 
 Runs on onnxruntime and never loads torch. Listens on this machine alone unless --host says otherwise.
 """
+import contextlib
 import socket
 import sys
 from pathlib import Path
 
-from core import command, config
+from core import command, config, signals
 from deploy.words import ServeWords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +63,8 @@ def run(words) -> int:
     pictures = f", {len(found):,} images to compare with" if found else ""
     print(f"{model.path.name} of {model.says['encoder']}{pictures}: http://{host}:{listening.getsockname()[1]}", flush=True)
     settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=30, timeout_graceful_shutdown=10)
-    uvicorn.Server(settings).run([listening])
+    with contextlib.suppress(signals.StopRequest):  # it ends well: uvicorn passes on what ended it
+        uvicorn.Server(settings).run([listening])
     return 0
 
 

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import yaml
 
-from core import checkpoint
+from core import checkpoint, signals
 from core.machine import code, hardware, versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +36,7 @@ SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; 
 OTHERS = {"nas": ("ssl",), "experiments": ("ssl", "nas", "distill", "deploy")}  # and those that a room's tools call
 MISSING = 70  # recorded where a tool ends well and leaves not all of its files
 CHANGED = "the code has changed since this command began: the same command goes on with what it is now"
-STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT)  # exit codes of a tool that was told to stop
+STOPPED = signals.CODES  # exit codes of a tool that a signal asked to stop
 
 
 @dataclass(frozen=True)

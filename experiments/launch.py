@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from core import signals, slurm, sweep
+from core.errors import RunError, Stopped
 from core.machine import cores
 from experiments.cells import Cell, ordered, paths, perform
 
 TRIES = 2  # of a cell in one run of the command
 AGAIN = 2.0  # seconds until a cell that another runner has is looked at again
 POLL = 5.0  # seconds between looks at SLURM
-DAY = 24 * 60  # minutes that a job may take, unless timeout_min says otherwise: submitit's own default is five
-REQUEUES = 100  # times that a job which was preempted or ran out of time is queued again
+STOPS = 100  # times that a cell is begun again which somebody else stopped
+PATIENCE = 120.0  # seconds that a tool may take to save and end; in a job: until its time is over
 LOOK = 0.2  # seconds between looks at what runs
 
 
@@ -53,11 +55,19 @@ class Here:
                 self.free.append(slot)
 
     def stop(self) -> None:
-        """Every tool saves and ends; the same command goes on."""
+        """Every tool saves and ends; the same command goes on. One that does not end in PATIENCE hangs, and is killed."""
         self.stopping = True
         for process in list(self.processes.values()):
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
+        timer = threading.Timer(PATIENCE, self.kill)
+        timer.daemon = True
+        timer.start()
+
+    def kill(self) -> None:
+        for process in list(self.processes.values()):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
     def close(self) -> None:
         self.pool.shutdown()
@@ -70,16 +80,32 @@ class Job:
         self.process: subprocess.Popen | None = None
 
     def __call__(self, cell: Cell) -> str:
-        return perform(cell, {}, lambda process: setattr(self, "process", process))
+        state = perform(cell, {}, lambda process: setattr(self, "process", process))
+        if state == "stopped":
+            slurm.settle()
+            if slurm.requeue():  # the same job goes on, or was cancelled: a result would make the runner submit another
+                raise SystemExit(Stopped.code)
+        return state
 
     def checkpoint(self, cell: Cell):
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
-            self.process.terminate()
-            # not its wait(): a signal's handler is here, in the thread that waits in `perform` and holds that lock
-            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+            self._end(self.process)
         return DelayedSubmission(Job(), cell)
+
+    def _end(self, process: subprocess.Popen) -> None:
+        """Its tool saves and ends, or is killed while there is time to queue the job again.
+
+        Not by wait(): a signal's handler is here, in the thread that waits in `perform` and holds that lock.
+        """
+        end = time.monotonic() + slurm.NOTICE / 2
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended
+            os.kill(process.pid, signal.SIGTERM)
+            while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+                if time.monotonic() > end:
+                    os.kill(process.pid, signal.SIGKILL)
+                time.sleep(LOOK)
 
 
 class Cluster:
@@ -95,31 +121,44 @@ class Cluster:
         self.pause, self.again = (POLL, 60.0) if cluster == "slurm" else (0.1, AGAIN)
         jobs = Path("runs") / "cells" / "jobs"
         try:
-            self.executor = submitit.AutoExecutor(folder=jobs, cluster=cluster, slurm_max_num_timeout=REQUEUES)
-            self.executor.update_parameters(**{"timeout_min": DAY} | settings)
+            self.executor = submitit.AutoExecutor(folder=jobs, cluster=cluster, slurm_max_num_timeout=slurm.REQUEUES)
+            minutes = slurm.longest(settings.get("slurm_partition")) if cluster == "slurm" else slurm.DAY
+            ours = {"timeout_min": minutes, "slurm_signal_delay_s": slurm.NOTICE, "name": "reproduce"}
+            self.executor.update_parameters(**ours | settings)
         except (RuntimeError, NameError, TypeError, AssertionError) as error:  # no srun; an unknown parameter or wrong value
             raise ValueError(f"launcher=slurm: {' '.join(str(error).split())[:300]}") from error
         self.jobs: list = []
         self.stopping = False
 
     def start(self, cell: Cell) -> Future:
-        job, future = self.executor.submit(Job(), cell), Future()
+        try:
+            job, future = self.executor.submit(Job(), cell), Future()
+        except Exception as error:  # whatever sbatch says is in the message of an exception of submitit's
+            raise ValueError(f"launcher=slurm: the job was not taken: {sweep.reason(str(error))}") from error
         self.jobs.append(job)
         threading.Thread(target=self._watch, args=(job, future), daemon=True).start()
         return future
 
     def _watch(self, job, future: Future) -> None:
-        while not job.done():
-            time.sleep(self.pause)
+        while not sweep.ended(job, force=self.stopping):  # unforced, submitit asks ever less often
+            time.sleep(min(self.pause, 1.0) if self.stopping else self.pause)
         try:
-            future.set_result(job.result())
-        except Exception as error:  # submitit tells how the job died
+            if self.stopping and not job.paths.result_pickle.exists():
+                future.set_result("stopped")
+            elif why := sweep.failure(job):
+                future.set_exception(RunError(why))
+            else:
+                future.set_result(job.result())
+        except Exception as error:  # a result that cannot be read
             future.set_exception(error)
 
     def stop(self) -> None:
         self.stopping = True
         for job in self.jobs:
-            job.cancel()
+            job.cancel(check=False)
+
+    def kill(self) -> None:
+        pass  # SLURM does
 
     def close(self) -> None:
         pass
@@ -133,10 +172,13 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
     todo = {cell.id: cell for cell in urgent(cells)}
     ended = {id: "done" for id, cell in todo.items() if cell.done}
     tries: dict[str, int] = dict.fromkeys(todo, 0)
+    stops: dict[str, int] = dict.fromkeys(todo, 0)
     running: dict[Future, Cell] = {}
     later: dict[str, float] = {}  # another runner has them: when to look again
     with _signals(launcher):
         while len(ended) < len(todo):
+            if signals.requested() and not launcher.stopping:
+                launcher.stop()
             at_work = {cell.id for cell in running.values()}
             for id, cell in todo.items():
                 needs = [ended.get(needed.id) for _, needed in cell.needs]
@@ -167,8 +209,8 @@ def run(cells: Sequence[Cell], launcher: Here | Cluster, say: Callable[[str, Cel
                     later[cell.id] = time.monotonic() + launcher.again
                 elif state == "failed" and tries[cell.id] < TRIES and not launcher.stopping:
                     say(f"failed ({cell.why}); again", cell, len(ended), len(todo))
-                elif state == "stopped" and not launcher.stopping:
-                    continue  # somebody stopped the tool, not us: it goes on
+                elif state == "stopped" and not launcher.stopping and stops[cell.id] < STOPS:
+                    stops[cell.id] += 1  # somebody stopped the tool, not us: it goes on
                 else:
                     ended[cell.id] = state
                     say(state, cell, len(ended), len(todo))
@@ -198,14 +240,14 @@ def _outcome(future: Future, cell: Cell, launcher: Here | Cluster) -> str:
 
 @contextlib.contextmanager
 def _signals(launcher):
-    """SIGTERM and Ctrl-C: every tool saves and ends."""
-    caught = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda *_: launcher.stop()) for number in caught}
+    """A signal makes every tool save and end (asked for in the loop); a second Ctrl-C kills them."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with signals.deferred():
+            yield
+            signals.answered()
+    except KeyboardInterrupt:
+        launcher.kill()
+        raise
 
 
 def printed(cells: Sequence[Cell]) -> str:

@@ -18,7 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core import checkpoint, command
+from core import checkpoint, command, signals
+from core.errors import Stopped
 from core.machine import code, hardware, versions
 from experiments import launch
 from experiments.cells import ROOT, Cell, ordered, paths
@@ -39,11 +40,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slurm", nargs="*", default=[], metavar="NAME=VALUE", help="submitit's parameters")
     parser.add_argument("--keep", action="store_true", help="copy the table to experiments/tables/measured")
     given = parser.parse_args(argv)
-    try:
-        return reproduce(given)
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    with signals.installed("experiments.reproduce"):
+        try:
+            return reproduce(given)
+        except ValueError as error:
+            signals.say(f"error: {' '.join(str(error).split())}")
+            return 2
+        except signals.StopRequest as stop:
+            signals.say(stop)
+            return Stopped.code
+        except KeyboardInterrupt:
+            return 130
 
 
 def reproduce(given) -> int:
@@ -77,7 +84,7 @@ def reproduce(given) -> int:
         print(f"no figure: {why}", file=sys.stderr)
     if "stopped" in ended.values():
         print("stopped: the same command goes on", file=sys.stderr)
-        return 75
+        return Stopped.code
     return 0 if drawn and not failed and not missing else 1
 
 

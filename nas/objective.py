@@ -36,6 +36,7 @@ from vision.augment import Recipe
 
 BANK = 10_000  # training images that vote, evenly drawn
 BATCH = 64  # of latency_batch
+PATIENCE = 120.0  # seconds that a training may take to save and end
 STARTUP = 1800  # seconds: the longest that a training may take to its first step
 SCORED = 64  # images that a proxy sees at a time
 OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
@@ -284,7 +285,11 @@ def launched(module: str, words, out: Path, tick: Callable[[int], None]) -> None
         finally:
             if child.poll() is None:
                 child.terminate()
-                child.wait()
+                try:
+                    child.wait(PATIENCE)
+                except subprocess.TimeoutExpired:  # it hangs
+                    child.kill()
+                    child.wait()
     if child.returncode == Stopped.code:
         raise Stopped("stopped by a signal; the same command goes on")
     if child.returncode:

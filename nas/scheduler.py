@@ -6,7 +6,6 @@ worker ever waits for another, and a promotion goes on from the trial's own chec
 """
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from optuna.trial import TrialState
 
+from core import signals
 from core.errors import RunError, Stopped
 from nas import sampler
 from nas.ledger import Entry, Ledger, Lost, Watch, asked
@@ -121,11 +121,14 @@ class Worker:
         self.watch, self.stop, self.exhausted = Watch(ledger, plan.interval), False, False
 
     def run(self) -> None:
-        """Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, RunError where nothing succeeds."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._catch)
+        """Raises Stopped after a signal that asks to stop, RunError where nothing succeeds."""
+        with signals.deferred():
+            self._run()
+            signals.answered()  # it came when all was done
+
+    def _run(self) -> None:
         while True:
-            if self.stop:
+            if self.stopped():
                 raise Stopped("stopped by a signal; the same command goes on")
             self.watch.look()
             job = self.next()
@@ -136,10 +139,8 @@ class Worker:
                 continue
             self.do(job)
 
-    def _catch(self, number, frame) -> None:
-        if number == signal.SIGINT and self.stop:
-            raise KeyboardInterrupt
-        self.stop = True
+    def stopped(self) -> bool:
+        return self.stop or signals.requested() is not None
 
     def next(self) -> int | None:
         """A trial that is ours to work on; WAIT while others may yet free one; None at the end."""
@@ -176,7 +177,7 @@ class Worker:
                 return
             rungs, goal = list(entry.rungs), max(1, entry.goal)
             ledger.set(id, "goal", goal)
-            choice, beat = entry.choice, Beat(ledger, id, plan.interval, lambda: self.stop)
+            choice, beat = entry.choice, Beat(ledger, id, plan.interval, self.stopped)
             for epochs in plan.halving.rungs[len(rungs) : goal]:
                 figures = self.evaluator.advance(choice, ledger.entry(id), epochs, beat)
                 values = [float((figures | entry.costs)[name]) for name in plan.objectives]
@@ -201,7 +202,7 @@ class Worker:
     def propose(self, id: int) -> bool:
         """Choose for this trial what no other has; False where nothing is left."""
         ledger, plan, again, judge = self.ledger, self.plan, 0, self.evaluator
-        beat = Beat(ledger, id, plan.interval, lambda: self.stop)
+        beat = Beat(ledger, id, plan.interval, self.stopped)
 
         def built(make: Callable) -> Callable:
             def make_or_say(of):

@@ -7,14 +7,13 @@ This process trains nothing. It starts workers, looks after them, shows how the 
 stopped at any time, and the same command goes on. Nothing here imports torch: a mistyped word is answered at once.
 """
 import os
-import signal
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
-from core import command, config, identity
+from core import command, config, identity, signals
 from core.errors import Stopped
 from core.machine import cores
 from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
@@ -42,7 +41,9 @@ def main() -> int:
 
 def begin(words) -> int:
     check(words)
-    return supervise(words)
+    signals.place("; no trial is lost: the same command goes on")
+    with signals.deferred():
+        return supervise(words)
 
 
 def check(words) -> None:
@@ -205,6 +206,10 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            except KeyboardInterrupt:  # a second Ctrl-C
+                for other in self.processes.values():
+                    other.kill()
+                raise
 
 
 def supervise(words) -> int:
@@ -213,17 +218,16 @@ def supervise(words) -> int:
     from nas.ledger import Watch, machine
     from nas.storage import folder
 
-    book, numbers, crew, stopped = ledger(words, anew=True), plan(words), Crew(words), []
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.append(True))
+    book, numbers, crew = ledger(words, anew=True), plan(words), Crew(words)
     watch, view = Watch(book, words.interval), report.View(numbers, words.study)
     owners, supernet = {}, folder(words.study) / "supernet"
     if words.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
         view.say(f"first the supernet: {words.supernet_epochs:g} epochs, in {supernet}")
+    code = None
     for i in range(crew.size):
         crew.start(i)
     try:
-        while (code := crew.tend()) is None and not stopped:
+        while not signals.requested() and (code := crew.tend()) is None:
             entries = book.entries()
             owners |= {e.number: e.owner[0] for e in entries if e.owner[0]}
             view.show(entries)
@@ -238,8 +242,9 @@ def supervise(words) -> int:
         view.show(book.entries())
         view.close()
     report.write(book, numbers, words.study)
-    if stopped:
-        print("stopped; the same command goes on", file=sys.stderr)
+    if signals.requested() and code is None:
+        signals.say("stopped; the same command goes on")
+        signals.answered()
         return Stopped.code
     entries = book.entries()
     if not code and not any(e.rungs for e in entries):

@@ -87,7 +87,7 @@ def run(*words, logs: Path, module: str = "ssl.pretrain", **environment: str) ->
     return start(*words, logs=logs, module=module, **environment).wait()
 
 
-def together(*words, logs: Path, size: int = 2, module: str = "ssl.pretrain") -> list[Started]:
+def together(*words, logs: Path, size: int = 2, module: str = "ssl.pretrain", **environment: str) -> list[Started]:
     """The command as torchrun would start it, `size` processes with their ranks in the environment."""
     import socket
 
@@ -96,6 +96,7 @@ def together(*words, logs: Path, size: int = 2, module: str = "ssl.pretrain") ->
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [{"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(size)]
+    shared = environment | shared
     return [start(*words, logs=Path(logs, str(r)), module=module, **shared, **rank) for r, rank in enumerate(ranks)]
 
 

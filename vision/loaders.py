@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.distributed import World
+from core.distributed import World, leave_to_parent
 from core.method import Batch
 from vision import random
 from vision.augment import Recipe
@@ -103,6 +103,7 @@ class StreamLoader:
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
             pin_memory=device.type == "cuda",
+            worker_init_fn=leave_to_parent,
             generator=torch.Generator(),  # its own: a restart must not move torch's global one
         )
         for crops in loader:

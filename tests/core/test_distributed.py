@@ -1,6 +1,5 @@
 """Processes: sums and their gradients, agreement, who a process is, and how a run of many ends."""
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from processes import forked, on
 from torch import Tensor, nn
 
 from core import distributed, machine
-from core.distributed import Agreement, environment, gather, local_rows, mean, rank, total, world_size, wrap
+from core.distributed import Agreement, gather, local_rows, mean, rank, total, world_size, wrap
 
 ROOT = Path(__file__).resolve().parents[2]
 B, D = 3, 2
@@ -136,42 +135,7 @@ def test_the_tests_own_helper_shows_the_first_error_and_ends():
     assert time.monotonic() - start < 30
 
 
-# ---- who this process is
-
-TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-SRUN = {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "8(x2)"}
-SRUN |= {"SLURM_JOB_ID": "4242", "SLURM_JOB_NODELIST": "node[1-2]"}
-
-
-@pytest.mark.parametrize(("variables", "expected"), [
-    ({}, None),
-    (TORCHRUN, (5, 8, 1, 4)),
-    ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1, 0, 1)),
-    (SRUN, (9, 16, 1, 8)),
-    (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "4,2"}, (9, 16, 1, 4)),
-    (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, None),  # a batch script, or srun of one task: alone
-    ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # sbatch without srun has no step
-    (SRUN | TORCHRUN, (5, 8, 1, 4)),  # torchrun inside srun: torchrun knows
-])
-def test_environment(variables, expected, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_")):
-            monkeypatch.delenv(name)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert environment() == expected
-
-
-def test_slurm_names_the_first_host_and_a_port_of_the_job(monkeypatch):
-    for name, value in SRUN.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MASTER_PORT", raising=False)
-    monkeypatch.setenv("MASTER_ADDR", "")
-    answer = subprocess.CompletedProcess([], 0, stdout="node1\nnode2\n")
-    monkeypatch.setattr(subprocess, "run", lambda words, **_: answer if words[-1] == "node[1-2]" else None)
-    distributed._slurm_rendezvous()
-    assert os.environ["MASTER_ADDR"] == "node1"
-    assert 1024 < int(os.environ["MASTER_PORT"]) < 65536
+# ---- devices and threads
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "tpu"])
