@@ -1,7 +1,10 @@
 """Images to look for neighbours among: a folder, its features, and faiss's exact search by cosine similarity. No torch here."""
+import contextlib
 import hashlib
+import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,12 +33,20 @@ class Gallery:
     def label(self, i: int) -> str | None:
         """The class: of root/class/…/file the first folder; of root/file none."""
         parts = self.files[i].relative_to(self.root).parts
-        return parts[0] if len(parts) > 1 else None
+        return printable(parts[0]) if len(parts) > 1 else None
+
+    def name(self, i: int) -> str:
+        return printable(self.files[i].name)
 
     def nearest(self, features: np.ndarray, count: int) -> list[tuple[int, float]]:
         """Features D → (number, cosine similarity) of the `count` nearest, the nearest first."""
         similarities, numbers = self.index.search(_unit(features[None]), min(count, len(self)))
         return [(int(i), float(s)) for i, s in zip(numbers[0], similarities[0], strict=True)]
+
+
+def printable(name: str) -> str:
+    """A file name as text, also where its bytes are no UTF-8: JSON could not hold it otherwise."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
@@ -54,9 +65,9 @@ def read(root: Path, model: Model, megapixels: float, kept: Path) -> tuple[Galle
     if not files:
         raise ValueError(f"gallery={root} holds no image")
     cache = kept / f"{_fingerprint(root, files, model)}.npz"
-    if cache.exists():
-        with np.load(cache, allow_pickle=False) as found:
-            good, features, skipped = found["good"], found["features"], dict(zip(found["bad"], found["why"], strict=True))
+    known = _kept(cache)
+    if known is not None:
+        good, features, skipped = known
     else:
         good, features, skipped = _described(files, model, megapixels)
         if len(good):
@@ -100,15 +111,33 @@ def _counted(starts: range, total: int) -> Iterator[int]:
 
 def _fingerprint(root: Path, files: list[Path], model: Model) -> str:
     digest = hashlib.sha256(model.path.read_bytes())
+    digest.update(json.dumps(model.preprocessing.json, sort_keys=True).encode())
     for path in files:
         stat = path.stat()
-        digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.relative_to(root)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
     return digest.hexdigest()[:16]
 
 
+def _kept(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
+    """What `_keep` wrote; None where it is not there or not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return found["good"], found["features"], dict(zip(found["bad"], found["why"], strict=True))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
 def _keep(path: Path, **arrays) -> None:
-    """Whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not there. Where the folder cannot be written, the next start computes the features again."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(temporary, **arrays)
-    temporary.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, **arrays)
+        if _kept(temporary) is None:
+            raise OSError("it was not read as it was written")
+        temporary.rename(path)
+    except OSError as error:
+        print(f"note: features of the gallery are not kept in {path.parent}: {error.strerror or error}", file=sys.stderr)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
-from vision.decode import NoImage, TooLarge, Unreadable, decode
+from vision.decode import NoImage, TooLarge, Unreadable
+from vision.preprocess import Preprocessing
 
 
 class Refused(Exception):
@@ -49,6 +49,7 @@ class Model:
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             self.says = json.loads(self.session.get_modelmeta().custom_metadata_map["nolabel"])
+            self.preprocessing = Preprocessing.of(self.says.get("preprocessing", self.says))  # older files: the same way
         except Exception as error:  # onnxruntime's have no common class
             why = " ".join(str(error).split())[:160]
             raise ValueError(f"model={path} is no ONNX file of deploy.export: {type(error).__name__}: {why}") from error
@@ -64,27 +65,17 @@ class Model:
         return Outputs(found.get("logits"), found["features"])
 
     def taken(self, body: bytes, megapixels: float) -> np.ndarray:
-        """An upload → C,S,S as the file takes it, resized by antialiased bilinear interpolation as for training.
-
-        Raises Refused.
-        """
-        side, channels = self.says["size"], self.says["channels"]
-        image = opened(body, megapixels, "L" if channels == 1 else "RGB")
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image).reshape(side, side, channels).transpose(2, 0, 1)
-        if self.says["preprocess"]:
-            return np.ascontiguousarray(pixels)
-        mean, std = (np.array(self.says[key], np.float32)[:, None, None] for key in ("mean", "std"))
-        return (pixels.astype(np.float32) / 255 - mean) / std
+        """An upload → C,S,S as the file takes it, made as for evaluation (vision/preprocess.py).  Raises Refused."""
+        pixels = read(body, megapixels, self.preprocessing)
+        return np.ascontiguousarray(pixels) if self.says["preprocess"] else self.preprocessing.normalized(pixels)
 
 
-def opened(body: bytes, megapixels: float, mode: str) -> Image.Image:
-    """An upload → its image, as `vision.decode` has it.  Raises Refused."""
+def read(body: bytes, megapixels: float, how: Preprocessing) -> np.ndarray:
+    """An upload → C,S,S uint8.  Raises Refused."""
     if not body:
         raise Refused(400, "the body is empty; send an image")
     try:
-        return decode(io.BytesIO(body), mode=mode, most=int(megapixels * 1e6))
+        return how.read(io.BytesIO(body), most=int(megapixels * 1e6))
     except Unreadable as error:
         status = 413 if isinstance(error, TooLarge) else 415 if isinstance(error, NoImage) else 400
         raise Refused(status, f"the image cannot be used: {error}") from error

@@ -1,4 +1,6 @@
 """A trained file as one module that can leave: images in, logits or features out."""
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from core.errors import RunError
+from deploy import resize_graph
 from linear_eval.features import evenly, images_of, plain
 from linear_eval.knn import knn_accuracy
 from vision import artifact, datasets, encoders
@@ -19,7 +22,7 @@ BANK = 10_000  # training images whose features vote, for an encoder
 class Portable(nn.Module):
     """B,C,S,S float32, normalised → logits B,K and features B,D of a classifier, features B,D of an encoder.
 
-    preprocess: B,C,H,W uint8 of any size instead; resized by antialiased bilinear interpolation, as torchvision does.
+    preprocess: B,C,H,W uint8 of any size instead; the center square is taken as for evaluation (deploy/resize_graph.py).
     """
 
     def __init__(self, model: nn.Module, card: artifact.Card, preprocess: bool):
@@ -30,8 +33,7 @@ class Portable(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.preprocess:
-            side = self.card.spec.image_size
-            images = F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", antialias=True)
+            images = resize_graph.center_square(images, self.card.spec.image_size) / 255
             images = (images - self.mean) / self.std
         features = artifact.encoder_in(self.model)(images)
         return (features,) if self.card.classes is None else (self.model.head(features), features)
@@ -46,7 +48,8 @@ class Portable(nn.Module):
         """What whoever runs its file must know: how the input is made, and the classes' names."""
         spec, card = self.card.spec, self.card
         return {"encoder": spec.name, "preprocess": self.preprocess, "size": spec.image_size, "channels": spec.channels,
-                "mean": list(card.mean), "std": list(card.std), "classes": card.classes and list(card.classes)}
+                "mean": list(card.mean), "std": list(card.std), "classes": card.classes and list(card.classes),
+                "preprocessing": card.preprocessing.json}
 
     def example(self, count: int) -> Tensor:
         """Noise of the shape that it takes, the same each time."""
@@ -102,10 +105,25 @@ def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets
     return knn_accuracy(known, bank.labels, torch.from_numpy(found), split.labels, len(data.classes))
 
 
-def write_gallery(data: datasets.Dataset, folder: Path, count: int) -> None:
-    """`count` training images, evenly drawn, as PNG files in a folder a class: what `deploy.serve --gallery` looks among."""
-    for index in evenly(len(data.train), count):
-        pixels = data.train.resized(index[None], data.image_size)[0].permute(1, 2, 0).numpy()  # H,W,C
-        path = folder / data.classes[int(data.train.labels[index])].replace("/", "-") / f"{int(index):06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.squeeze()).save(path)
+def write_gallery(data: datasets.Dataset, folder: Path, count: int, size: int | None = None) -> None:
+    """`count` training images, evenly drawn, as PNG files in a folder a class: what `deploy.serve --gallery` looks among.
+
+    size: the encoder's input in pixels; a file of that size is taken as it is, so that its features are those of evaluation.
+    None: the data's own.  Files are read again before the folder gets its name.  Raises RunError where one is not what it was.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        for index in evenly(len(data.train), count):
+            pixels = data.train.resized(index[None], size or data.image_size)[0].permute(1, 2, 0).numpy()  # H,W,C
+            name = data.classes[int(data.train.labels[index])].replace("/", "-")
+            path = temporary / name / f"{int(index):06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(path)
+            with Image.open(path) as image:
+                if not np.array_equal(np.asarray(image).reshape(pixels.shape), pixels):
+                    raise RunError(f"{folder}: {path.name} was not read as it was written; is the disk in order?")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core import command, config
 from core.identity import identity
+from deploy.compare import CLOSE, difference, reason
 from deploy.words import KINDS, PruneWords, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ TOOL = config.Tool(
     summary="Prune an encoder: python -m deploy.prune --encoder runs/y/classifier.safetensors --keep 0.5",
     words=PruneWords,
 )
+WAY_OUT = "use --kind unstructured, or another encoder"
 STEPS, MOST = 100, 0.95  # of pruning: how many there may be, and the share of a layer's channels that may leave
 
 
@@ -69,14 +71,19 @@ def structured(model, encoder, keep: float, multiple: int):
             if cost.macs(encoder) <= most:
                 break
             pruner.step()
-    except (RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"encoder={spec.name} cannot be pruned by channels: {' '.join(str(error).split())[:160]}") from error
+    except Exception as error:  # torch-pruning follows the graph of any model, and fails in as many ways
+        raise ValueError(f"encoder={spec.name} cannot be pruned by channels ({reason(error)}); {WAY_OUT}") from error
     if cost.macs(encoder) > most:
         raise ValueError(f"keep={keep:g}: {spec.name} keeps {cost.macs(encoder) / most * keep:.0%} at the least")
-    unpruned = encoders.build(replace(spec, pruned={}))
-    encoder.spec = replace(spec, pruned=pruned.shapes(encoder, unpruned))
-    with torch.no_grad():
-        encoder.dim = encoder(images).shape[1]
+    try:
+        unpruned = encoders.build(replace(spec, pruned={}))
+        encoder.spec = replace(spec, pruned=pruned.shapes(encoder, unpruned))
+        with torch.no_grad():
+            encoder.dim = encoder(images).shape[1]
+        encoders.build(encoder.spec).load_state_dict(encoder.state_dict())
+    except Exception as error:
+        raise ValueError(f"encoder={spec.name} is pruned by channels to what no file can hold ({reason(error)}); {WAY_OUT}"
+                         ) from error
     return encoder
 
 
@@ -91,6 +98,35 @@ def unstructured(encoder, keep: float) -> None:
     prune.global_unstructured(layers, prune.L1Unstructured, amount=1 - keep)
     for layer, name in layers:
         prune.remove(layer, name)
+
+
+def write_checked(target: Path, content: bytes, model) -> None:
+    """Write a file of ours; it gets its name once it was loaded again and gives the same outputs.  model: what it holds.
+
+    Raises RunError where it does not, and leaves nothing.
+    """
+    import torch
+
+    from core import checkpoint
+    from core.errors import RunError
+    from vision import artifact
+
+    temporary = target.with_name(f".unchecked.{target.name}")
+    spec = artifact.encoder_in(model).spec
+    images = torch.randn(4, spec.channels, spec.image_size, spec.image_size, generator=torch.Generator().manual_seed(0))
+    try:
+        checkpoint.write(temporary, content)
+        again, _ = artifact.load_whole(temporary)
+        with torch.no_grad():
+            by = difference(again(images).numpy(), model.eval()(images).numpy())
+        if not by <= CLOSE:
+            raise RunError(f"{target} was not written: loaded again, its outputs differ by {by:.1e} of the largest, or are not "
+                           "finite")
+        temporary.replace(target)
+    except ValueError as error:
+        raise RunError(f"{target} was not written: it could not be loaded again: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def run(words) -> int:
@@ -119,15 +155,20 @@ def run(words) -> int:
         unstructured(encoder, words.keep)
     after = costs()
     origin = {"tool": TOOL.module, "words": identity(words), "from": card.origin}
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(target, artifact.dumps(encoder.eval(), card, origin, head, card.classes))
+    encoder.eval()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={out} cannot be written: {error.strerror}; give another out") from error
+    write_checked(target, artifact.dumps(encoder, card, origin, head, card.classes), model)
     kept = {"before": before, "after": after, "words": identity(words), "hardware": hardware(),
             "versions": versions(("torch", "torch-pruning", "timm")), "code": code()}
     checkpoint.write(out / "pruned.json", json.dumps(kept, indent=1) + "\n")
     print("| | before | after | share |\n|---|---|---|---|")
     for name, value in before.items():
         unit = "ms" if "latency" in name else "M"
-        print(f"| {name}, {unit} | {value:.3g} | {after[name]:.3g} | {after[name] / value:.0%} |")
+        share = f"{after[name] / value:.0%}" if value else "-"
+        print(f"| {name}, {unit} | {value:.3g} | {after[name]:.3g} | {share} |")
     print(f"\n{target}: its accuracy is to be won back, by linear_eval.finetune or distill.train --student {target}")
     return 0
 

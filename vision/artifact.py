@@ -1,9 +1,9 @@
 """encoder.safetensors: an encoder's weights and how to rebuild it, in one file. The only thing the tools exchange.
 
-The tensors carry timm's names. The header holds one JSON text under "nolabel": the encoder's spec, its input's
-normalisation, its features, and where it came from. Loading is strict and runs no pickle. A fine-tuned classifier is the
-same file with its last layer in it too: it loads as an encoder wherever one is asked for, and as a whole by
-`load_classifier`.
+The tensors carry timm's names. The header holds one JSON text under "nolabel": the encoder's spec, how images are made
+into its input (vision/preprocess.py; files without that entry mean the same way), its features, and where it came from.
+Loading is strict and runs no pickle. A fine-tuned classifier is the same file with its last layer in it too: it loads as an
+encoder wherever one is asked for, and as a whole by `load_classifier`.
 """
 import json
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from torch import nn
 
 from vision import attention, cifar, classic, encoders, searched
 from vision.augment import Recipe
+from vision.preprocess import Preprocessing, check_known
 
 FORMAT = 1
 HEAD = ".classifier."  # torch refuses modules and parameters without a name, so no model's own name starts with a dot
@@ -32,6 +33,11 @@ class Card:
     dim: int
     origin: dict
     classes: tuple[str, ...] | None = None  # of the classifier that the file holds too
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What makes an image into the encoder's input."""
+        return _preprocessing(self.spec, self)
 
 
 class Classifier(nn.Module):
@@ -55,10 +61,11 @@ def dumps(
     header = {
         "format": FORMAT,
         "encoder": encoder.spec.json,
-        "mean": [round(float(m), 6) for m in recipe.mean],
-        "std": [round(float(s), 6) for s in recipe.std],
+        "mean": _digits(recipe.mean),
+        "std": _digits(recipe.std),
         "dim": encoder.dim,
         "origin": origin,
+        "preprocessing": _preprocessing(encoder.spec, recipe).json,
     }
     state = encoder.state_dict()
     if head is not None:
@@ -67,6 +74,14 @@ def dumps(
         state = state | {HEAD + name: t for name, t in head.state_dict().items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     return safetensors.torch.save(tensors, {"nolabel": json.dumps(header, sort_keys=True)})
+
+
+def _preprocessing(spec: encoders.Spec, recipe: Recipe | Card) -> Preprocessing:
+    return Preprocessing(spec.image_size, spec.channels, tuple(_digits(recipe.mean)), tuple(_digits(recipe.std)))
+
+
+def _digits(values) -> list[float]:
+    return [round(float(value), 6) for value in values]
 
 
 def read_card(path: str | Path) -> Card:
@@ -79,6 +94,7 @@ def read_card(path: str | Path) -> Card:
             header = json.loads((file.metadata() or {})["nolabel"])
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
+        check_known(header.get("preprocessing", {}))
         spec = encoders.Spec.of(header["encoder"])
         classes = tuple(header["classes"]) if "classes" in header else None
         return Card(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
@@ -90,12 +106,13 @@ def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, Card
     """The encoder in evaluation mode, and its card.  Strict: every weight must be there and fit. A classifier's last layer
     is left out.
 
-    several_sizes: a transformer is to take other sizes than its own too (`encoders.create`).
+    several_sizes: it is to take other sizes than its own too (`encoders.create`).
     """
     card = read_card(path)
     if several_sizes and "img_size" in card.spec.arguments:
         card = replace(card, spec=replace(card.spec, arguments=card.spec.arguments | {"dynamic_img_size": True}))
-    encoder = encoders.build(card.spec)
+    encoder = encoders.build_resizable(card.spec)
+    card = replace(card, spec=encoder.spec)
     weights, _ = _tensors(path, card)
     _fill(encoder, weights, path, card)
     return encoder.eval(), card
@@ -149,9 +166,10 @@ def _line(error: Exception) -> str:
 
 
 def snippet(card: Card, path: str) -> str:
-    """A few lines of plain timm that load the file: what report.md and the README show.
+    """A few lines of plain timm that load the file and make its input: what report.md and the README show.
 
-    Models that timm lacks need one line of ours more, which puts them into its registry.
+    They leave `model` and `prepare`, a PIL image → 1,C,S,S.  Models that timm lacks need one line of ours more, which puts
+    them into its registry.
     """
     spec = card.spec
     extra = "".join(f", {k}={v!r}" for k, v in spec.arguments.items())
@@ -163,8 +181,20 @@ def snippet(card: Card, path: str) -> str:
         f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
         *_surgery(spec),
         f"model.load_state_dict({weights})",
+        *_input(card.preprocessing),
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _input(how: Preprocessing) -> list[str]:
+    """The lines that make the encoder's input, in torchvision, which timm needs anyway."""
+    mode, size = ("L" if how.channels == 1 else "RGB"), how.size
+    normalize = f"v2.ToDtype(torch.float32, scale=True), v2.Normalize({list(how.mean)}, {list(how.std)})"
+    return [
+        "from torchvision.transforms import v2; from PIL import ImageOps",
+        f"steps = v2.Compose([v2.Resize({size}), v2.CenterCrop({size}), v2.PILToTensor(), {normalize}])",
+        f"prepare = lambda image: steps(ImageOps.exif_transpose(image).convert({mode!r}))[None]",
+    ]
 
 
 def _surgery(spec: encoders.Spec) -> list[str]:

@@ -45,7 +45,11 @@ def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
         encoder = encoders.create(words.encoder, channels, size, words.stem, words.pretrained, local, attention)
     if scratch:
         encoder = encoders.build(encoder.spec)
-    return encoder.train(), Recipe(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **recipe)
+    views = Recipe(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **recipe)
+    if local and (why := encoders.unfit_reason(encoder, views.local_size)):
+        raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {views.local_size} px "
+                         f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
+    return encoder.train(), views
 
 
 def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[int] = ()) -> torch.dtype | None:

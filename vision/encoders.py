@@ -11,7 +11,7 @@ worth more. Published weights come by timm's names for them, by `hf-hub:owner/mo
 import difflib
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import timm
 import torch
@@ -68,7 +68,7 @@ def create(
     """The encoder that `name` means at this input.
 
     With stem="auto", small inputs get the small stem where the model works with it; pretrained weights keep their own.
-    several_sizes: a transformer is to take other sizes than image_size too (multi-crop), its positions interpolated.
+    several_sizes: it is to take other sizes than image_size too (multi-crop); a transformer interpolates its positions.
     attention="cbam": a CBAM behind each stage of a convolutional encoder, untrained also where the rest is pretrained.
     """
     if stem not in STEMS:
@@ -80,11 +80,11 @@ def create(
     if stem == "auto" and image_size <= SMALL_IMAGE and not pretrained:
         try:
             small = "half" if name in NAMED and image_size > 16 else "small"
-            return build(specify(name, channels, image_size, small, several_sizes, attention))
+            return build_resizable(specify(name, channels, image_size, small, several_sizes, attention))
         except Unfit:
             pass  # a stem of several branches, say: leave it whole
     spec = specify(name, channels, image_size, "full" if stem == "auto" else stem, several_sizes, attention)
-    return build(spec, name if pretrained else None)
+    return build_resizable(spec, name if pretrained else None)
 
 
 class Unfit(ValueError):
@@ -171,7 +171,10 @@ def build(spec: Spec, weights: str | None = None) -> nn.Module:
         raise ValueError(f"attention={spec.attention}: there are {', '.join(attentions.KINDS)}")
     model = timm_model(spec, weights)
     if spec.stem != "full":
-        small_stem(model, spec.channels, spec.image_size, stride=2 if spec.stem == "half" else 1)
+        try:
+            small_stem(model, spec.channels, spec.image_size, stride=2 if spec.stem == "half" else 1)
+        except Exception as error:  # a stem that is built otherwise than all that are known here
+            raise Unfit(f"encoder={spec.name} has a stem that stem={spec.stem} cannot replace: {_line(error)}") from error
     model.spec = spec
     model.dim = _features(model, spec)
     if spec.attention == "cbam":
@@ -180,6 +183,46 @@ def build(spec: Spec, weights: str | None = None) -> nn.Module:
         pruned.reshape(model, spec.pruned)
         model.dim = _features(model, spec)
     return model
+
+
+def build_resizable(spec: Spec, weights: str | None = None) -> nn.Module:
+    """`build`; where a model does not know the spec's `dynamic_img_size`, without it.
+
+    Raises Unfit where the model then takes its own size alone.
+    """
+    try:
+        return build(spec, weights)
+    except Unfit:
+        if "dynamic_img_size" not in spec.arguments:
+            raise
+    arguments = {name: value for name, value in spec.arguments.items() if name != "dynamic_img_size"}
+    model = build(replace(spec, arguments=arguments), weights)
+    if not any(unfit_reason(model, size) is None for size in _other_sizes(model)):
+        raise Unfit(
+            f"encoder={spec.name} takes images of {spec.image_size} px alone, and local crops are smaller; set "
+            "augment.local.views=0, or use an encoder that takes several sizes, such as resnet18 or vit_tiny_patch16_224"
+        )
+    return model
+
+
+def _other_sizes(model: nn.Module) -> list[int]:
+    """Some smaller than the model's own: multiples of its patch, and of 32 as models with windows need."""
+    whole, patch = model.spec.image_size, patch_size(model)
+    sizes = {round(whole * share / patch) * patch for share in (0.25, 0.43, 0.5, 0.75)} | {*range(32, whole, 32)}
+    return sorted(size for size in sizes if 0 < size < whole)
+
+
+@torch.no_grad()
+def unfit_reason(model: nn.Module, size: int) -> str | None:
+    """Why an encoder does not take images of this size, in pixels; None where it does."""
+    was_training, like = model.training, next(model.parameters())
+    try:
+        model.eval()(torch.zeros(2, model.spec.channels, size, size, device=like.device))
+    except Exception as error:  # timm's models fail in many ways
+        return _line(error)
+    finally:
+        model.train(was_training)
+    return None
 
 
 def timm_model(spec: Spec, weights: str | None = None) -> nn.Module:
@@ -199,7 +242,7 @@ def _features(model: nn.Module, spec: Spec) -> int:
     try:
         with torch.no_grad():
             shape = model.eval()(torch.zeros(2, spec.channels, spec.image_size, spec.image_size)).shape
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except Exception as error:  # IndexError, ZeroDivisionError, TypeError …: as many ways as timm has models
         raise Unfit(f"encoder={spec.name} does not take {spec.image_size} px images: {_line(error)}") from error
     finally:
         model.train(was_training)

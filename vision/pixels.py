@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision rounds it
+from vision.preprocess import GREY
+
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 SOLARIZE_AT = 128 / 255
 

@@ -1,12 +1,13 @@
 """Encoders whose layers are narrower than timm builds them: structured pruning leaves each layer a width of its own.
 
-A pruned encoder is its unpruned self with some layers made narrower; the shapes of their weights are all one has to know.
+A pruned encoder is its unpruned self with some layers made narrower; the shapes of their weights, and the groups of grouped
+convolutions, are all one has to know.
 """
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Shapes = dict[str, tuple[int, ...]]  # a layer's name → its weight's shape
+Shapes = dict[str, tuple[int, ...]]  # a layer's name → its weight's shape; of a grouped convolution the groups too
 
 
 def shapes(model: nn.Module, unpruned: nn.Module) -> Shapes:
@@ -15,12 +16,20 @@ def shapes(model: nn.Module, unpruned: nn.Module) -> Shapes:
     if {*model.state_dict()} != {*unpruned.state_dict()}:
         raise ValueError("a pruned encoder must have the unpruned one's tensors, smaller")
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, torch.Tensor) and weight.shape != before[name].weight.shape:
-            if not isinstance(module, (nn.Conv2d, nn.Linear, _BatchNorm)):
-                raise ValueError(f"{name}: a {type(module).__name__} cannot be pruned here")
-            found[name] = tuple(weight.shape)
+        changed = [part for part, tensor in module.named_parameters(recurse=False)
+                   if tensor.shape != getattr(before[name], part).shape]
+        if changed and not isinstance(module, (nn.Conv2d, nn.Linear, _BatchNorm)):
+            raise ValueError(f"{name}: a {type(module).__name__} cannot be pruned here")
+        if changed or getattr(module, "groups", 1) != getattr(before[name], "groups", 1):
+            shape = tuple(module.weight.shape)
+            usual = not isinstance(module, nn.Conv2d) or module.groups == _groups(shape, before[name])
+            found[name] = shape if usual else (*shape, module.groups)
     return found
+
+
+def _groups(shape: tuple[int, ...], unpruned: nn.Conv2d) -> int:
+    """Of a convolution whose shape alone was written: right for depthwise ones, which keep a group a channel."""
+    return shape[0] // shape[1] if unpruned.groups > 1 else 1
 
 
 def reshape(model: nn.Module, to: Shapes) -> nn.Module:
@@ -28,9 +37,9 @@ def reshape(model: nn.Module, to: Shapes) -> nn.Module:
     for name, shape in to.items():
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Conv2d):
-            depthwise = layer.groups > 1
-            layer.out_channels, layer.groups = shape[0], shape[0] // shape[1] if depthwise else 1
-            layer.in_channels = shape[1] * layer.groups
+            *shape, groups = shape if len(shape) == 5 else (*shape, _groups(shape, layer))
+            layer.out_channels, layer.groups = shape[0], groups
+            layer.in_channels = shape[1] * groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = shape
         elif isinstance(layer, _BatchNorm):

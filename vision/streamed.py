@@ -22,6 +22,7 @@ from torch import Tensor
 from core.machine import cores
 from vision.decode import Unreadable, decode, reason
 from vision.listing import printable
+from vision.preprocess import DRAFT, center_square
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -77,14 +78,13 @@ class Streamed:
         raise ValueError("no image can be read any more, first: " + first_skipped(self.skipped))
 
     def resized(self, indices: Tensor, size: int) -> Tensor:
-        """→ B,3,size,size uint8: torchvision's Resize(size), CenterCrop(size), of the file that `readable` gives.
+        """→ B,3,size,size uint8: the center square (vision/preprocess.py) of the file that `readable` gives.
 
-        A JPEG's own downscaling goes no further than 2 × size, so that it shows little in the result. Where `skipped`
-        has grown meanwhile, a file stands for its neighbour in path order, mostly of the same class.
+        Where `skipped` has grown meanwhile, a file stands for its neighbour in path order, mostly of the same class.
         """
 
         def one(index: int) -> np.ndarray:  # size,size,3
-            return np.asarray(_centre(self.readable(index, at_least=2 * size)[0], size))
+            return np.asarray(center_square(self.readable(index, at_least=DRAFT * size)[0], size))
 
         threads = 1 if torch.utils.data.get_worker_info() else _threads()
         with ThreadPoolExecutor(threads) as pool:
@@ -174,17 +174,6 @@ class Files(Streamed):
 
     def _open(self, row: int) -> BinaryIO:
         return open(self._path(row), "rb")
-
-
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    """Short side to `size`, then the centre square, in one step: a 1 × 10,000 strip never becomes 224 × 2,240,000."""
-    box = []
-    for side in image.size:
-        scaled = int(size * side / min(image.size))  # torchvision's rounding, of the side …
-        start = round((scaled - size) / 2)  # … and of the crop
-        box.append((start * side / scaled, (start + size) * side / scaled))
-    (left, right), (top, bottom) = box
-    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
 
 
 def _threads() -> int:
