@@ -8,7 +8,7 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,17 +171,22 @@ def fingerprint(encoder: nn.Module) -> str:
 
 
 @torch.no_grad()
-def calibrated(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor, device: torch.device) -> nn.Module:
+def calibrated(
+    encoder: nn.Module, images: Tensor | Iterable[Tensor], mean: Tensor, std: Tensor, device: torch.device
+) -> nn.Module:
     """A copy whose BatchNorm statistics are the data's: without, an untrained encoder is blamed for its initial ones.
 
-    images: N,C,S,S uint8, some thousands.
+    images: N,C,S,S uint8, some thousands, or blocks of them that can be iterated over again (linear_eval/samples.py).
     """
     encoder = copy.deepcopy(encoder).train()
     for module in encoder.modules():
         if isinstance(module, SplitBatchNorm):
             module.splits = 1
-    for part in images.split(256) * 10:
-        encoder(plain(part.to(device), mean, std))
+    blocks_of_images = [images] if isinstance(images, Tensor) else images
+    for _ in range(10):
+        for block in blocks_of_images:
+            for part in block.split(256):
+                encoder(plain(part.to(device), mean, std))
     return encoder
 
 

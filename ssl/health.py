@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
-from linear_eval.features import BLOCK, calibrated, evaluating, evenly, pixels_of, rankme
+from linear_eval.features import calibrated, evaluating, pixels_of, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
+from linear_eval.samples import Describe, Sample
 from vision.augment import Recipe, render
 from vision.datasets import Dataset
-from vision.encoders import Spec, fit_channels
 
 BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
 CHECK_EPOCH = 0xFFFFFFFF  # whose views the checks look at: no epoch of training
@@ -27,11 +27,10 @@ NARROW_RANK = 0.05  # of the features' dimensions
 LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
 
 
-@torch.no_grad()
 def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:
-    """Frozen features in evaluation mode.  N,C,S,S uint8 → N,D float32 on the CPU."""
+    """Frozen features of a block in evaluation mode.  B,C,S,S uint8 → B,D float32 on the CPU."""
     with evaluating(encoder):
-        return torch.cat([encoder(recipe.plain(part.to(device))).float().cpu() for part in images.split(BLOCK)])
+        return encoder(recipe.plain(images.to(device))).float().cpu()
 
 
 def feature_std(z: Tensor) -> float:
@@ -64,41 +63,56 @@ class Baselines:
 
 
 class Health:
-    """Looks at an encoder now and then. Holds its images as uint8; knows pixels and the untrained encoder."""
+    """Measures an encoder at intervals, on the same images each time, which are read in blocks (linear_eval/samples.py).
+
+    Keeps the figures of raw pixels and of the untrained encoder.
+    """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, encoder: nn.Module):
         self.recipe, self.device, self.seed = recipe, device, seed
         spec, self.dim = encoder.spec, encoder.dim
         self.classes = dataset.classes
         watched = dataset.validation if len(dataset.validation) > 1 else dataset.pretrain  # a spread needs two images
-        self.watched, self.watched_labels = some(watched, WATCHED, spec)
-        self.bank = None
-        if self.classes and self.watched_labels is not None:
-            self.bank, self.bank_labels = some(dataset.train, BANK, spec)
+        self.watched, self.size = Sample(watched, WATCHED, spec), spec.image_size
+        labelled = self.classes and self.watched.labels is not None
+        self.bank = Sample(dataset.train, BANK, spec) if labelled else None
         self.baselines: Baselines | None = None
         self.history: list[tuple[int, dict]] = []
 
     def measure(self, encoder: nn.Module) -> dict[str, float]:
-        z = features(encoder, self.watched, self.recipe, self.device)
+        """Figures of the encoder; images that cannot be read are in none of them.  Reads every image once."""
+
+        def plain(images: Tensor, positions: Tensor) -> Tensor:
+            return features(encoder, images, self.recipe, self.device)
+
+        watched, (z, *views) = self.watched.describe(plain, *(self.view(encoder, i) for i in range(2)))
         figures = {"feature_std": feature_std(z), "rankme": rankme(z), "uniformity": uniformity(z)}
-        views = [self.features_of_view(encoder, i) for i in range(2)]
         figures["alignment"] = alignment(*views)
         figures["alignment_ratio"] = figures["alignment"] / spread(views[0])
         if self.bank is not None:
-            bank = features(encoder, self.bank, self.recipe, self.device)
-            figures |= self._scores(bank, z)
+            bank, (rows,) = self.bank.describe(plain)
+            figures |= self._scores(bank, rows, watched, z)
         return figures
 
-    def _scores(self, bank: Tensor, z: Tensor) -> dict[str, float]:
-        labelled = bank, self.bank_labels, z, self.watched_labels
+    def _scores(self, bank: Tensor, rows: Tensor, watched: Tensor, z: Tensor) -> dict[str, float]:
+        """bank, watched: positions of the images in their samples, N and M; rows: N,D and z: M,D, their features."""
+        labelled = rows, self.bank.labels[bank], z, self.watched.labels[watched]
         return {"knn": knn_accuracy(*labelled, len(self.classes)), "five_labels": few_labels(*labelled)[0]}
 
     def start(self, encoder: nn.Module) -> None:
         """Measure the baselines; `encoder` has its first, random weights."""
         pixels = {}
-        if self.bank is not None:
-            pixels = self._scores(pixels_of(self.bank), pixels_of(self.watched))
-        self.baselines = Baselines(pixels, self.measure(self.calibrated(encoder)))
+        if self.bank is not None and is_main():
+            (bank, (rows,)), (watched, (z,)) = (s.describe(lambda x, _: pixels_of(x)) for s in (self.bank, self.watched))
+            pixels = self._scores(bank, rows, watched, z)
+        before = self.calibrated(encoder)  # collective, where BatchNorm is
+        self.baselines = broadcast_object(Baselines(pixels, self.measure(before)) if is_main() else None)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Files that this process could not read → why."""
+        samples = [self.watched] if self.bank is None else [self.watched, self.bank]
+        return {path: why for sample in samples for path, why in getattr(sample.split, "skipped", {}).items()}
 
     def calibrated(self, encoder: nn.Module) -> nn.Module:
         return calibrated(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
@@ -152,22 +166,16 @@ class Health:
             word = "weak: views are hardly closer than before training; train longer, or try another optim.lr"
         return f"{word} ({self.describe(figures)})"
 
-    @torch.no_grad()
-    def features_of_view(self, encoder: nn.Module, view: int) -> Tensor:
-        """Features of one augmented view of the watched images, the same view at every check.  → N,D"""
-        indices, size = torch.arange(len(self.watched)), self.watched.shape[2:]
-        draw = self.recipe.views[view].draw(self.seed, CHECK_EPOCH, indices, view, *size)
-        with evaluating(encoder):
-            out = []
-            for rows in indices.split(BLOCK):
-                images = self.watched[rows].to(self.device)
-                x = render(images, draw[rows], self.recipe.size, self.recipe.mean, self.recipe.std)
-                out.append(encoder(x).float().cpu())
-        return torch.cat(out)
+    def view(self, encoder: nn.Module, number: int) -> Describe:
+        """A function to the features of one augmented view of watched images, the same view at every check."""
+        draw = self.recipe.views[number].draw(
+            self.seed, CHECK_EPOCH, torch.arange(len(self.watched)), number, self.size, self.size
+        )
 
+        def describe(images: Tensor, positions: Tensor) -> Tensor:
+            with evaluating(encoder):
+                images = images.to(self.device)
+                x = render(images, draw[positions], self.recipe.size, self.recipe.mean, self.recipe.std)
+                return encoder(x).float().cpu()
 
-def some(split, count: int, spec: Spec) -> tuple[Tensor, Tensor | None]:
-    """At most `count` images of a split, evenly spaced, as the encoder takes them.  → N,C,S,S uint8 and labels."""
-    indices = evenly(len(split), count)
-    images = fit_channels(split.resized(indices, spec.image_size), spec.channels)
-    return images, None if split.labels is None else split.labels[indices]
+        return describe

@@ -86,7 +86,7 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
             run.close()
             if words.report:
                 report.curves(run, health)
-        for skipped in distributed.gather_objects(loader.skipped):
+        for skipped in distributed.gather_objects(loader.skipped | health.skipped):
             dataset.skipped.update(skipped)
         report.skipped(run, dataset.skipped)
         origin = {"tool": TOOL.module, "words": run.identity}

@@ -1,4 +1,5 @@
 """What a person sees of a run: an opening line, a bar, curves, and a page at the end."""
+import itertools
 import json
 import shlex
 
@@ -6,14 +7,15 @@ import torch
 from torch import nn
 
 from core import trackers
-from core.distributed import World, is_main
+from core.distributed import World, gather_objects, is_main
 from core.figures import canvas, drawn
 from core.loop import Plan
 from core.run import ProgressBar, Run, say
-from linear_eval.features import PIXELS, pixels_of
+from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
-from ssl.health import Health, features, some
+from linear_eval.samples import at_most
+from ssl.health import Health, features
 from vision import artifact, augment
 from vision.build import build_encoder
 from vision.datasets import Dataset
@@ -95,24 +97,49 @@ def _curves(rows: list[dict], health: Health):
     return figure
 
 
-def test_scores(health: Health, dataset: Dataset, encoder: nn.Module, before: nn.Module) -> dict[str, dict[str, float]]:
-    """kNN, linear and five-label accuracy on the test split, of the encoder and its baselines. Nothing was chosen on it."""
-    bank, bank_labels = some(dataset.train, BANK, encoder.spec)
-    test, labels = some(dataset.test, TESTED, encoder.spec)
-    sources = {
+def test_scores(
+    health: Health, dataset: Dataset, encoder: nn.Module, before: nn.Module
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Accuracy on the test split of the encoder and its baselines by `frozen_scores`. Nothing was chosen on it.
+
+    → scores by source, none on other processes than the main one; and how many images could not be read: they are in no
+    score. Images are read once, in blocks; features of all are held.  Collective.
+    """
+    describe = {
         "raw pixels": pixels_of,
-        "untrained": lambda x: features(before, x, health.recipe, health.device),
-        "pretrained": lambda x: features(encoder, x, health.recipe, health.device),
+        "untrained": lambda images: features(before, images, health.recipe, health.device),
+        "pretrained": lambda images: features(encoder, images, health.recipe, health.device),
     }
+    size, channels = encoder.spec.image_size, encoder.spec.channels
+    widths = [pixels_of(torch.zeros(1, channels, size, size, dtype=torch.uint8)).shape[1], encoder.dim, encoder.dim]
+    ends = list(itertools.accumulate(widths))
+    columns = {name: [slice(end - width, end)] for name, width, end in zip(describe, widths, ends, strict=True)}
+    source = Source(
+        "scores", "", lambda images: torch.cat([rows(images).cpu() for rows in describe.values()], dim=1), size, channels,
+        dtype="float32", parts=columns,
+    )
+    splits = {"train": at_most(dataset.train, BANK), "test": at_most(dataset.test, TESTED)}
+    found = [collect(source, split, health.device, title=f"features: {name}") for name, split in splits.items()]
+    for files in gather_objects([getattr(split, "skipped", {}) for split in splits.values()]):
+        for unreadable in files:
+            dataset.skipped.update(unreadable)
+    if not is_main():
+        return {}, 0
+    unread = sum(len(split) for split in splits.values()) - sum(len(f.x) for f in found)
     scores = {}
-    for name, source in sources.items():
-        known = source(bank), bank_labels, source(test), labels
-        scores[name] = frozen_scores(*known, len(dataset.classes))
-    return scores
+    for name, (rows,) in columns.items():
+        bank, test = ((torch.from_numpy(f.x[:, rows].copy()), torch.from_numpy(f.labels)) for f in found)
+        scores[name] = frozen_scores(*bank, *test, len(dataset.classes))
+    return scores, unread
 
 
 def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words) -> None:
-    """report.md, and the gist of it on the terminal."""
+    """report.md, and the gist of it on the terminal.  Collective."""
+    scores, unread = {}, 0
+    if health.bank is not None and len(dataset.test) and dataset.test.labels is not None:
+        torch.manual_seed(words.seed)  # the weights that training began with, once more
+        before = health.calibrated(build_encoder(words, dataset)[0].to(health.device))
+        scores, unread = test_scores(health, dataset, encoder, before)
     if not is_main():
         return
     lines = [f"# {words.chosen.method} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
@@ -120,12 +147,12 @@ def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words)
         lines += ["No labels, so no accuracy: the label-free verdict is all there is to say here.", ""]
     else:
         lines += _table("validation", _validation_scores(health))
-        if len(dataset.test) and dataset.test.labels is not None:
-            torch.manual_seed(words.seed)  # the weights that training began with, once more
-            before = health.calibrated(build_encoder(words, dataset)[0].to(health.device))
-            scores = test_scores(health, dataset, encoder, before)
+        if scores:
             run.write("test.json", json.dumps(scores, indent=1) + "\n")
             lines += _table("test", scores) + _candour(scores)
+        if unread:
+            skipped(run, dataset.skipped)
+            lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
         lines += [
             f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). linear: logistic "
             f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
