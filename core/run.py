@@ -47,13 +47,14 @@ class Run:
         said = self.folder / "config.yaml"
         if not self.last.exists() and not said.exists():
             if foreign := [name for name in NAMES if (self.folder / name).exists()]:
-                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; give another out")
+                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; {another(self.folder)}")
             return None
         if resume == "never":
-            raise ValueError(f"{out} holds a run already; give another out, or resume=auto to go on")
+            raise ValueError(f"{out} holds a run already; {another(self.folder)}, or resume=auto to go on")
         state = checkpoint.load(self.last) if self.last.exists() else None
         if changes := config.difference(state["config"] if state else _identity(said), self.identity):
-            raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); give another out")
+            way = way_out(self.folder, changes)
+            raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); {way}")
         return state
 
     def begin(self) -> None:
@@ -79,7 +80,8 @@ class Run:
             optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             why = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"{self.last} does not fit: data or code changed ({why}); give another out") from error
+            way = another(self.folder)
+            raise ValueError(f"{self.last} does not fit: data or code changed ({why}); {way}") from error
         return state["extra"]
 
     @property
@@ -138,12 +140,31 @@ class Run:
         self.listeners.clear()
 
 
+def another(folder: Path) -> str:
+    """The advice to write elsewhere, with a folder that is free."""
+    numbers = range(2, 1000)
+    free = next((path for n in numbers if not (path := folder.with_name(f"{folder.name}-{n}")).exists()), None)
+    return f"give another out{f', such as out={free}' if free else ''}"
+
+
+def way_out(folder: Path, changes: list[str]) -> str:
+    """What to do where a folder holds a run of another configuration.  changes: `config.difference`'s"""
+    encoder, more = folder / "encoder.safetensors", another(folder)
+    if not all(change.startswith(("epochs:", "steps:")) for change in changes):
+        return more
+    before = ", ".join(change.partition(" → ")[0].replace(": ", "=") for change in changes)
+    fixed = f"a run's length sets its schedule and stays: {before} resumes it"
+    if encoder.is_file():
+        return f"{fixed}; to train on from its weights say encoder={encoder} and {more}"
+    return f"{fixed}, or {more}"
+
+
 def _identity(path: Path) -> dict:
     """Of a run that was killed before it saved."""
     try:
         return config.identity(OmegaConf.to_container(OmegaConf.load(path)))
     except (OSError, ValueError, AttributeError, OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"out={path.parent} holds a config.yaml that is none of ours; give another out") from error
+        raise ValueError(f"out={path.parent} holds a config.yaml that is none of ours; {another(path.parent)}") from error
 
 
 def _plain(value) -> float | int | str | None:
