@@ -114,8 +114,9 @@ def load(path: str | Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, ValueError, LookupError) as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}); move it away to start afresh"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}); move it away to start afresh, or give another out"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != HOLDS:
-        raise ValueError(f"{path} is not a checkpoint of nolabel (format {FORMAT}); move it away to start afresh")
+        way = "move it away to start afresh, or give another out"
+        raise ValueError(f"{path} is not a checkpoint of nolabel (format {FORMAT}); {way}")
     return state

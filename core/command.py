@@ -59,6 +59,7 @@ def check(words) -> None:
         wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
     if flat["workers"] < -1:
         wrong["workers"] = "-1 (as many as fit) or a number of processes"
+    wrong |= {name: too_many() for name in ("workers", "devices", "parallel") if flat.get(name, 0) > most_processes()}
     if not 0 <= flat["seed"] < 2**63:
         wrong["seed"] = "from 0 to 2**63 - 1"
     if flat.get("batch_size", 0) % max(flat["devices"], 1):
@@ -67,6 +68,15 @@ def check(words) -> None:
     refuse(flat, wrong)
     if "trackers" in flat:
         trackers.check(flat["trackers"])
+
+
+def most_processes() -> int:
+    """So many processes of one kind may be asked for on this machine; more would only take its memory."""
+    return max(4 * cores() + 16, len(gpus()))
+
+
+def too_many() -> str:
+    return f"at most {most_processes()}, for {cores()} usable cores: each is a process with memory of its own"
 
 
 def folder(words, name: str, images: dict[str, str] | None = None) -> Path:

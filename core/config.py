@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import home, recipe, signals, terminal
+from core import home, places, ranges, recipe, signals, terminal
 from core.errors import RunError, Stopped
+from core.home import expand  # noqa: F401, for those who have paths from a configuration
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
 
@@ -216,6 +217,9 @@ def _finish(tool: Tool, config, choices, words: list[str]):
         raise ValueError(str(error).splitlines()[0]) from error
     for group in set(tool.groups()) - {"augment", "protocol"}:  # their lists have any length: their readers check them
         _check_kinds(group, tool.example(group, config.chosen[group]), plain(config[group]))
+    values = {name: value for name, value in flat(config).items() if not name.startswith("chosen.")}
+    ranges.check(values)
+    places.check(values)
     OmegaConf.set_struct(config, True)
     OmegaConf.set_readonly(config, True)
     return config
@@ -318,10 +322,3 @@ def plain(config) -> dict:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(config)
-
-
-def expand(path: str) -> Path:
-    try:
-        return Path(os.path.expandvars(path)).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the system knows no home folder of that user; write the folder's whole path") from error

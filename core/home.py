@@ -1,4 +1,4 @@
-"""A place for caches: the home folder's, or a temporary one where there is no home folder that can be written."""
+"""The home folder: paths that begin with it, and a place for caches where there is none that can be written."""
 import getpass
 import os
 import stat
@@ -35,6 +35,14 @@ def prepare() -> str | None:
         os.environ["HOME"] = str(place)
         return f"note: there is no home folder; caches go to {place}"
     return f"note: {given} cannot be written; caches go to {place} (XDG_CACHE_HOME=FOLDER chooses another)"
+
+
+def expand(path: str) -> Path:
+    """A path of the settings, its ~ and $VARIABLES replaced.  Raises ValueError where there is no such user's home folder."""
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the system knows no home folder of that user; write the folder's whole path") from error
 
 
 def _home() -> Path | None:

@@ -42,15 +42,18 @@ def by_content(value: str) -> str:
     "runs/x/encoder.safetensors" → "content 0f3c…"; "space.py:build" → "content 77ab…:build"; "resnet50" stays. A file that is
     not there stays too: its reader refuses it.
     """
-    return ",".join(_by_content(part) for part in value.split(","))
+    whole = _by_content(value)  # a path may have commas in it
+    return whole if whole != value else ",".join(_by_content(part) for part in value.split(","))
 
 
 def _by_content(part: str) -> str:
-    name, colon, rest = part.strip().partition(":")
+    name, colon, function = part.strip(), "", ""
+    if not name.endswith(SUFFIXES):  # space.py:function
+        name, colon, function = name.rpartition(":")
     path = expand(name)
     if not name.endswith(SUFFIXES) or not path.is_file():
         return part
-    return f"{WEIGHTS}{digest_of(path)[:16]}{colon}{rest}"
+    return f"{WEIGHTS}{digest_of(path)[:16]}{colon}{function}"
 
 
 def digest_of(path: str | Path) -> str:

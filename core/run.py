@@ -51,18 +51,19 @@ class Run:
             raise ValueError(f"{out}: {file} is a file, not a folder")
         if not any((self.folder / name).exists() for name in ("last.pt", "identity.json", "config.yaml")):
             if foreign := [name for name in NAMES if (self.folder / name).exists()]:
-                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; give another out")
+                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; {another(self.folder)}")
             return None
         if resume == "never":
-            raise ValueError(f"{out} holds a run already; give another out, or resume=auto to go on")
+            raise ValueError(f"{out} holds a run already; {another(self.folder)}, or resume=auto to go on")
         state = checkpoint.load(self.last) if self.last.exists() else None
         before = state["config"] if state else _identity(self.folder)
         if changes := identities.difference(before, self.identity):
-            raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); give another out")
+            way = way_out(self.folder, changes)
+            raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); {way}")
         if state is None and (finished := [name for name in FINISHED if (self.folder / name).exists()]):
             raise ValueError(
                 f"{out} holds a finished run ({finished[0]}) without its last.pt, so it cannot be resumed and is not "
-                "overwritten; put last.pt back, or give another out"
+                f"overwritten; put last.pt back, or {another(self.folder)}"
             )
         self._unchecked = identities.has_images(self.identity) and not identities.has_images(before)
         return state
@@ -103,7 +104,8 @@ class Run:
             optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             why = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"{self.last} does not fit: data or code changed ({why}); give another out") from error
+            way = another(self.folder)
+            raise ValueError(f"{self.last} does not fit: data or code changed ({why}); {way}") from error
         return state["extra"]
 
     @property
@@ -162,6 +164,25 @@ class Run:
         self.listeners.clear()
 
 
+def another(folder: Path) -> str:
+    """The advice to write elsewhere, with a folder that is free."""
+    numbers = range(2, 1000)
+    free = next((path for n in numbers if not (path := folder.with_name(f"{folder.name}-{n}")).exists()), None)
+    return f"give another out{f', such as out={free}' if free else ''}"
+
+
+def way_out(folder: Path, changes: list[str]) -> str:
+    """What to do where a folder holds a run of another configuration.  changes: `identity.difference`'s"""
+    encoder, more = folder / "encoder.safetensors", another(folder)
+    if not all(change.startswith(("epochs:", "steps:")) for change in changes):
+        return more
+    before = ", ".join(change.partition(" → ")[0].replace(": ", "=") for change in changes)
+    fixed = f"a run's length sets its schedule and stays: {before} resumes it"
+    if encoder.is_file():
+        return f"{fixed}; to train on from its weights say encoder={encoder} and {more}"
+    return f"{fixed}, or {more}"
+
+
 def _identity(folder: Path) -> dict:
     """Of a run that has no last.pt: it was killed before it saved, or its tool keeps none."""
     try:
@@ -169,7 +190,7 @@ def _identity(folder: Path) -> dict:
             return dict(json.loads(kept.read_text("utf-8")))
         return identities.identity(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"out={folder} holds a config.yaml or identity.json that is none of ours; give another out") from error
+        raise ValueError(f"out={folder} holds a config.yaml or identity.json that is none of ours; {another(folder)}") from error
 
 
 def _stat(path: Path):

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from core import command, config
+from core import command, config, ranges
 from core.figures import canvas, drawn, logarithmic
 from core.identity import identity
 from deploy.words import FRAMEWORKS, LatencyWords
@@ -60,6 +60,7 @@ def numbers(words, name: str) -> list[int]:
         raise ValueError(f"{name}={words[name]}: must be whole numbers by commas, such as 1,8") from error
     if min(found) < 0:
         raise ValueError(f"{name}={words[name]}: must be 0 or more")
+    ranges.check({name: found})
     return found
 
 

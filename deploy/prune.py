@@ -134,6 +134,7 @@ def run(words) -> int:
 
     from core import checkpoint
     from core.machine import code, hardware, versions
+    from core.run import another
     from vision import artifact, cost
 
     source, out = config.expand(words.encoder), command.folder(words, f"pruned-{words.keep:g}")
@@ -141,7 +142,7 @@ def run(words) -> int:
     encoder, head = artifact.encoder_in(model), None if card.classes is None else model.head
     target = out / ("encoder.safetensors" if head is None else "classifier.safetensors")
     if target.exists():
-        raise ValueError(f"out={out} holds {target.name} already; give another out")
+        raise ValueError(f"out={out} holds {target.name} already; {another(out)}")
 
     def costs() -> dict[str, float]:
         time, there = cost.latency(encoder, torch.device("cpu")), sum(int(p.count_nonzero()) for p in encoder.parameters())

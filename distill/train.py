@@ -117,7 +117,7 @@ def student(words, world) -> None:
 
     from core import distributed, loop, trackers
     from core.batchnorm import sync_batchnorm
-    from core.run import ProgressBar, Run, say
+    from core.run import ProgressBar, Run, another, say
     from core.schedule import stepped
     from distill import report, teacher
     from vision import artifact, loaders
@@ -133,6 +133,8 @@ def student(words, world) -> None:
     classes = check_classes(dataset, master, words)
     method = command.build_method(words, encoder, teacher=master, classes=classes)
     split = dataset.train if method.needs_labels else dataset.pretrain
+    if method.needs_labels and len(split.labels.unique()) < 2:
+        raise ValueError(f"data={words.chosen.data}: training images of a single class leave nothing to learn; add another")
     deal = loaders.Plan(len(split), words.batch_size, words.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
     if world.size > 1 and method.sync_batchnorm:
@@ -151,7 +153,8 @@ def student(words, world) -> None:
 
     past = run.restore(method, optimizer)
     if past and past["teacher"] != extra["teacher"]:
-        raise ValueError(f"teacher={words.teacher} is not the one that {run.folder} began with; give another out")
+        way = f"name that one, or {another(run.folder)}"
+        raise ValueError(f"teacher={words.teacher} is not the one that {run.folder} began with; {way}")
     run.begin()
     say(
         f"{words.chosen.method} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "

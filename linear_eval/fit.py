@@ -44,6 +44,7 @@ def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
     images = fingerprints(dataset)
     run = Run(command.folder(words, f"finetune-{words.chosen.data}", images), config.plain(words), words.resume, images)
     check_labels(dataset, words.chosen.data)
+    check_validation(dataset, words)
     encoder, recipe = build_encoder(words, dataset)
     train, validation = (_some(split, words) for split in (dataset.train, dataset.validation))
     counts = train.labels.bincount(minlength=len(dataset.classes))
@@ -100,9 +101,19 @@ def check_labels(dataset: Dataset, name: str) -> None:
     if dataset.classes is None or dataset.train.labels is None:
         raise ValueError(f"data={name} has no labels, and there must be: two or more sub-folders of a folder are its classes")
     if len(dataset.train.labels.unique()) < 2:
-        raise ValueError(f"data={name}: training images of a single class leave nothing to tell apart")
+        raise ValueError(f"data={name}: training images of a single class leave nothing to tell apart; add a second class")
     if not len(dataset.test) or dataset.test.labels is None:
         raise ValueError(f"data={name} has no labelled test images; add images, or a test/ folder with class folders")
+
+
+def check_validation(dataset: Dataset, words) -> None:
+    """Refuse settings that read validation accuracy where there are no validation images."""
+    if len(dataset.validation):
+        return
+    readers = {f"early_stop={words.early_stop}": words.early_stop, "schedule.name=plateau": words.schedule.name == "plateau"}
+    for setting, reads in readers.items():
+        if reads:
+            raise ValueError(f"{setting} needs validation images, and data={words.chosen.data} has none: raise data.validation")
 
 
 def _some(split, words):

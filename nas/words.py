@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from core import config
+from core import config, ranges
 from core.words import PretrainWords, word
 
 OBJECTIVES = {  # name → direction, unit, meaning
@@ -109,7 +109,8 @@ def tuned(said: str, flat: dict) -> list[tuple[str, float, float, bool]]:
             low, high = map(float, limits) if limits else (value / 4, value * 4)
         except ValueError as error:
             raise ValueError(f"tune={part}: a range is written {name}:low:high") from error
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"tune={part}: the range must rise from above 0")
+        most = ranges.largest(word, value)
+        if not 0 < low < high <= most:
+            raise ValueError(f"tune={part}: the range must rise from above 0, to {ranges.shown(most)} at most")
         found.append((word, low, high, isinstance(value, int)))
     return found

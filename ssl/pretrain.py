@@ -47,6 +47,8 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
         method = method_of(words, encoder)
         if method.needs_labels and dataset.pretrain.labels is None:
             raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
+        if method.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
+            raise ValueError(f"method={words.chosen.method} needs two classes, and data={words.chosen.data} has one")
         deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(words, method)
         if world.size > 1 and method.sync_batchnorm:

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from core.distributed import World, leave_to_parent
+from core.distributed import World
 from core.method import Batch
+from core.run import say
 from vision import random
 from vision.augment import Recipe
 from vision.datasets import Images
 from vision.encoders import fit_channels
 from vision.streamed import Streamed, refuse_many
+from vision.workers import items, shared_memory_short
 
 AHEAD = 16_384  # images whose parameters are drawn at once: hundreds of operations, which cost a GPU as much for a few
 AT_ONCE = 4_000_000  # decoded pixels that a worker holds at most before it cuts its crops, or one image
@@ -97,24 +99,30 @@ class StreamLoader:
         from vision import resize  # noqa: F401 compiled here, so that worker processes inherit it
 
         device = self.plan.world.device
-        loader = DataLoader(
-            _Crops(self.split, self.recipe, self.plan, start, stop),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=2 if self.workers else None,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=leave_to_parent,
-            generator=torch.Generator(),  # its own: a restart must not move torch's global one
-        )
-        for crops in loader:
+        crops_of = _Crops(self.split, self.recipe, self.plan, start, stop, through_pipes=self._through_pipes())
+        for crops in items(crops_of, self.workers, pin_memory=device.type == "cuda"):
             if isinstance(crops, str):
                 raise ValueError(crops)
+            crops = crops.tensors()
             self.skipped.update(crops.skipped)
             refuse_many(self.skipped, len(self.split), self.split.max_corrupt)
             draws = self.recipe.draw(self.plan.seed, crops.epoch, crops.asked, 1, 1)  # as in the worker
             views = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops.views]
             labels = None if self.split.labels is None else self.split.labels[crops.used]
             yield Batch(self.recipe.render(views, draws), crops.used, labels, crops.epoch)
+
+
+    def _through_pipes(self) -> bool:
+        """Does shared memory lack room for the batches that workers hold ready? Then they are copied through pipes."""
+        if not self.workers:
+            return False
+        world, batch = self.plan.world, self.plan.batch_size // self.plan.world.size
+        a_batch = batch * sum(3 * view.size**2 for view in self.recipe.views)
+        free = shared_memory_short(needed := a_batch * (2 * self.workers + 2) * world.local_size)
+        if free is not None:
+            say(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
+                "through pipes, which is slower (in a container, --shm-size=8g makes it larger)")
+        return free is not None
 
 
 class Crops(NamedTuple):
@@ -126,12 +134,22 @@ class Crops(NamedTuple):
     views: list[Tensor]  # V tensors B,3,S,S uint8
     skipped: dict[str, str]
 
+    def arrays(self) -> "Crops":
+        """With NumPy arrays, which travel through a pipe; tensors travel through shared memory."""
+        return self._replace(asked=self.asked.numpy(), used=self.used.numpy(), views=[view.numpy() for view in self.views])
+
+    def tensors(self) -> "Crops":
+        """With tensors, which share the arrays' memory."""
+        asked, used, *views = map(torch.as_tensor, (self.asked, self.used, *self.views))
+        return self._replace(asked=asked, used=used, views=views)
+
 
 class _Crops(Dataset):
     """Item i: the crops of step start + i, or in words why there cannot be any. Runs in a worker process."""
 
-    def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, start: int, stop: int):
+    def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, start: int, stop: int, through_pipes: bool = False):
         self.split, self.recipe, self.plan, self.start, self.stop = split, recipe, plan, start, stop
+        self.through_pipes = through_pipes
         sizes = [view.size / view.crop[0] ** 0.5 for view in recipe.views]
         self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
 
@@ -144,7 +162,8 @@ class _Crops(Dataset):
             epoch, asked, used, views = self._crop(*self.plan.at(self.start + i))
         except ValueError as error:  # a worker's exceptions arrive with its traceback, this one is the user's to read
             return str(error)
-        return Crops(epoch, asked, used, views, dict(islice(self.split.skipped.items(), known, None)))
+        crops = Crops(epoch, asked, used, views, dict(islice(self.split.skipped.items(), known, None)))
+        return crops.arrays() if self.through_pipes else crops
 
     def _crop(self, epoch: int, asked: Tensor) -> tuple[int, Tensor, Tensor, list[Tensor]]:
         used, sizes = torch.empty_like(asked), [view.size for view in self.recipe.views]

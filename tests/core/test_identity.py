@@ -46,7 +46,9 @@ def test_a_weight_file_is_known_by_its_content(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = identity(said("--encoder", str(weights)))
     shutil.copy(weights, tmp_path / "copy.safetensors")
-    for path in ("a/encoder.safetensors", "./a/../a/encoder.safetensors", "copy.safetensors"):
+    (tmp_path / "b, c:1").mkdir()
+    shutil.copy(weights, tmp_path / "b, c:1" / "x.safetensors")
+    for path in ("a/encoder.safetensors", "./a/../a/encoder.safetensors", "copy.safetensors", "b, c:1/x.safetensors"):
         assert identity(said("--encoder", path)) == before
     status = os.stat(weights)
     weights.write_bytes(b"other weigh.")  # of the same size, and with the same time of change

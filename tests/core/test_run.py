@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.run import ProgressBar, Run
+from core.run import ProgressBar, Run, another, way_out
 
 SETTINGS = {"method": {"dim": 8}, "seed": 0, "out": "x", "chosen": {"method": "simclr"}}
 
@@ -187,6 +187,27 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     run = begun(tmp_path)
     with pytest.raises(ValueError, match=r"last.pt does not fit: .*give another out"):
         run.restore(nn.Linear(5, 5), parts()[1])
+
+
+def test_the_folder_that_is_advised_is_free(tmp_path):
+    assert another(tmp_path / "run") == f"give another out, such as out={tmp_path / 'run-2'}"
+    (tmp_path / "run-2").mkdir()
+    assert another(tmp_path / "run").endswith("run-3")
+
+
+@pytest.mark.parametrize(("changes", "finished", "expected"), [
+    (["epochs: 3.0 → 5.0"], False, "epochs=3.0 resumes it, or give another out"),
+    (["epochs: 3.0 → 5.0", "steps: None → 9"], True, "to train on from its weights say encoder="),
+    (["epochs: 3.0 → 5.0", "seed: 0 → 1"], True, "give another out"),
+    (["optim.lr: 0.1 → 0.2"], False, "give another out"),
+])
+def test_the_way_out_of_another_configurations_folder(tmp_path, changes, finished, expected):
+    if finished:
+        (tmp_path / "encoder.safetensors").touch()
+    way = way_out(tmp_path, changes)
+    assert expected in way
+    assert "give another out, such as out=" in way
+    assert ("encoder=" in way) == (finished and len([c for c in changes if c.startswith(("epochs", "steps"))]) == len(changes))
 
 
 def test_a_bar_elsewhere_than_on_a_terminal_is_a_line_now_and_then(capsys):

@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from core import config
-from linear_eval import evaluate
+from linear_eval import evaluate, finetune
 from linear_eval.evaluate import TOOL, changes
-from linear_eval.fit import check_labels
+from linear_eval.fit import check_labels, check_validation
 from linear_eval.words import PARTS
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
@@ -242,6 +242,19 @@ def test_a_single_class_leaves_nothing_to_tell_apart():
     data.train.labels.zero_()
     with pytest.raises(ValueError, match="single class"):
         check_labels(data, "digits")
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (["early_stop=3"], "early_stop=3 needs validation images"), (["schedule.name=plateau"], "schedule.name=plateau needs"), ([], None),
+])
+def test_settings_that_read_validation_accuracy_need_validation_images(words, why):
+    data = datasets.load("digits", validation=0.0)
+    settled = config.compose(finetune.TOOL, words)
+    if why is None:
+        check_validation(data, settled)
+    else:
+        with pytest.raises(ValueError, match=why):
+            check_validation(data, settled)
 
 
 def test_a_class_that_validation_lacks_is_said_and_counted(encoder, tmp_path):

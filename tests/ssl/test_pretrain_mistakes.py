@@ -173,6 +173,16 @@ def test_run_folders_that_must_not_be_touched(tmp_path, finished, kind):
     assert all(path.startswith(str(tmp_path / "logs")) for path in after.keys() - before.keys())
 
 
+def test_a_finished_run_that_is_to_be_longer_is_answered_with_the_way_that_works(tmp_path, finished):
+    ended = run(*SMALL, "--steps=3", f"--out={finished}", logs=tmp_path / "logs")
+    assert ended.code == 2
+    encoder, other = finished / "encoder.safetensors", finished.with_name("run-2")
+    assert f"steps=2 resumes it; to train on from its weights say encoder={encoder} and give another out" in ended.line
+    assert ended.line.endswith(f"such as out={other}")
+    ended = run(*SMALL, "--steps=3", f"--encoder={encoder}", f"--out={other}", logs=tmp_path / "logs")
+    assert ended.code == 0, ended.err
+
+
 def test_a_finished_run_is_reported_again_and_stays_as_it_is(tmp_path, finished):
     before = {name: (finished / name).read_bytes() for name in ("encoder.safetensors", "metrics.jsonl", "last.pt")}
     ended = run(*SMALL, "--steps=2", f"--out={finished}", logs=tmp_path)

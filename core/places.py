@@ -1,0 +1,69 @@
+"""Paths among the settings: an output folder that is a run's own, weights of a kind that the tools read."""
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from core.home import expand
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+FOLDERS = ("out", "cache")  # settings that name a folder to write to
+WEIGHTS = ("encoder", "teacher", "student", "beside", "against", "encoders")  # encoder files or names, some several by comma
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".h5", ".npz")
+EXPORTED = (".onnx", ".pt2", ".engine", ".torchscript.pt")
+
+
+def check(flat: dict[str, Any]) -> None:
+    """Raises ValueError for a path that cannot be meant.  flat: dotted setting → value"""
+    for name, value in flat.items():
+        if isinstance(value, str) and value.startswith("~"):
+            try:
+                expand(value)
+            except ValueError as error:
+                raise ValueError(f"{name}={error}") from error
+    for name in FOLDERS:
+        if isinstance(value := flat.get(name), str) and not value.strip():
+            raise ValueError(f"{name}={value}: is empty; name a folder, such as {name}=runs/mine")
+    if isinstance(out := flat.get("out"), str) and out != "auto":
+        check_out(out)
+    for name in WEIGHTS:
+        if isinstance(value := flat.get(name), str):
+            for path in value.split(","):
+                check_weights(name, path.strip())
+
+
+def check_out(out: str) -> None:
+    """Refuse folders that are not a run's: files of a run would lie among others, and could replace them."""
+    folder = expand(out).resolve()
+    reserved = {CHECKOUT: "this checkout", Path("/"): "the root folder"}
+    with contextlib.suppress(RuntimeError):  # there is none
+        reserved[Path.home().resolve()] = "your home folder"
+    for place, what in reserved.items():
+        if place.is_relative_to(folder):
+            holds = "is" if place == folder else "holds"
+            raise ValueError(f"out={out}: {holds} {what}; give a folder of the run's own, such as out=runs/mine")
+    if folder == Path.cwd() and any(folder.iterdir()) and not (folder / "config.yaml").exists():
+        raise ValueError(f"out={out}: is the working folder, which holds other files; give a folder such as out=runs/mine")
+
+
+def check_weights(name: str, path: str) -> None:
+    """Refuse a file that is there and not an encoder.safetensors: what it is, and what to give instead."""
+    if path.endswith(".safetensors") or path.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    suffixed, file = path.endswith((*PICKLES, *EXPORTED)), expand(path)
+    if not suffixed and not ("/" in path and file.is_dir()):
+        return
+    said, ours = f"{name}={path}", file.parent / "encoder.safetensors"
+    if not suffixed:
+        inside = [file / n for n in ("encoder.safetensors", "classifier.safetensors") if (file / n).is_file()]
+        raise ValueError(f"{said}: is a folder; give {inside[0] if inside else 'an encoder.safetensors, or a timm name'}")
+    if not file.is_file():
+        raise ValueError(f"{said}: no such file; weights are read from an encoder.safetensors, or come by timm's name for them")
+    if file.name == "last.pt":
+        way = f"give {ours}" if ours.is_file() else f"the command that began it, said again, ends with {ours}: give that"
+        raise ValueError(f"{said}: is a run's saved state, not an encoder; {way}")
+    if path.endswith(EXPORTED):
+        raise ValueError(f"{said}: is an exported model; give the encoder.safetensors that it was exported from")
+    raise ValueError(
+        f"{said}: is another program's file, which could run code when it is read; give an encoder.safetensors, a timm name "
+        f"with pretrained=true, or local-dir:FOLDER of a timm model's config.json and model.safetensors"
+    )
