@@ -143,12 +143,12 @@ def alone(files: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
             return dict(found)
 
 
-def distance(one: Answer, other: Answer, portable: Portable) -> float:
+def distance(one: Answer, other: Answer, portable: Portable, counts: tuple[int, ...] = CHECKED) -> float:
     """The largest difference of outputs, relative to the largest output, over batches of several sizes; inf where one of them
     is not finite or has another shape.
     """
     found = 0.0
-    for count in CHECKED:
+    for count in counts:
         images = portable.example(count).numpy()
         a, b = _outputs(one, images), _outputs(other, images)
         if len(a) != len(b):
