@@ -40,7 +40,7 @@ def text(kept: dict) -> str:
     agree = [f"{name} {row['same class as torch']:.1%}" for name, row in alone["files"].items() if "same class as torch" in row]
     lines = [
         f"# {Path(kept['encoder']).name} on {kept['data']}", "", kept["verdict"], "",
-        *([comparison(kept), ""] if kept["against"] and "onnxruntime" in kept["rows"] else []),
+        *([comparison(kept), ""] if kept["against"] and {"onnxruntime", f"{AGAINST}onnxruntime"} <= {*kept["rows"]} else []),
         f"{kept['parameters']:.2f} M parameters, {kept['macs']:.1f} M multiply-adds; {kept['hardware']['cpu']}, "
         f"{kept['threads']} thread{'s' * (kept['threads'] > 1)}; latency of one image, throughput of {kept['batch']}.", "",
         f"| version | {kept['judged']}, test, % | p50, ms | p95, ms | images/s | MB |", "|---|---|---|---|---|---|",
@@ -50,12 +50,30 @@ def text(kept: dict) -> str:
             f"| {name} | {row['accuracy']:.2f} | {row['p50']:.2f} | {row['p95']:.2f} | {row['images_per_second']:,.0f} "
             f"| {row['megabytes']:.2f} |"
         )
-    lines += [
-        "", f"Read again in a process without torch, the ONNX files answer {alone['images']} test images as they do here"
-        + (f"; the class is torch's for: {', '.join(agree)}." if agree else "."),
-    ]
+    if alone["files"]:
+        lines += [
+            "", f"Read again in a process without torch, the ONNX files answer {alone['images']} test images as they do here"
+            + (f"; the class is torch's for: {', '.join(agree)}." if agree else "."),
+        ]
+    lines += ["", *(f"- {name}: {needs(row, kept)}" for name, row in kept["onnx"].items()), "", taken(kept["input"])]
     lines += ["", *(f"- not {name}: {why}" for name, why in kept["refused"].items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def needs(row: dict, kept: dict) -> str:
+    """What reads an ONNX file."""
+    opsets = ", ".join(f"{domain} {version}" for domain, version in row["opsets"].items())
+    least = f"{row['onnxruntime']} or newer" if row["onnxruntime"] else f"{kept['versions'].get('onnxruntime')}, which wrote it"
+    return f"IR version {row['ir']}, opset {opsets}; needs onnxruntime {least}."
+
+
+def taken(stated: dict) -> str:
+    """How images are made into the files' input."""
+    how, colors = stated["preprocessing"], "grey" if stated["channels"] == 1 else "RGB"
+    resize = f"{how['resize']} to {how['size']} px ({how['interpolation']}, antialiased), the {how['crop']} square"
+    if stated["preprocess"]:
+        return f"Input: upright {colors} images of any size, bytes 0 … 255; inside the files: {resize}, normalization."
+    return f"Input: upright {colors} images, {resize}, scaled to [0, 1], minus {how['mean']}, divided by {how['std']}."
 
 
 @drawn

@@ -1,4 +1,4 @@
-"""How far two outputs lie apart. What is not finite, or of another shape, is different: never a difference of zero. No torch."""
+"""How far two outputs lie apart. What is not finite, or of another shape, is different: never by zero. No torch here."""
 import numpy as np
 
 CLOSE = 1e-4  # by how much an output may differ, relative to the largest

@@ -3,16 +3,21 @@
     uv run python -m deploy.export --encoder runs/x/classifier.safetensors --data fashion_mnist
 
 leaves model.onnx (any batch), model.int8.onnx where it passes its gate, model.pt2 (torch.export), card.md, card.json, card.png.
+Every file is written under `.unchecked` and gets its place once it was read again and compared; a version that fails is listed
+with its reason, and the others go on.
 Nothing here imports torch before the words are understood: a mistyped one is answered at once.
 """
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 from core import command, config
 from core.identity import identity
+from deploy.compare import CLOSE, difference, reason
 from deploy.words import INT8, ExportWords, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,9 +31,13 @@ TOOL = config.Tool(
 CHECKED = 1_000  # real images at which the files must answer alike in a process of their own
 
 
+UNCHECKED = ".unchecked"  # folder of files that were not read again yet
+FILES = ("model.onnx", "model.int8.onnx", "model.pt2", "model.torchscript.pt")
+
+
 @dataclass
 class Versions:
-    """A model in each of the ways that run it."""
+    """A model in each of the ways that run it. One that fails is not here but under `refused`, with its reason."""
 
     answers: dict[str, Callable] = field(default_factory=dict)  # images → outputs (deploy/runtime.py)
     files: dict[str, Path] = field(default_factory=dict)  # of those that have one
@@ -39,6 +48,19 @@ class Versions:
         self.answers[name] = answer
         if file is not None:
             self.files[name] = file
+
+    def refuse(self, name: str, why: str) -> None:
+        self.refused[name] = why
+        self.answers.pop(name, None)
+        if file := self.files.pop(name, None):
+            file.unlink(missing_ok=True)
+
+    def publish(self, folder: Path) -> None:
+        """Give the checked files their places; what an earlier start left there and this one refuses leaves."""
+        for name, file in self.files.items():
+            self.files[name] = file.replace(folder / file.name)
+        for name in {*FILES} - {file.name for file in self.files.values()}:
+            (folder / name).unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -62,7 +84,7 @@ def run(words) -> int:
 
     from core.machine import cores
     from core.run import Run
-    from deploy import card, portable
+    from deploy import card, portable, runtime
     from vision.build import build_data, fingerprints
 
     threads = words.threads or cores()
@@ -74,13 +96,22 @@ def run(words) -> int:
     run = Run(command.folder(words, f"export-{words.chosen.data}", images), config.plain(words), images=images)
     against = None if words.against is None else portable.load(config.expand(words.against), words.preprocess)
     run.begin()
-    versions = written(words, run.folder, module, threads)
-    quantized(words, run.folder, module, data, threads, versions)
-    kept = measured(words, module, against, data, threads, versions, run.folder)
+    unchecked = run.folder / UNCHECKED
+    shutil.rmtree(unchecked, ignore_errors=True)
+    unchecked.mkdir()
+    try:
+        versions = written(words, unchecked, module, threads)
+        quantized(words, unchecked, module, data, threads, versions)
+        agreed = alone(module, data, versions)
+        versions.publish(run.folder)
+        kept = {"alone": agreed, "onnx": {name: runtime.onnx_needs(file) for name, file in onnx_files(versions).items()}}
+        kept |= measured(words, module, against, data, threads, versions, run.folder)
+    finally:
+        shutil.rmtree(unchecked, ignore_errors=True)
     kept |= described(words, module, against, data, versions)
     kept["verdict"] = card.verdict(kept["rows"], words.most_lost)
     if words.gallery:
-        portable.write_gallery(data, run.folder / "gallery", words.gallery)
+        portable.write_gallery(data, run.folder / "gallery", words.gallery, module.card.spec.image_size)
     card.write(run.folder, kept)
     print(card.text(kept))
     print(f"files: {run.folder}")
@@ -100,30 +131,46 @@ def check_classes(name: str, found: tuple[str, ...] | None, known: tuple[str, ..
 
 
 def written(words, out: Path, module, threads: int) -> Versions:
-    """In floating point, each file read again; what answers otherwise than torch is refused."""
+    """In floating point, each file read again; what fails or answers otherwise than torch is refused."""
+    from core.errors import RunError
     from core.run import say
     from deploy import runtime
 
     versions = Versions()
     versions.add("torch", runtime.eager(module))
+    if not runtime.distance(versions.answers["torch"], versions.answers["torch"], module) == 0:
+        raise RunError(f"encoder={words.encoder}: its outputs are not finite, so no version of it could be compared")
+
+    def attempt(name: str, make: Callable[[Path], Callable], file: str | None = None) -> None:
+        path = out / (file or "unused")
+        try:
+            answer = make(path)
+            by = runtime.distance(answer, versions.answers["torch"], module)
+        except Exception as error:  # exporters and compilers fail in many ways; the other versions are as good without it
+            versions.refuse(name, f"failed: {reason(error)}")
+            return
+        versions.add(name, answer, path if file else None)
+        if by <= CLOSE:
+            versions.off[name] = by
+        else:
+            differs = f"differs from torch by {by:.1e} of the largest output" if isfinite(by) else "its outputs are not finite"
+            versions.refuse(name, f"{differs}; {CLOSE:g} is allowed")
+
+    def onnx(path: Path) -> Callable:
+        runtime.write_onnx(module, path)
+        return runtime.onnx_file(path, threads)
+
     say("writing model.onnx and model.pt2")
-    runtime.write_onnx(module, out / "model.onnx")
-    versions.add("onnxruntime", runtime.onnx_file(out / "model.onnx", threads), out / "model.onnx")
-    versions.add("torch.export", runtime.write_program(module, out / "model.pt2"), out / "model.pt2")
+    attempt("onnxruntime", onnx, "model.onnx")
+    attempt("torch.export", lambda path: runtime.write_program(module, path), "model.pt2")
     if words.torchscript:
-        file = out / "model.torchscript.pt"
-        versions.add("TorchScript", runtime.write_torchscript(module, file), file)
-    versions.add("torch.compile", runtime.compiled(module))
-    for name, answer in list(versions.answers.items())[1:]:
-        by = versions.off[name] = runtime.distance(answer, versions.answers["torch"], module)
-        if by > runtime.CLOSE:
-            versions.refused[name] = f"differs from torch by {by:.1e} of the largest output; {runtime.CLOSE:g} is allowed"
-            del versions.answers[name]
-    found = runtime.tensorrt(out / "model.onnx")
+        attempt("TorchScript", lambda path: runtime.write_torchscript(module, path), "model.torchscript.pt")
+    attempt("torch.compile", lambda path: runtime.compiled(module))
+    found = runtime.tensorrt(out / "model.onnx") if "onnxruntime" in versions.answers else "there is no model.onnx"
     if isinstance(found, str):
-        versions.refused["TensorRT"] = found
+        versions.refuse("TensorRT", found)
     else:
-        versions.add("TensorRT", found)
+        attempt("TensorRT", lambda path: found)
     return versions
 
 
@@ -175,6 +222,7 @@ def measured(words, module, against, data, threads: int, versions: Versions, out
     """Accuracy, speed and size of every version, on test images, beside those of the model it is compared with."""
     import torch
 
+    from core.errors import RunError
     from core.run import say
     from deploy import portable, runtime
     from deploy.card import AGAINST
@@ -183,47 +231,67 @@ def measured(words, module, against, data, threads: int, versions: Versions, out
     say("measuring")
     asked = {name: (answer, module) for name, answer in versions.answers.items()}
     if against is not None:
-        runtime.write_onnx(against, out / "against.onnx")
         asked[f"{AGAINST}torch"] = runtime.eager(against), against
-        asked[f"{AGAINST}onnxruntime"] = runtime.onnx_file(out / "against.onnx", threads), against
-    many = min(words.batch, len(data.test))
+        try:
+            runtime.write_onnx(against, out / UNCHECKED / "against.onnx")
+            (out / UNCHECKED / "against.onnx").replace(out / "against.onnx")
+            asked[f"{AGAINST}onnxruntime"] = runtime.onnx_file(out / "against.onnx", threads), against
+        except Exception as error:
+            versions.refuse(f"{AGAINST}onnxruntime", f"failed: {reason(error)}")
+    many, accuracies = min(words.batch, len(data.test)), {}
+    for name, (answer, takes) in list(asked.items()):
+        try:
+            answer(takes.takes(data.test, torch.arange(many)))
+            accuracies[name] = portable.accuracy(answer, takes, data, data.test)
+        except Exception as error:
+            if name == "torch":
+                raise RunError(f"encoder={words.encoder} cannot be measured on test images: {reason(error)}") from error
+            versions.refuse(name, f"failed on test images: {reason(error)}")
+            del asked[name]
     single, batched = (
         interleaved({name: (answer, takes.takes(data.test, torch.arange(n))) for name, (answer, takes) in asked.items()})
         for n in (1, many)
     )
     rows = {}
-    for name, (answer, takes) in asked.items():
+    for name, (_, takes) in asked.items():
         file = versions.files.get(name)
         path = file or config.expand(words.encoder if takes is module else words.against)
         path = out / "against.onnx" if name == f"{AGAINST}onnxruntime" else path
         rows[name] = {
-            "accuracy": portable.accuracy(answer, takes, data, data.test),
-            "p50": single[name]["p50"], "p95": single[name]["p95"],
+            "accuracy": accuracies[name], "p50": single[name]["p50"], "p95": single[name]["p95"],
             "images_per_second": batched[name]["images_per_second"], "megabytes": path.stat().st_size / 1e6,
             "file": file.name if file else None,
         }
-    return {"rows": rows, "batch": many, "threads": threads, "alone": alone(module, data, versions)}
+    return {"rows": rows, "batch": many, "threads": threads}
+
+
+def onnx_files(versions: Versions) -> dict[str, Path]:
+    return {name: file for name, file in versions.files.items() if file.suffix == ".onnx"}
 
 
 def alone(module, data, versions: Versions) -> dict:
-    """Do the ONNX files answer in a process of their own, without torch, as they do here?  Raises RunError if not."""
+    """Do the ONNX files answer in a process of their own, without torch, as they do here?  One that does not is refused."""
     import numpy as np
 
-    from core.errors import RunError
     from deploy import portable, runtime
     from linear_eval.features import evenly
 
-    files = {name: str(file) for name, file in versions.files.items() if file.suffix == ".onnx"}
     chosen = evenly(len(data.test), CHECKED)
-    found = runtime.alone(list(files.values()), module.takes(data.test, chosen))
     exact, kept = portable.outputs(versions.answers["torch"], module, data.test, chosen), {}
-    for name, file in files.items():
-        here = portable.outputs(versions.answers[name], module, data.test, chosen)
-        if not np.allclose(found[file], here, atol=runtime.CLOSE * np.abs(here).max()):
-            raise RunError(f"{file} answers otherwise in a process of its own")
-        kept[name] = {"off": float(np.abs(found[file] - exact).max() / np.abs(exact).max())}
+    images = module.takes(data.test, chosen)
+    for name, file in onnx_files(versions).items():
+        try:
+            found = runtime.alone([str(file)], images)[str(file)]
+            by = difference(found, portable.outputs(versions.answers[name], module, data.test, chosen))
+        except Exception as error:
+            versions.refuse(name, f"failed in a process of its own: {reason(error)}")
+            continue
+        if not by <= CLOSE:
+            versions.refuse(name, f"answers otherwise in a process of its own, by {by:.1e} of the largest output")
+            continue
+        kept[name] = {"off": float(np.abs(found - exact).max() / np.abs(exact).max())}
         if module.card.classes is not None:
-            kept[name]["same class as torch"] = float((found[file].argmax(1) == exact.argmax(1)).mean())
+            kept[name]["same class as torch"] = float((found.argmax(1) == exact.argmax(1)).mean())
     return {"images": len(chosen), "files": kept}
 
 

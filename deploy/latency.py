@@ -14,6 +14,7 @@ from pathlib import Path
 from core import command, config, ranges
 from core.figures import canvas, drawn, logarithmic
 from core.identity import identity
+from deploy.compare import CLOSE, reason
 from deploy.words import FRAMEWORKS, LatencyWords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,9 +69,10 @@ def run(words) -> int:
     import torch
 
     from core.distributed import pick_device
+    from core.errors import RunError
     from core.machine import code, cores, hardware, versions
     from core.run import Run, counting
-    from deploy import portable, runtime
+    from deploy import portable
     from deploy.timing import interleaved
     from vision import artifact, cost
 
@@ -85,12 +87,11 @@ def run(words) -> int:
             encoder, file = artifact.encoder_in(module.model), place.folder / "model.onnx"
             shared = {"encoder": name, "device": device.type}
             shared |= {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
-            if {"onnxruntime", "TensorRT"} & set(frameworks):
-                runtime.write_onnx(module, file)
+            onnx = written(module, file) if {"onnxruntime", "TensorRT"} & set(frameworks) else file
             module.to(device)
             for again, threads in enumerate(counts):
                 torch.set_num_threads(threads)
-                asked, absent = answers(frameworks, module, file, threads, device)
+                asked, absent = answers(frameworks, name, module, onnx, threads, device)
                 missing |= absent
                 for batch in batches:
                     images = module.example(batch).numpy()
@@ -98,6 +99,8 @@ def run(words) -> int:
                     case = shared | {"threads": threads, "batch": batch}
                     rows += [case | {"framework": framework} | found[framework] for framework in asked]
                 progress(number * len(counts) + again + 1, len(modules) * len(counts))
+    if not rows:
+        raise RunError(f"nothing could be measured: {'; '.join(f'{name}: {why}' for name, why in missing.items())}")
     kept = {"rows": rows, "missing": missing, "hardware": hardware() | {"threads": counts}, "code": code(),
             "versions": versions(("torch", "onnxruntime", "timm")), "words": identity(words)}
     place.write("latency.csv", table(rows))
@@ -109,23 +112,43 @@ def run(words) -> int:
     return 0
 
 
-def answers(frameworks: list[str], module, file: Path, threads: int, device) -> tuple[dict, dict[str, str]]:
-    """({framework: answer}, {framework: why it is not there}).  file: the module's ONNX"""
+def written(module, file: Path) -> Path | str:
+    """The module's ONNX file, read again; where it cannot be had, or answers otherwise than torch, why."""
+    from deploy import runtime
+
+    unchecked = file.with_name(f".unchecked.{file.name}")
+    try:
+        runtime.write_onnx(module, unchecked)
+        by = runtime.distance(runtime.onnx_file(unchecked), runtime.eager(module), module, counts=(2,))
+        return unchecked.replace(file) if by <= CLOSE else f"differs from torch by {by:.1e} of the largest output"
+    except Exception as error:  # the exporter fails in many ways; the other frameworks are measured
+        return f"failed: {reason(error)}"
+    finally:
+        unchecked.unlink(missing_ok=True)
+
+
+def answers(frameworks: list[str], name: str, module, file: Path | str, threads: int, device) -> tuple[dict, dict[str, str]]:
+    """({framework: answer}, {framework: why it is not there}).  name: the encoder's; file: the module's ONNX, or why none"""
     from deploy import runtime
 
     found, missing = {}, {}
     for framework in frameworks:
-        match framework:
-            case "torch":
-                answer = runtime.eager(module, device)
-            case "torch.compile":
-                answer = runtime.compiled(module, device)
-            case "onnxruntime":
-                answer = runtime.onnx_file(file, threads, device)
-            case "TensorRT":
-                answer = runtime.tensorrt(file)
-        if isinstance(answer, str):
-            missing[framework] = answer
+        try:
+            match framework:
+                case "torch":
+                    answer = runtime.eager(module, device)
+                case "torch.compile":
+                    answer = runtime.compiled(module, device)
+                case "onnxruntime":
+                    answer = file if isinstance(file, str) else runtime.onnx_file(file, threads, device)
+                case "TensorRT":
+                    answer = file if isinstance(file, str) else runtime.tensorrt(file)
+            if isinstance(answer, str):
+                missing[framework if answer is not file else f"{framework} of {name}"] = answer
+                continue
+            answer(module.example(1).numpy())  # torch.compile begins here
+        except Exception as error:
+            missing[f"{framework} of {name}"] = f"failed: {reason(error)}"
         else:
             found[framework] = answer
     return found, missing

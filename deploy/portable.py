@@ -90,9 +90,12 @@ def named(name: str, channels: int, size: int) -> Portable:
 
 
 def outputs(answer, portable: Portable, split: datasets.Images, indices: Tensor | None = None) -> np.ndarray:
-    """What a version answers to a split's images, or to some of them.  → N,K or N,D"""
+    """What a version answers to a split's images, or to some of them.  → N,K or N,D.  ValueError where it is not finite."""
     indices = torch.arange(len(split)) if indices is None else indices
-    return np.concatenate([answer(portable.takes(split, part)) for part in indices.split(BLOCK)])
+    found = np.concatenate([answer(portable.takes(split, part)) for part in indices.split(BLOCK)])
+    if not np.isfinite(found).all():
+        raise ValueError(f"encoder={portable.card.spec.name}: its outputs are not finite")
+    return found
 
 
 def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets.Images) -> float:

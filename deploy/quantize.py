@@ -15,6 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from deploy import runtime
+from deploy.compare import reason
 
 ORDER = ("static", "channel", "mixed", "dynamic", "torchao", "trained")
 KINDS = ("Conv", "Gemm", "MatMul")  # what INT8 is worth it for
@@ -61,7 +62,8 @@ def sensitive(source: Path, folder: Path, batches: list[np.ndarray]) -> list[str
     for name in layers:
         alone = folder / "alone.onnx"
         _static(source, alone, few, per_channel=True, nodes_to_quantize=[name])
-        moved[name] = float(np.square(runtime.onnx_file(alone)(few[0]) - expected).mean())
+        by = float(np.square(runtime.onnx_file(alone)(few[0]) - expected).mean())
+        moved[name] = by if np.isfinite(by) else float("inf")
     return sorted(layers, key=lambda name: -moved[name])
 
 
@@ -85,11 +87,11 @@ def gated(
     for kind in kinds:
         try:
             make(kind)
-        except Exception as error:  # a model that onnxruntime's tools cannot take
-            reasons[kind] = f"could not be made: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            lost, (now, before) = float_score - score(), speeds()
+        except Exception as error:  # a model that onnxruntime's tools cannot take, or a file that it cannot run
+            reasons[kind] = f"could not be made: {reason(error)}"
             continue
-        lost, (now, before) = float_score - score(), speeds()
-        if lost > most_lost:
+        if not lost <= most_lost:  # NaN is a loss too
             reasons[kind] = f"loses {lost:.1f} points on validation images; {most_lost:g} are allowed"
         elif now >= before and not smaller:
             against = f"{now:.2f} ms an image against {before:.2f} ms"

@@ -1,4 +1,5 @@
-"""A portable module in each of the ways that run it, all of them the same to call: images → its first output, NumPy arrays.
+"""A portable module in each of the ways that run it, all of them the same to call: images → its first output, NumPy arrays;
+`.outputs(images)` gives all of them.
 
 An ONNX file tells in its metadata, under "nolabel", what it takes and what its classes are: it needs no other file.
 """
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +18,40 @@ import onnx
 import onnxruntime
 import torch
 
+from core.errors import RunError
+from deploy.compare import CLOSE as CLOSE
+from deploy.compare import difference
 from deploy.portable import Portable
 
-Answer = Callable[[np.ndarray], np.ndarray]
+# onnxruntime's releases, with the newest ai.onnx opset and IR version that each reads, the oldest first:
+# https://onnxruntime.ai/docs/reference/compatibility.html, whose table ends at 1.20
+RELEASES = (
+    ("1.0", 11, 6), ("1.3", 12, 7), ("1.6", 13, 7), ("1.8", 14, 7), ("1.9", 15, 8), ("1.11", 16, 8), ("1.12", 17, 8),
+    ("1.14", 18, 8), ("1.15", 19, 8), ("1.16", 19, 9), ("1.17", 20, 9), ("1.18", 21, 10),
+)
 CHECKED = (1, 3, 64)  # images at which a file must agree with torch
-CLOSE = 1e-4  # by how much an output may differ, relative to the largest
-
-
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """outputs: images → all outputs, NumPy arrays."""
+
+    outputs: Callable[[np.ndarray], list[np.ndarray]]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.outputs(images)[0]
 
 
 def eager(module: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], device: torch.device = CPU) -> Answer:
     """By torch on that device, where the module is; channels last, where it is faster."""
 
     @torch.inference_mode()
-    def answer(images: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(images).to(device, memory_format=torch.channels_last))[0].cpu().numpy()
+    def outputs(images: np.ndarray) -> list[np.ndarray]:
+        found = module(torch.from_numpy(images).to(device, memory_format=torch.channels_last))
+        return [output.cpu().numpy() for output in found]
 
-    return answer
+    return Answer(outputs)
 
 
 def compiled(portable: Portable, device: torch.device = CPU) -> Answer:
@@ -48,8 +66,12 @@ def onnx_file(path: Path, threads: int = 0, device: torch.device = CPU) -> Answe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=[wanted])
+    return _answer(session)
+
+
+def _answer(session: onnxruntime.InferenceSession) -> Answer:
     name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
+    return Answer(lambda images: session.run(None, {name: images}))
 
 
 def tensorrt(path: Path) -> Answer | str:
@@ -59,8 +81,7 @@ def tensorrt(path: Path) -> Answer | str:
     session = onnxruntime.InferenceSession(path, providers=["TensorrtExecutionProvider", "CUDAExecutionProvider"])
     if session.get_providers()[0] != "TensorrtExecutionProvider":
         return "TensorRT's libraries could not be loaded"
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
+    return _answer(session)
 
 
 def _dynamic(portable: Portable) -> dict:
@@ -114,16 +135,35 @@ def alone(files: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
         given, out = Path(folder) / "images.npy", Path(folder) / "out.npz"
         np.save(given, images)
         script = Path(__file__).with_name("alone.py")
-        subprocess.run([sys.executable, "-I", script, given, out, *files], check=True)
+        done = subprocess.run([sys.executable, "-I", script, given, out, *files], capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise RunError(f"the ONNX files do not run in a process of their own: {why[:200]}")
         with np.load(out) as found:
             return dict(found)
 
 
-def distance(one: Answer, other: Answer, portable: Portable) -> float:
-    """The largest difference of outputs, relative to the largest output, over batches of several sizes."""
+def distance(one: Answer, other: Answer, portable: Portable, counts: tuple[int, ...] = CHECKED) -> float:
+    """The largest difference of outputs, relative to the largest output, over batches of several sizes; inf where one of them
+    is not finite or has another shape.
+    """
     found = 0.0
-    for count in CHECKED:
+    for count in counts:
         images = portable.example(count).numpy()
-        a, b = one(images), other(images)
-        found = max(found, float(np.abs(a - b).max() / np.abs(b).max()))
+        a, b = _outputs(one, images), _outputs(other, images)
+        if len(a) != len(b):
+            return float("inf")
+        found = max(found, *(difference(x, y) for x, y in zip(a, b, strict=True)))
     return found
+
+
+def _outputs(answer: Answer | Callable, images: np.ndarray) -> list[np.ndarray]:
+    return answer.outputs(images) if isinstance(answer, Answer) else [answer(images)]
+
+
+def onnx_needs(path: Path) -> dict:
+    """{"ir": the file's IR version, "opsets": {domain: version}, "onnxruntime": the least release that reads it, or None}."""
+    model = onnx.load(path, load_external_data=False)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    fits = (release for release, opset, ir in RELEASES if opset >= opsets.get("ai.onnx", 0) and ir >= model.ir_version)
+    return {"ir": model.ir_version, "opsets": opsets, "onnxruntime": next(fits, None)}

@@ -121,7 +121,7 @@ def student(words, world) -> None:
     from core.schedule import stepped
     from distill import report, teacher
     from vision import artifact, loaders
-    from vision.build import build_data, build_encoder, fingerprints, precision
+    from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
 
     start = time.monotonic()
     torch.manual_seed(words.seed)
@@ -166,7 +166,7 @@ def student(words, world) -> None:
     if distributed.is_main() and run.step < plan.steps:
         run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, words.chosen.method)]
     if words.compile:
-        encoder.compile()
+        compile_encoder(encoder)
     try:
         loop.train(method, batches.batches(run.step, plan.steps), optimizer, plan, run, world.device,
                    observe=lambda step: {}, extra=lambda: extra)

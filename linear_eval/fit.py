@@ -19,7 +19,7 @@ from linear_eval.features import Source, collect, evaluating, plain
 from linear_eval.outcome import Outcome
 from vision import artifact, loaders
 from vision.augment import Recipe
-from vision.build import build_data, build_encoder, fingerprints, precision
+from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
 from vision.datasets import Dataset
 
 
@@ -72,7 +72,7 @@ def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
     workers = command.workers(words, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(train, recipe, deal, encoder.spec.channels, workers).batches(run.step, plan.steps)
     if words.compile:
-        encoder.compile()
+        compile_encoder(encoder)
     try:
         loop.train(method, batches, optimizer, plan, run, world.device, observe=watch.check, extra=watch.state)
     finally:

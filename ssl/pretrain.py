@@ -36,7 +36,7 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
     from ssl import report
     from ssl.health import Health
     from vision import artifact, loaders
-    from vision.build import build_data, build_encoder, fingerprints, precision
+    from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
 
     with distributed.session(words.device) as world:
         torch.manual_seed(words.seed)
@@ -70,7 +70,7 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
         else:
             health.start(encoder)
         if words.compile:
-            encoder.compile()
+            compile_encoder(encoder)
 
         report.listen(run, plan, words, recipe, dataset, listeners)
         try:

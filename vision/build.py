@@ -52,6 +52,18 @@ def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
     return encoder.train(), views
 
 
+def compile_encoder(encoder: nn.Module) -> None:
+    """torch.compile, in place.  Raises ValueError where it does not work on the encoder's device: no C++ compiler, say."""
+    device = next(encoder.parameters()).device
+    try:  # something small first: an encoder would fail in the middle of its first step
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # torch's compilers have no common class
+        why = " ".join(str(error).split())[:160]
+        raise ValueError(f"compile=true: torch.compile does not work here ({type(error).__name__}: {why}); install what it "
+                         "needs, such as g++, or leave compile out") from error
+    encoder.compile()
+
+
 def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[int] = ()) -> torch.dtype | None:
     """bf16 where the device computes in it: GPUs since Ampere; CPUs with AMX, where it doubles dense convolutions and
     halves depthwise ones (measured), so encoders with those stay in fp32, and so do those that it is wrong for.
