@@ -157,7 +157,7 @@ def final(
             skipped(run, dataset.skipped)
             lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
         lines += [
-            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). linear: logistic "
+            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
             f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
             f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side. "
             f"{_beginning(health.began, words)}",
@@ -192,7 +192,7 @@ def _beginning(began: str, words) -> str:
 
 def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
     scores = {name: f for name, f in scores.items() if f}
-    columns = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class"}
+    columns = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class"}
     columns = {key: title for key, title in columns.items() if any(key in f for f in scores.values())}
     rows = [f"| {split} | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
     for name, f in scores.items():
@@ -207,7 +207,7 @@ def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
     behind = [
         f"{name} in {label}"
         for name in scores
-        for key, label in (("knn", "kNN"), ("linear", "linear accuracy"), ("five_labels", "5-label accuracy"))
+        for key, label in (("knn", "kNN"), ("logistic", "logistic regression"), ("five_labels", "5-label accuracy"))
         if scores[name][key] > ours[key]
     ]
     return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []
