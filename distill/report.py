@@ -18,7 +18,7 @@ from linear_eval.probe import ITERATIONS, frozen_scores
 from vision import cost, encoders
 
 TIMED = 30  # forward passes of one image, of which the median counts
-COLUMNS = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class", "classifier": "classifier"}
+COLUMNS = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "classifier": "classifier"}
 COSTS = {"parameters": "M parameters", "macs": "M MACs", "milliseconds": "ms an image"}
 
 
@@ -90,8 +90,8 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
     lines = [f"# {words.chosen.method} on {dataset.name}: {method.encoder.spec.name} after {master.name}", "", *table(rows), ""]
     if labelled:
         lines += [
-            f"Test accuracy in %, last weights. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). linear: logistic regression"
-            f" on standardised features, at most {ITERATIONS} iterations. 5 labels a class: mean ± std of 5 draws."
+            f"Test accuracy in %, last weights. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
+            f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: mean ± std of 5 draws."
             " classifier: as trained.",
             "",
         ]

@@ -20,10 +20,11 @@ from core import checkpoint, config, identity
 from core.machine import code, hardware, versions
 from experiments.first_run import pretrain, spread
 from linear_eval import knn, probe
+from linear_eval.names import renamed
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "family"
-SCORES = {"linear": "linear", "knn": "kNN", "five_labels": "5 labels a class"}
+SCORES = {"logistic": "logistic", "knn": "kNN", "five_labels": "5 labels a class"}
 BASELINES = ("raw pixels", "untrained")
 PROTOCOL = f"kNN k = {knn.K}; logistic regression C = 1, at most {probe.ITERATIONS} iterations"
 COMPUTING = ("python", "torch", "torchvision", "timm")  # packages whose versions the figures may depend on
@@ -72,9 +73,9 @@ def summary(cells: list[dict]) -> dict[str, dict]:
 
 
 def table(document: dict) -> str:
-    """Markdown, best linear score first, the baselines last."""
+    """Markdown, best logistic regression first, the baselines last."""
     rows = document["summary"]
-    methods = sorted(set(rows) - set(BASELINES), key=lambda name: -rows[name]["linear"]["mean"])
+    methods = sorted(set(rows) - set(BASELINES), key=lambda name: -rows[name]["logistic"]["mean"])
     machine = document["hardware"]
     lines = [
         f"# The family on {document['data']}",
@@ -103,9 +104,9 @@ def chart(document: dict, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = document["summary"]
-    methods = sorted(set(rows) - set(BASELINES), key=lambda name: rows[name]["linear"]["mean"])
+    methods = sorted(set(rows) - set(BASELINES), key=lambda name: rows[name]["logistic"]["mean"])
     figure, axis = plt.subplots(figsize=(7.5, 0.32 * len(methods) + 1.2), layout="constrained")
-    for score, colour, shift in (("linear", "#0072B2", 0.12), ("knn", "#D55E00", -0.12)):
+    for score, colour, shift in (("logistic", "#0072B2", 0.12), ("knn", "#D55E00", -0.12)):
         means, stds = ([rows[m][score][k] for m in methods] for k in ("mean", "std"))
         places = [i + shift for i in range(len(methods))]
         axis.errorbar(means, places, xerr=stds, fmt="o", ms=5, color=colour, capsize=3, label=SCORES[score])
@@ -146,8 +147,8 @@ def main() -> int:
 def gathered(given: argparse.Namespace, recipes: dict[str, Path]) -> list[dict]:
     """Cells of today's recipes: those kept in the repository, and those beside runs here, which win."""
     path = given.kept / f"{given.data}.json"
-    cells = json.loads(path.read_text())["cells"] if path.exists() else []
-    cells += [json.loads(path.read_text()) for path in sorted((given.runs / given.data).glob("*/cell.json"))]
+    cells = renamed(json.loads(path.read_text())["cells"]) if path.exists() else []
+    cells += [renamed(json.loads(path.read_text())) for path in sorted((given.runs / given.data).glob("*/cell.json"))]
     current = {method: fingerprint(recipe) for method, recipe in recipes.items()}
     fresh = [c for c in cells if c["fingerprint"] == current.get(c["method"]) and c["protocol"] == PROTOCOL]
     newest = {(c["method"], c["seed"]): c for c in fresh}

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from core.machine import code, hardware, versions
+from linear_eval.names import renamed
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "first_run"
@@ -48,7 +49,7 @@ def summary(runs: list[dict]) -> dict:
     """Mean and standard deviation over seeds of each test score."""
     out = {}
     for name in runs[0]["test"]:
-        for score in ("knn", "linear", "five_labels"):
+        for score in ("knn", "logistic", "five_labels"):
             out[f"{name}, {score}"] = spread([r["test"][name][score] for r in runs])
     return out
 
@@ -61,8 +62,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="forget what is kept")
     given = parser.parse_args()
     path = KEPT / f"{given.method}-{given.data}.json"
-    done = json.loads(path.read_text())["runs"] if path.exists() and not given.again else []
-    done = [run for run in done if "linear" in run["test"]["pretrained"]]  # kept before there was such a score
+    done = renamed(json.loads(path.read_text())["runs"]) if path.exists() and not given.again else []
+    done = [run for run in done if "logistic" in run["test"]["pretrained"]]  # kept before there was such a score
     for seed in given.seeds:
         if any(r["seed"] == seed for r in done):
             continue

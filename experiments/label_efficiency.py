@@ -17,6 +17,7 @@ from pathlib import Path
 from core import checkpoint
 from core.machine import code, hardware, versions
 from experiments.first_run import spread
+from linear_eval.names import renamed
 
 HERE = Path(__file__).resolve().parent
 DATA, METHOD = "fashion_mnist", "simclr"
@@ -27,6 +28,7 @@ ARMS = {"pretrained, fine-tuned": "pretrained", "from scratch": "scratch"}
 FROZEN = "pretrained, frozen: logistic regression"
 COLOURS = {"pretrained, fine-tuned": "#0072B2", FROZEN: "#009E73", "from scratch": "#D55E00"}
 PACKAGES = ("torch", "torchvision", "timm", "scikit-learn")
+SCORES = ("knn", "logistic", "five_labels")
 
 
 def tool(module: str, *words: str) -> None:
@@ -83,8 +85,8 @@ def measured(runs: Path, seeds: list[int]) -> dict:
     for arm in COLOURS:
         arms[arm] = {f"{share:g}": spread(values[arm, share]) | {"each": values[arm, share]} for share in STEPS}
     chosen = {arm: {"chosen": rate, "validation": scores} for arm, (rate, scores) in rates.items()}
-    tests = [json.loads((pretrained(runs, seed).parent / "test.json").read_text())["pretrained"] for seed in seeds]
-    pretraining = {score: spread([test[score] for test in tests]) for score in ("knn", "linear", "five_labels")}
+    tests = [json.loads((pretrained(runs, seed).parent / "test.json").read_text()) for seed in seeds]
+    pretraining = {score: spread([test["pretrained"][score] for test in map(renamed, tests)]) for score in SCORES}
     return {"accuracy": arms, "rates": chosen, "pretraining": pretraining}
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from core import checkpoint
 from experiments.reproduce import MEASURED
 from experiments.table import grid
+from linear_eval.names import renamed
 from linear_eval.page import Picture, Section, Table, as_html
 
 SHOWN = 60  # runs in the table, the newest first
-SCORES = {"knn": "kNN, %", "linear": "linear probe, %"}
+SCORES = {"knn": "kNN, %", "logistic": "logistic regression, %"}
 
 
 def tables(folders: list[Path]) -> list[dict]:
@@ -61,7 +62,7 @@ def runs(root: Path) -> list[list[str]]:
         folder = path.parent
         with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            test = json.loads((folder / "test.json").read_text())["pretrained"]
+            test = renamed(json.loads((folder / "test.json").read_text()))["pretrained"]
             last = next(row for row in reversed(rows) if "loss" in row)
             scores = [f"{test[name]:.1f}" if name in test else "" for name in SCORES]
             row = [str(folder.relative_to(root)), f"{last['epoch']:.3g}", f"{last['step']:,}", f"{last['loss']:.3f}", *scores]

@@ -29,7 +29,7 @@ HELD = 2**30  # bytes of standardised float32 features that logistic regression 
 NEIGHBOURS = 5  # of SMOTE
 
 
-def linear(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
+def logistic_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
     """Accuracy in per cent of logistic regression (C = 1, standardised features) from every label of the bank.
 
     bank: N,D and queries: M,D with their N and M labels.
@@ -58,11 +58,12 @@ def few_labels(
 def frozen_scores(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
     """What the tools' reports say of frozen features: accuracy in per cent by kNN, by all labels and by five a class.
 
+    → "knn"; "logistic", by `logistic_accuracy`; "five_labels" and "five_labels_std", by `few_labels`.
     bank: N,D and queries: M,D with their N and M labels.
     """
     known = bank, bank_labels, queries, labels
     few, deviation = few_labels(*known)
-    scores = {"knn": knn_accuracy(*known, classes), "linear": linear(*known)}
+    scores = {"knn": knn_accuracy(*known, classes), "logistic": logistic_accuracy(*known)}
     return scores | {"five_labels": few, "five_labels_std": deviation}
 
 

@@ -34,6 +34,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.identity import difference
 from nas.storage import Missing, existing, folder, open_storage
+from nas.words import OLDER
+from nas.words import objectives as names_of
 
 ATTEMPTS = 5  # a trial whose workers were lost so often is at fault itself
 
@@ -89,7 +91,11 @@ class Entry:
 
     @property
     def rungs(self) -> list[dict]:
-        return self.trial.user_attrs.get("rungs", [])
+        return [
+            rung | {"figures": {OLDER.get(name, name): value for name, value in rung["figures"].items()}}
+            if OLDER.keys() & rung.get("figures", {}).keys() else rung
+            for rung in self.trial.user_attrs.get("rungs", [])
+        ]
 
     @property
     def goal(self) -> int:
@@ -197,8 +203,9 @@ class Ledger:
 
     @property
     def settings(self) -> dict | None:
-        """What it was begun with (core/identity.py)."""
-        return self.study.user_attrs.get("settings")
+        """What it was begun with (core/identity.py), its objectives by today's names."""
+        found = self.study.user_attrs.get("settings")
+        return found | {"objectives": ",".join(names_of(found["objectives"]))} if found and "objectives" in found else found
 
     def entries(self) -> list[Entry]:
         return [Entry(t) for t in self.study.get_trials(deepcopy=False)]

@@ -25,12 +25,12 @@ from core.method import Batch
 from core.words import PretrainWords, types_of
 from linear_eval.features import collect, evenly, images_of, of_encoder, plain, rankme
 from linear_eval.knn import knn_accuracy
-from linear_eval.probe import linear
+from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
 from nas.ledger import Entry, Lost, run_folders
 from nas.sampler import excess
 from nas.space import Choice
-from nas.words import PROXIES, NasWords, limits, tuned
+from nas.words import PROXIES, NasWords, limits, objectives, tuned
 from vision import artifact, cost, datasets, encoders, loaders
 from vision.augment import Recipe
 
@@ -128,13 +128,13 @@ class Train:
 
     def __init__(self, words, device: torch.device, data: datasets.Dataset):
         self.words, self.device, self.limits, self.data = words, device, limits(words.limit), data
-        self.names = {*words.objectives.split(","), *self.limits}
+        self.names = {*objectives(words.objectives), *self.limits}
         flat = config.flat(words)
         tune = tuned(words.tune, flat)
         shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
         chosen = space.named(words.space)
         self.choose, self.opening = partial(space.choose, space=chosen, **shared), space.opening(words.space, chosen, **shared)
-        if not self.data.classes and {"knn", "linear"} & self.names:
+        if not self.data.classes and {"knn", "logistic"} & self.names:
             raise ValueError(f"objectives={words.objectives}: data={words.chosen.data} has no labels; use loss or rankme")
 
     # ---- before training
@@ -228,13 +228,13 @@ class Train:
 
         source = replace(plainly, describe=describe)
         queries = collect(source, self.data.validation, self.device)
-        if names & {"knn", "linear"}:
+        if names & {"knn", "logistic"}:
             known = collect(source, self.data.train.select(evenly(len(self.data.train), bank)), self.device)
             rows = *known.tensors, *queries.tensors
             if "knn" in names:
                 figures["knn"] = knn_accuracy(*rows, len(self.data.classes))
-            if "linear" in names:
-                figures["linear"] = linear(*rows)
+            if "logistic" in names:
+                figures["logistic"] = logistic_accuracy(*rows)
         if "rankme" in names:
             figures["rankme"] = rankme(torch.from_numpy(queries.x).float())
         return figures

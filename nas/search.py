@@ -16,7 +16,7 @@ from pathlib import Path
 from core import command, config, identity, signals
 from core.errors import Stopped
 from core.machine import cores
-from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
+from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, objectives, space_of, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = config.Tool(
@@ -57,7 +57,7 @@ def check(words) -> None:
     wrong |= {} if words.sampler in SAMPLERS else {"sampler": " or ".join(SAMPLERS)}
     wrong |= {} if words.strategy in STRATEGIES else {"strategy": " or ".join(STRATEGIES)}
     wrong |= {} if words.study and "/" not in words.study and words.study[0] != "." else {"study": "a name, such as fashion"}
-    named = words.objectives.split(",")
+    named = objectives(words.objectives)
     if len(set(named)) < len(named) or not set(named) <= set(OBJECTIVES):
         wrong["objectives"] = f"some of {', '.join(OBJECTIVES)}, by commas, each once"
     elif words.strategy != "proxy" and not set(named) & set(LEARNT):
@@ -76,7 +76,7 @@ def check(words) -> None:
         wrong |= {} if words.proxy == "none" else {"proxy": "none: the supernet judges by itself"}
         wrong |= {} if not words.compile else {"compile": "false: a supernet is another encoder at every step"}
         if "loss" in named:
-            wrong["objectives"] = "without loss, which is the supernet's as a whole: knn, linear or rankme"
+            wrong["objectives"] = "without loss, which is the supernet's as a whole: knn, logistic or rankme"
     if words.strategy != "proxy" and "proxy" in named:
         wrong["objectives"] = "without proxy, or with strategy=proxy"
     wrong |= {name: USELESS[name] for name in said(words) if name in USELESS}
@@ -107,7 +107,7 @@ def plan(words):
     }
     return Plan(
         trials=words.trials, halving=halving[words.strategy],
-        objectives={name: OBJECTIVES[name][0] for name in words.objectives.split(",")}, limits=limits(words.limit),
+        objectives={name: OBJECTIVES[name][0] for name in objectives(words.objectives)}, limits=limits(words.limit),
         sampler=words.sampler, seed=words.seed, interval=words.interval,
         candidates=words.candidates if words.proxy != "none" and words.strategy == "train" else 1,
     )
@@ -116,7 +116,8 @@ def plan(words):
 def ledger(words, anew: bool = False):
     from nas.ledger import Ledger
 
-    return Ledger(words.study, words.storage, plan(words).objectives, identity.identity(words), anew)
+    settings = identity.identity(words) | {"objectives": ",".join(objectives(words.objectives))}
+    return Ledger(words.study, words.storage, plan(words).objectives, settings, anew)
 
 
 # --------------------------------------------------------------------------------------------------------------- a worker

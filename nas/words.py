@@ -7,7 +7,7 @@ from core.words import PretrainWords, word
 
 OBJECTIVES = {  # name → direction, unit, meaning
     "knn": ("maximize", "%", "kNN accuracy on validation images"),
-    "linear": ("maximize", "%", "logistic regression on validation images"),
+    "logistic": ("maximize", "%", "logistic regression on validation images"),
     "loss": ("minimize", "", "the method's own loss on validation images: no labels needed"),
     "rankme": ("maximize", "", "effective rank of validation features: no labels needed"),
     "proxy": ("maximize", "", "the score of --proxy, without training"),
@@ -18,7 +18,8 @@ OBJECTIVES = {  # name → direction, unit, meaning
     "latency_p95": ("minimize", "ms", "its 95th percentile"),
     "latency_batch": ("minimize", "ms", "median of a forward pass of 64 images, here"),
 }
-LEARNT = ("knn", "linear", "loss", "rankme")  # known after training; the others before
+OLDER = {"linear": "logistic"}  # objectives that had another name: it is understood, and studies begun with it resume
+LEARNT = ("knn", "logistic", "loss", "rankme")  # known after training; the others before
 COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch")
 STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
@@ -42,7 +43,7 @@ class NasWords(PretrainWords):
     trials: int = word(30, "choices to train, in all; what limits refuse does not count")
     space: str = word("resnet", SPACES_TEXT)
     tune: str = word("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
-    objectives: str = word("knn,macs", "knn | linear | loss | rankme | parameters | macs | memory | latency…, by commas")
+    objectives: str = word("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
     limit: str = word("", "the most that is allowed, checked before training: macs:15,latency:2")
     strategy: str = word("train", "train | supernet (one training for all, then the best go on) | proxy (no training)")
     supernet_epochs: float = word(30, "of the supernet's training; `epochs` is then what the best are trained on for")
@@ -56,6 +57,11 @@ class NasWords(PretrainWords):
     parallel: int = word(0, "workers on this machine; 0: one a GPU, or one")
     node: int = word(0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm")
     interval: float = word(60.0, "seconds; twice that without a sign of life, and a worker's trial is given back")
+
+
+def objectives(said: str) -> list[str]:
+    """"knn,macs" → today's names of both."""
+    return [OLDER.get(name, name) for name in said.split(",")]
 
 
 def limits(said: str) -> dict[str, float]:

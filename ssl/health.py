@@ -25,6 +25,7 @@ COLLAPSED_STD = 0.05  # a healthy run's lowest was 0.17, early on; collapsing on
 FEWEST = 16  # images that can show a collapse
 NARROW_RANK = 0.05  # of the features' dimensions
 LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
+UNTRAINED, BEFORE = "untrained", "before training"  # the encoder at step 0: of random weights, or of a file's or timm's
 
 
 def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:
@@ -56,7 +57,10 @@ def uniformity(z: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What training must beat, on the same images by the same protocol."""
+    """What training must beat, on the same images by the same protocol.
+
+    untrained: the encoder as training began with it, its BatchNorm's statistics taken from these images.
+    """
 
     pixels: dict[str, float]
     untrained: dict[str, float]
@@ -65,11 +69,13 @@ class Baselines:
 class Health:
     """Measures an encoder at intervals, on the same images each time, which are read in blocks (linear_eval/samples.py).
 
-    Keeps the figures of raw pixels and of the untrained encoder.
+    Keeps the figures of raw pixels and of the encoder as training began with it, which `began` names: UNTRAINED or BEFORE.
     """
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, encoder: nn.Module):
-        self.recipe, self.device, self.seed = recipe, device, seed
+    def __init__(
+        self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, encoder: nn.Module, began: str = UNTRAINED
+    ):
+        self.recipe, self.device, self.seed, self.began = recipe, device, seed, began
         spec, self.dim = encoder.spec, encoder.dim
         self.classes = dataset.classes
         watched = dataset.validation if len(dataset.validation) > 1 else dataset.pretrain  # a spread needs two images
@@ -100,7 +106,7 @@ class Health:
         return {"knn": knn_accuracy(*labelled, len(self.classes)), "five_labels": few_labels(*labelled)[0]}
 
     def start(self, encoder: nn.Module) -> None:
-        """Measure the baselines; `encoder` has its first, random weights."""
+        """Measure the baselines; `encoder` has the weights that training begins with."""
         pixels = {}
         if self.bank is not None and is_main():
             (bank, (rows,)), (watched, (z,)) = (s.describe(lambda x, _: pixels_of(x)) for s in (self.bank, self.watched))
@@ -146,7 +152,7 @@ class Health:
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained
         return (
-            f"two views of an image lie at {figures['alignment_ratio']:.2f} of the distance of different images (untrained "
+            f"two views of an image lie at {figures['alignment_ratio']:.2f} of the distance of different images ({self.began} "
             f"{before['alignment_ratio']:.2f}), effective rank {figures['rankme']:.0f} ({before['rankme']:.0f}), "
             f"feature std {figures['feature_std']:.2f} ({before['feature_std']:.2f})"
         )

@@ -25,8 +25,10 @@ def main() -> int:
 
 
 def run(words, listeners=(), encoder_of=None, method_of=command.build_method) -> int:
-    """One run, from words to report.  listeners: further ones of its figures (core/run.py); encoder_of(words, dataset) and
-    method_of(words, encoder): what is trained, where it is not what the words say.
+    """One run, from words to report.  listeners: further ones of its figures (core/run.py).
+
+    encoder_of(words, dataset) → an encoder of random weights and its input, method_of(words, encoder) → the method: what is
+    trained, where it is not what the words say. The report calls both again for the encoder as training began with it.
     """
     import torch
 
@@ -34,7 +36,7 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
     from core.batchnorm import sync_batchnorm
     from core.run import Run, say
     from ssl import report
-    from ssl.health import Health
+    from ssl.health import BEFORE, UNTRAINED, Health
     from vision import artifact, loaders
     from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
 
@@ -43,8 +45,14 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
         dataset = build_data(words)
         name, images = f"{words.chosen.method}-{words.chosen.data}", fingerprints(dataset)
         run = Run(command.folder(words, name, images), config.plain(words), words.resume, images)
-        encoder, recipe = (encoder_of or build_encoder)(words, dataset)
-        method = method_of(words, encoder)
+
+        def initial():
+            """The encoder, its input and the method as training begins with them, the same at every call."""
+            torch.manual_seed(words.seed)
+            encoder, recipe = (encoder_of or build_encoder)(words, dataset)
+            return encoder, recipe, method_of(words, encoder)
+
+        encoder, recipe, method = initial()
         if method.needs_labels and dataset.pretrain.labels is None:
             raise ValueError(f"method={words.chosen.method} needs labels, and data={words.chosen.data} has none to train on")
         if method.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
@@ -57,7 +65,8 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
         optimizer = command.build_optimizer(words, method)
         precise = precision(words.precision, encoder, world.device, [view.size for view in recipe.views])
         plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise)
-        health = Health(dataset, recipe, world.device, words.seed, encoder)
+        began = UNTRAINED if encoder_of or not begins_trained(words) else BEFORE
+        health = Health(dataset, recipe, world.device, words.seed, encoder, began)
         workers = command.workers(words, world.local_size, world.device.type == "cuda")
         loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers)
 
@@ -96,8 +105,13 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
         if run.step < plan.steps:
             say(f"paused at step {run.step} of {plan.steps}: {run.folder}/encoder.safetensors; without until= it goes on")
         elif words.report:
-            report.final(run, health, dataset, encoder, words)
+            report.final(run, health, dataset, encoder, words, lambda: initial()[0])
     return 0
+
+
+def begins_trained(words) -> bool:
+    """Does training begin with the weights of a file, or with timm's?"""
+    return (words.encoder.endswith(".safetensors") or words.pretrained) and not words.scratch
 
 
 def pieces_notes(words, method) -> list[str]:

@@ -2,6 +2,7 @@
 import itertools
 import json
 import shlex
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -15,9 +16,8 @@ from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from linear_eval.samples import at_most
-from ssl.health import Health, features
+from ssl.health import UNTRAINED, Health, features
 from vision import artifact, augment
-from vision.build import build_encoder
 from vision.datasets import Dataset
 
 TESTED = 10_000  # test images at most
@@ -107,7 +107,7 @@ def test_scores(
     """
     describe = {
         "raw pixels": pixels_of,
-        "untrained": lambda images: features(before, images, health.recipe, health.device),
+        health.began: lambda images: features(before, images, health.recipe, health.device),
         "pretrained": lambda images: features(encoder, images, health.recipe, health.device),
     }
     size, channels = encoder.spec.image_size, encoder.spec.channels
@@ -133,12 +133,15 @@ def test_scores(
     return scores, unread
 
 
-def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words) -> None:
-    """report.md, and the gist of it on the terminal.  Collective."""
+def final(
+    run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words, initial: Callable[[], nn.Module]
+) -> None:
+    """report.md, and the gist of it on the terminal.  initial: makes the encoder that training began with, once more.
+    Collective.
+    """
     scores, unread = {}, 0
     if health.bank is not None and len(dataset.test) and dataset.test.labels is not None:
-        torch.manual_seed(words.seed)  # the weights that training began with, once more
-        before = health.calibrated(build_encoder(words, dataset)[0].to(health.device))
+        before = health.calibrated(initial().to(health.device))
         scores, unread = test_scores(health, dataset, encoder, before)
     if not is_main():
         return
@@ -154,9 +157,10 @@ def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words)
             skipped(run, dataset.skipped)
             lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
         lines += [
-            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). linear: logistic "
+            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
             f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
-            f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side.",
+            f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side. "
+            f"{_beginning(health.began, words)}",
             "",
         ]
     path = run.folder / "encoder.safetensors"
@@ -173,14 +177,22 @@ def final(run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words)
 def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
     return {
         "raw pixels": health.baselines.pixels,
-        "untrained": health.baselines.untrained,
+        health.began: health.baselines.untrained,
         "pretrained": health.history[-1][1] if health.history else {},
     }
 
 
+def _beginning(began: str, words) -> str:
+    """What the row of the encoder at step 0 is."""
+    if began == UNTRAINED:
+        return "untrained: the same architecture with the random weights that training began with."
+    source = words.encoder if words.encoder.endswith(".safetensors") else f"timm's {words.encoder}"
+    return f"{began}: the weights that training began with, of {source}; BatchNorm's statistics are this data's."
+
+
 def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
     scores = {name: f for name, f in scores.items() if f}
-    columns = {"knn": "kNN", "linear": "linear", "five_labels": "5 labels a class"}
+    columns = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class"}
     columns = {key: title for key, title in columns.items() if any(key in f for f in scores.values())}
     rows = [f"| {split} | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
     for name, f in scores.items():
@@ -194,8 +206,8 @@ def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
     ours = scores["pretrained"]
     behind = [
         f"{name} in {label}"
-        for name in ("raw pixels", "untrained")
-        for key, label in (("knn", "kNN"), ("linear", "linear accuracy"), ("five_labels", "5-label accuracy"))
+        for name in scores
+        for key, label in (("knn", "kNN"), ("logistic", "logistic regression"), ("five_labels", "5-label accuracy"))
         if scores[name][key] > ours[key]
     ]
     return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []

@@ -105,7 +105,7 @@ def test_the_student_alone_beside_it(files, tmp_path, method):
     teacher, student, next_to_it, untrained = rows.values()
     assert [name.split(":")[0] for name in rows] == ["teacher", "student", "beside", "untrained"]
     for row in rows.values():
-        assert {"knn", "linear", "parameters", "macs", "milliseconds"} <= set(row)
+        assert {"knn", "logistic", "parameters", "macs", "milliseconds"} <= set(row)
         assert row["parameters"] == student["parameters"]
         assert row["milliseconds"] > 0
     assert "classifier" in teacher

@@ -173,7 +173,7 @@ def test_a_finished_study_takes_no_other_settings(whole):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--objectives=knn,speed"], "objectives=knn,speed: must be some of knn, linear"),
+    (["--objectives=knn,speed"], "objectives=knn,speed: must be some of knn, logistic"),
     (["--objectives=macs"], "with one that training shows"),
     (["--limit=macs"], "limit=macs: written name:number"),
     (["--limit=knn:80"], "limit=knn:80: there are parameters, macs"),

@@ -1,0 +1,92 @@
+"""The report's baseline is the encoder that training began with: its architecture, its weights, and a name that says so."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ssl.pretrain
+from core import config
+from nas import supernet
+from ssl.health import Health
+
+SMALL = ["--data=folder", "--image_size=16", "--batch_size=16", "--steps=2", "--checks=1", "--method.hidden=16"]
+SMALL += ["--method.dim=8", "--trackers=none", "--device=cpu", "--workers=0"]
+RESNET = [*SMALL, "--encoder=test_resnet"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """60 images of two classes."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for i in range(60):
+        path = folder / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The weights of the encoders that were calibrated: first when training begins, then for the report."""
+    seen, calibrated = [], Health.calibrated
+
+    def noted(self, encoder):
+        seen.append((encoder.spec, {name: value.clone() for name, value in encoder.state_dict().items()}))
+        return calibrated(self, encoder)
+
+    monkeypatch.setattr(Health, "calibrated", noted)
+    return seen
+
+
+def trained(root, out, *said: str, module=ssl.pretrain):
+    """→ test.json and report.md of a run."""
+    words, _ = config.overrides([*said, f"--data.root={root}", f"--out={out}"], module.TOOL.words)
+    assert module.run(config.compose(module.TOOL, words)) == 0
+    return json.loads((out / "test.json").read_text()), (out / "report.md").read_text()
+
+
+def assert_the_same(measured) -> None:
+    (spec, first), (again, last) = measured
+    assert spec == again
+    assert first.keys() == last.keys()
+    assert all(torch.equal(first[name], last[name]) for name in first)
+
+
+def test_of_an_ordinary_run(root, tmp_path, measured, capsys):
+    scores, report = trained(root, tmp_path / "run", *RESNET)
+    assert_the_same(measured)
+    assert list(scores) == ["raw pixels", "untrained", "pretrained"]
+    assert "untrained: the same architecture with the random weights" in report
+
+
+def test_of_a_supernet(root, tmp_path, measured, capsys):
+    """Whose words say nothing of its encoder, so that they would build the default one."""
+    scores, _ = trained(root, tmp_path / "run", *SMALL, "--space=elastic", "--subnets=0", module=supernet)
+    assert_the_same(measured)
+    assert "untrained" in scores
+
+
+def test_of_a_method_that_changes_the_encoder(root, tmp_path, measured, capsys):
+    """MoCo v3 gives a transformer fixed positions before training begins."""
+    words = [word for word in SMALL if not word.startswith("--image_size")]
+    trained(root, tmp_path / "run", *words, "--image_size=32", "--encoder=test_vit", "--method=moco_v3_vit")
+    assert_the_same(measured)
+
+
+def test_of_an_encoder_from_a_file(root, tmp_path, measured, capsys):
+    """It is not untrained, and is not called so; by scratch=true it is."""
+    trained(root, tmp_path / "first", *RESNET)
+    file = tmp_path / "first" / "encoder.safetensors"
+    measured.clear()
+    scores, report = trained(root, tmp_path / "second", *SMALL, f"--encoder={file}")
+    assert_the_same(measured)
+    assert list(scores) == ["raw pixels", "before training", "pretrained"]
+    assert "| untrained |" not in report
+    assert report.count("| before training |") == 2, "on validation and on test images"
+    assert f"before training: the weights that training began with, of {file}" in report
+    measured.clear()
+    scores, report = trained(root, tmp_path / "third", *SMALL, f"--encoder={file}", "--scratch")
+    assert_the_same(measured)
+    assert list(scores) == ["raw pixels", "untrained", "pretrained"]
