@@ -190,7 +190,8 @@ def _identity(folder: Path) -> dict:
             return dict(json.loads(kept.read_text("utf-8")))
         return identities.identity(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"out={folder} holds a config.yaml or identity.json that is none of ours; {another(folder)}") from error
+        why = "holds a config.yaml or identity.json that is none of ours"
+        raise ValueError(f"out={folder} {why}; {another(folder)}") from error
 
 
 def _stat(path: Path):

@@ -28,8 +28,7 @@ from pathlib import Path
 
 import yaml
 
-from core import checkpoint, signals
-from core.machine import code, hardware, versions
+from core import signals
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; its own beside them
@@ -247,6 +246,9 @@ def perform(cell: Cell, environment: dict[str, str], started: Callable[[subproce
             with open(cell.log, "a") as log:
                 log.write(f"{CHANGED}\n")
             return "failed"
+        from core import checkpoint  # these bring torch, and a job must soon be able to catch a signal
+        from core.machine import code, hardware, versions
+
         missing = [name for name, _ in cell.files if not cell.file(name).exists()]
         if ended in cell.codes and missing:
             with open(cell.log, "a") as log:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from core import signals, slurm, sweep
 from core.errors import RunError, Stopped
-from core.machine import cores
 from experiments.cells import Cell, ordered, paths, perform
 
 TRIES = 2  # of a cell in one run of the command
@@ -36,6 +35,8 @@ class Here:
         return self.pool.submit(self._do, cell)
 
     def _do(self, cell: Cell) -> str:
+        from core.machine import cores  # brings torch
+
         with self.lock:
             slot = self.free.pop()
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // self.size)))}
