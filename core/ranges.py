@@ -35,7 +35,7 @@ def check(flat: dict[str, Any]) -> None:
         for number in _numbers(value):
             most = largest(name, number)
             if not -most <= number <= most:  # nan is neither
-                raise ValueError(f"{name}={_text(value)}: must be a number of at most {shown(most)} in size")
+                raise ValueError(f"{name}={_text(value)}: must be a finite number of at most {shown(most)} in size")
 
 
 def largest(name: str, number: float = 0.0) -> float:
@@ -52,7 +52,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def shown(most: float) -> str:
-    return f"{most:,}" if isinstance(most, int) else f"{most:,.0f}"
+    return f"{most:,}" if isinstance(most, int) else f"{most:,.0f}" if most < 1e12 else f"{most:g}"
 
 
 def _text(value: Any) -> str:

@@ -48,7 +48,7 @@ WORDS = {
     ("--workers=-2",): ("workers=-2", "-1"),
     ("--seed=-1",): ("seed=-1",),
     ("--optim.lr=0",): ("optim.lr=0", "more than 0"),
-    ("--optim.lr=nan",): ("optim.lr=nan", "more than 0"),
+    ("--optim.lr=nan",): ("optim.lr=nan", "a finite number of at most 1e+30"),
     ("--optim.momentum=1",): ("optim.momentum=1", "less than 1"),
     ("--optim.warmup=1",): ("optim.warmup=1", "less than 1"),
     ("--optim.weight_decay=-0.1",): ("optim.weight_decay=-0.1", "0 or more"),
