@@ -148,7 +148,7 @@ def build(model: Model, gallery: Gallery | None, words) -> FastAPI:
         if not 1 <= count <= 100:
             raise Refused(422, f"count={count}: must be from 1 to 100")
         return [
-            {"number": i, "similarity": round(similarity, 6), "class": gallery.label(i), "file": gallery.files[i].name,
+            {"number": i, "similarity": round(similarity, 6), "class": gallery.label(i), "file": gallery.name(i),
              "image": f"/gallery/{i}"}
             for i, similarity in gallery.nearest(found.features, count)
         ]

@@ -17,6 +17,7 @@ from ssl.health import Health, features, some
 from vision import artifact, augment
 from vision.build import build_encoder
 from vision.datasets import Dataset
+from vision.listing import one_line
 
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
@@ -34,7 +35,7 @@ def opening(words, dataset: Dataset, encoder, plan: Plan, run: Run, world: World
     for note in notes:
         say(f"note: {note}")
     if dataset.skipped:
-        say(f"note: {len(dataset.skipped)} unreadable files are left out; {run.folder}/skipped.txt lists them")
+        say(f"note: {run.folder}/skipped.txt lists what is left out, with reasons")
     if 0 < run.step < plan.steps:
         say(f"going on from step {run.step}")
     elif run.step >= plan.steps:
@@ -55,8 +56,9 @@ def listen(run: Run, plan: Plan, words, recipe: augment.Recipe, dataset: Dataset
 
 
 def skipped(run: Run, files: dict[str, str]) -> None:
+    """skipped.txt: a file a line, a tab, why it was left out. Control characters in either are escapes."""
     if files:
-        run.write("skipped.txt", "".join(f"{path}\t{why}\n" for path, why in sorted(files.items())))
+        run.write("skipped.txt", "".join(f"{one_line(path)}\t{one_line(why)}\n" for path, why in sorted(files.items())))
 
 
 def curves(run: Run, health: Health) -> None:

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("core", "vision", "ssl", "linear_eval", "distill", "nas", "deploy", "experiments", "paper_figures")
 TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
 LIBRARIES = {"linear_eval.knn", "linear_eval.probe", "linear_eval.features"}  # what any tool may call
-FROM_CORE_IN_VISION = {"core.distributed", "core.method", "core.config", "core.run.counting"}
+FROM_CORE_IN_VISION = {"core.distributed", "core.method", "core.config", "core.run.counting", "core.run.say"}
 
 
 def imports(source: str) -> set[str]:
