@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from core.machine import cores
 from deploy.model import Model, Refused
-from vision.decode import SUFFIXES
+from vision.listing import class_name, ignored_note, listed, printable, walk
 
 BATCH = 64  # images whose features are taken at a time
 
@@ -31,12 +31,13 @@ class Gallery:
         return len(self.files)
 
     def label(self, i: int) -> str | None:
-        """The class: of root/class/…/file the first folder; of root/file none."""
+        """The class, as of a training folder: of root/class/…/file the first folder; of root/file none."""
         parts = self.files[i].relative_to(self.root).parts
-        return printable(parts[0]) if len(parts) > 1 else None
+        return class_name(os.fsencode(parts[0])) if len(parts) > 1 else None
 
     def name(self, i: int) -> str:
-        return printable(self.files[i].name)
+        """The file's name in printable characters, whatever bytes the file system has."""
+        return printable(os.fsencode(self.files[i].name))
 
     def nearest(self, features: np.ndarray, count: int) -> list[tuple[int, float]]:
         """Features D → (number, cosine similarity) of the `count` nearest, the nearest first."""
@@ -54,27 +55,30 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
 
 
-def read(root: Path, model: Model, megapixels: float, kept: Path) -> tuple[Gallery, dict[Path, str]]:
-    """A folder's images by this model, and those left out with why.  kept: folder where features are kept for the next start.
+def read(root: Path, model: Model, megapixels: float, kept: Path) -> tuple[Gallery, dict[str, str]]:
+    """A folder's images by this model, and what is left out, in printable characters → why.
 
-    Raises ValueError where there is no image.
+    The images are those of a training folder (`vision.listing.walk`).  kept: folder where features are kept for the next
+    start.  Raises ValueError where there is no image.
     """
     if not root.is_dir():
         raise ValueError(f"gallery={root}: no such folder")
-    files = sorted(p for p in root.rglob("*") if os.fsencode(p.suffix.lower()) in SUFFIXES and p.is_file())
+    ignored, closed = Counter(), {}
+    files = sorted(root / os.fsdecode(path) for path, _ in walk(os.fsencode(root), b"", ignored, closed))
     if not files:
-        raise ValueError(f"gallery={root} holds no image")
+        raise ValueError(f"gallery={root} holds no image{f' ({listed(ignored)})' if ignored else ''}")
     cache = kept / f"{_fingerprint(root, files, model)}.npz"
-    known = _kept(cache)
-    if known is not None:
-        good, features, skipped = known
+    if found := _kept(cache):
+        good, features, skipped = found["good"], found["features"], dict(zip(found["bad"], found["why"], strict=True))
     else:
         good, features, skipped = _described(files, model, megapixels)
         if len(good):
             _keep(cache, good=good, features=features, bad=list(skipped), why=list(skipped.values()))
     if not len(good):
         raise ValueError(f"gallery={root}: none of its {len(files)} images can be read")
-    return Gallery(root, [files[i] for i in good], features), {files[int(i)]: str(why) for i, why in skipped.items()}
+    left_out = {printable(os.fsencode(root)): ignored_note(ignored)} if ignored else {}
+    left_out |= closed | {printable(os.fsencode(files[int(i)])): str(why) for i, why in skipped.items()}
+    return Gallery(root, [files[i] for i in good], features), left_out
 
 
 def _described(files: list[Path], model: Model, megapixels: float) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
@@ -84,7 +88,9 @@ def _described(files: list[Path], model: Model, megapixels: float) -> tuple[np.n
     def take(i: int):
         try:
             return i, model.taken(files[i].read_bytes(), megapixels)
-        except (Refused, OSError) as error:
+        except OSError as error:
+            return i, error.strerror or type(error).__name__
+        except Refused as error:
             return i, str(error)
 
     with ThreadPoolExecutor(cores()) as pool:
@@ -113,17 +119,22 @@ def _fingerprint(root: Path, files: list[Path], model: Model) -> str:
     digest = hashlib.sha256(model.path.read_bytes())
     digest.update(json.dumps(model.preprocessing.json, sort_keys=True).encode())
     for path in files:
-        stat = path.stat()
-        digest.update(os.fsencode(path.relative_to(root)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
+        digest.update(os.fsencode(path.relative_to(root)))
+        try:
+            stat = path.stat()
+            # Inode and ctime: neither `cp -p` nor rsync can set those back, so a file of equal size and time is another.
+            digest.update(f" {stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}\n".encode())
+        except OSError:  # a symlink to nothing: it will be left out
+            digest.update(b" none\n")
     return digest.hexdigest()[:16]
 
 
-def _kept(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
-    """What `_keep` wrote; None where it is not there or not whole."""
+def _kept(path: Path) -> dict[str, np.ndarray] | None:
+    """What `_keep` wrote; None where it is not there, or broken."""
     try:
         with np.load(path, allow_pickle=False) as found:
-            return found["good"], found["features"], dict(zip(found["bad"], found["why"], strict=True))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return {name: found[name] for name in ("good", "features", "bad", "why")}
+    except Exception:  # whatever half a file makes numpy or zipfile raise
         return None
 
 

@@ -19,6 +19,7 @@ from linear_eval.samples import at_most
 from ssl.health import UNTRAINED, Health, features
 from vision import artifact, augment
 from vision.datasets import Dataset
+from vision.listing import one_line
 
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
@@ -36,7 +37,7 @@ def opening(words, dataset: Dataset, encoder, plan: Plan, run: Run, world: World
     for note in notes:
         say(f"note: {note}")
     if dataset.skipped:
-        say(f"note: {len(dataset.skipped)} unreadable files are left out; {run.folder}/skipped.txt lists them")
+        say(f"note: {run.folder}/skipped.txt lists what is left out, with reasons")
     if 0 < run.step < plan.steps:
         say(f"going on from step {run.step}")
     elif run.step >= plan.steps:
@@ -57,8 +58,9 @@ def listen(run: Run, plan: Plan, words, recipe: augment.Recipe, dataset: Dataset
 
 
 def skipped(run: Run, files: dict[str, str]) -> None:
+    """skipped.txt: a file a line, a tab, why it was left out. Control characters in either are escapes."""
     if files:
-        run.write("skipped.txt", "".join(f"{path}\t{why}\n" for path, why in sorted(files.items())))
+        run.write("skipped.txt", "".join(f"{one_line(path)}\t{one_line(why)}\n" for path, why in sorted(files.items())))
 
 
 def curves(run: Run, health: Health) -> None:

@@ -283,11 +283,9 @@ def main() -> int:
 def draw_picture(words) -> None:
     """The first `batch_size` images that a run of these words sees, and their views."""
     from core import config
-    from vision import datasets
+    from vision.build import build_data
 
-    given = config.plain(words.data)
-    given["root"] = str(config.expand(given["root"])) if given.get("root") else None
-    dataset = datasets.load(**given, seed=words.seed)
+    dataset = build_data(words)
     recipe = Recipe(words.image_size, dataset.mean, dataset.std, **config.plain(words.augment))
     indices = random.permutation(words.seed, 0, len(dataset.pretrain))[: words.batch_size]
     path = Path("runs", f"augment-{words.chosen.data}.png") if words.out == "auto" else config.expand(words.out)

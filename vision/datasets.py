@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -267,21 +268,27 @@ def _mnist(name: str, root: str | None, download: bool) -> tuple:
     classes = FASHION if name == "fashion_mnist" else TEN
     folder = Path(root).expanduser() if root else DEBIAN_FASHION_MNIST if name == "fashion_mnist" else Path("data")
     if (folder / "train-images-idx3-ubyte.gz").exists():
-        parts = [(_idx(folder / f"{part}-images-idx3-ubyte.gz"), _idx(folder / f"{part}-labels-idx1-ubyte.gz"))
+        parts = [(_idx(folder / f"{part}-images-idx3-ubyte.gz", 3), _idx(folder / f"{part}-labels-idx1-ubyte.gz", 1))
                  for part in ("train", "t10k")]
     else:
         official = [_torchvision(name, root, download, train=train) for train in (True, False)]
         parts = [(part.data, part.targets) for part in official]
+    for images, labels in parts:
+        if len(images) != len(labels) or (labels >= len(classes)).any():
+            raise ValueError(f"data.root={folder}: {name} has {len(images)} images and {len(labels)} labels up to "
+                             f"{int(labels.max())}; its files do not belong together, put them there anew")
     return *(Images(images[:, None], labels.long()) for images, labels in parts), classes
 
 
-def _idx(path: Path) -> Tensor:
+def _idx(path: Path, dimensions: int) -> Tensor:
     """Yann LeCun's format: two zero bytes, type (8: uint8), number of dimensions, their big-endian sizes, the data."""
     try:
         data = gzip.decompress(path.read_bytes())
+        if data[:4] != bytes((0, 0, 8, dimensions)):
+            raise ValueError(f"no uint8 array of {dimensions} dimensions")
         shape = np.frombuffer(data, ">u4", data[3], 4).astype(int).tolist()
         return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy())
-    except (OSError, EOFError, IndexError, ValueError) as error:
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         raise ValueError(f"data.root: {path} is missing or broken ({reason(error)}); put it there anew") from None
 
 
@@ -315,7 +322,7 @@ def _torchvision(name: str, root: str | None, download: bool, **which: Any) -> A
     folder = Path(root or "data").expanduser()
     try:
         return kind(folder, download=False, **which)
-    except RuntimeError:  # not found or corrupted
+    except Exception:  # not found, or damaged: RuntimeError, and of half a file whatever pickle and numpy raise
         fix = f"set data.root to the folder that holds {holds}"
         if name == "fashion_mnist":
             fix += ", or apt-get install dataset-fashion-mnist and leave data.root out"

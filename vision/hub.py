@@ -1,4 +1,9 @@
-"""Hugging Face data sets: a name on the Hub, a local copy or a .parquet file → splits decoded on demand."""
+"""Hugging Face data sets: a name on the Hub, a local copy or a .parquet file → splits decoded on demand.
+
+Labels are a column of class numbers (ClassLabel), integers, booleans or texts. A row without one (null, empty text, NaN,
+−1 of a ClassLabel) is left out where most rows of train have one. Floats are labels only where they are whole, as pandas
+writes integers with gaps.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from vision import hub_labels
 from vision.decode import Unreadable, reason
 from vision.folder import SPLITS
 from vision.streamed import Progress, Streamed
@@ -32,8 +37,11 @@ class HFImages(Streamed):
         digest.update(self.column.encode() + self.rows.numpy().tobytes())
 
     def _open(self, row: int) -> BinaryIO:
-        value = self.table[row][self.column]  # {"bytes": …, "path": …}
-        if value is None:
+        try:
+            value = self.table[row][self.column]  # {"bytes": …, "path": …}
+        except Exception as error:  # Arrow's, of a damaged file, have no common class
+            raise Unreadable(reason(error)) from error
+        if value is None or (value["bytes"] is None and not value["path"]):
             raise Unreadable("no image in this row")
         return open(value["path"], "rb") if value["bytes"] is None else io.BytesIO(value["bytes"])
 
@@ -57,28 +65,58 @@ def load_hub(
     usual = [column for column in ("label", "labels", "fine_label", "class")
              if isinstance(features.get(column), (ClassLabel, Value))]
     column = next(iter((*usual, *(column for column, kind in features.items() if isinstance(kind, ClassLabel)))), None)
+    column = None if labels == "none" else column
 
     splits, classes, skipped = {}, None, {}
     for role, name in names.items():
         if name is None or (role != "train" and name == names["train"]):
             continue
-        table = tables[name]
-        split = HFImages(table.select_columns([image]).cast_column(image, Image(decode=False)), image, f"{root}/{name}")
-        if column and labels != "none":
-            values = table.select_columns([column]).with_format("numpy")[:][column]
-            if role == "train":
-                kind = features[column]
-                known = np.arange(kind.num_classes) if isinstance(kind, ClassLabel) else np.unique(values)
-                classes = tuple(kind.names) if isinstance(kind, ClassLabel) else tuple(map(str, known.tolist()))
-            if classes and np.isin(values, known).all():
-                split.labels = torch.from_numpy(np.searchsorted(known, values)).long()
-            elif role == "train":
-                classes = None  # −1 or nothing stands for labels that were withheld
-            elif classes:
-                skipped[f"{root}/{name}"] = f"has labels that train lacks, so not used for {role}"
-                continue
+        table, place = tables[name], f"{root}/{name}"
+        if image not in table.features:
+            skipped[place] = f"has no column {image!r}, so not used for {role}"
+            continue
+        split = HFImages(table.select_columns([image]).cast_column(image, Image(decode=False)), image, place)
+        if role == "train" and column:
+            values = hub_labels.of_table(table, column, root, max_corrupt)
+            classes = _classes(values, place, skipped)
+        elif classes:
+            values = hub_labels.of_table(table, column, root, max_corrupt) if column in table.features else None
+        if classes and (split := _labelled(split, values, classes, place, skipped, role)) is None:
+            continue
         splits[role] = split
     return assemble("hf", str(root), splits, classes, skipped, max_corrupt, validation, seed, progress)
+
+
+def _classes(values: hub_labels.Values, place: str, skipped: dict[str, str]) -> tuple[str, ...] | None:
+    """Those of train; None where fewer than half of its rows have a label."""
+    lacking = sum(value is None for value in values.rows)
+    if lacking and lacking >= len(values.rows) / 2:
+        skipped[f"{place}, labels"] = f"{lacking} of {len(values.rows)} rows have no label, so none is used"
+        return None
+    return values.classes or None
+
+
+def _labelled(
+    split: HFImages, values: hub_labels.Values | None, classes: tuple[str, ...], place: str, skipped: dict[str, str], role: str
+) -> HFImages | None:
+    """The rows that have a class of train; None where there is none. What is left out is told in `skipped`."""
+    number = {name: k for k, name in enumerate(classes)}
+    rows = values.rows if values else [None] * len(split)
+    labels = torch.tensor([-1 if value is None else number.get(value, -1) for value in rows], dtype=torch.int64)
+    lost = int((labels < 0).sum())
+    if lost == len(labels) and len(labels):
+        skipped[place] = f"has {'labels that train lacks' if values else 'no labels'}, so not used for {role}"
+        return None
+    if lost:
+        skipped |= {f"{place}/{row}": why for row, why in values.wrong.items()}
+        empty = sum(value is None for value in rows) - len(values.wrong)
+        strange = sorted({value for value in rows if value is not None and value not in number})
+        told = [f"{empty} have no label"] if empty else []
+        told += [f"{lost - empty - len(values.wrong)} have one that train lacks ({', '.join(strange[:3])})"] if strange else []
+        if told:
+            skipped[place] = f"of {len(rows)} rows {' and '.join(told)}: left out"
+    split.labels = labels.clamp(min=0)
+    return split.select((labels >= 0).nonzero().flatten())
 
 
 def _tables(root: str | None, download: bool) -> dict[str, Any]:

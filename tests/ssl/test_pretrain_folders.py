@@ -48,7 +48,7 @@ def test_ten_broken_files_of_a_hundred_are_named_and_left_out(tmp_path, hundred)
     listed = dict(line.split("\t") for line in (tmp_path / "run" / "skipped.txt").read_text().splitlines())
     assert listed.keys() == ten
     assert all(listed.values()), "each with its reason"
-    assert "note: 10 unreadable files are left out" in ended.err
+    assert "note: 10 items are left out (" in ended.err
     assert "skipped.txt" in ended.err
     assert "kNN" in ended.out
 
