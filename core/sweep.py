@@ -110,7 +110,7 @@ def failure(job) -> str | None:
         error = job.exception() or _failed(job.result())
         return None if error is None else f"job {job.job_id}: {reason(text, str(error))} ({where})"
     state = job.state if job.state.upper() != "UNKNOWN" else slurm.state(job.job_id) or "ended without a result"
-    why = f"{state}: {reason(text)}" if text else state
+    why = f"{state}: {reason(text)}" if text and state.startswith("FAILED") else state
     return f"job {job.job_id}: {why} ({where})"
 
 
@@ -119,9 +119,10 @@ def _failed(result) -> BaseException | None:
     return getattr(result, "_return_value", None) if getattr(getattr(result, "status", None), "name", "") == "FAILED" else None
 
 
-def reason(text: str, otherwise: str = "it left no word") -> str:
-    """Of a log: its last line that says error; else otherwise, or the last line of all."""
+def reason(text: str, otherwise: str = "") -> str:
+    """Of a log: its last line that says error, else otherwise, else the last line. Those of srun itself come last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
-    last = [line for line in otherwise.splitlines() if line.strip()][-1:]
-    return " ".join((errors or (last if otherwise != "it left no word" else lines or last))[-1].split())[:300]
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    errors = [line.partition("error: ")[2] for line in own if "error: " in line]
+    last = [line.strip() for line in otherwise.splitlines() if line.strip()]
+    return " ".join(([*lines[-1:], *own[-1:], *last[-1:], *errors] or ["it left no word"])[-1].split())[:300]

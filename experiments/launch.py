@@ -235,7 +235,7 @@ def _outcome(future: Future, cell: Cell, launcher: Here | Cluster) -> str:
         return future.result()
     except Exception as error:
         with open(cell.log, "a") as log:
-            log.write(f"{type(error).__name__}: {error}\n")
+            log.write(f"{error}\n" if isinstance(error, RunError) else f"{type(error).__name__}: {error}\n")
         return "stopped" if launcher.stopping else "failed"
 
 

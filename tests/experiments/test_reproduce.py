@@ -13,6 +13,7 @@ import pytest
 from commands import ROOT, shortened
 from toy_table import TABLE, calls
 
+from core.signals import STOPPING
 from experiments import launch, reproduce
 from experiments.cells import ordered
 from experiments.table import Table, found, latex
@@ -142,6 +143,52 @@ def test_a_preempted_job_stops_its_tool_and_is_queued_again(place):
     ended = subprocess.run([sys.executable, "-c", PREEMPTED], cwd=place, env=environment, timeout=60, capture_output=True,
                            text=True)
     assert ended.stdout.split("\n")[:2] == ["queued again: DelayedSubmission", "stopped"], ended.stderr
+
+
+def test_a_job_whose_tool_hangs_is_queued_again_while_there_is_time(place, monkeypatch):
+    cell, job = Table.load("sums.yaml").cells[0].needs[0][1], launch.Job()
+    monkeypatch.setattr(launch.slurm, "NOTICE", 0.2)
+    job.process = subprocess.Popen(["sleep", "600"])
+    job.process.send_signal(signal.SIGSTOP)
+    os.waitpid(job.process.pid, os.WUNTRACED)  # until it is
+    assert type(job.checkpoint(cell)).__name__ == "DelayedSubmission"
+    assert job.process.wait() == -signal.SIGKILL
+    assert type(job.checkpoint(cell)).__name__ == "DelayedSubmission"  # one that has ended
+
+
+@pytest.mark.parametrize(("goes_on", "ended"), [(True, SystemExit), (False, None)])
+def test_a_job_whose_tool_was_stopped_leaves_no_result_where_slurm_has_it_go_on(place, goes_on, ended, monkeypatch):
+    """A result would make the runner submit another job beside it."""
+    cell, job = Table.load("sums.yaml").cells[0].needs[0][1], launch.Job()
+    monkeypatch.setattr(launch, "perform", lambda *_: "stopped")
+    monkeypatch.setattr(launch.slurm, "settle", lambda: None)
+    monkeypatch.setattr(launch.slurm, "requeue", lambda: goes_on)
+    if ended is None:
+        assert job(cell) == "stopped"
+    else:
+        with pytest.raises(ended):
+            job(cell)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_tool_that_a_signal_ends_is_begun_again(place, number):
+    """Whatever its exit code says: 75, the signal, or what a shell makes of it."""
+    from experiments.cells import STOPPED
+
+    assert {75, -number, 128 + number} <= set(STOPPED)
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGHUP"])
+def test_a_runner_that_is_asked_to_stop_stops_its_tools(place, name):
+    runner = begin(place, "--parallel=2", "--set", "sleep=60")
+    while len(calls(place)) < 2:
+        assert runner.poll() is None
+        time.sleep(0.05)
+    runner.send_signal(signal.Signals[name])
+    _, err = runner.communicate(timeout=100)
+    assert runner.returncode == 75, err
+    assert err.splitlines()[-1] == "stopped: the same command goes on"
+    assert "Traceback" not in err
 
 
 def test_without_a_cluster_it_is_one_line(place, capsys):

@@ -1,0 +1,124 @@
+"""Cells as jobs of a real SLURM: stopped, preempted and out of time, a job saves, and one job stays one job.
+
+Skipped where no SLURM takes jobs. `NOLABEL_SLURM_TEST` holds words for reproduce's --slurm, such as slurm_partition=debug.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+TOOL = '''
+import json, os, pathlib, sys, time
+from core import signals
+words = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+out = pathlib.Path(words["out"])
+out.mkdir(parents=True, exist_ok=True)
+state = out / "state"
+at = int(state.read_text()) if state.exists() else 0
+with signals.installed(), signals.deferred():
+    for step in range(at, int(words["steps"])):
+        with open("steps.txt", "a") as file:
+            file.write(f"{step} {os.environ['SLURM_JOB_ID']}\\n")
+        time.sleep(1)
+        if signals.requested():
+            state.write_text(str(step + 1))
+            signals.answered()
+            sys.exit(75)
+(out / "result.json").write_text(json.dumps({"value": 1}))
+'''
+TABLE = """
+title: Steps
+about: A second each.
+variables: {steps: 30, seeds: [1]}
+cells:
+  first:
+    tool: stepping.work
+    words: {steps: "{steps}", seed: "{seed}", out: "{out}"}
+    files: {scores: "{out}/result.json"}
+columns:
+  value: {title: value, digits: 0}
+rows:
+  - name: one
+    with: {}
+    values: {value: "{first.scores}#value"}
+"""
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture
+def place(monkeypatch):
+    if not shutil.which("sbatch") or not slurm("sinfo", "-h", "-t", "idle,mixed"):
+        pytest.skip("needs a SLURM that takes jobs")
+    folder = ROOT / "runs" / "slurm-test" / str(os.getpid())  # all nodes see it
+    (folder / "stepping").mkdir(parents=True)
+    (folder / "stepping" / "work.py").write_text(TOOL)
+    (folder / "steps.yaml").write_text(TABLE)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def begin(steps: int, *settings: str) -> subprocess.Popen:
+    words = [sys.executable, "-m", "experiments.reproduce", "--table=steps.yaml", "--launcher=slurm", "--set", f"steps={steps}"]
+    given = os.environ.get("NOLABEL_SLURM_TEST", "").split()
+    return subprocess.Popen([*words, "--slurm", *given, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def done(place: Path) -> list[tuple[int, str]]:
+    path = place / "steps.txt"
+    rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [(int(step), job) for step, job in rows]
+
+
+def until(place: Path, count: int, runner: subprocess.Popen) -> str:
+    """Wait for so many steps.  → the job of the last one"""
+    while len(done(place)) < count:
+        assert runner.poll() is None, runner.communicate()
+        time.sleep(0.5)
+    return done(place)[-1][1]
+
+
+@pytest.mark.long
+def test_a_tool_that_is_stopped_saves_and_its_job_is_queued_again(place):
+    runner = begin(12, "timeout_min=10")
+    job = until(place, 3, runner)
+    slurm("scancel", "--signal=USR1", job)
+    _, err = runner.communicate(timeout=500)
+    assert runner.returncode == 0, err
+    assert {j for _, j in done(place)} == {job}
+    assert [step for step, _ in done(place)] == list(range(12)), "each step once: it saved, and went on there"
+
+
+@pytest.mark.long
+def test_a_job_that_somebody_cancels_is_tried_once_more_and_counted(place):
+    runner = begin(500, "timeout_min=10")
+    first = until(place, 2, runner)
+    slurm("scancel", first)
+    count = len(done(place))
+    second = until(place, count + 3, runner)
+    assert second != first
+    slurm("scancel", second)
+    _, err = runner.communicate(timeout=200)
+    assert runner.returncode == 1
+    assert re.search(rf"failed: .*job {second}: CANCELLED", err)
+    assert len({j for _, j in done(place)}) == 2
+
+
+@pytest.mark.long
+def test_ctrl_c_cancels_the_jobs_and_ends_soon(place):
+    runner = begin(500, "timeout_min=10")
+    job = until(place, 2, runner)
+    runner.send_signal(2)
+    _, err = runner.communicate(timeout=60)
+    assert runner.returncode == 75, err
+    assert not slurm("squeue", "-h", "-j", job, "-t", "RUNNING,PENDING")
