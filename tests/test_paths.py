@@ -34,12 +34,12 @@ def test_tools_one_after_the_other(place, tmp_path):
         assert (place / leaves).is_file(), ended.out
 
     encoder, classifier = place / "p" / "encoder.safetensors", place / "f" / "classifier.safetensors"
-    tool("ssl.pretrain", "p/encoder.safetensors", *data, *SHORT, "--encoder=test_resnet", "--method.hidden=16", "--method.dim=8")
+    small = [*data, *SHORT, "--encoder=test_resnet", "--method.hidden=16", "--method.dim=8"]
+    tool("ssl.pretrain", "p/encoder.safetensors", *small)
     tool("linear_eval.finetune", "f/classifier.safetensors", *data, *SHORT, f"--encoder={encoder}")
-    tool("linear_eval.evaluate", "e/results.json", *data, f"--encoder={encoder}", "--parts=[knn]", f"--cache={place / 'features'}",
-         "--picture=false")
+    few = ["--parts=[knn]", "--picture=false", f"--cache={place / 'features'}"]
+    tool("linear_eval.evaluate", "e/results.json", *data, *few, f"--encoder={encoder}")
     if "," not in place.name:  # names of teachers and students are parted by commas
-        students = f"--student={encoder},test_resnet"
-        tool("distill.train", "d/test_resnet/encoder.safetensors", *data, *SHORT, f"--teacher={classifier}", students, "--method=kd",
-             f"--cache={place / 'teachers'}")
+        words = [f"--teacher={classifier}", f"--student={encoder},test_resnet", "--method=kd", f"--cache={place / 'teachers'}"]
+        tool("distill.train", "d/test_resnet/encoder.safetensors", *data, *SHORT, *words)
     tool("deploy.prune", "q/pruned.json", f"--encoder={classifier}", "--kind=unstructured", "--keep=0.9")

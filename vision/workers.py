@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,10 @@ def _next(iterator: Iterator, processes: list) -> Any:
     while True:
         try:
             return next(iterator)
-        except (RuntimeError, MemoryError, OSError) as error:
+        except (RuntimeError, MemoryError, OSError, EOFError) as error:
             text = str(error)
+            if isinstance(error, (OSError, EOFError)):  # a worker that died while it handed over a batch is not yet buried
+                wait([process.sentinel for process in processes], POLL)
             if text.startswith(TIMED_OUT) and waited < TIMEOUT and all(p.is_alive() for p in processes):
                 waited += POLL
                 continue

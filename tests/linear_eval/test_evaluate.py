@@ -245,7 +245,9 @@ def test_a_single_class_leaves_nothing_to_tell_apart():
 
 
 @pytest.mark.parametrize(("words", "why"), [
-    (["early_stop=3"], "early_stop=3 needs validation images"), (["schedule.name=plateau"], "schedule.name=plateau needs"), ([], None),
+    (["early_stop=3"], "early_stop=3 needs validation images"),
+    (["schedule.name=plateau"], "schedule.name=plateau needs"),
+    ([], None),
 ])
 def test_settings_that_read_validation_accuracy_need_validation_images(words, why):
     data = datasets.load("digits", validation=0.0)
