@@ -45,11 +45,6 @@ class Gallery:
         return [(int(i), float(s)) for i, s in zip(numbers[0], similarities[0], strict=True)]
 
 
-def printable(name: str) -> str:
-    """A file name as text, also where its bytes are no UTF-8: JSON could not hold it otherwise."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _unit(features: np.ndarray) -> np.ndarray:
     features = np.ascontiguousarray(features, np.float32)
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
