@@ -49,7 +49,7 @@ def run(words) -> int:
     if words.gallery is not None:
         found, skipped = gallery.read(config.expand(words.gallery), model, words.megapixels, Path("runs") / "galleries")
         for path, why in list(skipped.items())[:10]:
-            print(f"left out {gallery.printable(str(path))}: {why}", file=sys.stderr)
+            print(f"left out {path}: {why}", file=sys.stderr)
     app = service.build(model, found, words)
     if words.host in ("127.0.0.1", "localhost", "::1"):
         from starlette.middleware.trustedhost import TrustedHostMiddleware
