@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core import home, places, ranges, recipe, signals, terminal
-from core.errors import RunError, Stopped
+from core.errors import RunError
 from core.home import expand  # noqa: F401, for those who have paths from a configuration
 from core.recipe import Recipe
 from core.words import PretrainWords, help_text, texts_of, types_of
@@ -60,15 +60,19 @@ def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = 
     """Understand the words, run, and turn a user's mistake into one line and exit code 2, a signal into one and code 75."""
     terminal.protect()
     with signals.installed(tool.module):
-        if any(field.name == "optim" for field in fields(tool.words)):
-            signals.place(" before the first step; nothing was lost: the same command starts again")
+        _place(tool)
         try:
             return _main(tool, run, sys.argv[1:] if argv is None else argv)
         except signals.StopRequest as stop:
             signals.say(stop)
-            return Stopped.code
+            return stop.code
         except KeyboardInterrupt:
             return 130
+
+
+def _place(tool: Tool) -> None:
+    if any(field.name == "optim" for field in fields(tool.words)):  # it trains
+        signals.place(" before the first step; nothing was lost: the same command starts again")
 
 
 def _main(tool: Tool, run: Callable[[Any], int | None], argv: list[str]) -> int:
@@ -260,6 +264,7 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
 
     def one(config) -> int:
         hydra_config = HydraConfig.get()
+        _place(tool)
         try:
             said = list(hydra_config.overrides.task)
             return run(_finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, said)) or 0

@@ -26,6 +26,8 @@ UNANSWERED = 30.0  # seconds without a step after which other processes count as
 class StopRequest(KeyboardInterrupt):
     """A signal asked this process to stop, and nothing is lost by it. No Exception: nothing on the way may swallow it."""
 
+    code = Stopped.code
+
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number

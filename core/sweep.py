@@ -39,7 +39,11 @@ def run_in_job(run: Callable[[], int]) -> int:
     """
     requeue = signal.getsignal(signal.SIGUSR2)
     with signals.installed():
-        code = run()
+        try:
+            code = run()
+        except signals.StopRequest as stop:  # before the first step, as while torch is imported
+            signals.say(stop)
+            code = stop.code
         number = signals.requested()
         if number is None or code != Stopped.code:
             return code
@@ -122,7 +126,7 @@ def _failed(result) -> BaseException | None:
 def reason(text: str, otherwise: str = "") -> str:
     """Of a log: its last line that says error, else otherwise, else the last line. Those of srun itself come last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
     errors = [line.partition("error: ")[2] for line in own if "error: " in line]
     last = [line.strip() for line in otherwise.splitlines() if line.strip()]
     return " ".join(([*lines[-1:], *own[-1:], *last[-1:], *errors] or ["it left no word"])[-1].split())[:300]
