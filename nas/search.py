@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from core import command, config
-from core.errors import Stopped
+from core.errors import RunError, Stopped
 from nas.words import LEARNT, OBJECTIVES, PROXIES, STRATEGIES, NasWords, limits, space_of, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,11 @@ def main() -> int:
 
 def begin(words) -> int:
     check(words)
-    return supervise(words)
+    try:
+        return supervise(words)
+    except RunError as error:  # such as a storage that no longer answers
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
 
 
 def check(words) -> None:
@@ -229,9 +233,10 @@ def supervise(words) -> int:
                 if (owners.get(lost) or "").startswith(machine() + ":"):
                     crew.kill(owners[lost])
             time.sleep(min(1.0, words.interval / 4))
-    finally:
         crew.stop()
         view.show(book.entries())
+    finally:
+        crew.stop()
         view.close()
     report.write(book, numbers, words.study)
     if stopped:
