@@ -16,6 +16,7 @@ A trial is RUNNING while somebody works on it, WAITING when it is paused at a ru
 rung, PRUNED when it was refused before training or stayed behind, FAIL with its reason. WAITING → RUNNING happens once
 however many workers try: both of Optuna's storages promise that, and all else rests on it.
 """
+import contextlib
 import hashlib
 import itertools
 import os
@@ -24,6 +25,7 @@ import time
 import uuid
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -33,6 +35,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.identity import difference
+from nas.retry import RetryingStorage, StorageError, named, retry, transient_at_opening, translate
 from nas.storage import Missing, existing, folder, open_storage
 from nas.words import OLDER
 from nas.words import objectives as names_of
@@ -138,7 +141,8 @@ class Ledger:
     Without objectives and settings: one that is there, with its own; nothing is created. anew: where nothing came of it, such
     as after a mistyped word, it may begin again with other settings.
 
-    Raises ValueError where the study was begun with other settings, or the storage cannot be reached.
+    Raises ValueError where the study was begun with other settings, or the storage cannot be reached. Later, every method
+    raises StorageError where the storage could not be read or written for long (nas/retry.py).
     """
 
     def __init__(
@@ -154,22 +158,25 @@ class Ledger:
                 self.study = self._open(storage, objectives)
         except Missing:
             raise
+        except StorageError as error:
+            raise ValueError(str(error)) from error
         except Exception as error:  # each database has errors of its own
-            raise ValueError(f"storage={storage}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+            raise ValueError(f"{named(storage)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
         if settings is not None:
             self._begin(objectives, settings)
 
     def _open(self, storage: str | BaseStorage, objectives: dict[str, str] | None) -> optuna.Study:
         never = optuna.samplers.RandomSampler(0)  # asked: nas/sampler.py proposes
+        opened = open_storage if objectives else existing
+        where, attempt = named(storage), partial(opened, storage, self.name)
+        inner = retry(lambda: translate(attempt, where, transient_at_opening), where)
+        self.storage = RetryingStorage(optuna.storages.get_storage(inner), where)
         if objectives is None:
-            study = optuna.load_study(study_name=self.name, storage=existing(storage, self.name), sampler=never)
-        else:
-            study = optuna.create_study(
-                study_name=self.name, storage=open_storage(storage, self.name), directions=list(objectives.values()),
-                load_if_exists=True, sampler=never,
-            )
-        self.storage = study._storage
-        return study
+            return optuna.load_study(study_name=self.name, storage=self.storage, sampler=never)
+        directions = list(objectives.values())
+        return optuna.create_study(
+            study_name=self.name, storage=self.storage, directions=directions, load_if_exists=True, sampler=never,
+        )
 
     def _begin(self, objectives: dict[str, str], settings: dict) -> None:
         if self.settings is None:
@@ -217,15 +224,25 @@ class Ledger:
 
     def begin(self) -> int:
         """A new trial, ours.  → its id"""
-        ours = create_trial(state=TrialState.RUNNING, user_attrs={"owner": [self.me, 0]})
-        return self.storage.create_new_trial(self.study._study_id, ours)
+        ours, tries = create_trial(state=TrialState.RUNNING, user_attrs={"owner": [self.me, 0]}), itertools.count()
+
+        def create() -> int:
+            """Not twice: an error may come after the write."""
+            if next(tries):
+                for e in self.entries():
+                    if e.state == TrialState.RUNNING and e.owner == [self.me, 0] and e.choice is None:
+                        return e.id
+            return self.storage.create_new_trial(self.study._study_id, ours)
+
+        return self.storage.retry(create)
 
     def claim(self, entry: Entry, goal: int | None = None) -> bool:
         """Take a waiting trial; False where another worker was first.  goal: the rung that it is now sent to."""
         try:
-            if not self.storage.set_trial_state_values(entry.id, TrialState.RUNNING):
+            # where an error came after the write, a second try finds it running, and `Watch` gives it back
+            if not self.storage.retry(lambda: self.storage.set_trial_state_values(entry.id, TrialState.RUNNING)):
                 return False
-        except (UpdateFinishedTrialError, RuntimeError):
+        except UpdateFinishedTrialError:
             return False
         self.set(entry.id, "owner", [self.me, 0])
         if goal is not None:
@@ -287,17 +304,25 @@ class Ledger:
         self._end(id, TrialState.FAIL)
 
     def _end(self, id: int, state: TrialState, values: list[float] | None = None) -> None:
-        self._check(id)
-        try:
+        def end() -> None:
+            self._check(id)  # each time: after an error the trial may be another worker's
             self.storage.set_trial_state_values(id, state, values)
+
+        try:
+            self.storage.retry(end)
         except UpdateFinishedTrialError as error:
             raise Lost(f"trial {id} is finished") from error
 
-    def close(self, entry: Entry) -> None:
-        """A paused trial that stayed behind ends where it is."""
-        if self.claim(entry):
+    def close(self, entry: Entry) -> bool:
+        """A paused trial that stayed behind ends where it is; False where another worker took it."""
+        if not self.claim(entry):
+            return False
+        try:
             self.set(entry.id, "reason", f"stayed behind at {entry.rungs[-1]['epochs']:g} epochs")
             self._end(entry.id, TrialState.PRUNED)
+        except Lost:
+            return False
+        return True
 
 
 class Watch:
@@ -329,8 +354,10 @@ class Watch:
 
     def _give_back(self, entry: Entry) -> None:
         storage = self.ledger.storage
-        try:
-            if self.ledger.entry(entry.id).owner != entry.owner:
+
+        def give() -> None:
+            now = self.ledger.entry(entry.id)
+            if now.owner != entry.owner or now.state != TrialState.RUNNING:
                 return
             storage.set_trial_user_attr(entry.id, "lost", entry.lost + 1)
             if entry.lost + 1 >= ATTEMPTS:
@@ -338,8 +365,9 @@ class Watch:
                 storage.set_trial_state_values(entry.id, TrialState.FAIL)
             else:
                 storage.set_trial_state_values(entry.id, TrialState.WAITING)
-        except (UpdateFinishedTrialError, RuntimeError):
-            pass  # it ended meanwhile
+
+        with contextlib.suppress(UpdateFinishedTrialError):  # it ended meanwhile
+            storage.retry(give)
 
 
 def machine() -> str:

@@ -28,6 +28,7 @@ from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
 from nas.ledger import Entry, Lost, run_folders
+from nas.retry import StorageError
 from nas.sampler import excess
 from nas.space import Choice
 from nas.words import PROXIES, NasWords, limits, objectives, tuned
@@ -101,7 +102,7 @@ class Starting:
 
     def _run(self) -> None:
         end = time.monotonic() + STARTUP
-        with contextlib.suppress(Stopped, Lost):  # the main thread meets them too
+        with contextlib.suppress(Stopped, Lost, StorageError):  # the main thread meets them too
             while not self.over.wait(0.5) and time.monotonic() < end:
                 self.beat()
 

@@ -18,6 +18,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from core import checkpoint, config
+from core.errors import RunError
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
 from nas.ledger import Entry, Ledger, run_folders
@@ -240,7 +241,7 @@ def picture(entries: Sequence[Entry], plan: Plan):
 
 @drawn
 def history(entries: Sequence[Entry], plan: Plan):
-    """The front's hypervolume (or the best value) as trials end, over epochs trained."""
+    """The front's hypervolume (or the best value) as trials end: 0 at a tenth beyond the worst values, 1 at the best ones."""
     there = sorted(finished(entries), key=lambda e: (e.trial.datetime_complete, e.number))
     values = np.array([e.rungs[-1]["values"] for e in there]) * np.array(plan.signs)
     low, high = values.min(0), values.max(0)
@@ -249,8 +250,15 @@ def history(entries: Sequence[Entry], plan: Plan):
     grown = [hypervolume(values[: i + 1], reference) / whole for i in range(len(values))]
     figure, ((axis,),) = canvas(6, 3.4)
     axis.step(range(1, len(grown) + 1), grown, where="post", color=COLOURS[0])
-    axis.set(xlabel="trials trained to the end", ylabel="hypervolume, share of the box", ylim=(0, 1))
+    axis.set(xlabel="trials trained to the end", ylabel=grown_label(plan), ylim=(0, 1))
     return figure
+
+
+def grown_label(plan: Plan) -> str:
+    """What the curve of `history` shows, for a reader who has not heard of hypervolume."""
+    if len(plan.objectives) == 1:
+        return f"best {OBJECTIVES[next(iter(plan.objectives))][2]} so far, 0 to 1\n(1: the best of all trials)"
+    return "hypervolume of the front, 0 to 1\n(1: one encoder that is best in every objective)"
 
 
 def _named(name: str) -> str:
@@ -263,9 +271,13 @@ def main() -> int:
 
     def again(words) -> int:
         """Of the study as it was begun: no word but its name, and where it is kept, needs saying."""
-        book = Ledger(words.study, words.storage)
-        begun = SimpleNamespace(**(config.flat(words) | (book.settings or {})))
-        write(book, search.plan(begun), words.study)
+        try:
+            book = Ledger(words.study, words.storage)
+            begun = SimpleNamespace(**(config.flat(words) | (book.settings or {})))
+            write(book, search.plan(begun), words.study)
+        except RunError as error:  # such as a storage that no longer answers
+            print(f"error: {error}", file=sys.stderr)
+            return error.code
         return 0
 
     return config.main(search.TOOL, again)

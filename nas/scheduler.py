@@ -19,6 +19,7 @@ from core.errors import RunError, Stopped
 from nas import sampler
 from nas.ledger import Entry, Ledger, Lost, Watch, asked
 from nas.pareto import order
+from nas.retry import StorageError
 from nas.sampler import Known
 from nas.words import COSTS
 
@@ -119,9 +120,12 @@ class Worker:
     def __init__(self, ledger: Ledger, plan: Plan, evaluator: Evaluator):
         self.ledger, self.plan, self.evaluator = ledger, plan, evaluator
         self.watch, self.stop, self.exhausted = Watch(ledger, plan.interval), False, False
+        ledger.storage.stopping = self.stopped
 
     def run(self) -> None:
-        """Raises Stopped after a signal that asks to stop, RunError where nothing succeeds."""
+        """Raises Stopped after a signal that asks to stop, RunError where nothing succeeds, StorageError where the study's storage
+        fails for long.
+        """
         with signals.deferred():
             self._run()
             signals.answered()  # it came when all was done
@@ -160,10 +164,8 @@ class Worker:
             return WAIT
         if any(e.state == TrialState.RUNNING for e in entries):
             return WAIT
-        for e in entries:
-            if e.paused:
-                ledger.close(e)
-        return None
+        closed = [ledger.close(e) for e in entries if e.paused]
+        return None if all(closed) else WAIT  # one that another worker took is looked at again
 
     def do(self, id: int) -> None:
         """Propose where nothing is chosen yet; train to the rung that is due; pause or complete."""
@@ -191,8 +193,11 @@ class Worker:
                 ledger.pause(id)
         except Lost:
             return
+        except StorageError:  # none of the trial's: it stays running in the storage, until another worker takes it
+            raise
         except Stopped:
-            ledger.give_back(id)
+            with contextlib.suppress(StorageError):
+                ledger.give_back(id)
             raise
         except Exception as error:  # one trial's failure is its own: memory, divergence, collapse, a shape that does not fit
             with contextlib.suppress(Lost):

@@ -238,9 +238,10 @@ def supervise(words) -> int:
                 if (owners.get(lost) or "").startswith(machine() + ":"):
                     crew.kill(owners[lost])
             time.sleep(min(1.0, words.interval / 4))
-    finally:
         crew.stop()
         view.show(book.entries())
+    finally:
+        crew.stop()
         view.close()
     report.write(book, numbers, words.study)
     if signals.requested() and code is None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from core import config
+from nas.journal import Journal
 
-LOCK_SECONDS = 10  # after which a journal's lock is taken from a worker that was killed while it held it
+BUSY_SECONDS = 10  # for which SQLite itself waits for another connection; then nas/retry.py tries again
 TRIES = 20  # to open a database that others are just beginning, half a second apart at most
 
 
@@ -48,12 +48,13 @@ def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:
         return _database(said)
     path = folder(name) / "journal.log" if said == "auto" else config.expand(said)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path), JournalFileSymlinkLock(str(path), LOCK_SECONDS)))
+    return JournalStorage(Journal(path))
 
 
 def _database(url: str) -> RDBStorage:
     """Of several that find a database empty, one makes its tables. The others fail half-way, see tables, and look again."""
-    opened = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True})
+    waits = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") and "timeout=" not in url else {}
+    opened = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True, **waits})
     for _ in range(TRIES):
         try:
             return opened()

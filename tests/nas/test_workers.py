@@ -1,9 +1,7 @@
 """Workers that are terminated, killed and stopped at random moments: every trial ends, none is lost, none is trained twice."""
 import os
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,34 +20,6 @@ from tests.nas.stand_in import StandIn, plan
 ROOT = Path(__file__).resolve().parents[2]
 INTERVAL = 0.6
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP)
-
-
-def binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
-    """A database server of our own on a free port, as another user where we are root, who may not run one."""
-    if binaries() is None:
-        pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
-    folder = Path("/tmp") / f"nolabel-postgresql-{os.getpid()}"
-    folder.mkdir()
-    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data, run = folder / "data", dict(check=True, stdout=subprocess.DEVNULL, cwd="/")
-    subprocess.run([*user, str(binaries() / "initdb"), "-D", str(data), "-U", "us", "--auth=trust"], **run)
-    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    control = [*user, str(binaries() / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
-    subprocess.run([*control, "-o", settings, "start"], **run)
-    yield f"postgresql+psycopg://us@127.0.0.1:{port}/postgres"
-    subprocess.run([*control, "-m", "immediate", "stop"], **run)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def start(storage: str, folder: Path, trials: int, rungs: int) -> subprocess.Popen:
