@@ -1,38 +1,52 @@
 """Losses between a student and its teacher, as pure functions, written for the global batch.
 
 Over W processes each returns the mean over this process's rows; the mean of those over processes is the loss of the joined
-batch, and so is the averaged gradient. Teachers come first in no function: it is (student, teacher, …) throughout.
+batch, and so is the averaged gradient. Teachers come first in no function: it is (student, teacher, …) throughout. All compute
+in float32 at least.
 """
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.distributed import gather, total
+from core.distributed import gather, rank, total, world_size
+from core.method import exact
+from core.numerics import cosine, safe_sqrt, unit
 
 EPSILON = 1e-7
 
 
 def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² · mean_i KL(softmax(t_i / T) ‖ softmax(s_i / T)).  Logits B,K.  Hinton et al. 2015, arXiv 1503.02531, §2."""
-    found, told = (student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
+    found, told = ((exact(z) / temperature).log_softmax(1) for z in (student, teacher))
     return F.kl_div(found, told, reduction="batchmean", log_target=True) * temperature**2
 
 
-def standardised(logits: Tensor) -> Tensor:
-    """(z − mean) / deviation over classes, each image by itself.  B,K.  Sun et al. 2024, arXiv 2403.01427, algorithm 1."""
-    centred = logits - logits.mean(1, keepdim=True)
-    return centred / (centred.square().mean(1, keepdim=True).sqrt() + EPSILON)
+def standardised(logits: Tensor, unbiased: bool = True) -> Tensor:
+    """(z − mean) / (deviation + 1e-7) over classes, each image by itself.  B,K.  Sun et al. 2024, arXiv 2403.01427, alg. 1.
+
+    unbiased: the deviation divides by K − 1, as in the authors' code; else by K. Equal logits become zeros, and the
+    deviation has no gradient there, as theirs. Raises ValueError for one class, whose deviation is not defined.
+    """
+    K = logits.shape[1]
+    if K < 2:
+        raise ValueError("method.standardise: one class has no deviation to divide by; use method=kd without it")
+    centred = exact(logits) - exact(logits).mean(1, keepdim=True)
+    variance = centred.square().sum(1, keepdim=True) / (K - 1) if unbiased else centred.square().mean(1, keepdim=True)
+    return centred / (safe_sqrt(variance) + EPSILON)
 
 
 def dkd(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: float, temperature: float) -> Tensor:
     """T² · (α · TCKD + β · NCKD).  Logits B,K with labels B.  Zhao et al. 2022, arXiv 2203.08679, eq. 7.
 
-    TCKD: KL of (target's probability, all others'); NCKD: KL of the softmax over the other classes alone.
+    TCKD: KL of (target's probability, all others'); NCKD: KL of the softmax over the other classes alone. Raises ValueError
+    for one class, which leaves no other.
     """
+    if student.shape[1] < 2:
+        raise ValueError("method=dkd: one class leaves none beside the target; use a method that needs no logits")
     target = F.one_hot(labels, student.shape[1]).bool()
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
-        logp = (logits / temperature).log_softmax(1)
+        logp = (exact(logits) / temperature).log_softmax(1)
         others = logp[~target].unflatten(0, (len(logits), -1))  # B,K-1
         rest = others.logsumexp(1, keepdim=True)
         return torch.cat([logp[target][:, None], rest], 1), others - rest
@@ -47,7 +61,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float, gamma: float, temperatur
 
     Of softmax(z / T).  Logits B,K.  Huang et al. 2022, arXiv 2205.10536, eqs. 6–10.
     """
-    found, told = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
+    found, told = ((exact(z) / temperature).softmax(1) for z in (student, teacher))
     between = 1 - _pearson(found, told).mean()
     within = 1 - _pearson(gather(found).T, gather(told).T).mean()
     return (beta * between + gamma * within) * temperature**2
@@ -55,7 +69,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float, gamma: float, temperatur
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
     """Of each row.  N,M → N"""
-    return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1, eps=1e-8)
+    return cosine(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
 
 
 def attention(student: Tensor, teacher: Tensor) -> Tensor:
@@ -64,8 +78,8 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
     Zagoruyko and Komodakis 2017, arXiv 1612.03928, eq. 2 with p = 2; the mean over positions and images, as the CIFAR-100
     comparison has it (Tian et al., arXiv 1910.10699).
     """
-    student, teacher = same_size(student, teacher)
-    a, b = (F.normalize(x.square().mean(1).flatten(1), dim=1) for x in (student, teacher))
+    student, teacher = same_size(exact(student), exact(teacher))
+    a, b = (unit(x.square().mean(1).flatten(1), dim=1) for x in (student, teacher))
     return (a - b).square().mean()
 
 
@@ -80,7 +94,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
     Tung and Mori 2019, arXiv 1907.09682, eqs. 1–4. B is the global batch.
     """
-    found, told = (F.normalize(q @ gather(q).T, dim=1) for q in (student.flatten(1), teacher.flatten(1)))
+    found, told = (unit(q @ gather(q).T, dim=1) for q in (exact(student).flatten(1), exact(teacher).flatten(1)))
     return (found - told).square().mean()
 
 
@@ -91,8 +105,9 @@ def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def shares(x: Tensor) -> Tensor:
+        x = exact(x)
         x = x / (x.norm(dim=1, keepdim=True) + EPSILON)
-        p = (x @ gather(x).T + 1) / 2
+        p = ((x @ gather(x).T + 1) / 2).clamp(min=0)  # a cosine of −1 may be less by rounding
         return p / p.sum(1, keepdim=True)
 
     found, told = shares(student), shares(teacher)
@@ -102,15 +117,17 @@ def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """mean over pairs of huber(ψ_S − ψ_T), ψ = ‖x_i − x_j‖ / its mean over pairs.  B,D and B,E
 
-    Park et al. 2019, arXiv 1904.05068, eqs. 4–6. Pairs of an image with itself count in the mean, not in ψ's.
+    Park et al. 2019, arXiv 1904.05068, eqs. 4–6. Pairs of an image with itself count in the mean, not in ψ's. As in the
+    authors' code no distance of two images is less than 1e-6: with equal features ψ is 1 for all, without gradient.
     """
 
     def psi(x: Tensor) -> Tensor:
-        everyone = gather(x)
-        square = (x[:, None] - everyone).square().sum(2)  # B,W*B
-        distance = square.clamp(min=1e-12).sqrt() * (square > 1e-12)
-        count = total((distance > 0).sum().to(x.dtype))
-        return distance / (total(distance.sum()) / count.clamp(min=1))
+        x = exact(x)
+        B, N = len(x), len(x) * world_size()
+        square = (x[:, None] - gather(x)).square().sum(2)  # B,N
+        own = torch.arange(B, device=x.device)[:, None] + rank() * B == torch.arange(N, device=x.device)
+        distance = square.clamp(min=1e-12).sqrt() * ~own
+        return distance / (total(distance.sum()) / max(N * (N - 1), 1)).clamp(min=1e-7)  # the clamp is for a single image
 
     return F.smooth_l1_loss(psi(student), psi(teacher))
 
@@ -122,7 +139,8 @@ def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def cosines(x: Tensor) -> Tensor:
-        e = F.normalize(gather(x) - x[:, None], dim=2)  # B,W*B,D: from each vertex to all others
+        x = exact(x)
+        e = unit(gather(x) - x[:, None], dim=2)  # B,W*B,D: from each vertex to all others
         return e @ e.transpose(1, 2)  # B,W*B,W*B
 
     return F.smooth_l1_loss(cosines(student), cosines(teacher))
@@ -136,12 +154,13 @@ def similarity_kl(
     Rows of length 1: student B,P with anchors K,P; teacher B,Q with its anchors K,Q.  CompRess (arXiv 2010.14713, eqs. 1–3)
     gives each network anchors of its own; regression by KL gives both the teacher's.
     """
-    return soft_cross_entropy(student @ anchors.T / temperature, teacher @ teachers_anchors.T / teachers_temperature)
+    found = exact(student) @ exact(anchors).T / temperature
+    return soft_cross_entropy(found, exact(teacher) @ exact(teachers_anchors).T / teachers_temperature)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """mean_i −Σ_j softmax(t_i)_j log softmax(s_i)_j.  B,K"""
-    return -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
+    return -(exact(teacher).softmax(1) * exact(student).log_softmax(1)).sum(1).mean()
 
 
 def contrastive(
@@ -154,6 +173,7 @@ def contrastive(
     19, with the constant Z of the authors' code, without which a thousand negatives drown the positive; here the negatives
     are shared by the batch.
     """
+    anchors, positives, negatives = exact(anchors), exact(positives), exact(negatives)
     shift = torch.log(allowed.sum(1).clamp(min=1).to(anchors.dtype)) + log_constant  # B: log(N Z/M)
     positive = (anchors * positives).sum(1) / temperature - shift
     negative = anchors @ negatives.T / temperature - shift[:, None]

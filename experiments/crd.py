@@ -2,10 +2,10 @@
 
     uv run python -m experiments.crd
 
-On the first 3,000 training and 4,000 test images of Fashion-MNIST: `tiny` from scratch, after `small` by CRD with the
-authors' gradient (method.positives=memory) and with the earlier one (batch), and by KD, which is known to help. The teacher
-saw the first 12,000 training images with labels, so students can learn from it what their own labels do not show. Nothing is
-chosen on test images. Every run resumes; finished runs are kept; the JSON is written again after each run.
+On the first 3,000 training and 4,000 test images of Fashion-MNIST: `tiny` from scratch, after a teacher by CRD with the
+authors' gradient (method.positives=memory) and with the earlier one (batch), and by KD, which is known to help. The teacher is
+another `tiny` that saw all training images with labels: clearly better than its students, and cheap. Nothing is chosen on test
+images. Every run resumes; finished runs are kept; the JSON is written again after each run.
 """
 import argparse
 import gzip
@@ -24,8 +24,8 @@ from vision.datasets import DEBIAN_FASHION_MNIST
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "experiments" / "distillation" / "crd_small.json"
 SEEDS = (1, 2, 3)
-IMAGES, TEACHERS_IMAGES, TEST_IMAGES = 3_000, 12_000, 4_000
-EPOCHS, TEACHERS_EPOCHS, BATCH = 10, 3, 128
+IMAGES, TEACHERS_IMAGES, TEST_IMAGES = 3_000, 60_000, 4_000
+EPOCHS, TEACHERS_EPOCHS, BATCH = 10, 2, 128
 STUDENTS = {  # name: the method's settings; empty: from scratch. Beside each other at equal weight first
     "from scratch": {},
     "CRD .8, memory": {"method": "crd", "method.weight": 0.8, "method.positives": "memory"},
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     data, teachers_data = (reduced(given.source, given.runs / f"data-{n}", n) for n in (IMAGES, TEACHERS_IMAGES))
     teacher = given.runs / "teacher"
-    classifier("small", teachers_data, TEACHERS_EPOCHS, 0, teacher)
+    classifier("tiny", teachers_data, TEACHERS_EPOCHS, 0, teacher)
     found = {name: {} for name in STUDENTS}
     for group in ROUNDS:
         for seed in SEEDS:
@@ -106,7 +106,7 @@ def accuracy(path: Path, place: str) -> float:
 def write(found: dict[str, dict[int, float]], teacher: float) -> None:
     measured = {name: values for name, values in found.items() if values}
     document = {
-        "student": "tiny", "teacher": "small", "images": IMAGES, "epochs": EPOCHS, "test_images": TEST_IMAGES,
+        "student": "tiny", "teacher": "tiny", "images": IMAGES, "epochs": EPOCHS, "test_images": TEST_IMAGES,
         "teachers_images": TEACHERS_IMAGES, "teachers_epochs": TEACHERS_EPOCHS, "batch_size": BATCH, "settings": STUDENTS,
         "accuracy": {"teacher": [teacher]} | {n: list(v.values()) for n, v in measured.items()},
         "mean": {name: round(statistics.mean(v.values()), 2) for name, v in measured.items()},

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core.distributed import gather, rank, world_size
 from core.method import exact
+from core.numerics import unit
 
 TILE = 1 << 22  # similarities held at a time: 256 × 16384 floats are 16 MB; with more, CPU caches miss
 
@@ -147,7 +148,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """
     B = len(first)
     with torch.autocast(first.device.type, enabled=False):
-        z = F.normalize(exact(torch.cat([first, second])), dim=1)
+        z = unit(exact(torch.cat([first, second])), dim=1)
         if world_size() == 1 and _exp_fits(temperature, 2 * B, z.dtype):
             return _SymmetricCrossEntropy.apply(z, temperature)
         keys, own = global_rows(z)  # W*2*B,D: each process's first views, then its second ones

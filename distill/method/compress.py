@@ -6,10 +6,10 @@ A student's similarities to its own embeddings of the last images are to be the 
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.memory import Queue
 from core.method import check_positive, exact
+from core.numerics import unit
 from distill.losses import similarity_kl
 from distill.method import Distillation
 
@@ -28,7 +28,7 @@ class CompRess(Distillation):
         return self.students.fit(images, batch_size)  # the same note
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        z, told = (F.normalize(exact(x), dim=2) for x in (features, targets[0]))
+        z, told = (unit(exact(x), dim=2) for x in (features, targets[0]))
         losses = []
         for view in range(z.shape[1]):
             queues = self.students.rows.to(z.dtype), self.teachers.rows.to(z.dtype)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from core.distributed import gather
 from core.method import Batch, check_natural, check_positive, check_share, exact
+from core.numerics import unit
 from distill.losses import contrastive
 from distill.losses import kd as hinton
 from distill.method import Labelled
@@ -80,8 +81,8 @@ class CRD(Labelled):
         return loss, scalars
 
     def distil(self, features, logits, told, labels, progress, indices, drawn):
-        student = F.normalize(exact(self.students(features)), dim=1)
-        teacher = F.normalize(exact(self.teachers(told[0].to(self.teachers.weight.dtype))), dim=1)
+        student = unit(exact(self.students(features)), dim=1)
+        teacher = unit(exact(self.teachers(told[0].to(self.teachers.weight.dtype))), dim=1)
         generator = torch.Generator().manual_seed(drawn % 2**63)
         chosen = torch.randint(len(self.student_memory), (self.negatives,), generator=generator).to(features.device)
         theirs = self.classes_of[chosen]
@@ -117,6 +118,6 @@ class CRD(Labelled):
             indices, student, teacher, labels = (gather(part) for part in parts)
             for memory, new in ((self.student_memory, student), (self.teacher_memory, teacher)):
                 moved = memory[indices].lerp(new.to(memory.dtype), 1 - self.momentum)
-                memory[indices] = F.normalize(moved, dim=1)
+                memory[indices] = unit(moved, dim=1)
             self.classes_of[indices] = labels
         self.fresh.clear()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core.distributed import mean
 from core.method import check_positive, check_share, each_view, exact
+from core.numerics import unit
 from distill.method import Distillation
 from vision.heads import mlp
 
@@ -34,11 +35,13 @@ class DINO(Distillation):
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
         ours, theirs = self.temperatures
+        if features.shape[1] < 2:
+            raise ValueError(f"augment.views={features.shape[1]}: must be 2 or more, since dino compares views of an image")
         found = (exact(each_view(self.projector, features)) / ours).log_softmax(2)  # B,V,K
-        unit = F.normalize(exact(targets[0]), dim=2)
-        scores = F.normalize(unit - self.shift.to(unit.dtype), dim=2) @ self.prototypes.to(unit.dtype).T
-        told = ((scores - self.center.to(unit.dtype)) / theirs).softmax(2)
-        self.fresh.append((unit.flatten(0, 1), scores.flatten(0, 1)))
+        directions = unit(exact(targets[0]), dim=2)
+        scores = unit(directions - self.shift.to(directions.dtype), dim=2) @ self.prototypes.to(directions.dtype).T
+        told = ((scores - self.center.to(directions.dtype)) / theirs).softmax(2)
+        self.fresh.append((directions.flatten(0, 1), scores.flatten(0, 1)))
         views = range(found.shape[1])
         losses = [-(told[:, a] * found[:, b]).sum(1).mean() for a in views for b in views if a != b]
         return torch.stack(losses).mean(), {}

@@ -6,10 +6,10 @@ both, as LightlyTrain's distillation documents its first version.
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.memory import Queue
 from core.method import check_positive, each_view, exact
+from core.numerics import unit
 from distill.losses import similarity_kl
 from distill.method import Distillation, projector
 
@@ -32,8 +32,8 @@ class Regression(Distillation):
         return self.queue.fit(images, batch_size) if self.queue else []
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        z = F.normalize(exact(each_view(self.projector, features)), dim=2)  # B,V,P
-        told = F.normalize(exact(targets[0]), dim=2)
+        z = unit(exact(each_view(self.projector, features)), dim=2)  # B,V,P
+        told = unit(exact(targets[0]), dim=2)
         if self.queue is None:
             return (2 - 2 * (z * told).sum(2)).mean(), {}
         rows, losses = self.queue.rows.to(z.dtype), []

@@ -7,10 +7,10 @@ features of length 1, less the queue's mean: features behind a ReLU all point on
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.memory import Queue
 from core.method import check_positive, each_view, exact
+from core.numerics import unit
 from distill.losses import soft_cross_entropy
 from distill.method import Distillation, projector
 
@@ -32,13 +32,13 @@ class SEED(Distillation):
         return self.queue.fit(images, batch_size)
 
     def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        z = F.normalize(exact(each_view(self.projector, features)), dim=2)  # B,V,P
-        told = F.normalize(exact(targets[0]), dim=2)
+        z = unit(exact(each_view(self.projector, features)), dim=2)  # B,V,P
+        told = unit(exact(targets[0]), dim=2)
         mean = self.queue.rows.mean(0).to(told.dtype)
-        anchors = F.normalize(self.queue.rows.to(told.dtype) - mean, dim=1)
+        anchors = unit(self.queue.rows.to(told.dtype) - mean, dim=1)
         losses = []
         for view in range(z.shape[1]):
-            centred = F.normalize(told[:, view] - mean, dim=1)
+            centred = unit(told[:, view] - mean, dim=1)
             losses.append(self.compare(z[:, view], centred, anchors))
             self.queue.remember(told[:, view])
         return torch.stack(losses).mean(), {}

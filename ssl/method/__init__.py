@@ -1,4 +1,5 @@
 """One file, one paper; its yaml beside it."""
+from core.distributed import world_size
 from core.method import check_positive
 
 
@@ -6,13 +7,27 @@ def pairs(views: int, targets: int = 2) -> list[tuple[int, int]]:
     """(target view, predicting view): each of the first `targets` views with every other one.
 
     Two views: (0,1), (1,0). With local crops (SwAV, arXiv 2006.09882, §3.3) those predict too and are never targets.
+    Raises ValueError for one view.
     """
+    check_views(views)
     return [(target, view) for target in range(targets) for view in range(views) if view != target]
 
 
 def unordered_pairs(views: int, targets: int = 2) -> list[tuple[int, int]]:
     """The same for a loss that does not tell target from prediction: each pair once."""
     return [(a, b) for a, b in pairs(views, targets) if a < b]
+
+
+def check_views(views: int) -> None:
+    """Raises ValueError where there is nothing to compare a view with."""
+    if views < 2:
+        raise ValueError(f"augment.views={views}: must be 2 or more, since the loss compares views of an image")
+
+
+def check_images(method: str, images: int, least: int, why: str) -> None:
+    """Raises ValueError where the global batch is too small for the loss to be defined.  images: this process's."""
+    if images * world_size() < least:
+        raise ValueError(f"batch_size={images * world_size()}: method={method} needs {least} images or more; {why}")
 
 
 def check_constants(temperature: float = 1.0, momentum: tuple[float, float] = (0.0, 1.0)) -> None:

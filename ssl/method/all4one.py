@@ -13,11 +13,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.distributed import total
 from core.memory import Queue
 from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.numerics import safe_sqrt, unit
 from core.schedule import cosine
 from ssl.losses import exact, nearest
 from ssl.method import check_constants, pairs
@@ -39,8 +39,8 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
         C = total(torch.stack([t[:, 0].T @ s[:, 1], t[:, 1].T @ s[:, 0]]))  # 2,P,P
         P, diagonal = C.shape[1], C.diagonal(dim1=1, dim2=2)
         on = (1 - diagonal).square().mean()
-        off = (C.square().sum() - diagonal.square().sum()) / (2 * P * (P - 1))
-        return (on.sqrt() + off.sqrt()) / 2
+        off = (C.square().sum() - diagonal.square().sum()) / max(2 * P * (P - 1), 1)
+        return (safe_sqrt(on) + safe_sqrt(off)) / 2
 
 
 class Centroid(nn.Module):
@@ -98,7 +98,7 @@ class All4One(Method):
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
         with torch.no_grad():
-            known = F.normalize(exact(each_view(self.teacher[1], targets[0])), dim=2)  # B,2,P
+            known = unit(exact(each_view(self.teacher[1], targets[0])), dim=2)  # B,2,P
         z = each_view(self.projector, features)  # B,V,P
         p = each_view(self.predictor, z)
         shifting = exact(each_view(self.centroid_predictor, z))

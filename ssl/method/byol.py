@@ -6,9 +6,9 @@ the other view. The momentum rises to 1 by a cosine (§3.1).
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.numerics import cosine as cosine_similarity
 from core.schedule import cosine
 from ssl.losses import exact
 from ssl.method import check_constants, pairs
@@ -17,7 +17,7 @@ from vision.heads import mlp
 
 def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """mean_i ‖q̄_i − z̄_i‖² = 2 − 2·cos(q_i, z_i), eq. 2; q̄, z̄ normalised.  Both B,P, any length."""
-    return 2 - 2 * F.cosine_similarity(exact(predictions), exact(targets), dim=1).mean()
+    return 2 - 2 * cosine_similarity(exact(predictions), exact(targets)).mean()
 
 
 class BYOL(Method):

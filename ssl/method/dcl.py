@@ -5,10 +5,10 @@ With `sigma` the positive term is weighted by a von Mises–Fisher density (DCLW
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from core.distributed import total, world_size
+from core.numerics import unit
 from ssl.losses import exact, global_rows, log_sum_exp
+from ssl.method import check_images
 from ssl.method.simclr import SimCLR
 
 
@@ -16,18 +16,21 @@ def dcl_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | N
     """mean_i [ −w_i · z_i·z_p(i)/T + log Σ_{j ∉ {i, p(i)}} exp(z_i·z_j/T) ] over both views (eq. 6), global batch.
 
     w_i = 2 − exp(z_i·z_p(i)/σ) / mean_i exp(z_i·z_p(i)/σ), eq. 7, weights without gradient; 1 without σ.
-    first, second: B,D embeddings of two views of the same images, any length; they are normalised here.
+    first, second: B,D embeddings of two views of the same images, any length; they are normalised here. Raises ValueError for
+    one image, which leaves no negative.
     """
     B = len(first)
+    check_images("dcl", B, 2, "an image's negatives are the other images")
     with torch.autocast(first.device.type, enabled=False):
-        z = F.normalize(exact(torch.cat([first, second])), dim=1)
+        z = unit(exact(torch.cat([first, second])), dim=1)
         keys, own = global_rows(z)
         negatives = log_sum_exp(z, keys, temperature, torch.stack([own, own.roll(B)], dim=1))
         similarity = (z[:B] * z[B:]).sum(1)
         weight = 1.0
         if sigma is not None:
-            density = ((similarity.detach() - 1) / sigma).exp()
-            weight = 2 - density * (B * world_size()) / total(density.sum())
+            # softmax takes the largest out first: no exponential of a small σ vanishes in all images at once
+            everyone, mine = global_rows(similarity.detach())
+            weight = 2 - (len(everyone) * ((everyone - everyone.max()) / sigma).softmax(0))[mine]
         return negatives.mean() - (weight * similarity).mean() / temperature
 
 

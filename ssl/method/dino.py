@@ -11,17 +11,20 @@ from torch.nn import functional as F
 
 from core.distributed import total, world_size
 from core.method import Batch, Method, check_share, each_view, ema_, features_of, teacher_of
+from core.numerics import unit
 from core.schedule import cosine
 from ssl.losses import exact
-from ssl.method import check_constants
+from ssl.method import check_constants, check_views
 from vision.heads import mlp
 
 
 def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
     """Mean over pairs of different views of −Σ_k P_t log P_s (the paper's eq. 3 sums them).
 
-    student: B,V,K logits of all views; teacher: B,T,K logits of the first T, no gradient; centre: K.
+    student: B,V,K logits of all views; teacher: B,T,K logits of the first T, no gradient; centre: K. Raises ValueError for one
+    view, which has no other to be compared with.
     """
+    check_views(student.shape[1])
     with torch.autocast(student.device.type, enabled=False):
         P_teacher = F.softmax((exact(teacher) - centre) / teacher_temperature, dim=2).detach()
         log_P = F.log_softmax(exact(student) / temperature, dim=2)
@@ -46,7 +49,7 @@ class Head(nn.Module):
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
         """B,D → B,K logits.  frozen: the prototypes' gradient is there, and zero."""
         prototypes = self.prototypes.detach() + 0 * self.prototypes if frozen else self.prototypes
-        return F.normalize(self.mlp(features), dim=1) @ F.normalize(prototypes, dim=1).T
+        return unit(self.mlp(features), dim=1) @ unit(prototypes, dim=1).T
 
 
 class DINO(Method):

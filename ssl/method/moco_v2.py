@@ -11,12 +11,12 @@ The teacher moves in `after_step`, which is the same sequence as the authors' "b
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.batchnorm import average_statistics, split_batchnorm
 from core.distributed import gather, local_rows, world_size
 from core.memory import Queue
 from core.method import Batch, Method, each_view, ema_, teacher_of
+from core.numerics import unit
 from core.schedule import cosine
 from ssl.losses import exact, queue_contrastive
 from ssl.method import check_constants, pairs
@@ -65,7 +65,7 @@ class MoCoV2(Method):
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
         keys = dict(zip(self.key_views, targets[0].unbind(1), strict=True))  # view → B,P
-        queries = F.normalize(exact(each_view(self.projector, features)), dim=2)  # B,V,P
+        queries = unit(exact(each_view(self.projector, features)), dim=2)  # B,V,P
         losses = [
             queue_contrastive(queries[:, view], keys[t], self.queue.rows, self.temperature)
             for t, view in pairs(queries.shape[1])
@@ -79,14 +79,14 @@ class MoCoV2(Method):
     def keys(self, view: Tensor, indices: Tensor) -> Tensor:
         """The teacher's keys.  B,C,H,W → B,P, computed in shuffled groups where BatchNorm is split."""
         if self.sync_batchnorm:
-            return F.normalize(exact(self.teacher(view)), dim=1)
+            return unit(exact(self.teacher(view)), dim=1)
         # a fixed random rank for each image: which images meet in a group changes with every batch
         indices = gather(indices.to(view.device))
         order = random.words(0, 0, indices, random.SHUFFLE, 1)[:, 0].argsort(stable=True)  # W*B
         shuffled = local_rows(gather(view)[order])
         if view.ndim == 4:
             shuffled = shuffled.contiguous(memory_format=torch.channels_last)
-        keys = gather(F.normalize(exact(self.teacher(shuffled)), dim=1))
+        keys = gather(unit(exact(self.teacher(shuffled)), dim=1))
         return local_rows(keys[order.argsort()])
 
     def after_step(self, progress: float) -> None:

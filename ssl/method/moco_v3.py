@@ -8,9 +8,9 @@ layers, with one.
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.numerics import unit
 from core.schedule import cosine
 from ssl.losses import contrastive, exact, global_rows
 from ssl.method import check_constants, pairs
@@ -52,8 +52,8 @@ class MoCoV3(Method):
         return 2 * torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}  # ctr(q1,k2) + ctr(q2,k1)
 
     def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
-        keys, own = global_rows(F.normalize(exact(keys), dim=1))
-        queries = F.normalize(exact(queries), dim=1)
+        keys, own = global_rows(unit(exact(keys), dim=1))
+        queries = unit(exact(queries), dim=1)
         return 2 * self.temperature * contrastive(queries, keys, own, self.temperature)
 
     def after_step(self, progress: float) -> None:

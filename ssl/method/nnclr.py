@@ -6,19 +6,19 @@ paper's pseudo-code the queue takes the first view's embeddings.
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.memory import Queue
 from core.method import Method, each_view
+from core.numerics import unit
 from ssl.losses import contrastive, exact, global_rows, nearest
-from ssl.method import check_constants, pairs
+from ssl.method import check_constants, check_views, pairs
 from vision.heads import mlp
 
 
 def nnclr_loss(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
     """−mean_i log [ exp(nn_i·p_i/T) / Σ_k exp(nn_i·p_k/T) ], eq. 3, k over the global batch.  Both B,P, any length."""
-    keys, own = global_rows(F.normalize(exact(predictions), dim=1))
-    return contrastive(F.normalize(exact(neighbours), dim=1), keys, own, temperature)
+    keys, own = global_rows(unit(exact(predictions), dim=1))
+    return contrastive(unit(exact(neighbours), dim=1), keys, own, temperature)
 
 
 class NNCLR(Method):
@@ -37,9 +37,10 @@ class NNCLR(Method):
         return self.queue.fit(images, batch_size)
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+        check_views(features.shape[1])
         z = each_view(self.projector, features)  # B,V,P
         p = each_view(self.predictor, z)
-        z = F.normalize(exact(z.detach()), dim=2)
+        z = unit(exact(z.detach()), dim=2)
         neighbours = [nearest(z[:, t], self.queue.rows)[:, 0] for t in range(self.views)]  # B,P each
         self.queue.remember(z[:, 0])
         losses = [nnclr_loss(neighbours[t], p[:, view], self.temperature) for t, view in pairs(z.shape[1])]

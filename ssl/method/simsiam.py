@@ -5,9 +5,9 @@ rate does not decay (§4.2 of the paper's ablations, and its released recipe).
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.method import Method, each_view
+from core.numerics import cosine
 from ssl.losses import exact
 from ssl.method import pairs
 from vision.heads import mlp
@@ -15,7 +15,7 @@ from vision.heads import mlp
 
 def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     """D(p, z) = −mean_i cos(p_i, z_i), eq. 1, with no gradient to z (eq. 3).  Both B,P, any length."""
-    return -F.cosine_similarity(exact(predictions), exact(targets.detach()), dim=1).mean()
+    return -cosine(exact(predictions), exact(targets.detach())).mean()
 
 
 class SimSiam(Method):

@@ -5,12 +5,12 @@ The projection is two layers without BatchNorm, as in the authors' code.
 """
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.distributed import gather
 from core.method import Batch, Method, each_view
+from core.numerics import unit
 from ssl.losses import exact, global_rows, log_sum_exp
-from ssl.method import check_constants
+from ssl.method import check_constants, check_images
 from vision.heads import mlp
 
 
@@ -18,18 +18,22 @@ def supcon_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """mean_i −1/|P(i)| Σ_{p ∈ P(i)} log [ exp(z_i·z_p/T) / Σ_{a ≠ i} exp(z_i·z_a/T) ], eq. 2 (L_out), global batch.
 
     z: B,V,D, any length; labels: B int64. P(i): the other embeddings of i's class. Their similarities to i sum to one
-    inner product with their sum, so no matrix of them is made.
+    inner product with their sum, so no matrix of them is made. An embedding without any, of a class of one image seen in one
+    view, adds 0 to the mean, as in the authors' code. Raises ValueError for one image in one view.
     """
     V = z.shape[1]
+    check_images("supcon", len(z), 2 if V == 1 else 1, "one view of one image has nothing to be compared with")
     with torch.autocast(z.device.type, enabled=False):
-        z = F.normalize(exact(z), dim=2).flatten(0, 1)  # B*V,D
+        z = unit(exact(z), dim=2).flatten(0, 1)  # B*V,D
         keys, own = global_rows(z)
         labels = gather(labels.repeat_interleave(V))  # W*B*V
         classes = torch.searchsorted(labels.sort().values, labels)  # a class's number: its first place in order
         count = torch.zeros_like(classes).index_add(0, classes, torch.ones_like(classes))[classes]
         sums = torch.zeros_like(keys).index_add(0, classes, keys)[classes[own]]  # B*V,D: of each row's class
-        positives = (z * (sums - z)).sum(1) / (count[own] - 1)
-        return (log_sum_exp(z, keys, temperature, own[:, None]) - positives / temperature).mean()
+        others = count[own] - 1  # B*V
+        positives = (z * (sums - z)).sum(1) / others.clamp(min=1)
+        terms = log_sum_exp(z, keys, temperature, own[:, None]) - positives / temperature
+        return torch.where(others > 0, terms, 0.0).mean()
 
 
 class SupCon(Method):

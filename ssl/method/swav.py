@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from core.distributed import local_rows, total, world_size
 from core.memory import Queue
 from core.method import Method, each_view
+from core.numerics import unit
 from ssl.losses import exact
-from ssl.method import check_constants, pairs
+from ssl.method import check_constants, check_views, pairs
 from vision.heads import mlp
 
 SMALLEST_EPSILON = 0.024  # below, exp(−2/ε) is no normal float32
@@ -74,7 +75,8 @@ class SwAV(Method):
         return [queue.fit(images, batch_size) for queue in self.queues][-1]
 
     def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        z = F.normalize(exact(each_view(self.projector, features, joint=True)), dim=2)  # B,V,P
+        check_views(features.shape[1])
+        z = unit(exact(each_view(self.projector, features, joint=True)), dim=2)  # B,V,P
         weight = self.prototypes.weight
         if progress < self.freeze_prototypes:
             weight = weight.detach() + 0 * weight  # its gradient is there, and zero

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from core.distributed import total, world_size
 from core.method import Method, each_view
 from ssl.losses import exact
-from ssl.method import unordered_pairs
+from ssl.method import check_images, unordered_pairs
 from vision.heads import mlp
 
 EPS = 1e-4  # below the square root, eq. 2
@@ -23,7 +23,9 @@ def vicreg_terms(first: Tensor, second: Tensor) -> Tensor:
     """Invariance (eq. 5), variance (eq. 1) and covariance (eq. 4) of two views.  B,P and B,P → 3
 
     Invariance is divided by P, variance is the two views' mean, covariance their sum, as in the authors' code.
+    Raises ValueError for one image, whose variance is not defined.
     """
+    check_images("vicreg", len(first), 2, "the variance over one is not defined")
     with torch.autocast(first.device.type, enabled=False):
         first, second = exact(first), exact(second)
         (v1, c1), (v2, c2) = _spread(first), _spread(second)

@@ -2,6 +2,7 @@
 import math
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -147,11 +148,12 @@ def test_fitnets_hint():
     same(method.combine(FEATURES[:, 0], [], None, 0.0, pairs=[hints, last])[0], 2.5 * value)
 
 
-def test_crd_over_two_steps():
+@pytest.mark.parametrize("positives", ["memory", "batch"])
+def test_crd_over_two_steps(positives):
     """Eqs. 10 and 19 both ways; negatives are seen images of other classes, from memories that follow the embeddings."""
     M, N, P, tau, m = 12, 11, 4, 0.5, 0.75
     torch.manual_seed(0)
-    method = CRD(**networks(), ce=0.5, weight=0.8, dim=P, negatives=N, temperature=tau, momentum=m)
+    method = CRD(**networks(), ce=0.5, weight=0.8, dim=P, negatives=N, temperature=tau, momentum=m, positives=positives)
     assert method.prepare(M, B) == []
     method.double()
     memories = {"student": method.student_memory.tolist(), "teacher": method.teacher_memory.tolist()}
@@ -167,14 +169,17 @@ def test_crd_over_two_steps():
         value = 0.0
         for side, other in (("student", "teacher"), ("teacher", "student")):
             negatives = [memories[other][j] for j in chosen]
-            if step == 0:  # Z/M, as the authors' code: the mean of the first batch, kept
-                pairs = [math.exp(dot(a, n) / tau) for a in embedded[side] for n in negatives]
+            partners = embedded[other] if positives == "batch" else [memories[other][i] for i in indices]
+            if step == 0:  # Z/M: the mean of the first batch, kept; the authors' includes each anchor's positive
+                more = [[p] if positives == "memory" else [] for p in partners]
+                rows = zip(embedded[side], more, strict=True)
+                pairs = [math.exp(dot(a, b) / tau) for a, own in rows for b in [*negatives, *own]]
                 constants[side] = sum(pairs) / len(pairs)
             for i in range(B):
                 kinds |= {"unseen" if j not in classes else classes[j] == labels[i] for j in chosen if step}
                 rows = [n for j, n in zip(chosen, negatives, strict=True) if classes.get(j, labels[i]) != labels[i]]
                 ratio = max(len(rows), 1) * constants[side]  # N Z/M
-                e = math.exp(dot(embedded[side][i], embedded[other][i]) / tau)
+                e = math.exp(dot(embedded[side][i], partners[i]) / tau)
                 value -= math.log(e / (e + ratio)) / B
                 for row in rows:
                     e = math.exp(dot(embedded[side][i], row) / tau)
