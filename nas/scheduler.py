@@ -123,8 +123,8 @@ class Worker:
         ledger.storage.stopping = self.stopped
 
     def run(self) -> None:
-        """Raises Stopped after a signal that asks to stop, RunError where nothing succeeds, StorageError where the study's storage
-        fails for long.
+        """Raises Stopped after a signal that asks to stop, RunError where nothing succeeds, StorageError where the storage of
+        the study fails for long.
         """
         with signals.deferred():
             self._run()
