@@ -95,16 +95,18 @@ def kind_of(name: bytes) -> str:
     return printable(found) if re.fullmatch(rb"\.[^\s.]{1,12}", found) else WITHOUT_SUFFIX
 
 
-def is_litter(path: str) -> bool:
-    """Whether a path lies in a folder of LITTER, or is hidden, as AppleDouble's ._x is."""
+def litter_of(path: str) -> str:
+    """What a path of an archive counts as if it is hidden or lies in a folder of LITTER: "._*", "in @eaDir/" …; else ""."""
     *folders, name = path.split("/")
-    return name.startswith(".") or any(os.fsencode(folder).lower() in LITTER for folder in folders)
+    if found := next((folder for folder in folders if os.fsencode(folder).lower() in LITTER), None):
+        return f"in {found}/"
+    return "" if not name.startswith(".") else "._*" if name.startswith("._") else "hidden"
 
 
 def ignored_note(ignored: dict[str, int]) -> str:
     """One line: how many files of which kind were ignored, and the way out. "" where there are none."""
-    files = Counter({kind: count for kind, count in ignored.items() if not kind.endswith("/")})
-    folders = Counter({kind: count for kind, count in ignored.items() if kind.endswith("/")})
+    files = Counter({kind: count for kind, count in ignored.items() if not kind.endswith("/") or kind.startswith("in ")})
+    folders = Counter({kind: count for kind, count in ignored.items() if kind not in files})
     if not files and not folders:
         return ""
     said = []

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vision.decode import SUFFIXES, reason
-from vision.listing import is_litter, kind_of, printable
+from vision.listing import kind_of, litter_of, printable
 from vision.streamed import Progress
 
 FORMAT = b"2"  # of what is kept of an index
@@ -104,8 +104,8 @@ def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[di
                     end = b"." + kind.rpartition(".")[2].encode("utf-8", "surrogateescape")
                     if not member.isreg():
                         continue
-                    if is_litter(member.name):
-                        ignored["._*" if os.path.basename(member.name).startswith("._") else "hidden"] += 1
+                    if litter := litter_of(member.name):
+                        ignored[litter] += 1
                     elif end == b".cls":
                         file.seek(member.offset_data)
                         text = file.read(min(member.size, LONGEST_LABEL + 1))

@@ -3,10 +3,12 @@
 import io
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from broken_files import broken, encoded, png_header
 from PIL import Image, PngImagePlugin
 
@@ -168,6 +170,107 @@ def test_an_image_at_the_pixel_limit_is_readable(monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 239)
     with pytest.raises(Unreadable, match="20 by 12 pixels, the limit is 239"):
         decode(encoded(UPRIGHT))
+
+
+# ------------------------------------------------------------------------------------------------- texts, bands, new kinds
+
+
+def texts(*added: tuple[str, str, bool], international: bool = False) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    for key, text, packed in added:
+        (info.add_itxt if international else info.add_text)(key, text, zip=packed)
+    return info
+
+
+LARGE = "x" * 3_000_000
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("options", [
+    {"pnginfo": texts(("workflow", LARGE, True))}, {"pnginfo": texts(("parameters", LARGE, True), international=True)},
+    {"icc_profile": bytes(2_000_000)}, {"pnginfo": texts(*((f"k{i}", "x" * 900_000, False) for i in range(80)))},
+    {"pnginfo": texts(("XML:com.adobe.xmp", LARGE, True), international=True)},
+])
+def test_a_png_is_used_whatever_its_texts_and_profile(options):
+    limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    np.testing.assert_array_equal(pixels(encoded(UPRIGHT, **options)), UPRIGHT)
+    assert limits == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+
+
+def test_a_png_with_a_large_text_still_stands_upright():
+    both = texts(("workflow", LARGE, True), ("XML:com.adobe.xmp", XMP, False), international=True)
+    assert pixels(encoded(UPRIGHT, pnginfo=both)).shape == (20, 12, 3)  # stored 12 high: it is turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert pixels(encoded(UPRIGHT, pnginfo=texts(("workflow", LARGE, True)), exif=exif)).shape == (20, 12, 3)
+
+
+def test_a_bomb_of_text_costs_no_memory():
+    bomb = texts(*((f"k{i}", "x" * 50_000_000, True) for i in range(4)))
+    file = encoded(UPRIGHT, pnginfo=bomb)
+    del bomb
+    tracemalloc.start()
+    decode(file)
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # of 200 MB when unpacked
+    tracemalloc.stop()
+
+
+def test_a_png_cut_within_its_large_text_is_unreadable():
+    whole = encoded(UPRIGHT, pnginfo=texts(*((f"k{i}", "x" * 900_000, False) for i in range(80)))).getvalue()
+    with pytest.raises(Unreadable):
+        decode(io.BytesIO(whole[: len(whole) - 1000]))
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(("shape", "options", "bands"), [
+    ((9, 8, 5), {"photometric": "rgb"}, 5), ((5, 9, 8), {"photometric": "rgb", "planarconfig": "separate"}, 5),
+    ((5, 9, 8), {"photometric": "minisblack", "planarconfig": "separate"}, 5),
+    ((9, 8, 4), {"photometric": "rgb", "extrasamples": ["unspecified"]}, 4),
+    ((4, 9, 8), {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unspecified"]}, 4),
+    ((9, 8, 6), {"photometric": "rgb", "extrasamples": ["unassalpha", "unspecified", "unspecified"]}, 6),
+    ((9, 8, 2), {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unspecified"]}, 2),
+    ((9, 8, 5), {"photometric": "separated", "extrasamples": ["unspecified"]}, 5),
+    ((9, 8, 4), {"photometric": "separated", "extratags": [(332, 3, 1, 2, True)]}, 4),  # InkSet: not CMYK
+])
+def test_further_bands_are_never_dropped_silently(shape, options, bands, big):
+    file = io.BytesIO()
+    tifffile.imwrite(file, RNG.integers(0, 256, shape, dtype=np.uint8), bigtiff=big, **options)
+    file.seek(0)
+    with pytest.raises(Unreadable, match=f"^{bands} bands; only grey, RGB and CMYK"):
+        decode(file)
+
+
+def test_tiffs_with_alpha_or_four_inks_are_used_as_before():
+    for kind, shape, options in (("RGBA", (9, 8, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+                                 ("LA", (9, 8, 2), {"photometric": "minisblack", "extrasamples": ["unassalpha"]}),
+                                 ("CMYK", (9, 8, 4), {"photometric": "separated"})):
+        stored, file = RNG.integers(0, 256, shape, dtype=np.uint8), io.BytesIO()
+        tifffile.imwrite(file, stored, **options)
+        file.seek(0)
+        image = Image.fromarray(stored, kind)
+        if kind != "CMYK":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        np.testing.assert_array_equal(pixels(file), np.asarray(image.convert("RGB")), err_msg=kind)
+
+
+@pytest.mark.skipif(b".avif" not in module.SUFFIXES, reason="Pillow without AVIF")
+def test_avif_is_read():
+    smooth = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = encoded(np.dstack([smooth] * 3), "AVIF", quality=95, exif=exif)
+    np.testing.assert_allclose(pixels(file)[..., 1], smooth[::-1].T, atol=6)  # orientation 6: the stored left is the top
+
+
+def test_kinds_that_need_a_package_say_so(monkeypatch):
+    heic, avif = (b"\0\0\0\x18ftyp" + brand + bytes(99) for brand in (b"heic", b"avif"))
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(module.NoImage, match="HEIC, which needs the package pillow-heif"):
+        decode(io.BytesIO(heic))
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    with pytest.raises(module.NoImage, match="AVIF, which needs Pillow"):
+        decode(io.BytesIO(avif))
 
 
 def test_nothing_of_pillow_was_turned_off():

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import tracemalloc
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -153,10 +154,12 @@ def test_flat_nested_and_odd_names(tmp_path):
     Path(os.fsdecode(raw)).write_bytes(encoded(UPRIGHT).getvalue())
     dataset = load_folder(tmp_path, validation=0)
     found = [dataset.train.name(i) for i in range(len(dataset.train))]
-    assert found == ["a b.PNG", "line\nbreak.bmp", "z.tar.gif", "Ünï😀.JpEg", "\\xff\\xfe.png", odd[2]]
+    assert found == ["a b.PNG", "line\\nbreak.bmp", "z.tar.gif", "Ünï😀.JpEg", "\\xff\\xfe.png", odd[2]]
     assert os.fsencode(dataset.train.path(4)) == raw
     np.testing.assert_array_equal(np.asarray(dataset.train.read(4)), UPRIGHT)
     "".join(found).encode()  # can be printed and written
+    assert not any("\n" in name for name in found)
+    assert dataset.ignored == {".txt": 1}
     assert dataset.classes is None
     assert dataset.train.labels is None
     assert len(dataset.test) == 0
@@ -373,3 +376,85 @@ def test_wrong_roots_end_in_one_line(tmp_path, monkeypatch):
     save(tmp_path / "pile" / "x.png", 9)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert grey(load_folder("~/pile").train) == [9]
+
+
+# ---------------------------------------------------------------------------------------------- what is ignored, and says so
+
+
+def test_litter_makes_no_images_and_no_class(tmp_path):
+    build(tmp_path, cat=10, dog=10)
+    for name in ("@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/0.png",
+                 "#recycle/9.png", "$RECYCLE.BIN/9.png", "lost+found/9.png", "dog/.ipynb_checkpoints/0-checkpoint.png",
+                 ".AppleDouble/0.png", "cat/._0.png"):
+        save(tmp_path / name)
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / "cat" / name).write_text("x")
+    dataset = load_folder(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert sorted(grey(dataset.train) + grey(dataset.validation) + grey(dataset.test)) == list(range(20))
+    assert dataset.ignored == {"@eaDir/": 2, "__MACOSX/": 1, "#recycle/": 1, "$RECYCLE.BIN/": 1, "lost+found/": 1,
+                               ".ipynb_checkpoints/": 1, ".AppleDouble/": 1, "._*": 1, ".db": 1, ".ini": 1}
+    assert dataset.skipped == {}
+
+
+def test_litter_beside_train_does_not_make_it_a_class(tmp_path):
+    build(tmp_path, train=10)
+    save(tmp_path / "@eaDir" / "thumbnail.jpg")
+    dataset = load_folder(tmp_path)
+    assert sorted(grey(dataset.train) + grey(dataset.validation)) == list(range(10))
+    assert dataset.ignored == {"@eaDir/": 1}
+
+
+def test_other_files_are_counted_by_suffix(tmp_path):
+    build(tmp_path, train__a=5, train__b=5, test__a=2, archive=3)
+    save(tmp_path / "beside.png")
+    for name in ("train/a/1.HEIC", "train/b/2.heic", "test/a/x.mov", "train/a/README", "train/IM.0001", "train/IM.0002",
+                 "old.tar.gz", "train/Mr. Smith at home"):
+        (tmp_path / name).write_text("x")
+    dataset = load_folder(tmp_path)
+    heic = {} if b".heic" in folder.SUFFIXES else {".heic": 2}
+    assert dataset.ignored == heic | {".mov": 1, "without suffix": 2, ".<number>": 2, ".tar.gz": 1, "archive/": 1,
+                                      ".png beside train/": 1}
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "train")])
+def test_class_folders_are_compared_in_nfc(tmp_path, splits):
+    """In two splits, or twice in one: macOS writes names decomposed."""
+    for i, (split, form) in enumerate(zip(splits, ("NFC", "NFD"), strict=True)):
+        for name in ("café", "thé"):
+            for k in range(5):
+                save(tmp_path / split / unicodedata.normalize(form, name) / f"{i}{k}.png", 5 * i + k)
+    dataset = load_folder(tmp_path)
+    assert dataset.classes == ("café", "thé")
+    assert all(unicodedata.is_normalized("NFC", name) for name in dataset.classes)
+    assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 20
+    for split in (dataset.train, dataset.validation, dataset.test):
+        spelled = [unicodedata.normalize("NFC", Path(name).parts[1]) for name in names(split)]
+        assert spelled == [dataset.classes[k] for k in split.labels]
+    if splits[1] == "test":
+        assert len(dataset.test) == 20 / 2
+
+
+def test_a_stray_image_that_costs_the_labels_is_told(tmp_path):
+    build(tmp_path, cat=10, dog=10)
+    save(tmp_path / "stray.png")
+    dataset = load_folder(tmp_path)
+    assert dataset.classes is None
+    (where, why), = dataset.skipped.items()
+    assert where == f"{tmp_path}, labels"
+    assert "1 image lies beside 2 folders" in why
+    assert load_folder(tmp_path, labels="none").skipped == {}
+    for i in range(30):
+        save(tmp_path / f"{i}.png")
+    assert load_folder(tmp_path).skipped == {}  # a pile of pictures with some sub-folders: never labelled
+
+
+def test_unreadable_names_are_told_apart_on_one_line(tmp_path):
+    odd = [b"line\nbreak.png", b"tab\tname.png", b"latin-\xe9.png", b"back\\nslash.png", "caf\u00e9 \u2028 x.png".encode()]
+    for name in odd:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"")
+    save(tmp_path / "good.png")
+    dataset = load_folder(tmp_path, max_corrupt=1)
+    told = sorted(path.removeprefix(f"{tmp_path}/") for path in dataset.skipped)
+    assert told == sorted(["line\\nbreak.png", "tab\\tname.png", "latin-\\xe9.png", "back\\\\nslash.png",
+                           "café \\u2028 x.png"])

@@ -1,6 +1,7 @@
 """WebDataset shards: the images and labels that the library `webdataset` reads, every one by its number."""
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -153,6 +154,70 @@ def test_a_shard_cut_between_members_is_listed(root):
         last = tar.getmembers()[12]
     path.write_bytes(path.read_bytes()[: last.offset])  # whole members, and no mark of the end
     assert load_shards(root).skipped == {str(path): "read up to its image 4: no mark of its end"}
+
+
+def test_a_damaged_header_costs_its_member(root):
+    path = root / "set-train-0001.tar"  # images 40 … 69: a .cls, a .json and a .png each
+    with tarfile.open(path) as tar:
+        png, cls = (next(m for m in tar if m.name == name) for name in ("000045.png", "000050.cls"))
+    data = bytearray(path.read_bytes())
+    headers = [member.offset_data - tarfile.BLOCKSIZE for member in (png, cls)]
+    for header in headers:
+        data[header : header + 7] = b"damaged"
+    path.write_bytes(data)
+    found = load_shards(root)
+    numbers = {int(split.name(i)[-10:-4]) for split in (found.train, found.validation) for i in range(len(split))}
+    assert numbers == set(range(70)) - {45, 50}  # one image lost, and one's label
+    damaged = [why for key, why in found.skipped.items() if key.startswith(f"{path}, byte")]
+    assert len(damaged) == 2
+    assert all("members in between are lost" in why for why in damaged)
+
+
+def test_damaged_pixels_cost_their_image(root):
+    path = root / "set-train-0001.tar"
+    with tarfile.open(path) as tar:
+        member = next(m for m in tar if m.name == "000045.png")
+    data = bytearray(path.read_bytes())
+    data[member.offset_data + 60] ^= 0xFF
+    path.write_bytes(data)
+    found = load_shards(root)
+    assert list(found.skipped) == [f"{path}:000045.png"]
+    assert len(found.train) + len(found.validation) == 69
+
+
+def test_what_follows_the_end_of_a_shard_is_told(root):
+    path = root / "set-train-0001.tar"
+    path.write_bytes(path.read_bytes() + (root / "set-train-0000.tar").read_bytes())  # as cat a.tar b.tar
+    found = load_shards(root)
+    assert len(found.train) + len(found.validation) == 70
+    (where, why), = found.skipped.items()
+    assert where.startswith(f"{path}, byte")
+    assert "what follows the mark of its end was not read" in why
+
+
+def test_a_shard_swapped_at_equal_size_and_time_is_read_anew(tmp_path):
+    def labels(flip: int) -> dict[str, int]:
+        members = [(f"{i}.{kind}", encoded(picture(0)).getvalue() if kind == "png" else b"%d" % ((i + flip) % 2))
+                   for i in range(20) for kind in ("png", "cls")]
+        path = tmp_path / "wds" / "a.tar"
+        path.parent.mkdir(exist_ok=True)
+        packed(path.with_suffix(".new"), *members)
+        os.utime(path.with_suffix(".new"), (1e9, 1e9))
+        os.replace(path.with_suffix(".new"), path)
+        train = load_shards(path.parent).train
+        return {train.name(i): int(train.labels[i]) for i in range(len(train))}
+
+    first, second = labels(0), labels(1)
+    assert all(first[name] != second[name] for name in first.keys() & second.keys())
+
+
+def test_without_a_home_folder_it_is_read_each_time(root, monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    assert len(load_shards(root).train) == 63
 
 
 def test_a_broken_cache_is_made_anew(root, cache):
