@@ -37,10 +37,10 @@ def check_out(out: str) -> None:
     reserved = {CHECKOUT: "this checkout", Path("/"): "the root folder"}
     with contextlib.suppress(RuntimeError):  # there is none
         reserved[Path.home().resolve()] = "your home folder"
-    for place, what in reserved.items():
+    for place in sorted(reserved, key=lambda place: place != folder):  # itself first
         if place.is_relative_to(folder):
             holds = "is" if place == folder else "holds"
-            raise ValueError(f"out={out}: {holds} {what}; give a folder of the run's own, such as out=runs/mine")
+            raise ValueError(f"out={out}: {holds} {reserved[place]}; give a folder of the run's own, such as out=runs/mine")
     if folder == Path.cwd() and any(folder.iterdir()) and not (folder / "config.yaml").exists():
         raise ValueError(f"out={out}: is the working folder, which holds other files; give a folder such as out=runs/mine")
 

@@ -1,5 +1,6 @@
 """Decoding processes: how they hand over batches, and how one that dies or hangs ends the run in one line."""
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -43,8 +44,10 @@ def items(dataset: Dataset, workers: int, pin_memory: bool) -> Iterator[Any]:
     Raises WorkerFailed in one line where a worker dies, lacks memory, or gives nothing for `TIMEOUT` seconds.
     """
     try:
+        if workers:
+            multiprocessing.Lock()  # fails where there are no semaphores: /dev/shm is missing
         iterator, processes = _started(dataset, workers, pin_memory)
-    except OSError as error:  # no semaphores (/dev/shm is missing), no more processes or file descriptors
+    except OSError as error:  # or no more processes or file descriptors
         if not workers:
             raise
         say(f"note: workers={workers} cannot be started ({error.strerror or error}): images are decoded in this process")
