@@ -89,7 +89,7 @@ def test_images_that_were_added_or_changed_or_moved(module, tmp_path):
     kept, status = picture.read_bytes(), picture.stat()
     picture.write_bytes(kept[:-20] + bytes(20))  # of the same name, size and time of change
     os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert "images." in tool(module, *words, f"--data.root={moved}", place=tmp_path, code=2).line
+    assert "images.train: " in tool(module, *words, f"--data.root={moved}", place=tmp_path, code=2).err
     picture.write_bytes(kept)
     shutil.copy(picture, picture.with_name("one_more.png"))
     assert "images.train" in tool(module, *words, f"--data.root={moved}", place=tmp_path, code=2).line

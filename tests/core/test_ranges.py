@@ -40,7 +40,7 @@ def test_every_number_of_every_tool_has_an_end(module):
     assert len(numbers(module)) >= 2
     for name, value in numbers(module).items():
         ranges.check({name: value})
-        for beyond in BEYOND:
+        for beyond in (number for number in BEYOND if not abs(number) <= ranges.largest(name)):  # optim.lr may be 1e20
             wrong = [value[0], beyond] if isinstance(value, list) else beyond
             with pytest.raises(ValueError, match=rf"^{name}=.*: must be a finite number of at most [\d,e+]+ in size$"):
                 ranges.check({name: wrong})
@@ -63,7 +63,7 @@ CASES = [(module, name) for module in MODULES for name in sorted(types_of(tool(m
 @pytest.mark.parametrize(("module", "name"), [
     pytest.param(*case, marks=[pytest.mark.long] * (i % 12 > 0)) for i, case in enumerate(CASES)])
 def test_as_a_user_types_it(module, name, capsys):
-    for value in SPELLED:
+    for value in (text for text in SPELLED if not abs(float(text)) <= ranges.largest(name)):
         assert config.main(tool(module), pytest.fail, [f"--{name}={value}"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {name}=")
@@ -107,5 +107,5 @@ def test_the_range_of_a_search_has_the_settings_end():
 
     assert tuned("lr:0.1:10", {"optim.lr": 0.4}) == [("optim.lr", 0.1, 10.0, False)]
     for wrong in ("lr:0.1:1e300", "lr:0.1:nan", "dim:64:1e20"):
-        with pytest.raises(ValueError, match=r"must rise from above 0, to [0-9,]+ at most"):
+        with pytest.raises(ValueError, match=r"must rise from above 0, to [0-9,e+]+ at most"):
             tuned(wrong, {"optim.lr": 0.4, "method.dim": 128})

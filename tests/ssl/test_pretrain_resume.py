@@ -3,6 +3,7 @@ import json
 import random
 import re
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,10 @@ def test_killed_at_a_random_step(tmp_path, alone, method):
     expected = alone(method)
     assert interrupted(words, out, signal.SIGKILL, at).wait().code == -signal.SIGKILL
     assert not (out / "encoder.safetensors").exists()
-    (out / ".last.pt.1.tmp").write_bytes(b"half")  # as a kill in the middle of a write leaves it
+    killed = f".last.pt.{socket.gethostname()}.{2**22 + 1}.tmp"  # a process number beyond all that Linux gives
+    (out / killed).write_bytes(b"half")  # as a kill in the middle of a write leaves it
     assert whole(words, out) == expected, f"killed at step {at}"
-    assert not list(out.glob(".*"))
+    assert not list(out.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(("method", "name"), [("simclr", "SIGINT"), ("moco_v2", "SIGTERM"), ("moco_v3", "SIGUSR1")])
@@ -113,7 +115,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_last_save(tmp_path):
     assert f"no room to write {out / 'last.pt'}" in errors[0]
     assert "Traceback" not in ended.err
     assert (out / "last.pt").read_bytes() == before
-    assert not list(out.glob(".*"))
+    assert not list(out.glob(".*.tmp"))
     assert checkpoint.load(out / "last.pt")["step"] >= 3
 
 
@@ -124,6 +126,6 @@ def test_paused_at_so_many_epochs_and_gone_on_with(tmp_path, alone):
     assert ended.code == 0, ended.err
     assert "paused at step 4 of 12" in ended.err
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"config.yaml", "encoder.safetensors", "last.pt", "metrics.jsonl"}
+    assert left == {".lock", "config.yaml", "identity.json", "encoder.safetensors", "last.pt", "metrics.jsonl"}
     assert run(*words, logs=tmp_path / "second").code == 0
     assert result(tmp_path / "run") == alone("simclr")
