@@ -259,7 +259,6 @@ def launch(module: str, words: list[str], devices: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")  # the others stay with core/signals.py
     os.environ.setdefault(SHUTDOWN, "120")
-    signals.patience(float(os.environ[SHUTDOWN]) + 10)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -271,7 +270,8 @@ def launch(module: str, words: list[str], devices: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with signals.installed(), tempfile.TemporaryDirectory() as folder:
+        signals.patience(float(os.environ[SHUTDOWN]) + 10)
         reported = Path(folder, "reported")
         os.environ[LAUNCHED] = str(reported)
         try:

@@ -218,11 +218,15 @@ class Signals:
         now = time.monotonic()
         self.longest, self.at = max(self.longest, now - self.at), now
         signals.alive(self.longest)
-        return self.agreement.any(signals.requested() is not None)
+        stop = self.agreement.any(signals.requested() is not None)
+        if stop:
+            signals.answered()
+        return stop
 
     def agreed_at_last(self) -> bool:
         """The same, asked once more when there is no step left."""
         return self.agreement.last(signals.requested() is not None)
 
     def __exit__(self, *error) -> None:
+        signals.patience()
         self.scope.__exit__(*error)

@@ -138,8 +138,8 @@ def _end(state: _State) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, signals are recorded and interrupt nothing. At the end StopRequest is raised, where one came and no other
-    exception is under way.
+    """Inside, signals are recorded and interrupt nothing. Afterwards one that came does what it would have done, unless another
+    exception is under way or it is `answered`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers run in the main thread
@@ -152,8 +152,11 @@ def deferred() -> Iterator[None]:
             yield
         finally:
             state.depth -= 1
-        if state.number is not None and not state.depth and not alone:
+        late = state.number is not None and not state.depth and not state.raised
+        if late and not alone:
             _interrupt(state)
+    if late and alone:
+        signal.raise_signal(state.number)  # to the handler of whoever uses this as a library
 
 
 def _in_child() -> None:
@@ -207,12 +210,12 @@ def watch() -> None:
 
 def alive(longest: float) -> None:
     """A step has ended.  longest: seconds that one has taken so far"""
-    _state.alive, _state.patience = time.monotonic(), max(UNANSWERED, 4 * longest)
+    patience(max(UNANSWERED, 4 * longest))
 
 
-def patience(seconds: float) -> None:
+def patience(seconds: float = PATIENCE) -> None:
     """How long the end may take from here on."""
-    _state.patience = seconds
+    _state.alive, _state.patience = time.monotonic(), seconds
 
 
 def _watch(state: _State, pipe: socket.socket) -> None:

@@ -187,6 +187,21 @@ except signals.StopRequest as stop:
     assert ended.stdout == "inner\nouter\nTrue False\n", ended.stderr
 
 
+def test_used_as_a_library_a_signal_that_was_deferred_reaches_the_handler_that_was_there():
+    ended = script('''
+signal.signal(signal.SIGUSR1, lambda *_: print("theirs"))
+with signals.deferred():
+    send("SIGUSR1")
+    print("inside")
+try:
+    with signals.deferred():
+        send("SIGINT")
+except KeyboardInterrupt as end:
+    print(type(end).__name__)
+''')
+    assert ended.stdout == "inside\ntheirs\nKeyboardInterrupt\n", ended.stderr
+
+
 def test_a_second_ctrl_c_ends_what_is_deferred():
     ended = script('''
 try:
