@@ -72,7 +72,11 @@ def dumps(
         assert (head.in_features, head.out_features) == (encoder.dim, len(classes))
         header["classes"] = list(classes)
         state = state | {HEAD + name: t for name, t in head.state_dict().items()}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    tensors, written = {}, set()
+    for name, t in state.items():
+        t = t.detach().cpu().contiguous()
+        tensors[name] = t.clone() if t.data_ptr() in written else t  # of a layer that stands in two places (CoaT)
+        written.add(t.data_ptr())
     return safetensors.torch.save(tensors, {"nolabel": json.dumps(header, sort_keys=True)})
 
 

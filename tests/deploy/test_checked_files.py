@@ -113,7 +113,7 @@ def test_int8_that_cannot_be_measured_is_refused(faulty):
     def fails():
         raise RuntimeError("no such kernel")
 
-    scores, speeds = lambda: 90.0, lambda: (1.0, 2.0)  # noqa: E731
+    scores, speeds = lambda: 90.0, lambda: (1.0, 2.0)
     arguments = {"score": scores, "speeds": speeds} | {faulty: fails}
     found = quantize.gated(("static",), lambda kind: None, arguments["score"], arguments["speeds"], 90.0, 1.0, False)
     assert found.kind is None
@@ -171,7 +171,8 @@ class Grouped(nn.Sequential):
     """Convolutions of one, of two, of four groups, and depthwise."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, groups=4), nn.BatchNorm2d(32), nn.Conv2d(32, 32, 1, groups=32))
+        grouped, depthwise = nn.Conv2d(16, 32, 3, groups=4), nn.Conv2d(32, 32, 1, groups=32)
+        super().__init__(nn.Conv2d(3, 16, 1), grouped, nn.BatchNorm2d(32), depthwise)
 
 
 def test_a_grouped_convolution_keeps_the_groups_that_pruning_left():

@@ -222,7 +222,7 @@ def test_the_lines_that_reports_show_make_the_input_too(tmp_path, kind, channels
 
 
 def test_a_gallery_survives_odd_names_and_a_folder_that_takes_no_features(tmp_path, files, monkeypatch, capsys):
-    card, out = files
+    _, out = files
     root = tmp_path / "gallery"
     root.mkdir()
     latin = Path(str(root) + "/caf\udce9.png")  # the byte E9: no UTF-8

@@ -75,6 +75,18 @@ def test_round_trip_gives_the_same_bytes(tmp_path, kind):
         tmp_path / "e.safetensors").read_bytes()
 
 
+def test_a_layer_that_stands_in_two_places_is_written_in_both(tmp_path):
+    """As CoaT's position encodings: safetensors refuses tensors that share memory."""
+    encoder = trained("test_resnet", 3, 32)
+    modules = [name for name, m in encoder.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    first = encoder.get_submodule(modules[0])
+    twin = next(name for name in modules[1:] if encoder.get_submodule(name).weight.shape == first.weight.shape)
+    encoder.set_submodule(twin, first)
+    save(encoder, tmp_path / "e.safetensors")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(artifact.load(tmp_path / "e.safetensors")[0](x), encoder(x))
+
+
 def test_bytes_depend_on_content_alone(resnet):
     one = artifact.dumps(resnet, recipe(), {"a": 1, "b": 2})
     assert artifact.dumps(resnet, recipe(), {"b": 2, "a": 1}) == one
@@ -103,7 +115,9 @@ def test_the_snippet_is_plain_timm(tmp_path):
         starts = [line.split("(")[0].split(" in ")[0] for line in text.splitlines()]
         small = encoder.spec.stem != "full" and not encoder.spec.arguments.get("patch_size")
         between = ["model.set_submodule"] * small + ["for name, channels"] * (encoder.spec.attention == "cbam")
-        assert starts == ["model = timm.create_model", *between, "model.load_state_dict"], kind
+        makes_input = ["from torchvision.transforms import v2; from PIL import ImageOps", "steps = v2.Compose"]
+        makes_input += ["prepare = lambda image: steps"]
+        assert starts == ["model = timm.create_model", *between, "model.load_state_dict", *makes_input], kind
         lines.append(text)
         x = torch.randn(2, encoder.spec.channels, encoder.spec.image_size, encoder.spec.image_size)
         torch.save(x, tmp_path / f"{i}.x.pt")
@@ -195,12 +209,14 @@ def test_classifiers_are_loaded_as_strictly(tmp_path, resnet, change):
     assert "\n" not in str(caught.value)
 
 
-def test_a_plain_encoders_file_is_what_format_1_always_was():
-    """The bytes of version 1, written out: no word of attention or of classes where there are none."""
+def test_the_bytes_of_format_1_are_written_out_here():
+    """No word of attention or of classes where there are none."""
     encoder = trained("lenet5", 1, 28)
     header = (
         '{"dim": 84, "encoder": {"arguments": {}, "channels": 1, "image_size": 28, "name": "lenet5", "stem": "small"}, '
-        '"format": 1, "mean": [0.123457], "origin": {"tool": "test"}, "std": [0.25]}'
+        '"format": 1, "mean": [0.123457], "origin": {"tool": "test"}, "preprocessing": {"antialias": true, "channels": 1, '
+        '"crop": "center", "interpolation": "bilinear", "mean": [0.123457], "range": [0, 1], "resize": "shortest side", '
+        '"size": 28, "std": [0.25]}, "std": [0.25]}'
     )
     expected = safetensors.torch.save(dict(encoder.state_dict()), {"nolabel": header})
     assert artifact.dumps(encoder, recipe(1, 28), {"tool": "test"}) == expected

@@ -10,7 +10,7 @@ from core import config
 from linear_eval.finetune import TOOL
 from vision import artifact, encoders
 from vision.augment import Recipe
-from vision.build import build_data, build_encoder, precision
+from vision.build import build_data, build_encoder, compile_encoder, precision
 
 
 def words(*said: str):
@@ -103,3 +103,69 @@ def test_a_cpu_computes_in_fp32_where_its_bf16_leaves_gradients_unset(monkeypatc
         layer(torch.ones(1, 1, side, side)).sum().backward()
         assert (layer[0].weight.grad == 0).any() == blind
         assert encoders.has_blind_taps(layer, [side]) == blind
+
+
+# --------------------------------------------------------------------------------------------------- several sizes, compiling
+
+
+def long(*names: str) -> list:
+    return [pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", *long("xcit_nano_12_p16_224", "swin_tiny_patch4_window7_224")])
+def test_local_crops_of_encoders_that_take_several_sizes(name):
+    encoder = encoders.create(name, 3, 64, several_sizes=True)
+    assert any(encoders.unfit_reason(encoder, size) is None for size in (16, 28, 32, 48))
+    assert encoders.build(encoder.spec).state_dict().keys() == encoder.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["levit_128s", *long("hiera_tiny_224", "mixer_s32_224")])
+def test_local_crops_are_refused_in_one_line_with_the_way_out(name):
+    with pytest.raises(ValueError, match=f"encoder={name} takes images of 64 px alone.*views=0, or use an encoder") as caught:
+        encoders.create(name, 3, 64, several_sizes=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_dynamic_sizes_loads_for_local_crops(tmp_path):
+    """Its model does not know the argument that vision transformers have."""
+    torch.manual_seed(0)
+    encoder = encoders.create("xcit_nano_12_p16_224", 3, 64).eval()
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(artifact.dumps(encoder, Recipe(64, (0.5,) * 3, (0.25,) * 3), {}))
+    again, card = artifact.load(path, several_sizes=True)
+    assert card.spec == again.spec == encoder.spec
+    assert same(again, encoder)
+
+
+def test_local_crops_of_a_size_that_an_encoder_does_not_take_are_refused_before_training(monkeypatch):
+    local = "augment.local={views: 2, size: 0.5}"
+    assert built("encoder=test_resnet", "image_size=16", local)[1].local_size == 8
+    monkeypatch.setattr(encoders, "unfit_reason", lambda encoder, size: "height (8) must be divisible by window (7)")
+    with pytest.raises(ValueError, match=r"augment\.local\.size: encoder=test_resnet does not take local crops of 8") as caught:
+        built("encoder=test_resnet", "image_size=16", local)
+    assert "augment.local.views=0" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), ZeroDivisionError("division by zero"), KeyError("x")])
+def test_whatever_a_model_raises_is_one_line(monkeypatch, error):
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            raise error
+
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: Broken())
+    with pytest.raises(encoders.Unfit, match="encoder=resnet18 does not take 32 px images") as caught:
+        encoders.build(encoders.Spec("resnet18", 3, 32))
+    assert "\n" not in str(caught.value)
+
+
+def test_where_torch_cannot_compile_it_is_refused_in_one_line(monkeypatch):
+    def compile(function):
+        def fails(x):
+            raise RuntimeError("No working C++ compiler found:\n(None, 'g++')")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compile)
+    with pytest.raises(ValueError, match=r"compile=true: .*No working C\+\+ compiler.*g\+\+, or leave compile out") as caught:
+        compile_encoder(torch.nn.Linear(2, 2))
+    assert "\n" not in str(caught.value)
