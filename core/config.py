@@ -24,7 +24,8 @@ MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_m
 MACHINE += ("until", "report", "storage", "trials", "parallel", "node", "interval")
 MACHINE += ("trackers", "data.root", "data.download", "cache", "cache_gb", "picture", "beside")
 # words that came later: at these values they are left out, so that older runs stay what they are
-LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch"}
+LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0}
+LATER |= {"method.positives": "batch", "method.unbiased": False}
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
