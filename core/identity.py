@@ -16,7 +16,8 @@ MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_m
 MACHINE += ("until", "report", "storage", "trials", "parallel", "node", "interval")
 MACHINE += ("trackers", "data.root", "data.download", "cache", "cache_gb", "picture", "beside")
 # Settings that came later. At these values they are left out, so that older runs keep their identity.
-LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch"}
+LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0}
+LATER |= {"method.positives": "batch", "method.unbiased": False}
 FILES = ("encoder", "teacher", "student", "against", "space")  # settings whose value may name files, by comma
 SUFFIXES = (".safetensors", ".py")  # of those files
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/datasets.py)

@@ -62,8 +62,9 @@ def test_a_method_is_finite_at_degenerate_inputs(name):
     for label in (torch.zeros(B, dtype=torch.long), torch.arange(B)) if method.needs_labels else ():
         problems[f"labels {label.tolist()}"] = not_finite(method, features_of(method), (label,))
     if words := cold(name):
+        method = made(name, *words)
         for what in ("ordinary", "huge", "all rows equal"):
-            method = made(name, *words)
+            method.load_state_dict(state)
             features, told = INPUTS[what](features_of(method)), changed(targets, INPUTS[what], B)
             problems[f"temperature {TINY}, {what}"] = not_finite(method, features, told)
     assert not {what: found for what, found in problems.items() if found}
