@@ -16,6 +16,7 @@ from torch import nn
 
 from vision import attention, cifar, classic, encoders, searched
 from vision.augment import Recipe
+from vision.listing import class_name
 from vision.preprocess import Preprocessing, check_known
 
 FORMAT = 1
@@ -100,7 +101,7 @@ def read_card(path: str | Path) -> Card:
             raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
         check_known(header.get("preprocessing", {}))
         spec = encoders.Spec.of(header["encoder"])
-        classes = tuple(header["classes"]) if "classes" in header else None
+        classes = tuple(map(class_name, header["classes"])) if "classes" in header else None  # older files': as on their disk
         return Card(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel: {_line(error)}") from error

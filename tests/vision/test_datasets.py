@@ -185,6 +185,31 @@ def test_mnist_from_torchvision_and_from_gz_files(tmp_path, name):
         load(name, str(tmp_path))
 
 
+@pytest.mark.parametrize(("file", "content", "why"), [
+    ("train-images-idx3-ubyte", lambda whole: gzip.compress(whole)[:-2000], "is missing or broken"),
+    ("train-images-idx3-ubyte", lambda whole: gzip.compress(whole)[:10] + b"\xff" * 50, "is missing or broken"),  # zlib.error
+    ("train-images-idx3-ubyte", lambda whole: gzip.compress(whole[:-5]), "is missing or broken"),
+    ("train-images-idx3-ubyte", lambda whole: gzip.compress(idx(np.arange(40, dtype="u1"))), "uint8 array of 3 dimensions"),
+    ("train-labels-idx1-ubyte", lambda whole: gzip.compress(idx(np.zeros(39, "u1"))), "40 images and 39 labels up to 0"),
+    ("t10k-labels-idx1-ubyte", lambda whole: gzip.compress(idx(np.full(10, 10, "u1"))), "10 images and 10 labels up to 10"),
+])
+def test_damaged_idx_files_end_in_one_line(tmp_path, file, content, why):
+    for name, array in mnist_files().items():
+        (tmp_path / f"{name}.gz").write_bytes(content(idx(array)) if name == file else gzip.compress(idx(array)))
+    with pytest.raises(ValueError, match=why) as caught:
+        load("mnist", str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_of_torchvision_ends_in_one_line(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, array in mnist_files().items():
+        (raw / name).write_bytes(idx(array)[:100])
+    with pytest.raises(ValueError, match=r"mnist is not in data.root=.*, or damaged"):
+        load("mnist", str(tmp_path), download=False)
+
+
 @needs_debian
 def test_fashion_mnist_is_debians_and_has_the_stated_statistics(monkeypatch):
     monkeypatch.setattr(datasets, "_torchvision", None)

@@ -1,6 +1,8 @@
 """Hugging Face data sets in their formats on disk: pixels, labels and splits; mistakes told in one line."""
 
 import pickle
+import unicodedata
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +83,96 @@ def test_hf_saved_to_disk_whose_test_labels_are_withheld(tmp_path, hub):
     assert (len(dataset.train), len(dataset.validation)) == (18, 2)
     assert dataset.validation.labels.sort().values.tolist() == [0, 1]  # carved out of train
     assert list(dataset.skipped.values()) == ["has labels that train lacks, so not used for test"]
+
+
+def labelled(hub, path: Path, values: list, kind, split: str = "train") -> str:
+    """A .parquet of pictures with these labels; image i is i grey in its first channel."""
+    features = hub.Features(image=hub.Image(), label=kind)
+    hub.Dataset.from_dict({"image": pictures(len(values)), "label": values}, features=features).to_parquet(path)
+    return str(path)
+
+
+def classes_of(dataset) -> dict[int, str]:
+    """Grey value → class."""
+    return {split.read(i).getpixel((0, 0))[0]: dataset.classes[split.labels[i]]
+            for split in (dataset.train, dataset.validation, dataset.test) for i in range(len(split))}
+
+
+@pytest.mark.parametrize("empty", [None, "other"])
+@pytest.mark.parametrize(("kind", "two", "names"), [
+    ("string", ["cat", "dog"], ("cat", "dog")), ("large_string", ["cat", "dog"], ("cat", "dog")),
+    ("int64", [0, 7], ("0", "7")), ("int8", [-1, 1], ("-1", "1")), ("bool", [False, True], ("False", "True")),
+    ("float64", [0.0, 1.0], ("0", "1")), ("named", [0, 1], ("cat", "dog")),
+])
+def test_rows_without_a_label_are_left_out(tmp_path, hub, kind, two, names, empty):
+    other = {"string": " ", "large_string": "", "float64": float("nan"), "named": -1}.get(kind)
+    value = other if empty else None
+    values = [value if i in (3, 9) else two[i % 2] for i in range(40)]
+    feature = hub.ClassLabel(names=["cat", "dog"]) if kind == "named" else hub.Value(kind)
+    root = labelled(hub, tmp_path / "x.parquet", values, feature)
+    dataset = load("hf", root)
+    assert dataset.classes == names
+    assert classes_of(dataset) == {i: names[i % 2] for i in range(40) if i not in (3, 9)}
+    assert dataset.skipped == {f"{root}/train": "of 40 rows 2 have no label: left out"}
+    assert len(load("hf", root, labels="none").train) == 36  # and 4 of validation
+
+
+def test_labels_that_most_rows_lack_are_not_used_which_is_told(tmp_path, hub):
+    root = labelled(hub, tmp_path / "x.parquet", ["cat" if i < 19 else None for i in range(40)], hub.Value("string"))
+    dataset = load("hf", root)
+    assert dataset.classes is None
+    assert len(dataset.train) == 36
+    assert dataset.skipped == {f"{root}/train, labels": "21 of 40 rows have no label, so none is used"}
+    root = labelled(hub, tmp_path / "y.parquet", [None] * 40, hub.Value("string"))
+    assert load("hf", root).classes is None
+
+
+def test_fractions_are_no_classes(tmp_path, hub):
+    root = labelled(hub, tmp_path / "x.parquet", [i / 40 for i in range(40)], hub.Value("float32"))
+    with pytest.raises(ValueError, match=r"data.root=.*column 'label' holds fractions such as 0.025, .*data.labels=none"):
+        load("hf", root)
+    assert load("hf", root, labels="none").classes is None
+    values = [0.5 if i == 3 else float("inf") if i == 4 else float(i % 2) for i in range(40)]
+    root = labelled(hub, tmp_path / "y.parquet", values, hub.Value("float32"))
+    dataset = load("hf", root)
+    assert classes_of(dataset) == {i: str(i % 2) for i in range(40) if i not in (3, 4)}
+    assert dataset.skipped == {f"{root}/train/3": "label 0.5, a fraction", f"{root}/train/4": "label inf, a fraction"}
+
+
+def test_classes_of_two_splits_are_matched_by_name(tmp_path, hub):
+    """NFC and NFD are one; a ClassLabel of another order means its own names; a class of test alone costs its rows."""
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+    def table(values, kind):
+        features = hub.Features(image=hub.Image(), label=kind)
+        return hub.Dataset.from_dict({"image": pictures(len(values)), "label": values}, features=features)
+
+    words = table([(nfc, nfd, "dog")[i % 3] for i in range(30)], hub.Value("string"))
+    hub.DatasetDict(train=words, test=table([nfd, "dog", "zebra"], hub.Value("string"))).save_to_disk(tmp_path / "words")
+    dataset = load("hf", str(tmp_path / "words"))
+    assert dataset.classes == (nfc, "dog")
+    assert dataset.test.labels.tolist() == [0, 1]
+    assert dataset.skipped == {f"{tmp_path / 'words'}/test": "of 3 rows 1 have one that train lacks (zebra): left out"}
+
+    train = table([i % 2 for i in range(30)], hub.ClassLabel(names=["dog", nfd]))
+    hub.DatasetDict(train=train, test=table([0, 1], hub.ClassLabel(names=[nfc, "dog"]))).save_to_disk(tmp_path / "numbers")
+    dataset = load("hf", str(tmp_path / "numbers"))
+    assert dataset.classes == ("dog", nfc)
+    assert dataset.test.labels.tolist() == [1, 0]
+
+
+def test_a_split_that_lacks_a_column_is_told(tmp_path, hub):
+    def table(**columns):
+        features = hub.Features({name: hub.Image() if name == "image" else hub.Value("int64") for name in columns})
+        return hub.Dataset.from_dict(columns, features=features)
+
+    train = table(image=pictures(30), label=[i % 2 for i in range(30)])
+    saved = hub.DatasetDict(train=train, validation=table(label=[0, 1]), test=table(image=pictures(4)))
+    saved.save_to_disk(tmp_path / "saved")
+    dataset = load("hf", str(tmp_path / "saved"))
+    assert dataset.skipped == {f"{tmp_path / 'saved'}/validation": "has no column 'image', so not used for validation",
+                               f"{tmp_path / 'saved'}/test": "has no labels, so not used for test"}
+    assert sorted(classes_of(dataset)) == list(range(30))
 
 
 def test_hf_mistakes_end_in_one_line(tmp_path, hub):
