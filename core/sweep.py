@@ -84,13 +84,10 @@ def wait(jobs: list) -> None:
     """Until all have ended.  Raises RunError, after a line for each that failed."""
     for job in jobs:
         signals.say(f"job {job.job_id}: its log is {job.task(0).paths.stderr}")
-    try:
-        while not all(ended(job) for job in jobs):
-            time.sleep(POLL)
-    except KeyboardInterrupt:
-        left = " ".join(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
-        signals.say(f"the jobs go on without this command: scancel {left} ends them")
-        raise
+    left = " ".join(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
+    signals.place(f"; the jobs run without this command: scancel {left} ends them")
+    while not all(ended(job) for job in jobs):
+        time.sleep(POLL)
     failed = [line for job in jobs if (line := failure(job.task(0)))]
     for line in failed[:-1]:
         signals.say(f"error: {line}")

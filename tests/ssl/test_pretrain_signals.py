@@ -96,7 +96,7 @@ def test_a_worker_that_decodes_survives_a_signal_to_every_process(tmp_path):
         Image.fromarray(np.full((20, 20, 3), 9 * i, np.uint8)).save(tmp_path / "photos" / f"{i}.png")
     words = [*SMALL[2:], "--steps=100000", "--data=folder", f"--data.root={tmp_path / 'photos'}", "--batch_size=8"]
     process = start(*words, "--workers=1", "--image_size=16", f"--out={tmp_path / 'run'}", logs=tmp_path / "logs")
-    process.until(tmp_path / "run" / "metrics.jsonl", 3)
+    process.until(tmp_path / "run" / "metrics.jsonl", 3, timeout=200)
     everyone = [*children(process), process.pid]
     assert len(everyone) > 1
     for number in (signal.SIGTERM, signal.SIGUSR2):
@@ -138,7 +138,7 @@ def test_of_two_processes_one_that_is_stopped_alone_ends_both(tmp_path):
 def test_a_stop_ends_though_the_other_process_hangs(tmp_path):
     words = [*SMALL, "--steps=100000", f"--out={tmp_path / 'run'}"]
     both = together(*words, logs=tmp_path / "logs", module="signalled", PHASE="report", SIGNAL="SIGTERM", **HERE)
-    both[0].until(tmp_path / "run" / "metrics.jsonl", 3)
+    both[0].until(tmp_path / "run" / "metrics.jsonl", 3, timeout=200)
     both[1].send(signal.SIGSTOP)
     both[0].send(signal.SIGTERM)
     ended = both[0].wait(timeout=100)
