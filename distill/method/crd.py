@@ -7,8 +7,10 @@ the teacher itself is frozen. `kd` adds so much of Hinton's loss, the paper's CR
 
 `positives: memory` is the authors' algorithm: an anchor's positive is its own image's entry in the other network's memory,
 without gradient, so each embedding layer learns from one of the two terms only. `positives: batch` takes the other network's
-embedding in the batch, with gradient, as all releases before this setting did. Where memory and batch agree the two losses
-are equal and the student's gradients are not.
+embedding in the batch, with gradient, as runs from before this setting did. Where memory and batch agree the two losses are
+equal and the student's gradients are not. With 16,384 negatives, T .07, 128 dimensions and constants of random embeddings, the
+gradient by `batch` is 2.00 times as long for random embeddings; for ten clusters of classes, each spread as wide as its center
+is long, 1.28 times at cosine .8 between student and teacher and 1.00 times at .95.
 
 Changes: a step draws one set of negatives for all of the batch, so that they are one matrix product; images not yet seen
 are no negatives, because their class is not known; no 1e-7 is added to the denominators.

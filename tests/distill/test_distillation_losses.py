@@ -38,10 +38,11 @@ def test_kd(temperature):
     same(losses.kd(S, T, temperature), temperature**2 * value)
 
 
-def test_standardised():
-    for row, found in zip(S.tolist(), losses.standardised(S).tolist(), strict=True):
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_standardised(unbiased):
+    for row, found in zip(S.tolist(), losses.standardised(S, unbiased).tolist(), strict=True):
         mean = sum(row) / K
-        deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / K)
+        deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / (K - unbiased))
         assert found == pytest.approx([(v - mean) / deviation for v in row], rel=1e-6)  # ε = 1e-7 beside a deviation of about 2
 
 
