@@ -4,7 +4,9 @@
     uv run python -m experiments.judge --samplers tpe nsga2 evolution --seeds 100 --kept experiments/tabular/samplers.json
 
 Hypervolume: of accuracy and log₁₀ multiply-adds, as a share of what the reference study reaches; from chance (10 %) and,
-harsher, from the worst accuracy that any architecture of the table ends with. Kept in experiments/tabular/judged.json and .md.
+harsher, from the worst accuracy that any architecture of the table ends with. From chance, the cheapest architecture that was
+drawn decides nearly all of it; what the table's noise leaves to be seen is in experiments/search_noise.py. Kept in
+experiments/tabular/judged.json and .md.
 """
 import argparse
 import json
@@ -35,6 +37,9 @@ from vision import datasets
 OUT = KEPT.with_name("judged.json")
 OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
 SAMPLED, HALVED = 64, 128  # trials of a study
+BOUNDS = """From chance, the cheapest architecture that a study drew decides nearly all of the hypervolume, so that neither these
+means nor p rank samplers. One table with two seeds is behind every figure here: `python -m experiments.search_noise` computes what
+its noise bounds, such as proxies' ρ (noise.json)."""
 SCHEDULES = {"1, 3, 9 epochs, a third each": ((1.0, 3.0, 9.0), 3), "1, 2, 4, 9 epochs, a half each": ((1.0, 2.0, 4.0, 9.0), 2)}
 
 
@@ -119,13 +124,14 @@ def text(kept: dict) -> str:
     title = f"# Judged on a table of {kept['architectures']} architectures"
     lines = [title, "", f"`{kept['command']}`, {len(kept['samplers']['random']['chance'])} seeds", ""]
     lines += [f"## Samplers: {SAMPLED} architectures trained to the end, share of the whole table's hypervolume in %", "",
-              "| | from chance | from the worst | beats random in | p, Wilcoxon |", "|---|---|---|---|---|"]
+              "| | from chance | from the worst | above random, from chance, in | p, Wilcoxon |", "|---|---|---|---|---|"]
     for name, shares in kept["samplers"].items():
         more = np.array(shares["chance"]) - np.array(kept["samplers"]["random"]["chance"])
         wins = " |"
         if name != "random":
             wins = f"{(more > 0).mean():.0%} of seeds | {wilcoxon(more, alternative='greater').pvalue:.1g}"
         lines.append(f"| {name} | {spread(shares['chance'])} | {spread(shares['worst'])} | {wins} |")
+    lines += ["", BOUNDS]
     if "schedules" not in kept:
         return "\n".join(lines) + "\n"
     lines += ["", f"## Successive halving: {HALVED} architectures, against the same ones all trained to the end, in %", "",

@@ -4,7 +4,9 @@
 
 The parts: 48 residual networks of the tabular benchmark, whose accuracy alone is in experiments/tabular/fashion_mnist.json
 (two seeds, nine epochs each): basic blocks without attention, of width 8, 16 or 24 (timm makes 16 of 12), kernel and depths
-vary. Two supernets hold them, one a ReLU and one a SiLU family. They see the same 3,000 images at 14 px and are judged by kNN
+vary. Two supernets hold them, one a ReLU and one a SiLU family. Each has an offset of its own, so that figures over both
+families, which the JSON has too, are no measure of ranking. The truth is two seeds a part, which agree little: what that bounds
+is in experiments/search_noise.py. The supernets see the same 3,000 images at 14 px and are judged by kNN
 on the same validation images, with BatchNorm statistics of each part's own, and without. Kept in
 experiments/supernet/fashion_mnist.json.
 """

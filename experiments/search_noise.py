@@ -1,0 +1,212 @@
+"""How much the search figures that are kept here can show: the noise of the tables behind them.
+
+    uv run python -m experiments.search_noise     # seconds; trains nothing
+
+Reads experiments/tabular/fashion_mnist.json (256 networks × 2 seeds), judged.json beside it, and
+experiments/supernet/fashion_mnist.json (48 of the networks as parts of supernets). Writes experiments/tabular/noise.json.
+
+Ceiling: the best Pearson correlation with the mean of k seeds that any predictor can be expected to reach, even one that knows
+each network's true accuracy: the square root of the reliability k r / (1 + (k − 1) r), where r is the correlation of two seeds
+(Spearman–Brown). Intervals are of 95 %, from 2,000 bootstrap samples of the networks.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
+
+from core import checkpoint
+from core.machine import certificate
+from experiments.judge import references, whole
+from experiments.tabular import KEPT, SEEDS
+from nas.pareto import front, hypervolume
+from nas.tabular import Table
+
+OUT = KEPT.with_name("noise.json")
+JUDGED = KEPT.with_name("judged.json")
+SUPERNET = KEPT.parent.parent / "supernet" / KEPT.name
+DRAWS = 2_000  # bootstrap samples, and studies drawn from the table
+STUDIES = (24, 64)  # networks of a study
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(pearsonr(a, b).statistic)
+
+
+def ceiling(r: float, seeds: int = 2) -> float:
+    """0 where two seeds do not agree at all."""
+    return float(np.sqrt(max(0.0, seeds * r / (1 + (seeds - 1) * r))))
+
+
+def interval(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.quantile(values, [0.025, 0.975])]
+
+
+def bootstrap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Their Pearson correlation in bootstrap samples of the networks."""
+    samples = np.random.RandomState(0).randint(0, len(one), (DRAWS, len(one)))
+    return np.array([np.corrcoef(one[sample], other[sample])[0, 1] for sample in samples])
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> dict:
+    """Of two seeds of the same networks, and the ceiling that follows."""
+    r, drawn = correlation(one, other), bootstrap(one, other)
+    return {
+        "networks": len(one), "pearson": r, "spearman": float(spearmanr(one, other).statistic),
+        "kendall": float(kendalltau(one, other).statistic), "pearson_interval": interval(drawn),
+        "ceiling": ceiling(r), "ceiling_interval": [ceiling(v) for v in interval(drawn)],
+        "ceiling_from_ranks": ceiling(float(spearmanr(one, other).statistic)),
+        "ceiling_against_one_seed": ceiling(r, 1), "ceiling_by_seeds": {str(k): ceiling(r, k) for k in (4, 6, 8)},
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- the table
+
+
+def truth(table: Table) -> dict:
+    one, other = final(table)
+    noise = float(np.var(one - other, ddof=1) / 2)
+    return agreement(one, other) | {
+        "noise_variance": noise, "true_variance": float(np.cov(one, other)[0, 1]), "noise_std": float(np.sqrt(noise)),
+    }
+
+
+def final(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy at the end, by seed."""
+    return tuple(np.array([table.knn(hash, table.epochs, seed) for hash in table.rows]) for seed in SEEDS)
+
+
+def proxies(table: Table, top: float) -> dict:
+    """Kept correlations beside the ceiling; of multiply-adds also after each seed."""
+    kept = json.loads(JUDGED.read_text())["proxies"]
+    macs = np.array([row["macs"] for row in table.rows.values()])
+    return {name: {"rho": found["rho"], "share_of_ceiling": found["rho"] / top} for name, found in kept.items()} | {
+        "macs_against_one_seed": [float(spearmanr(macs, seed).statistic) for seed in final(table)],
+    }
+
+
+def rungs(table: Table) -> list[dict]:
+    """Accuracy after each epoch as a predictor of the end, of the same seed and of the other: Spearman's ρ, mean of both."""
+    ends, found = final(table), []
+    for epoch in range(1, table.epochs + 1):
+        now = [np.array([table.knn(hash, epoch, seed) for hash in table.rows]) for seed in SEEDS]
+        same, other = ([float(spearmanr(now[s], ends[s ^ cross]).statistic) for s in SEEDS] for cross in (0, 1))
+        found.append({"epoch": epoch, "same_seed": float(np.mean(same)), "other_seed": float(np.mean(other))})
+    return found
+
+
+def fronts(table: Table) -> dict:
+    """Networks on the front of each seed, and on both."""
+    found = [set(front(whole(table, seed))) for seed in SEEDS]
+    return {"networks": [len(f) for f in found], "in_common": len(found[0] & found[1])}
+
+
+def ahead(points: np.ndarray) -> np.ndarray:
+    """The front of (−accuracy, cost), as nas.pareto.front, for thousands of studies.  N,2 → indices"""
+    order = np.lexsort((points[:, 0], points[:, 1]))
+    best = np.minimum.accumulate(points[order, 0])
+    return order[np.r_[True, best[1:] < best[:-1]]]
+
+
+def volumes(table: Table) -> dict:
+    """What decides the hypervolume: the share of the cheapest network alone; and, over studies of 64 networks drawn at random,
+    how much of its variance follows from the cheapest that was drawn (R² of a linear fit in log multiply-adds).
+    """
+    found = {}
+    for name, reference in references(table).items():
+        points = [whole(table, seed) for seed in SEEDS]
+        full = [hypervolume(p, reference) for p in points]
+        cheapest = [hypervolume(p[[p[:, 1].argmin()]], reference) / f for p, f in zip(points, full, strict=True)]
+        dice, values, least = np.random.RandomState(0), [], []
+        for draw in range(DRAWS):
+            drawn = points[draw % len(SEEDS)][dice.permutation(len(points[0]))[: STUDIES[-1]]]
+            values.append(hypervolume(drawn[ahead(drawn)], reference) / full[draw % len(SEEDS)])
+            least.append(drawn[:, 1].min())
+        found[name] = {
+            "cheapest_alone": cheapest, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)),
+            "explained_by_cheapest_drawn": correlation(np.array(values), np.array(least)) ** 2,
+        }
+    return found
+
+
+def optimism(table: Table) -> dict:
+    """The best of a study of n networks, trained to the end with one seed: its figure less that of the other seed; and the
+    same, as a mean over the study's front.
+    """
+    ends, found = final(table), {}
+    macs = np.log10([row["macs"] for row in table.rows.values()])
+    for count in STUDIES:
+        dice, best, on_fronts = np.random.RandomState(0), [], []
+        for draw in range(DRAWS):
+            one, other = ends[draw % 2], ends[1 - draw % 2]
+            drawn = dice.permutation(len(one))[:count]
+            winner = drawn[one[drawn].argmax()]
+            best.append(one[winner] - other[winner])
+            on_front = drawn[ahead(np.stack([-one[drawn], macs[drawn]], 1))]
+            on_fronts.append(np.mean(one[on_front] - other[on_front]))
+        found[str(count)] = {
+            "best": float(np.mean(best)), "best_interval": interval(np.array(best)), "front": float(np.mean(on_fronts)),
+        }
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ the supernet
+
+
+def supernet(table: Table) -> dict:
+    """Seeds of the truth within and over both families, what the supernets' seeds say of each other, and of the truth."""
+    kept = json.loads(SUPERNET.read_text())
+    hashes, half = kept["hashes"], kept["parts"] // 2
+    one, other = (np.array([table.knn(hash, table.epochs, seed) for hash in hashes]) for seed in SEEDS)
+    alone = (one + other) / 2
+    runs = np.array([run["recalibrated"] for run in kept["supernet"]])  # seeds, parts
+    macs = np.array([table.rows[hash]["macs"] for hash in hashes])
+    found = {}
+    for name, own in (("all", slice(None)), ("relu", slice(half)), ("silu", slice(half, None))):
+        found[name] = agreement(one[own], other[own]) | {
+            "supernet_seeds": [float(spearmanr(run[own], alone[own]).statistic) for run in runs],
+            "supernet_mean": float(spearmanr(runs.mean(0)[own], alone[own]).statistic),
+            "macs": float(spearmanr(macs[own], alone[own]).statistic),
+            "seed_with_seed": [float(spearmanr(runs[a][own], runs[b][own]).statistic) for a, b in ((0, 1), (0, 2), (1, 2))],
+            "supernet_accuracy": float(runs[:, own].mean()), "alone_accuracy": float(alone[own].mean()),
+        }
+    within = np.concatenate([rankdata(runs.mean(0)[own]) for own in (slice(half), slice(half, None))])
+    ranked = np.concatenate([rankdata(alone[own]) for own in (slice(half), slice(half, None))])
+    return found | {
+        "ranked_within_families": correlation(within, ranked), "parts_better_than_alone": int((runs.mean(0) > alone).sum()),
+        "gain": float((runs.mean(0) - alone).mean()),
+    }
+
+
+def figures() -> dict:
+    """All of them, to three decimals."""
+    table = Table(KEPT)
+    known = truth(table)
+    return rounded({
+        "table": known, "proxies": proxies(table, known["ceiling"]), "rungs": rungs(table), "fronts": fronts(table),
+        "hypervolume": volumes(table), "optimism": optimism(table), "supernet": supernet(table),
+    })
+
+
+def rounded(found):
+    if isinstance(found, dict):
+        return {name: rounded(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return round(found, 3)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    given = parser.parse_args(argv)
+    kept = certificate([0], ("numpy", "scipy", "optuna")) | figures()
+    checkpoint.write(given.out, json.dumps(kept, indent=1) + "\n")
+    print(given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The noise behind the kept search figures is what experiments/tabular/noise.json says, and the README says it beside them."""
+import json
+
+import numpy as np
+import pytest
+from commands import ROOT
+
+from experiments import search_noise
+from nas.pareto import front
+
+LAST_PLACE = 1.5e-3  # kept to three decimals: another machine's last bit may round the other way
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict:
+    return json.loads(search_noise.OUT.read_text())
+
+
+def flat(found, name: str = "") -> dict[str, float]:
+    if isinstance(found, (dict, list)):
+        parts = found.items() if isinstance(found, dict) else enumerate(found)
+        return {key: value for part, inner in parts for key, value in flat(inner, f"{name}/{part}").items()}
+    return {name: found}
+
+
+def test_the_kept_figures_are_what_the_kept_tables_give(kept):
+    found = flat(search_noise.figures())
+    assert found == pytest.approx({name: flat(kept)[name] for name in found}, abs=LAST_PLACE)
+
+
+def test_a_ceiling_is_what_the_true_values_themselves_reach():
+    dice, count = np.random.RandomState(0), 200_000
+    true, (one, other) = dice.randn(count), 1.3 * dice.randn(2, count)
+    r = np.corrcoef(true + one, true + other)[0, 1]
+    known = np.corrcoef(true, true + (one + other) / 2)[0, 1]
+    assert search_noise.ceiling(r) == pytest.approx(known, abs=5 / count**0.5)  # five standard errors of a correlation
+    assert search_noise.ceiling(r, 1) == pytest.approx(np.corrcoef(true, true + one)[0, 1], abs=5 / count**0.5)
+    assert search_noise.ceiling(-0.1) == 0
+
+
+def test_the_fast_front_is_the_front():
+    dice = np.random.RandomState(0)
+    for _ in range(50):
+        points = np.stack([dice.permutation(40), dice.permutation(40)], 1).astype(float)
+        assert sorted(search_noise.ahead(points)) == sorted(front(points))
+
+
+def test_the_readme_says_what_bounds_each_search_figure(kept):
+    text = " ".join((ROOT / "README.md").read_text().split()).replace("*", "")
+    table, volume, supernet = kept["table"], kept["hypervolume"]["chance"], kept["supernet"]
+    best = [kept["optimism"][count]["best"] for count in ("24", "64")]
+    cheapest = [round(share * 100) for share in volume["cheapest_alone"]]
+    for said in (
+        f"Two seeds of the same network agree by no more than {short(table['pearson'])}",
+        f"expected to exceed {short(table['ceiling'])}",
+        f"multiply-adds alone are at {kept['proxies']['macs']['share_of_ceiling']:.0%} of it".replace("%", " %"),
+        f"AZ-NAS at {kept['proxies']['az']['share_of_ceiling']:.0%}".replace("%", " %"),
+        f"{min(cheapest)} to {max(cheapest)} % of it belongs to the cheapest network",
+        f"R² {short(volume['explained_by_cheapest_drawn'])}",
+        f"{best[0]:.1f} (of 24) or {best[1]:.1f} points (of 64)",
+        f"ceiling of about {short(supernet['all']['ceiling'])}",
+        f"by {supernet['gain']:.1f} points",
+    ):
+        assert said in text, said
+    assert "over both together" not in text
+
+
+def short(value: float) -> str:
+    return f"{value:.2f}".lstrip("0")
