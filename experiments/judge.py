@@ -37,9 +37,9 @@ from vision import datasets
 OUT = KEPT.with_name("judged.json")
 OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
 SAMPLED, HALVED = 64, 128  # trials of a study
-BOUNDS = """From chance, the cheapest architecture that a study drew decides nearly all of the hypervolume, so that neither
-these means nor p rank samplers. One table with two seeds is behind every figure here: `python -m experiments.search_noise`
-computes what its noise bounds, such as proxies' ρ (noise.json)."""
+BOUNDS = """From chance, the cheapest architecture that a study drew decides nearly all of the hypervolume: neither these means
+nor p rank samplers. One table with two seeds is behind every figure here; `python -m experiments.search_noise` computes what
+its noise bounds, such as proxies' correlations (noise.json)."""
 SCHEDULES = {"1, 3, 9 epochs, a third each": ((1.0, 3.0, 9.0), 3), "1, 2, 4, 9 epochs, a half each": ((1.0, 2.0, 4.0, 9.0), 2)}
 
 

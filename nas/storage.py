@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 
 from core import config
 from nas.journal import Journal
+from nas.retry import named
 
 BUSY_SECONDS = 10  # for which SQLite itself waits for another connection; then nas/retry.py tries again
 TRIES = 20  # to open a database that others are just beginning, half a second apart at most
@@ -24,11 +25,11 @@ def existing(said: str | BaseStorage, name: str) -> BaseStorage:
     if said == "auto":
         where, found = "runs/nas", [path.parent.name for path in folder("").glob("*/journal.log")]
     elif isinstance(said, str) and not _there(said):
-        raise Missing(f"storage={said}: there is no such file")
+        raise Missing(f"{named(said)}: there is no such file")
     else:
         database = isinstance(said, str) and "://" in said
         storage = RDBStorage(said, skip_table_creation=True) if database else open_storage(said, name)
-        where, found = f"storage={said}", optuna.get_all_study_names(storage)
+        where, found = named(said), optuna.get_all_study_names(storage)
     if name not in found:
         raise Missing(f"study={name}: {where} holds {', '.join(sorted(found)) or 'no study yet'}")
     return open_storage(said, name)
