@@ -24,6 +24,7 @@ COLLAPSED_RANK = 2.0  # fewer effective dimensions than this, and features are a
 COLLAPSED_STD = 0.05  # a healthy run's lowest was 0.17, early on; collapsing ones fell to 0.03 and less
 FEWEST = 16  # images that can show a collapse
 NARROW_RANK = 0.05  # of the features' dimensions
+FELL_RANK = 0.5  # of the untrained encoder's effective rank: with less, features use fewer dimensions than they did
 LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
 UNTRAINED, BEFORE = "untrained", "before training"  # the encoder at step 0: of random weights, or of a file's or timm's
 
@@ -158,16 +159,25 @@ class Health:
         )
 
     def verdict(self) -> str:
-        """A sentence on the last check, from label-free figures alone."""
+        """A sentence on the last check: by label-free figures and, where there are labels, by kNN against the start."""
         if not self.history:
             return "not yet known: no check was made"
         figures, before = self.history[-1][1], self.baselines.untrained
+        fell = figures["rankme"] < FELL_RANK * before["rankme"]
         if self.collapsed(figures):
             word = "collapsed"
+        elif "knn" in figures and figures["knn"] < before["knn"]:
+            word = (
+                f"no better than {self.began}: kNN {figures['knn']:.1f} % of {len(self.watched):,} validation images, "
+                f"{self.began} {before['knn']:.1f} %{', and the effective rank fell to less than half' if fell else ''}"
+            )
         elif figures["rankme"] < NARROW_RANK * self.dim:
             word = "narrow: the features use few of their dimensions"
+        elif fell and "knn" not in figures:
+            word = "narrowing: the effective rank fell to less than half, and there are no labels to say if that helps"
         elif figures["alignment_ratio"] < LEARNT_RATIO * before["alignment_ratio"]:
             word = "healthy: views of one image come together while images stay apart"
+            word += f", and kNN is above {self.began}, though the effective rank fell to less than half" if fell else ""
         else:
             word = "weak: views are hardly closer than before training; train longer, or try another optim.lr"
         return f"{word} ({self.describe(figures)})"

@@ -1,7 +1,6 @@
 """What a person sees of a run: an opening line, a bar, curves, and a page at the end."""
 import itertools
 import json
-import shlex
 from collections.abc import Callable
 
 import torch
@@ -16,6 +15,7 @@ from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from linear_eval.samples import at_most
+from ssl import suggest
 from ssl.health import UNTRAINED, Health, features
 from vision import artifact, augment
 from vision.datasets import Dataset
@@ -73,12 +73,9 @@ def curves(run: Run, health: Health) -> None:
 @drawn
 def _curves(rows: list[dict], health: Health):
     figure, (axes,) = canvas(13, 3.6, columns=3)
-    steps = [r["step"] for r in rows if "loss" in r]
-    axes[0].plot(steps, [r["loss"] for r in rows if "loss" in r], color="#0072B2")
-    axes[0].set(title="loss", xlabel="step")
-    twin = axes[0].twinx()
-    twin.plot(steps, [r["lr"] for r in rows if "loss" in r], color="#999999", lw=1)
-    twin.set_ylabel("learning rate", color="#777777")
+    rows = [row for row in rows if "loss" in row]
+    _two_scales(axes[0], [r["step"] for r in rows], rows, ("loss", "loss", "#0072B2"), ("lr", "learning rate", "#777777"), "-")
+    axes[0].set_title("loss")
 
     seen = [0] + [s for s, _ in health.history]
     figures = [health.baselines.untrained] + [f for _, f in health.history]
@@ -87,16 +84,27 @@ def _curves(rows: list[dict], health: Health):
             axes[1].plot(seen, [f[name] for f in figures], "o-", ms=3, color=colour, label=label)
             axes[1].axhline(health.baselines.pixels[name], color=colour, ls=":", lw=1, label="… of raw pixels")
         axes[1].legend(fontsize=8)
-    axes[1].set(title="validation accuracy, %" if "knn" in figures[0] else "no labels: no accuracy", xlabel="step")
+        axes[1].set(title="validation accuracy", xlabel="step", ylabel="%")
+    else:
+        pair = ("alignment", "alignment of two views", "#0072B2"), ("uniformity", "uniformity", "#D55E00")
+        _two_scales(axes[1], seen, figures, *pair)
+        axes[1].set_title("views and images: lower is better")
 
-    axes[2].plot(seen, [f["rankme"] for f in figures], "o-", ms=3, color="#009E73", label="effective rank (RankMe)")
-    axes[2].set(title="health", xlabel="step", ylim=(0, None))
-    twin = axes[2].twinx()
-    twin.plot(seen, [f["feature_std"] for f in figures], "o-", ms=3, color="#CC79A7", label="feature std")
-    twin.set_ylim(0, None)
-    (lines, labels), (more, names) = axes[2].get_legend_handles_labels(), twin.get_legend_handles_labels()
-    axes[2].legend(lines + more, labels + names, fontsize=8, loc="lower right")
+    rank = ("rankme", "effective rank (RankMe)", "#009E73")
+    for axis in _two_scales(axes[2], seen, figures, rank, ("feature_std", "feature std", "#CC79A7")):
+        axis.set_ylim(0, None)
+    axes[2].set_title("health")
     return figure
+
+
+def _two_scales(axis, steps: list[int], figures: list[dict], left: tuple, right: tuple, style: str = "o-") -> tuple:
+    """Two figures over steps, each given as (key, label, colour), with an axis of its own in its colour.  → both axes"""
+    both = axis, axis.twinx()
+    for one, (key, label, colour) in zip(both, (left, right), strict=True):
+        one.plot(steps, [f[key] for f in figures], style, ms=3, color=colour)
+        one.set_ylabel(label, color=colour)
+    axis.set_xlabel("step")
+    return both
 
 
 def test_scores(
@@ -170,9 +178,9 @@ def final(
     load = ["```python", "import safetensors.torch, timm, torch", artifact.snippet(artifact.read_card(path), str(path)), "```"]
     page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
     run.write("report.md", "\n".join(page))
-    ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {_next(words)}"]
+    ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {suggest.train_on(words)}"]
     if health.bank is not None:
-        ends.append(f"         {_evaluate(words, path)}")
+        ends.append(f"         {suggest.evaluate(words, path)}")
     print("\n".join([*lines, *ends]))
 
 
@@ -213,19 +221,3 @@ def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
         if scores[name][key] > ours[key]
     ]
     return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []
-
-
-def _evaluate(words, path) -> str:
-    """The command that says what the encoder is worth."""
-    root = f" --data.root {shlex.quote(words.data.root)}" if words.data.root else ""
-    return f"uv run python -m linear_eval.evaluate --encoder {shlex.quote(str(path))} --data {words.chosen.data}{root}"
-
-
-def _next(words) -> str:
-    """The next command to try."""
-    command = f"uv run python -m ssl.pretrain --method {words.chosen.method}"
-    if words.chosen.data == "digits":
-        return f"{command} --data fashion_mnist"
-    root = f" --data.root {shlex.quote(words.data.root)}" if words.data.root else ""
-    longer = f"--steps {2 * words.steps}" if words.steps else f"--epochs {2 * words.epochs:g}"
-    return f"{command} --data {words.chosen.data}{root} {longer}"

@@ -1,10 +1,12 @@
 """Label-free figures against their formulas written out, and the rule that calls a run collapsed."""
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ssl import report
 from ssl.health import Health, alignment, feature_std, rankme, uniformity
 
 
@@ -52,3 +54,61 @@ def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
         watched=range(images), baselines=SimpleNamespace(untrained={"feature_std": untrained, "rankme": 10.0})
     )
     assert Health.collapsed(health, {"feature_std": std, "rankme": rank}) is verdict
+
+
+BEFORE = {"feature_std": 0.5, "rankme": 48.0, "alignment_ratio": 0.7}
+GOOD = {"feature_std": 0.6, "rankme": 40.0, "alignment_ratio": 0.3}
+
+
+def verdict(figures: dict, before: dict = BEFORE, began: str = "untrained") -> str:
+    health = SimpleNamespace(
+        watched=range(129), dim=128, began=began, history=[(10, figures)], baselines=SimpleNamespace(untrained=before)
+    )
+    health.collapsed, health.describe = partial(Health.collapsed, health), partial(Health.describe, health)
+    return Health.verdict(health)
+
+
+@pytest.mark.parametrize(
+    ("figures", "before", "word"),
+    [
+        (GOOD, BEFORE, "healthy"),
+        (GOOD | {"rankme": 17.0}, BEFORE, "narrowing"),  # 48 → 17
+        (GOOD | {"rankme": 24.1}, BEFORE, "healthy"),
+        (GOOD | {"rankme": 5.0}, BEFORE, "narrow"),  # below 5 % of 128
+        (GOOD | {"alignment_ratio": 0.6}, BEFORE, "weak"),
+        (GOOD | {"rankme": 1.0}, BEFORE, "collapsed"),
+        (GOOD | {"knn": 38.6}, BEFORE | {"knn": 42.4}, "no better than untrained"),
+        (GOOD | {"knn": 38.6, "rankme": 5.0}, BEFORE | {"knn": 42.4}, "no better than untrained"),
+        (GOOD | {"knn": 42.4}, BEFORE | {"knn": 42.4}, "healthy"),
+        (GOOD | {"knn": 80.0, "rankme": 17.0}, BEFORE | {"knn": 42.4}, "healthy"),  # labels say that it helped
+    ],
+)
+def test_the_verdict_sees_rank_and_labels(figures, before, word):
+    assert verdict(figures, before).split(":")[0].split(" (")[0] == word
+
+
+def test_the_verdict_gives_the_figures_that_it_follows_from():
+    text = verdict(GOOD | {"knn": 38.6, "rankme": 17.0}, BEFORE | {"knn": 42.4})
+    assert "kNN 38.6 % of 129 validation images, untrained 42.4 %" in text
+    assert "the effective rank fell to less than half" in text
+    assert "effective rank 17 (48)" in text
+    text = verdict(GOOD | {"knn": 38.6}, BEFORE | {"knn": 42.4}, began="before training")
+    assert text.startswith("no better than before training")
+    assert "untrained" not in text
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_every_panel_of_the_curves_has_lines_and_every_axis_a_name(labelled):
+    """`report._curves` before it becomes a PNG."""
+    figures = GOOD | {"alignment": 0.2, "uniformity": -2.5} | ({"knn": 80.0, "five_labels": 60.0} if labelled else {})
+    baselines = SimpleNamespace(untrained=figures, pixels={"knn": 70.0, "five_labels": 50.0})
+    health = SimpleNamespace(history=[(5, figures), (10, figures)], baselines=baselines)
+    rows = [{"step": step, "loss": 1.0, "lr": 0.1} for step in range(1, 11)]
+    figure = report._curves.__wrapped__(rows, health)
+    assert len(figure.axes) == (5 if labelled else 6), "three panels, and a second scale for each that needs one"
+    for axis in figure.axes:
+        assert axis.lines, axis.get_title()
+        assert axis.get_ylabel()
+        assert all(len(line.get_xdata()) > 1 for line in axis.lines)
+    drawn = {tuple(line.get_ydata()) for axis in figure.axes for line in axis.lines}
+    assert ((-2.5, -2.5, -2.5) in drawn) is not labelled, "alignment and uniformity, where there is no accuracy to draw"

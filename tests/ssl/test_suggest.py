@@ -1,0 +1,89 @@
+"""The commands at the end of a report are this run's settings again, whatever characters are in them."""
+import shlex
+
+import pytest
+
+from core import config
+from ssl import suggest
+from ssl.pretrain import TOOL
+
+GIVEN = ["--data=folder", "--data.root=/photos/a b=c's, (x)\\", "--encoder=test_resnet", "--image_size=32", "--batch_size=64",
+         "--method=moco_v2", "--method.dim=16", "--optim.betas=[0.9,0.95]", "--data.labels=auto", "--compile", "--seed=3",
+         "+data.validation=0.2", "--augment.crop=[0.2,1.0]"]
+
+
+def composed(*argv: str):
+    words, _ = config.overrides(list(argv))
+    return config.compose(TOOL, words)
+
+
+def parsed(command: str, module: str) -> list[str]:
+    """The words that a shell and the tool make of it."""
+    said = shlex.split(command)
+    assert said[:5] == ["uv", "run", "python", "-m", module]
+    return config.overrides(said[5:])[0]
+
+
+@pytest.mark.parametrize("length", [["--epochs=5"], ["--steps=20", "--until=1"], []])
+def test_the_longer_run_changes_its_length_and_its_folder_alone(length):
+    words = composed(*GIVEN, *length, "--out=runs/of mine")
+    again = config.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
+    changes = config.difference(config.identity(words), config.identity(again))
+    assert [change.split(":")[0] for change in changes] == (["steps"] if "--steps=20" in length else ["epochs"])
+    assert (again.steps, again.epochs) == ((40, 100) if words.steps else (None, 2 * words.epochs))
+    assert again.data.root == words.data.root == "/photos/a b=c's, (x)\\"
+    assert again.out.startswith("runs/of mine-")
+    assert again.compile
+    assert again.until is None
+
+
+def test_a_setting_that_is_added_stays_one():
+    words = composed("--data=synthetic", "+data.labels=none", "--steps=4")
+    again = config.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
+    assert again.data.labels == "none"
+    assert again.steps == 8
+
+
+def test_without_a_folder_of_its_own_none_is_suggested():
+    assert "--out" not in suggest.train_on(composed(*GIVEN))
+
+
+def test_method_and_data_are_named_where_they_were_not():
+    assert suggest.train_on(composed("--data=fashion_mnist", "--epochs=3")) == (
+        "uv run python -m ssl.pretrain --method simclr --data fashion_mnist --epochs 6"
+    )
+
+
+def test_after_digits_comes_fashion_mnist_with_the_other_settings():
+    words = composed("--data=digits", "--encoder=tiny", "--image_size=16", "+data.validation=0.2", "--epochs=2")
+    assert suggest.train_on(words) == (
+        "uv run python -m ssl.pretrain --method simclr --encoder tiny --data fashion_mnist"
+    )
+
+
+def test_the_evaluation_is_of_the_same_data_and_split():
+    from linear_eval.evaluate import TOOL as EVALUATE
+
+    words = composed(*GIVEN)
+    said = parsed(suggest.evaluate(words, "runs/a b/encoder.safetensors"), "linear_eval.evaluate")
+    again = config.compose(EVALUATE, said)
+    assert again.encoder == "runs/a b/encoder.safetensors"
+    assert config.plain(again.data) == config.plain(words.data)
+    assert again.seed == 3
+
+
+def test_a_supernets_is_a_supernet():
+    from nas.supernet import TOOL as SUPERNET
+
+    said, _ = config.overrides(["--data=fashion_mnist", "--space=my.py:f", "--epochs=1"], SUPERNET.words)
+    words = config.compose(SUPERNET, said)
+    said = shlex.split(suggest.train_on(words))
+    assert said[4] == "nas.supernet"
+    again = config.compose(SUPERNET, config.overrides(said[5:], SUPERNET.words)[0])
+    assert again.space == "my.py:f"
+
+
+@pytest.mark.parametrize("value", ["", "it's", "a\\", "\\'", "'", "a b", "--x", "true", "null", "[1,2]", "é ü", "$HOME `x`"])
+def test_any_text_survives(value):
+    word = config.overrides([f"data.root={value}"])[0]
+    assert config.overrides(shlex.split(suggest.argument(word[0])))[0] == word
