@@ -188,7 +188,12 @@ def test_torchao_rounds_to_eight_bits_and_training_lowers_the_error_of_that(file
         file = tmp_path / f"{name}.onnx"
         kinds = {node.op_type for node in onnx.load(file).graph.node}
         assert "QuantizeLinear" in kinds
-        assert (runtime.onnx_file(file)(x).argmax(1) == exact.argmax(1)).mean() > 0.9
+        # Unoptimized, it is computed in floats: integer kernels without VNNI saturate, and what they give depends on the CPU.
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        rounded = session.run(None, {session.get_inputs()[0].name: x})[0]
+        assert (rounded.argmax(1) == exact.argmax(1)).mean() > 0.9
         assert json.loads(onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map["nolabel"]) == module.says
     # By how much it falls depends on the CPU's kernels: to .76 to .78 with AVX2 (three seeds). That it falls does not.
     assert np.mean(errors[20:]) < np.mean(errors[:20])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.config import LATER, identity
+from core.identity import LATER, identity
 from distill.method.crd import CRD
 
 B, M, D, E, P, N = 5, 40, 3, 7, 4, 11  # batch, images, the networks' widths, embedding, negatives

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core import config
 from core.command import build_method
+from core.identity import identity
 from core.method import Batch
 from distill import losses
 from distill.method import WithMaps
@@ -160,8 +161,8 @@ def test_the_biased_form_is_kept_for_runs_from_before():
     assert made("kd_std").unbiased
     assert not made("kd_std", "method.unbiased=false").unbiased
     before = {"method": {"standardise": True}}
-    assert config.identity({"method": {"standardise": True, "unbiased": False}}) == config.identity(before)
-    assert config.identity({"method": {"standardise": True, "unbiased": True}}) != config.identity(before)
+    assert identity({"method": {"standardise": True, "unbiased": False}}) == identity(before)
+    assert identity({"method": {"standardise": True, "unbiased": True}}) != identity(before)
 
 
 def authors_distances(x: Tensor) -> Tensor:

@@ -65,7 +65,9 @@ def test_after_training_the_same_command_does_the_rest(tmp_path, phase, name):
 def test_at_the_last_step_the_report_waits_for_the_next_start(tmp_path):
     ended = signalled(*SMALL, "--steps=1", out=tmp_path / "run", phase="step", name="SIGTERM")
     assert ended.code == 75
-    assert ended.err.splitlines()[-1] == "stopped by a signal at step 1 of 1; saved: the same command does the rest"
+    # the signal may be handled in the loop, or just behind it
+    where = ended.err.splitlines()[-1].removeprefix("stopped by ").removesuffix(": the same command does the rest")
+    assert where in ("a signal at step 1 of 1; saved", "SIGTERM after training, which is saved")
     assert run(*SMALL, "--steps=1", f"--out={tmp_path / 'run'}", logs=tmp_path / "again").code == 0
 
 
