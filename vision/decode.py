@@ -18,8 +18,10 @@ from vision import png
 SUFFIXES = frozenset(b".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # the last two where they are installed
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+_NEEDED = {*FORMATS[:7]}
 if importlib.util.find_spec("PIL._avif"):  # Pillow 11.3 and later
     SUFFIXES |= {b".avif"}
+    _NEEDED |= {"AVIF"}
 try:
     import pillow_heif
 
@@ -100,7 +102,7 @@ def _identify(file: BinaryIO) -> Image.Image:
     prefix = file.read(16)
     if not prefix:
         raise Unreadable("empty file")
-    if not Image.OPEN.keys() >= {*FORMATS[:7]}:
+    if not Image.OPEN.keys() >= _NEEDED:
         Image.init()
     failure = None
     for name in FORMATS:

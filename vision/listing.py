@@ -72,7 +72,7 @@ def entries(folder: bytes, ignored: Counter | None = None) -> list[tuple[bytes, 
     found = []
     with os.scandir(folder) as listing:
         for entry in listing:
-            if entry.name.lower() in LITTER and entry.is_dir():
+            if entry.name.lower() in LITTER and kind(entry) == "folder":
                 ignored[f"{printable(entry.name)}/"] += 1
             elif entry.name.startswith(b"._"):
                 ignored["._*"] += 1  # AppleDouble: what macOS keeps of a file x on other file systems, named ._x

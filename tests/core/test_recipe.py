@@ -66,6 +66,15 @@ def test_the_command_line_has_the_last_word_wherever_it_stands(file):
     assert said("--recipe", path, "--recipe", file("seed: 4", "other.yaml")).chosen.data == "digits", "the last file alone"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(file):
+    path = file("placeholder")
+    Path(path).write_bytes(b"\xef\xbb\xbf" + FILE.encode())
+    assert settings("--recipe", path) == settings(*SAID)
+    Path(path).write_bytes(FILE.encode("utf-16"))
+    with pytest.raises(ValueError, match=f"^recipe={path} cannot be read: not UTF-8 text$"):
+        recipe.read(path)
+
+
 def test_the_file_is_in_the_place_of_the_datas_own_recipe(file):
     nothing = file("seed: 0")
     assert said().epochs == 80, "ssl/recipe/digits.yaml"
