@@ -1,11 +1,13 @@
 """Does CRD alone beat training from scratch? A small measurement, for a machine with little time.
 
     uv run python -m experiments.crd
+    uv run python -m experiments.crd --teacher small --teachers_images 12000 --teachers_epochs 3 --runs runs/crd_small
 
 On the first 3,000 training and 4,000 test images of Fashion-MNIST: `tiny` from scratch, after a teacher by CRD with the
 authors' gradient (method.positives=memory) and with the earlier one (batch), and by KD, which is known to help. The teacher is
-another `tiny` that saw all training images with labels: clearly better than its students, and cheap. Nothing is chosen on test
-images. Every run resumes; finished runs are kept; the JSON is written again after each run.
+another `tiny` that saw all training images with labels: clearly better than its students, and cheap. The second command's is
+hardly better. Nothing is chosen on test images. Every run resumes; finished runs are kept; the JSON is written again after each
+run, with the seeds that are finished; a teacher's case replaces that of the same teacher.
 """
 import argparse
 import gzip
@@ -24,8 +26,7 @@ from vision.datasets import DEBIAN_FASHION_MNIST
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "experiments" / "distillation" / "crd_small.json"
 SEEDS = (1, 2, 3)
-IMAGES, TEACHERS_IMAGES, TEST_IMAGES = 3_000, 60_000, 4_000
-EPOCHS, TEACHERS_EPOCHS, BATCH = 10, 2, 128
+IMAGES, TEST_IMAGES, EPOCHS, BATCH = 3_000, 4_000, 10, 128
 STUDENTS = {  # name: the method's settings; empty: from scratch. Beside each other at equal weight first
     "from scratch": {},
     "CRD .8, memory": {"method": "crd", "method.weight": 0.8, "method.positives": "memory"},
@@ -43,17 +44,21 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, default=DEBIAN_FASHION_MNIST, help="folder of Fashion-MNIST's four .gz files")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "crd", help="folder of the runs")
+    parser.add_argument("--teacher", default="tiny", help="the teacher's architecture")
+    parser.add_argument("--teachers_images", type=int, default=60_000, help="training images that it sees, the first ones")
+    parser.add_argument("--teachers_epochs", type=float, default=2)
     given = parser.parse_args(argv)
-    data, teachers_data = (reduced(given.source, given.runs / f"data-{n}", n) for n in (IMAGES, TEACHERS_IMAGES))
+    data, teachers_data = (reduced(given.source, given.runs / f"data-{n}", n) for n in (IMAGES, given.teachers_images))
     teacher = given.runs / "teacher"
-    classifier("tiny", teachers_data, TEACHERS_EPOCHS, 0, teacher)
+    classifier(given.teacher, teachers_data, given.teachers_epochs, 0, teacher)
+    case = f"{given.teacher}, {given.teachers_images} images, {given.teachers_epochs:g} epochs"
     found = {name: {} for name in STUDENTS}
     for group in ROUNDS:
         for seed in SEEDS:
             for name in group:
                 out = given.runs / f"{''.join(c for c in name if c.isalnum())}-{seed}"
                 found[name][seed] = student(STUDENTS[name], seed, teacher, data, out)
-                write(found, accuracy(teacher / "results.json", "rows.0.accuracy"))
+                write(case, found, accuracy(teacher / "results.json", "rows.0.accuracy"))
                 print(f"{name}, seed {seed}: {found[name][seed]:.2f} %", flush=True)
     return 0
 
@@ -103,20 +108,21 @@ def accuracy(path: Path, place: str) -> float:
     return found
 
 
-def write(found: dict[str, dict[int, float]], teacher: float) -> None:
+def write(case: str, found: dict[str, dict[int, float]], teacher: float) -> None:
+    """The case of one teacher into the JSON.  found: name of a student → seed → accuracy."""
     measured = {name: values for name, values in found.items() if values}
-    document = {
-        "student": "tiny", "teacher": "tiny", "images": IMAGES, "epochs": EPOCHS, "test_images": TEST_IMAGES,
-        "teachers_images": TEACHERS_IMAGES, "teachers_epochs": TEACHERS_EPOCHS, "batch_size": BATCH, "settings": STUDENTS,
-        "accuracy": {"teacher": [teacher]} | {n: list(v.values()) for n, v in measured.items()},
+    cases = json.loads(OUT.read_text())["cases"] if OUT.exists() else {}
+    cases[case] = {
+        "accuracy": {"teacher": [teacher]} | {name: list(values.values()) for name, values in measured.items()},
         "mean": {name: round(statistics.mean(v.values()), 2) for name, v in measured.items()},
         "std": {name: round(statistics.stdev(v.values()), 2) for name, v in measured.items() if len(v) > 1},
         "less_scratch": {  # of the same seed
             name: [round(v - found["from scratch"][seed], 2) for seed, v in values.items()]
             for name, values in measured.items() if name != "from scratch"
         },
-    }
-    checkpoint.write(OUT, json.dumps(document | certificate(SEEDS), indent=1) + "\n")
+    } | certificate(sorted({seed for values in measured.values() for seed in values}))
+    fixed = {"student": "tiny", "images": IMAGES, "test_images": TEST_IMAGES, "epochs": EPOCHS, "batch_size": BATCH}
+    checkpoint.write(OUT, json.dumps(fixed | {"settings": STUDENTS, "cases": cases}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
