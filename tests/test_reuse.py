@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import run, start
+from commands import run, shortened, start
 from PIL import Image
 
 from deploy.export import check_classes
@@ -57,7 +57,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize("module", shortened(COMMANDS))
 def test_another_folder_of_images_is_another_run(module, tmp_path):
     """Without `out` it has a folder of its own; into the first one's it is refused, with what differs."""
     first, second = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", "left,right", seed=1)
@@ -74,7 +74,7 @@ def test_another_folder_of_images_is_another_run(module, tmp_path):
         assert everything(out) == before
 
 
-@pytest.mark.parametrize("module", ["ssl.pretrain", "linear_eval.finetune"])
+@pytest.mark.parametrize("module", shortened(["ssl.pretrain", "linear_eval.finetune"]))
 def test_images_that_were_added_or_changed_or_moved(module, tmp_path):
     """More images or other ones are refused; the same images elsewhere resume the run."""
     root = folder_of(tmp_path / "images")
