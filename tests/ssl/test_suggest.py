@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from core import config
+from core import config, identity
 from ssl import suggest
 from ssl.pretrain import TOOL
 
@@ -28,7 +28,7 @@ def parsed(command: str, module: str) -> list[str]:
 def test_the_longer_run_changes_its_length_and_its_folder_alone(length):
     words = composed(*GIVEN, *length, "--out=runs/of mine")
     again = config.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
-    changes = config.difference(config.identity(words), config.identity(again))
+    changes = identity.difference(identity.identity(words), identity.identity(again))
     assert [change.split(":")[0] for change in changes] == (["steps"] if "--steps=20" in length else ["epochs"])
     assert (again.steps, again.epochs) == ((40, 100) if words.steps else (None, 2 * words.epochs))
     assert again.data.root == words.data.root == "/photos/a b=c's, (x)\\"
