@@ -22,12 +22,14 @@ SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=t
 SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1", "--steps=8"]
 LOADED = ("vision.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
 LOADED += ("linear_eval.judge", "linear_eval.finetune", "linear_eval.evaluate", "distill.train", "distill.report")
-LOADED += ("sklearn.linear_model", "torch.utils.tensorboard", "matplotlib.pyplot")
+LOADED += ("sklearn.linear_model", "sklearn.datasets", "torch.utils.tensorboard", "matplotlib.pyplot")
+LOADED += ("vision.kernels", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin")
 
 
 def shortened(values, quick: int = 1) -> list:
-    """Values to parametrize with: the first in every run of the tests, the others in long ones."""
-    return [pytest.param(value, marks=[pytest.mark.long] * (i >= quick)) for i, value in enumerate(values)]
+    """Values (of several names: tuples) to parametrize with: the first in every run of the tests, the others in long ones."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=[pytest.mark.long] * (i >= quick)) for i, row in enumerate(rows)]
 
 
 @dataclass

@@ -74,6 +74,7 @@ def test_another_folder_of_images_is_another_run(module, tmp_path):
         assert everything(out) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", shortened(["ssl.pretrain", "linear_eval.finetune"]))
 def test_images_that_were_added_or_changed_or_moved(module, tmp_path):
     """More images or other ones are refused; the same images elsewhere resume the run."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import shortened
 from processes import forked, on
 from torch import Tensor, nn
 
@@ -210,11 +211,11 @@ def launched(folder: Path, what: str) -> tuple[int, str]:
     return forked(launch_there, folder, what)
 
 
-@pytest.mark.parametrize(("what", "code", "line"), [
+@pytest.mark.parametrize(("what", "code", "line"), shortened([
     ("kill", 1, "error: process 1 was killed (SIGKILL); the same command continues from the last save"),
     ("exit", 3, "error: process 1 ended with code 3"),
     ("mistake", 2, "error: optim.lr=-1: must be more than 0"),
-])
+]))
 def test_a_dead_process_ends_all_within_seconds_and_is_told_in_one_line(tmp_path, what, code, line):
     assert launched(tmp_path, what) == (code, line + "\n")
     assert time.time() - (tmp_path / "failing").stat().st_mtime < 20  # the others would go on for a minute

@@ -197,6 +197,7 @@ def test_several_runs_of_a_file(file, tmp_path):
     assert done.stderr == f"error: {file('epocs: 3')}: there is no setting 'epocs'; did you mean epochs?\n"
 
 
+@pytest.mark.long
 def test_the_same_words_without_the_file_go_on_with_its_run(file, tmp_path):
     path, out = file("method: simclr\noptim: {lr: 0.2}"), f"--out={tmp_path / 'run'}"
     first = commands.run(*commands.SMALL, "--recipe", path, out, logs=tmp_path / "1")

@@ -177,6 +177,7 @@ def test_another_command_does_not_go_over_it(files, exported, tmp_path, capsys):
     assert (tmp_path / "model.onnx").read_text() == "somebody's"
 
 
+@pytest.mark.long
 def test_torchao_rounds_to_eight_bits_and_training_lowers_the_error_of_that(files, tmp_path):
     module, data = portable.load(files[0]), datasets.load("digits", seed=0)
     x = module.takes(data.test, torch.arange(200))
@@ -260,6 +261,7 @@ def test_the_gate_takes_the_first_that_is_accurate_and_faster_and_says_why_not_t
     assert small.reasons["static"] == "could not be made: RuntimeError: no such operator at all"
 
 
+@pytest.mark.long
 def test_layers_are_ranked_by_what_eight_bits_do_to_them(files, tmp_path):
     module, data = portable.load(files[0]), datasets.load("digits", seed=0)
     with torch.no_grad():  # one channel a thousand times the others': a scale for all of them leaves little

@@ -51,6 +51,7 @@ def test_two_students_the_second_reads_what_the_teacher_said(files, tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", shortened(["crd", "seed", "dkd"]))
 def test_killed_it_ends_with_the_same_bytes(files, tmp_path, method):
     words = [f"--teacher={files}/classifier.safetensors", "--student=test_resnet", f"--method={method}", *SMALL]
@@ -81,6 +82,7 @@ def test_a_classifier_is_taken_over_without_labels(tmp_path):
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", shortened(["kd", "seed"]))
 def test_the_student_alone_beside_it(files, tmp_path, method):
     """The command that a run ends with trains the same encoder alone, and `--beside` puts it into the same run's table."""

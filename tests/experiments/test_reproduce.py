@@ -63,6 +63,7 @@ def test_some_rows_alone(place, capsys):
     assert "only=much: sums has the rows little; much & more" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_changed_setting_does_again_what_depends_on_it_and_nothing_else(place):
     reproduce.main(["--table=sums.yaml", "--parallel=2"])
     (place / "sums.yaml").write_text(TABLE.replace("more: 5}", "more: 6}"))
@@ -90,6 +91,7 @@ def test_what_fails_is_shown_tried_again_and_blocks_what_needs_it(place, capsys)
     assert sorted(calls(place)[before:]) == ["first-2", "second-little-2", "second-much-2"]
 
 
+@pytest.mark.long
 def test_two_runners_never_do_a_cell_twice(place):
     runners = [begin(place, "--parallel=2", "--set", "sleep=0.2") for _ in range(2)]
     for runner in runners:
@@ -98,6 +100,7 @@ def test_two_runners_never_do_a_cell_twice(place):
     assert sorted(calls(place)) == ALL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", shortened([1.1, 0.3, 1.9]))
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_any_moment_it_goes_on_to_the_same_table(place, number, after):
@@ -178,7 +181,7 @@ def test_a_tool_that_a_signal_ends_is_begun_again(place, number):
     assert {75, -number, 128 + number} <= set(STOPPED)
 
 
-@pytest.mark.parametrize("name", ["SIGUSR2", "SIGHUP"])
+@pytest.mark.parametrize("name", shortened(["SIGUSR2", "SIGHUP"]))
 def test_a_runner_that_is_asked_to_stop_stops_its_tools(place, name):
     runner = begin(place, "--parallel=2", "--set", "sleep=60")
     while len(calls(place)) < 2:
@@ -191,12 +194,14 @@ def test_a_runner_that_is_asked_to_stop_stops_its_tools(place, name):
     assert "Traceback" not in err
 
 
-def test_without_a_cluster_it_is_one_line(place, capsys):
+def test_without_a_cluster_it_is_one_line(place, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(place))  # this machine may have SLURM's commands
     assert reproduce.main(["--table=sums.yaml", "--launcher=slurm"]) == 2
     assert "error: launcher=slurm:" in capsys.readouterr().err
     assert not calls(place)
 
 
+@pytest.mark.long
 def test_a_cluster_does_it_too(place):
     """submitit, with processes of this machine in SLURM's place."""
     table = Table.load("sums.yaml", smoke=True)
@@ -207,6 +212,7 @@ def test_a_cluster_does_it_too(place):
     assert table.figures()["rows"][0]["values"]["sum"] == [2.0]
 
 
+@pytest.mark.long
 def test_figures_are_drawn_too_and_kept(place, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "MEASURED", place / "kept")
     (place / "broken").write_text("second-little-2")
@@ -295,6 +301,7 @@ def test_paths_find_numbers_and_say_what_is_there_instead():
             found(tree, path)
 
 
+@pytest.mark.long
 def test_every_table_of_ours_says_what_its_tools_understand(monkeypatch):
     """Each command of each table, put together by the tool's own configuration."""
     import importlib

@@ -48,6 +48,7 @@ def results(folder) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.long
 def test_every_part_is_there_for_every_source(finished):
     rows = results(finished[0])["rows"]
     found = {(r["source"], r["method"], r["labels"]) for r in rows}
@@ -94,6 +95,7 @@ def test_knn_of_the_file_is_scikit_learns(finished, encoder):
     assert row["accuracy"] == pytest.approx(best[1] * 100, abs=0.3)  # one of 359 images on a tie
 
 
+@pytest.mark.long
 def test_labels_of_test_change_no_choice(finished, encoder, tmp_path):
     """The same images with shuffled test labels: settings and validation figures stay as they are."""
     data = datasets.load("digits")
@@ -259,6 +261,7 @@ def test_settings_that_read_validation_accuracy_need_validation_images(words, wh
             check_validation(data, settled)
 
 
+@pytest.mark.long
 def test_a_class_that_validation_lacks_is_said_and_counted(encoder, tmp_path):
     root = images(tmp_path / "images", {"train/a": 30, "train/b": 30, "train/c": 30, "val/a": 9, "val/b": 9, "test/a": 9,
                                         "test/b": 9, "test/c": 9})

@@ -54,6 +54,7 @@ def test_the_classifier_scores_what_the_report_says(finished):
     assert card.classes == datasets.load("synthetic").classes
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_ends_with_the_same_bytes(finished, tmp_path):
     whole, _ = finished
     half = [*SMALL, f"--out={tmp_path / 'run'}"]
@@ -81,6 +82,7 @@ def test_two_processes_reach_what_one_does(tmp_path):
     np.testing.assert_allclose(one, two, rtol=2e-3)
 
 
+@pytest.mark.long
 def test_early_stopping_ends_with_the_best_weights(tmp_path):
     """A learning rate of nothing never gets better: two checks without gain, and the third of ten ends it."""
     words = [w for w in SMALL if not w.startswith(("--steps", "--checks"))]

@@ -53,6 +53,7 @@ def test_a_child_is_crossed_in_so_many_cases(curved):
     assert np.mean(alone) < 0.05
 
 
+@pytest.mark.long
 def test_where_the_front_is_one_the_next_best_are_parents_too():
     study = study_of([(90.0 - i, 1.0 + i) for i in range(TRIALS)], [0.0] * TRIALS)
     found = np.array(children(study, 300))

@@ -42,6 +42,7 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole, tmp_path):
     place, found = whole / "runs" / "nas" / "s", results(whole)
     trained = [t for t in found["trials"] if t["rungs"]]

@@ -221,6 +221,7 @@ class Holding(Judge):
         return figures
 
 
+@pytest.mark.long
 def test_an_sqlite_file_that_another_connection_holds_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "BUSY_SECONDS", 0)
     path, words = tmp_path / "study.db", (f"sqlite:///{tmp_path}/study.db", OBJECTIVES, {"a": 1})
@@ -235,6 +236,7 @@ def test_an_sqlite_file_that_another_connection_holds_is_waited_for(tmp_path, mo
     assert table(book.entries()) == expected
 
 
+@pytest.mark.long
 def test_an_sqlite_file_that_stays_locked_is_refused_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "BUSY_SECONDS", 0)
     monkeypatch.setattr(retry, "PATIENCE", 0)

@@ -140,6 +140,7 @@ def test_halving_holds(tmp_path):
         assert rungs[:both] == undisturbed[hash][:both]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_a_training_on_several_processes_ends_with_the_worker_that_was_killed(tmp_path):
     code = ("from types import SimpleNamespace as S; from pathlib import Path; from nas.objective import launched;"

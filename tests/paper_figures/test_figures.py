@@ -57,6 +57,7 @@ def table(tmp_path) -> Path:
     return tmp_path / "table.json"
 
 
+@pytest.mark.long
 def test_every_kind_is_drawn_and_the_same_bytes_again(table, tmp_path):
     said = json.loads(table.read_text())["figures"]
     assert {figure["kind"] for figure in said.values()} == set(KINDS)

@@ -45,6 +45,7 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     return [row["loss"] for row in run.metrics()] if distributed.is_main() else []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", shortened(METHODS))
 def test_one_process_and_two_give_one_curve(tmp_path, name):
     """float64, where rounding stays rounding: a change of 1e-12 in the weights is 4e-10 after 12 steps (measured), and

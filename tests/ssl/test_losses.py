@@ -189,6 +189,7 @@ def test_half_precision_inputs_are_computed_in_float32(name):
     assert all(g.isfinite().all() for g in low)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak in Linux's unit")
 def test_memory_grows_with_the_batch_not_its_square():
     """16384 × 16384 similarities would be 1 GB; a fresh process's peak may grow by 150 MB.
@@ -243,6 +244,7 @@ def largest_of_each_loss(pairs: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.long
 def test_no_process_ever_holds_the_matrix_of_similarities():
     """512 pairs on two processes: 64 rows of similarities to 1,024 embeddings at a time, where a half has 512 × 1,024."""
     for found in on(2, largest_of_each_loss, 512):

@@ -53,7 +53,7 @@ COLLAPSES = {  # a transformer falls into a point at once; BatchNorm keeps a Res
 }
 
 
-@pytest.mark.parametrize("encoder", COLLAPSES)
+@pytest.mark.parametrize("encoder", shortened(COLLAPSES))
 def test_a_method_that_collapses_is_stopped(tmp_path, encoder):
     """Through the command itself: method._target_ names a class of the user's own."""
     (tmp_path / "mine.py").write_text(COLLAPSING)
@@ -70,6 +70,7 @@ def test_a_method_that_collapses_is_stopped(tmp_path, encoder):
     assert checkpoint.load(out / "last.pt")["step"] > 0, "the save of the check before"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", shortened(["simclr", "moco_v2", "moco_v3"]))
 def test_the_methods_are_not_taken_for_collapsed(tmp_path, method):
     """100 steps of digits at each method's own settings, checked ten times; only its width is less."""

@@ -68,6 +68,7 @@ def test_a_flat_folder_without_labels(tmp_path):
     assert not (tmp_path / "run" / "skipped.txt").exists()
 
 
+@pytest.mark.long
 def test_an_encoder_goes_on_where_another_run_left_it(tmp_path, hundred):
     """At a learning rate of almost nothing, the second run's weights are the first one's: it did start from them."""
     root, _ = hundred

@@ -51,6 +51,7 @@ def test_one_process_and_two_begin_alike(tmp_path, method):
     assert two[:2] == pytest.approx(one[:2], rel=2e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", shortened(METHODS))
 def test_both_stop_at_one_step_and_go_on(tmp_path, method):
     """SIGTERM reaches one of them; they agree, save, and the second start ends with the same bytes."""
@@ -133,6 +134,7 @@ def test_devices_2_killed_and_stopped_and_finished_by_torchrun(tmp_path, expecte
     assert len(losses(out)) == 40
 
 
+@pytest.mark.long
 def test_a_mistake_is_said_once(tmp_path):
     launcher = real(*SMALL, "--devices=2", "--batch_size=2000", f"--out={tmp_path / 'run'}")
     _, err = launcher.communicate(timeout=200)

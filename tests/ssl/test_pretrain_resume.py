@@ -69,6 +69,7 @@ def test_killed_at_a_random_step(tmp_path, alone, method):
     assert not list(out.glob(".*.tmp"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "name"), [("simclr", "SIGINT"), ("moco_v2", "SIGTERM"), ("moco_v3", "SIGUSR1")])
 def test_stopped_by_a_signal(tmp_path, alone, method, name):
     """It saves at that very step though no save is due, and ends with the code that a scheduler requeues."""
@@ -81,6 +82,7 @@ def test_stopped_by_a_signal(tmp_path, alone, method, name):
     assert whole(words, out) == alone(method)
 
 
+@pytest.mark.long
 def test_twice_stopped(tmp_path, alone):
     words, out = [*SMALL, f"--steps={STEPS}"], tmp_path / "run"
     for at in (2, 6):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SMALL, Started, real, run, start, together
+from commands import ROOT, SMALL, Started, real, run, shortened, start, together
 
 from core import checkpoint
 from core.signals import NAMES
@@ -51,7 +51,7 @@ def test_while_it_saves(tmp_path):
     assert run(*words, f"--out={tmp_path / 'run'}", logs=tmp_path / "again").code == 0
 
 
-@pytest.mark.parametrize(("phase", "name"), [("encoder", "SIGTERM"), ("report", "SIGUSR1")])
+@pytest.mark.parametrize(("phase", "name"), shortened([("encoder", "SIGTERM"), ("report", "SIGUSR1")]))
 def test_after_training_the_same_command_does_the_rest(tmp_path, phase, name):
     ended = signalled(*LABELLED, out=tmp_path / "run", phase=phase, name=name)
     assert ended.code == 75
@@ -118,7 +118,7 @@ def children(process: Started) -> list[int]:
 # ---- several processes
 
 
-@pytest.mark.parametrize("phase", ["data", "report"])
+@pytest.mark.parametrize("phase", shortened(["data", "report"]))
 def test_both_of_two_processes_stop_outside_of_training(tmp_path, phase):
     words = [*LABELLED, f"--out={tmp_path / 'run'}"]
     both = together(*words, logs=tmp_path / "logs", module="signalled", PHASE=phase, SIGNAL="SIGUSR2", **HERE)
@@ -137,6 +137,7 @@ def test_of_two_processes_one_that_is_stopped_alone_ends_both(tmp_path):
     assert second.line.startswith("error: another process died or was stopped (connection closed: ")
 
 
+@pytest.mark.long
 def test_a_stop_ends_though_the_other_process_hangs(tmp_path):
     words = [*SMALL, "--steps=100000", f"--out={tmp_path / 'run'}"]
     both = together(*words, logs=tmp_path / "logs", module="signalled", PHASE="report", SIGNAL="SIGTERM", **HERE)

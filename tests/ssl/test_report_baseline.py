@@ -75,6 +75,7 @@ def test_of_a_method_that_changes_the_encoder(root, tmp_path, measured, capsys):
     assert_the_same(measured)
 
 
+@pytest.mark.long
 def test_of_an_encoder_from_a_file(root, tmp_path, measured, capsys):
     """It is not untrained, and is not called so; by scratch=true it is."""
     trained(root, tmp_path / "first", *RESNET)

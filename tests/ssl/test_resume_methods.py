@@ -1,6 +1,7 @@
 """Killed in the middle of an epoch and started again, every method ends with the bytes of a run that was left alone."""
 import pytest
 import torch
+from commands import shortened
 from small_methods import NAMES, words_of
 
 from core import command, loop
@@ -45,7 +46,7 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
     return method.state_dict() | {key: value for key, value in momenta.items() if isinstance(value, torch.Tensor)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", shortened(NAMES, 5))
 def test_killed_and_started_again_ends_with_the_same_bytes(name, tmp_path):
     alone = trained(name, tmp_path / "alone")
     with pytest.raises(Killed):

@@ -58,6 +58,7 @@ def test_submodules_import():
     assert Path(ssl.losses.__file__).parent == ROOT / "ssl"
 
 
+@pytest.mark.long
 def test_submodules_import_where_pytest_was_started_with_the_standard_module_loaded():
     """Plain `pytest`: a plugin may have imported ssl before our root is on the path."""
     code = (

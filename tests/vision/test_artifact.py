@@ -105,6 +105,7 @@ for i, lines in enumerate(sys.argv[1:]):
 """
 
 
+@pytest.mark.long
 def test_the_snippet_is_plain_timm(tmp_path):
     """One fresh process for all kinds, far from this code: the same bytes."""
     lines, expected = [], []

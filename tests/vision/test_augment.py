@@ -378,6 +378,7 @@ def test_picture_shows_images_above_their_views(tmp_path):
         assert (row - images[:, 0].long()).abs().max() <= 1  # normalising and back, rounded to 8 bits
 
 
+@pytest.mark.long
 def test_the_command_as_typed(tmp_path):
     done = subprocess.run([sys.executable, "-m", "vision.augment", "--data", "digits"], cwd=tmp_path, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120, check=False)

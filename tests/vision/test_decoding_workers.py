@@ -150,6 +150,7 @@ def batches(folder: Path, count: int) -> list:
     return list(StreamLoader(split, recipe, plan, 3, count).batches(0, 3))
 
 
+@pytest.mark.long
 def test_with_little_shared_memory_batches_go_through_pipes_and_are_the_same(tmp_path, monkeypatch, capsys):
     expected = batches(images(tmp_path), 0)
     monkeypatch.setattr(workers.os, "statvfs", lambda path: os.statvfs_result((512, 512, 0, 1, 1, 0, 0, 0, 0, 255)))

@@ -262,6 +262,7 @@ for root in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """2,000 images of 100 × 160 are 96 MB decoded, and 49 MB as two float views: keeping either would show."""
     one = tmp_path / "one.png"

@@ -257,6 +257,7 @@ def test_labels_that_are_asked_for_and_missing(tmp_path):
         load_shards(tmp_path / "wds", labels="folders")
 
 
+@pytest.mark.long
 def test_a_run_on_shards_is_a_run_on_the_same_files(root, tmp_path):
     """Bit for bit: the same images in the same order give the same views, whatever holds them."""
     files = tmp_path / "files"
