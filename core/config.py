@@ -118,7 +118,8 @@ def overrides(argv: list[str], known: type = PretrainWords) -> tuple[list[str], 
         name, equals, value = argument.removeprefix("--").partition("=")
         if not re.fullmatch(NAME, name) or not (equals or argument.startswith("--")):
             raise ValueError(f"'{argument}' is no setting; write name=value or --name value (see --help)")
-        if not equals and rest and not rest[0].startswith("--"):
+        alone = types_of(known).get(name) is bool and "=" in "".join(rest[:1])  # --compile +data.labels=none
+        if not equals and rest and not rest[0].startswith("--") and not alone:
             value = rest.pop(0)
         elif not equals:
             if name in texts_of(known) or types_of(known).get(name, bool) is not bool:

@@ -61,6 +61,11 @@ def test_values_of_every_kind():
     assert words.epochs == 0.5
 
 
+def test_a_switch_leaves_the_next_setting_alone():
+    words = said("--compile", "+data.labels=none", "--pretrained", "seed=3", "--data=synthetic")
+    assert (words.compile, words.pretrained, words.seed, words.data.labels) == (True, True, 3, "none")
+
+
 PATHS = ["a b", "~/x y", "a=b", "it's", r"back\slash", "end\\", r"both\'", "a,b", "(x)", "[1] y", "{x}", "été 日本",
          "#5", "$HOME/x", "1", "007", "1e3", "true", "2024-01-01", "C:/x", "-x", "--x", "a@b%c",
          "'a' 'b'", '"', "'", "a;b", "a:b", "a|b", "50%", "$x", "a~b", "a*b", "a?b", "?", "!", "\udce9 latin-1", "\ttab",

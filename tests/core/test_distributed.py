@@ -50,7 +50,7 @@ def collectives() -> dict:
     }
 
 
-@pytest.mark.parametrize("W", [2, 4])
+@pytest.mark.parametrize("W", shortened([2, 4]))
 def test_collectives_and_their_gradients(W):
     results = on(W, collectives)
     everything, upstream = rows_of(W)
@@ -221,6 +221,7 @@ def test_a_dead_process_ends_all_within_seconds_and_is_told_in_one_line(tmp_path
     assert time.time() - (tmp_path / "failing").stat().st_mtime < 20  # the others would go on for a minute
 
 
+@pytest.mark.long
 def test_an_exception_in_one_process_is_shown_once(tmp_path):
     code, said = launched(tmp_path, "raise")
     assert code == 1

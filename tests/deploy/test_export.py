@@ -200,6 +200,7 @@ def test_torchao_rounds_to_eight_bits_and_training_lowers_the_error_of_that(file
     assert np.mean(errors[20:]) < np.mean(errors[:20])
 
 
+@pytest.mark.long
 def test_preprocessing_inside_takes_bytes_of_any_size(files, tmp_path):
     """As evaluation makes them (tests/deploy/test_preprocessing.py compares the pixels)."""
     from PIL import Image

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from commands import shortened
 
 from core import command, config
 from deploy import prune
@@ -20,7 +21,7 @@ def images(count: int = 4) -> torch.Tensor:
 SEARCHED = encoders.Spec("searched_resnet", 1, 28, "half", {"stages": (("bottleneck", 1, 32, 5), ("basic", 2, 64, 3))})
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("mobilenetv3_small_050", marks=pytest.mark.long), SEARCHED])
+@pytest.mark.parametrize("name", shortened(["tiny", "mobilenetv3_small_050", SEARCHED]))
 def test_half_of_the_multiply_adds_stay_and_the_file_holds_what_is_left(name, tmp_path):
     encoder = (encoders.create(name, 1, 28) if isinstance(name, str) else encoders.build(name)).eval()
     before = cost.macs(encoder)

@@ -353,6 +353,7 @@ def loaded(service: Service, requests: int, parallel: int = 16) -> dict:
     return found
 
 
+@pytest.mark.long
 def test_under_load_good_input_is_answered_and_bad_input_refused(service):
     found = loaded(service, 1_000)
     assert found["good"] == {200: 990}

@@ -34,6 +34,7 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_two_students_the_second_reads_what_the_teacher_said(files, tmp_path):
     words = [f"--teacher={files}/encoder.safetensors", "--student=test_resnet,test_byobnet", "--method=seed"]
     ended = run(*words, *SMALL, f"--out={tmp_path / 'o'}", f"--cache={tmp_path / 'c'}", logs=tmp_path, module=MODULE)

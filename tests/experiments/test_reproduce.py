@@ -53,6 +53,7 @@ def test_a_table_is_its_cells_figures_and_is_made_once(place, capsys):
     assert sorted(calls(place)) == ALL
 
 
+@pytest.mark.long
 def test_some_rows_alone(place, capsys):
     assert reproduce.main(["--table=sums.yaml", "--only", "much & more"]) == 0
     assert sorted(calls(place)) == sorted([f"first-{s}" for s in (1, 2, 3)] + [f"second-much-{s}" for s in (1, 2, 3)])
@@ -75,6 +76,7 @@ def test_a_changed_setting_does_again_what_depends_on_it_and_nothing_else(place)
     assert len(calls(place)) == 21  # the old ones are still there
 
 
+@pytest.mark.long
 def test_what_fails_is_shown_tried_again_and_blocks_what_needs_it(place, capsys):
     (place / "broken").write_text("first-2")
     assert reproduce.main(["--table=sums.yaml"]) == 1

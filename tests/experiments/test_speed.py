@@ -164,6 +164,7 @@ def test_the_suite_refuses_a_benchmark_that_it_lacks():
     assert "--only speed: there are augment, step" in ended.stderr
 
 
+@pytest.mark.long
 def test_the_suite_redraws_from_what_is_kept(tmp_path):
     keep(tmp_path, "step-cpu", {"a": case(1, 2)})
     ended = command("experiments.speed", "--table", "--results", str(tmp_path))

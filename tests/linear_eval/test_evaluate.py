@@ -153,6 +153,7 @@ def test_two_processes_give_the_figures_of_one(finished, encoder, tmp_path):
     assert found[1] == pytest.approx(found[3], abs=0.3)  # one image of 359: threads may round features differently
 
 
+@pytest.mark.long
 def test_a_suite_is_one_table(encoder, tmp_path):
     words = [f"--encoder={encoder}", "--suite=digits,synthetic", "--parts=[knn]", "--cache=none", *QUICK]
     ended = run(*words, f"--out={tmp_path / 'suite'}", logs=tmp_path / "logs", module=MODULE)

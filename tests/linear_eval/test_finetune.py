@@ -133,6 +133,7 @@ def test_steps_fall_where_they_are_said_to():
     assert rates == pytest.approx([0, 0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
 
 
+@pytest.mark.long
 def test_the_head_alone_is_torchs_linear_layer_on_the_frozen_features(tmp_path):
     """Without augmentation the same batches in the same order, by torch's own layer, loss and optimizer."""
     words = ["--data=synthetic", "--image_size=32", "--encoder=test_resnet", "--method=head", "--steps=12", "--batch_size=64"]

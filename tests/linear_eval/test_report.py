@@ -199,6 +199,7 @@ def test_what_is_not_given_has_no_section(tmp_path):
     assert headings == ["Accuracy", "How it was measured"]
 
 
+@pytest.mark.long
 def test_the_same_input_is_the_same_bytes(tmp_path):
     import matplotlib
 

@@ -113,6 +113,7 @@ def test_multirun_joins_one_study(tmp_path):
     assert len([t for t in results(tmp_path)["trials"] if t["rungs"]]) == 4
 
 
+@pytest.mark.long
 def test_a_finished_study_reports_again_by_its_name_alone(whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
     before = (whole / "runs" / "nas" / "s" / "report.md").read_text()
@@ -166,6 +167,7 @@ def test_a_report_holds_the_front_of_now_and_says_what_is_elsewhere(whole, tmp_p
     assert sorted(path.name for path in (place / "front").iterdir()) == sorted(names[1:])
 
 
+@pytest.mark.long
 def test_a_finished_study_takes_no_other_settings(whole):
     job = begin(whole, "--epochs=3")
     _, err = job.communicate(timeout=60)

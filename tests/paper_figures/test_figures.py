@@ -120,6 +120,7 @@ def test_a_mistake_is_one_line(table, words, said, capsys, monkeypatch, tmp_path
     assert said in lines[0]
 
 
+@pytest.mark.long
 def test_a_figure_that_cannot_be_drawn_lets_the_others_be(table, capsys, tmp_path):
     (tmp_path / "study.json").unlink()
     assert make.main([f"--table={table}", f"--out={tmp_path / 'out'}"]) == 1

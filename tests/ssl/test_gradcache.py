@@ -138,6 +138,7 @@ def on_each_process(chunk: int | None) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
+@pytest.mark.long
 def test_two_processes_in_chunks_are_one_process_at_once():
     several = on(2, on_each_process, 4)
     for i, (name, expected) in enumerate(zip(CASES, on_each_process(None), strict=True)):

@@ -62,7 +62,7 @@ def assert_one(case, single: dict[str, Tensor], several: list[dict[str, Tensor]]
 
 
 @pytest.mark.parametrize(("W", "count", "cases"), [
-    (2, 2, CASES[::3]),
+    (2, 2, CASES[::4]),
     pytest.param(2, 3, CASES, marks=pytest.mark.long),
     pytest.param(4, 1, [case for case in CASES if "method.symmetric=false" not in case], marks=pytest.mark.long),  # all methods
 ])

@@ -35,6 +35,7 @@ def both(*words, out: Path) -> None:
     assert (second.out, second.err) == ("", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", shortened(METHODS))
 def test_one_process_and_two_begin_alike(tmp_path, method):
     """The command in fp32, at the same global batch. Same images, same views, same statistics, same loss: the first two

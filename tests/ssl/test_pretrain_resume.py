@@ -90,6 +90,7 @@ def test_twice_stopped(tmp_path, alone):
     assert whole(words, out) == alone("simclr")
 
 
+@pytest.mark.long
 def test_a_folder_whose_images_are_decoded_by_a_worker(tmp_path):
     """40 images of all sizes, 5 steps an epoch: the run stops in the second one."""
     rng = np.random.default_rng(0)

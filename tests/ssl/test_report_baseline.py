@@ -61,6 +61,7 @@ def test_of_an_ordinary_run(root, tmp_path, measured, capsys):
     assert "untrained: the same architecture with the random weights" in report
 
 
+@pytest.mark.long
 def test_of_a_supernet(root, tmp_path, measured, capsys):
     """Whose words say nothing of its encoder, so that they would build the default one."""
     scores, _ = trained(root, tmp_path / "run", *SMALL, "--space=elastic", "--subnets=0", module=supernet)
