@@ -85,7 +85,7 @@ def run(words) -> int:
     from core.machine import cores
     from core.run import Run
     from deploy import card, portable, runtime
-    from vision.build import build_data, fingerprints
+    from vision.data import build_data, fingerprints
 
     threads = words.threads or cores()
     torch.set_num_threads(threads)

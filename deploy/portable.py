@@ -13,7 +13,8 @@ from core.errors import RunError
 from deploy import resize_graph
 from linear_eval.features import evenly, images_of, plain
 from linear_eval.knn import knn_accuracy
-from vision import artifact, datasets, encoders
+from vision import artifact, encoders
+from vision.splits import Dataset, Images
 
 BLOCK = 250  # images an answer
 BANK = 10_000  # training images whose features vote, for an encoder
@@ -59,13 +60,13 @@ class Portable(nn.Module):
             return torch.randint(0, 256, shape, dtype=torch.uint8, generator=dice)
         return torch.randn(shape, generator=dice)
 
-    def takes(self, split: datasets.Images, indices: Tensor) -> np.ndarray:
+    def takes(self, split: Images, indices: Tensor) -> np.ndarray:
         """A split's images as it takes them."""
         images = images_of(split, indices, self.card.spec.image_size, self.card.spec.channels)
         images = images if self.preprocess else plain(images, self.mean.flatten(), self.std.flatten())
         return images.contiguous().numpy()
 
-    def drawn(self, split: datasets.Images, seed: int, count: int = 64) -> Iterator[np.ndarray]:
+    def drawn(self, split: Images, seed: int, count: int = 64) -> Iterator[np.ndarray]:
         """`count` images of a split at a time, in random order, again and again."""
         dice = torch.Generator().manual_seed(seed)
         while True:
@@ -89,7 +90,7 @@ def named(name: str, channels: int, size: int) -> Portable:
     return Portable(encoder, card, preprocess=False).to(memory_format=torch.channels_last)
 
 
-def outputs(answer, portable: Portable, split: datasets.Images, indices: Tensor | None = None) -> np.ndarray:
+def outputs(answer, portable: Portable, split: Images, indices: Tensor | None = None) -> np.ndarray:
     """What a version answers to a split's images, or to some of them.  → N,K or N,D.  ValueError where it is not finite."""
     indices = torch.arange(len(split)) if indices is None else indices
     found = np.concatenate([answer(portable.takes(split, part)) for part in indices.split(BLOCK)])
@@ -98,7 +99,7 @@ def outputs(answer, portable: Portable, split: datasets.Images, indices: Tensor 
     return found
 
 
-def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets.Images) -> float:
+def accuracy(answer, portable: Portable, data: Dataset, split: Images) -> float:
     """Per cent: of a classifier its own, of an encoder kNN's."""
     found = outputs(answer, portable, split)
     if portable.card.classes is not None:
@@ -108,7 +109,7 @@ def accuracy(answer, portable: Portable, data: datasets.Dataset, split: datasets
     return knn_accuracy(known, bank.labels, torch.from_numpy(found), split.labels, len(data.classes))
 
 
-def write_gallery(data: datasets.Dataset, folder: Path, count: int, size: int | None = None) -> None:
+def write_gallery(data: Dataset, folder: Path, count: int, size: int | None = None) -> None:
     """`count` training images, evenly drawn, as PNG files in a folder a class: what `deploy.serve --gallery` looks among.
 
     size: the encoder's input in pixels; a file of that size is taken as it is, so that its features are those of evaluation.

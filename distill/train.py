@@ -121,7 +121,8 @@ def student(words, world) -> None:
     from core.schedule import stepped
     from distill import report, teacher
     from vision import artifact, loaders
-    from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
+    from vision.build import build_encoder, compile_encoder, precision
+    from vision.data import build_data, fingerprints
 
     start = time.monotonic()
     torch.manual_seed(words.seed)

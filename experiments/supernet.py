@@ -32,6 +32,7 @@ from nas.supernet import recalibrate, sandwiched, whole
 from nas.tabular import Table
 from ssl.pretrain import TOOL
 from vision import datasets, elastic, encoders
+from vision.splits import Dataset
 
 KEPT = Path(__file__).resolve().parent / "supernet" / "fashion_mnist.json"
 FAMILIES = [{"block": "basic", "attention": "none", "activation": activation} for activation in ("relu", "silu")]
@@ -49,7 +50,7 @@ def nested(trial: BaseTrial, channels: int, size: int, family: dict) -> encoders
     return space.tabular(FixedTrial(asked | family), channels, size)
 
 
-def accuracies(family: dict, seed: int, epochs: int, subnets: int, data: datasets.Dataset) -> dict[str, list[float]]:
+def accuracies(family: dict, seed: int, epochs: int, subnets: int, data: Dataset) -> dict[str, list[float]]:
     """Train a supernet; kNN of every part with the statistics of its own, and with the leading ones of the whole."""
     words, (train, validation) = config.compose(TOOL, [*tabular.WORDS, f"epochs={epochs}"]), tabular.splits(data)
     spaced = partial(nested, family=family)

@@ -32,6 +32,7 @@ from nas.space import Choice, choose, tabular
 from ssl.pretrain import TOOL
 from vision import cost, datasets, encoders, loaders
 from vision.augment import Recipe
+from vision.splits import Dataset
 
 KEPT = Path(__file__).resolve().parent / "tabular" / "fashion_mnist.json"
 CELLS = Path("runs") / "tabular"
@@ -51,7 +52,7 @@ def choices() -> list[tuple[dict, Choice]]:
     return [(p, choose(optuna.trial.FixedTrial(p), tabular, 1, SIZE, [], {})) for p in points]
 
 
-def curve(choice: Choice, seed: int, words, data: datasets.Dataset, train, validation) -> list[float]:
+def curve(choice: Choice, seed: int, words, data: Dataset, train, validation) -> list[float]:
     """kNN accuracy on validation after each epoch."""
     torch.manual_seed(seed)
     encoder, found = encoders.build(choice.spec).train(), []
@@ -65,7 +66,7 @@ def curve(choice: Choice, seed: int, words, data: datasets.Dataset, train, valid
     return [round(accuracy, 2) for accuracy in found]
 
 
-def judged(encoder: nn.Module, data: datasets.Dataset, train, validation) -> float:
+def judged(encoder: nn.Module, data: Dataset, train, validation) -> float:
     """kNN accuracy in per cent."""
     cpu = torch.device("cpu")
     source = of_encoder("encoder", encoder, torch.tensor(data.mean), torch.tensor(data.std), cpu, maps=False)
@@ -73,7 +74,7 @@ def judged(encoder: nn.Module, data: datasets.Dataset, train, validation) -> flo
     return knn_accuracy(*bank.tensors, *queries.tensors, len(data.classes))
 
 
-def pretrain(method: Method, seed: int, words, data: datasets.Dataset, train, observe=lambda step: {}) -> None:
+def pretrain(method: Method, seed: int, words, data: Dataset, train, observe=lambda step: {}) -> None:
     """Train on these images alone; observe: called after each epoch."""
     with session("cpu") as world, tempfile.TemporaryDirectory() as folder:
         recipe = Recipe(SIZE, data.mean, data.std, **config.plain(words.augment))
@@ -88,7 +89,7 @@ def pretrain(method: Method, seed: int, words, data: datasets.Dataset, train, ob
         loop.train(method, batches, command.build_optimizer(words, method), plan, run, world.device, observe)
 
 
-def splits(data: datasets.Dataset) -> tuple:
+def splits(data: Dataset) -> tuple:
     """The images that everything here is trained on, and judged on."""
     return data.train.select(evenly(len(data.train), TRAIN)), data.validation.select(evenly(len(data.validation), VALIDATION))
 

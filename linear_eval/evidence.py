@@ -8,7 +8,7 @@ from linear_eval.fit import Fitted
 from linear_eval.gather import TRAINED, Material
 from linear_eval.gradcam import gradcam
 from linear_eval.report import Evidence, Overlays, headline
-from vision.datasets import Images
+from vision.splits import Images
 from vision.streamed import Streamed
 
 SHOWN = 96  # pixels a side of a picture, at most

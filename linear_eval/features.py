@@ -22,9 +22,9 @@ from core import checkpoint
 from core.batchnorm import SplitBatchNorm
 from core.distributed import broadcast_object, gather, gather_objects, is_main, rank, world_size
 from core.run import counting
-from vision.datasets import Images
 from vision.encoders import fit_channels
 from vision.pixels import normalise
+from vision.splits import Images
 from vision.streamed import Streamed
 
 FORMAT = 1  # of what is kept: another number makes every cached file anew

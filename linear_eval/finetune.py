@@ -10,46 +10,14 @@ import json
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 from core import command, config
-from linear_eval.words import FinetuneWords
-
-ROOT = Path(__file__).resolve().parent.parent
-TOOL = config.Tool(
-    module="linear_eval.finetune",
-    primary=ROOT / "linear_eval" / "finetune.yaml",
-    searched=(ROOT / "vision" / "config",),
-    summary="Train a classifier: python -m linear_eval.finetune --encoder runs/x/encoder.safetensors --data fashion_mnist",
-    words=FinetuneWords,
-)
+from linear_eval.words import FINETUNE as TOOL
+from linear_eval.words import check_finetune as check
 
 
 def main() -> int:
     return config.main(TOOL, partial(command.start, TOOL, check, run))
-
-
-def check(words) -> None:
-    """Refuse what can be refused before anything is loaded or launched."""
-    command.check(words)
-    flat = config.flat(words)
-    at = flat["schedule.at"]
-    wrong = {name: "0 or more" for name in ("early_stop", "schedule.patience", "draw", "gradcam") if flat[name] < 0}
-    if not 0 < flat["labels"] <= 1:
-        wrong["labels"] = "a share of the training labels: more than 0, at most 1"
-    if not 0 < flat["schedule.factor"] < 1:
-        wrong["schedule.factor"] = "between 0 and 1"
-    if not all(0 < share < 1 for share in at) or list(at) != sorted(at):
-        wrong["schedule.at"] = "shares of the run, rising, such as [0.6,0.8]"
-    for name, known in {"schedule.name": ("cosine", "step", "plateau"), "attention": ("none", "cbam")}.items():
-        if flat[name] not in known:
-            wrong[name] = " or ".join(known)
-    pieces = flat["chunk"] or flat["batch_size"] // flat["devices"] // flat["accumulate"]
-    if (flat["method.mixup"] or flat["method.cutmix"]) and pieces % 2:
-        wrong["batch_size"] = f"such that pieces are even with mixup or cutmix, which mix pairs: {pieces} images are not"
-    if flat["method.trains"] != "all" and flat["chunk"]:
-        wrong["chunk"] = f"left out with method.trains={flat['method.trains']}; accumulate is the same here"
-    command.refuse(flat, wrong)
 
 
 def run(words) -> int:

@@ -19,8 +19,9 @@ from linear_eval.features import Source, collect, evaluating, plain
 from linear_eval.outcome import Outcome
 from vision import artifact, loaders
 from vision.augment import Recipe
-from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
-from vision.datasets import Dataset
+from vision.build import build_encoder, compile_encoder, precision
+from vision.data import build_data, fingerprints
+from vision.splits import Dataset
 
 
 @dataclass(frozen=True)

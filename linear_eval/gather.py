@@ -6,12 +6,14 @@ import torch
 from core import command, config
 from core.distributed import World
 from core.run import Run, say
-from linear_eval import baselines, finetune, subsets
+from linear_eval import baselines, subsets
 from linear_eval.features import CALIBRATED, Features, Source, calibrated, collect, evenly, images_of, of_encoder, pixels_of
 from linear_eval.fit import Fitted, check_labels, fit
+from linear_eval.words import FINETUNE, check_finetune
 from vision import encoders
-from vision.build import build_data, build_encoder, fingerprints
-from vision.datasets import Dataset
+from vision.build import build_encoder
+from vision.data import build_data, fingerprints
+from vision.splits import Dataset
 
 TRAINED, UNTRAINED, PIXELS = "encoder", "untrained", "raw pixels"
 
@@ -99,7 +101,7 @@ def fine_tuned(words, world: World, dataset: Dataset, run: Run):
                 f"optim.weight_decay={p.weight_decay}", f"labels={share}", f"scratch={str(source != TRAINED).lower()}",
                 config.text_word("out", f"{run.folder}/finetune/{source.replace(' ', '-')}-{share:g}"),
             ]
-            settled = config.compose(finetune.TOOL, [*said, *settings])
-            finetune.check(settled)
+            settled = config.compose(FINETUNE, [*said, *settings])
+            check_finetune(settled)
             say(f"fine-tuning: {source}, {100 * share:g} % of the labels")
             yield source, share, fit(settled, world, dataset)

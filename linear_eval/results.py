@@ -5,7 +5,7 @@ from torch import nn
 from core.machine import code, command, hardware, versions
 from linear_eval.metrics import figures
 from linear_eval.outcome import Outcome
-from vision.datasets import Dataset
+from vision.splits import Dataset
 
 PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "faiss-gpu", "faiss-cpu")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from linear_eval.features import BLOCK, evenly, images_of
-from vision.datasets import Images
 from vision.encoders import Spec
+from vision.splits import Images
 from vision.streamed import Streamed
 
 KEPT = 2**28  # bytes of images that a sample keeps between passes, at most; what is beyond is read again in each pass

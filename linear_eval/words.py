@@ -1,8 +1,10 @@
 # ruff: noqa: RUF009 (`word` makes fields)
 """What the two tools of this room understand beside what every tool does. No torch here."""
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from core import command, config
 from core.words import Common, Words, word
 
 CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
@@ -40,3 +42,36 @@ class EvaluateWords(Common):
     smote: bool = word(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
     cache: str = word("runs/features", "folder of kept features; none: keep nothing")
     picture: bool = word(True, "look at images for the report: neighbours, confusions, maps of the features, Grad-CAM")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+FINETUNE = config.Tool(
+    module="linear_eval.finetune",
+    primary=ROOT / "linear_eval" / "finetune.yaml",
+    searched=(ROOT / "vision" / "config",),
+    summary="Train a classifier: python -m linear_eval.finetune --encoder runs/x/encoder.safetensors --data fashion_mnist",
+    words=FinetuneWords,
+)
+
+
+def check_finetune(words) -> None:
+    """Refuse what can be refused before anything is loaded or launched."""
+    command.check(words)
+    flat = config.flat(words)
+    at = flat["schedule.at"]
+    wrong = {name: "0 or more" for name in ("early_stop", "schedule.patience", "draw", "gradcam") if flat[name] < 0}
+    if not 0 < flat["labels"] <= 1:
+        wrong["labels"] = "a share of the training labels: more than 0, at most 1"
+    if not 0 < flat["schedule.factor"] < 1:
+        wrong["schedule.factor"] = "between 0 and 1"
+    if not all(0 < share < 1 for share in at) or list(at) != sorted(at):
+        wrong["schedule.at"] = "shares of the run, rising, such as [0.6,0.8]"
+    for name, known in {"schedule.name": ("cosine", "step", "plateau"), "attention": ("none", "cbam")}.items():
+        if flat[name] not in known:
+            wrong[name] = " or ".join(known)
+    pieces = flat["chunk"] or flat["batch_size"] // flat["devices"] // flat["accumulate"]
+    if (flat["method.mixup"] or flat["method.cutmix"]) and pieces % 2:
+        wrong["batch_size"] = f"such that pieces are even with mixup or cutmix, which mix pairs: {pieces} images are not"
+    if flat["method.trains"] != "all" and flat["chunk"]:
+        wrong["chunk"] = f"left out with method.trains={flat['method.trains']}; accumulate is the same here"
+    command.refuse(flat, wrong)

@@ -32,8 +32,9 @@ from nas.retry import StorageError
 from nas.sampler import excess
 from nas.space import Choice
 from nas.words import PROXIES, NasWords, limits, objectives, tuned
-from vision import artifact, cost, datasets, encoders, loaders
+from vision import artifact, cost, encoders, loaders
 from vision.augment import Recipe
+from vision.splits import Dataset
 
 BANK = 10_000  # training images that vote, evenly drawn
 BATCH = 64  # of latency_batch
@@ -43,7 +44,7 @@ SCORED = 64  # images that a proxy sees at a time
 OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
 
 
-def foretold(proxy: str, choice: Choice, words, data: datasets.Dataset) -> float | dict[str, float]:
+def foretold(proxy: str, choice: Choice, words, data: Dataset) -> float | dict[str, float]:
     """A proxy's score of the encoder as training would begin with it; "az"'s figures, which `proxies.az_score` joins."""
     torch.manual_seed(words.seed)
     encoder = encoders.build(choice.spec)
@@ -64,12 +65,12 @@ def foretold(proxy: str, choice: Choice, words, data: datasets.Dataset) -> float
     raise ValueError(f"proxy={proxy}: there are {', '.join(PROXIES)}")
 
 
-def some_images(data: datasets.Dataset, spec: encoders.Spec) -> torch.Tensor:
+def some_images(data: Dataset, spec: encoders.Spec) -> torch.Tensor:
     images = images_of(data.pretrain, evenly(len(data.pretrain), SCORED), spec.image_size, spec.channels)
     return plain(images, torch.tensor(data.mean), torch.tensor(data.std))
 
 
-def some_losses(words, data: datasets.Dataset, encoder) -> list[Callable[[], torch.Tensor]]:
+def some_losses(words, data: Dataset, encoder) -> list[Callable[[], torch.Tensor]]:
     """The method's loss of two batches."""
     method = command.build_method(words, encoder)
     method.prepare(len(data.pretrain), SCORED)
@@ -127,7 +128,7 @@ class Beating:
 class Train:
     """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung."""
 
-    def __init__(self, words, device: torch.device, data: datasets.Dataset):
+    def __init__(self, words, device: torch.device, data: Dataset):
         self.words, self.device, self.limits, self.data = words, device, limits(words.limit), data
         self.names = {*objectives(words.objectives), *self.limits}
         flat = config.flat(words)

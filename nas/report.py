@@ -21,6 +21,7 @@ from core import checkpoint, config
 from core.errors import RunError
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
+from nas import study
 from nas.ledger import Entry, Ledger, run_folders
 from nas.pareto import front, hypervolume
 from nas.scheduler import ONE_TOO_MANY, Plan
@@ -267,20 +268,18 @@ def _named(name: str) -> str:
 
 
 def main() -> int:
-    from nas import search
-
     def again(words) -> int:
         """Of the study as it was begun: no word but its name, and where it is kept, needs saying."""
         try:
             book = Ledger(words.study, words.storage)
             begun = SimpleNamespace(**(config.flat(words) | (book.settings or {})))
-            write(book, search.plan(begun), words.study)
+            write(book, study.plan(begun), words.study)
         except RunError as error:  # such as a storage that no longer answers
             print(f"error: {error}", file=sys.stderr)
             return error.code
         return 0
 
-    return config.main(search.TOOL, again)
+    return config.main(study.TOOL, again)
 
 
 if __name__ == "__main__":

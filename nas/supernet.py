@@ -33,9 +33,10 @@ from nas.objective import OURS, Train, launched
 from nas.space import Choice, Space, largest, smallest
 from nas.storage import folder
 from nas.words import SupernetWords
-from vision import artifact, datasets, elastic, encoders
+from vision import artifact, elastic, encoders
 from vision.augment import Recipe
 from vision.encoders import Spec
+from vision.splits import Dataset
 
 TOOL = config.Tool(
     module="nas.supernet",
@@ -119,7 +120,7 @@ def run(words, listeners=()) -> int:
     """ssl.pretrain.run, of the space's largest encoder with all the others inside."""
     spaced = space.named(words.space)
 
-    def encoder_of(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
+    def encoder_of(words, dataset: Dataset) -> tuple[nn.Module, Recipe]:
         encoder = encoders.build(whole(spaced, dataset.channels, words.image_size))
         return encoder.train(), Recipe(encoder.spec.image_size, dataset.mean, dataset.std, **config.plain(words.augment))
 
@@ -170,7 +171,7 @@ def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -
 class Inherit(Train):
     """Evaluator (nas/scheduler.py): no epochs are the supernet's own weights, judged; then training goes on from those."""
 
-    def __init__(self, words, device: torch.device, data: datasets.Dataset):
+    def __init__(self, words, device: torch.device, data: Dataset):
         super().__init__(words, device, data)
         out = folder(words.study) / "supernet"
         with alone(out.with_suffix(".lock")):

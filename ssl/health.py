@@ -16,7 +16,7 @@ from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
 from vision.augment import Recipe, render
-from vision.datasets import Dataset
+from vision.splits import Dataset
 
 BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
 CHECK_EPOCH = 0xFFFFFFFF  # whose views the checks look at: no epoch of training

@@ -38,7 +38,8 @@ def run(words, listeners=(), encoder_of=None, method_of=command.build_method) ->
     from ssl import report
     from ssl.health import BEFORE, UNTRAINED, Health
     from vision import artifact, loaders
-    from vision.build import build_data, build_encoder, compile_encoder, fingerprints, precision
+    from vision.build import build_encoder, compile_encoder, precision
+    from vision.data import build_data, fingerprints
 
     with distributed.session(words.device) as world:
         torch.manual_seed(words.seed)

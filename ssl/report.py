@@ -18,8 +18,8 @@ from linear_eval.samples import at_most
 from ssl import suggest
 from ssl.health import UNTRAINED, Health, features
 from vision import artifact, augment
-from vision.datasets import Dataset
 from vision.listing import one_line
+from vision.splits import Dataset
 
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them

@@ -15,7 +15,7 @@ from deploy.export import check_classes
 from nas.ledger import Ledger
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
-from vision.build import fingerprints
+from vision.data import fingerprints
 
 SMALL = ["--encoder=test_resnet", "--image_size=16", "--batch_size=16", "--checks=1", "--log_every=1", "--steps=2"]
 PRETRAIN = [*SMALL, "--method.hidden=16", "--method.dim=8", "--report=false", "--workers=0"]

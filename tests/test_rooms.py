@@ -1,5 +1,6 @@
 """Which room may know which: every import of the code, read with `ast`, held to the design."""
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,31 @@ def allowed(room: str, name: str) -> bool:
 def files() -> list[str]:
     found = [p for room in ROOMS for p in (ROOT / room).rglob("*.py")]
     return sorted(p.relative_to(ROOT).as_posix() for p in found)
+
+
+def cycle(sources: dict[str, str]) -> list[str]:
+    """A circle of imports among modules, those inside functions too; [] where there is none.  sources: path → text"""
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): text for path, text in sources.items()}
+    graph = {}
+    for module, text in modules.items():
+        known = {name if name in modules else name.rpartition(".")[0] for name in imports(text)}
+        graph[module] = {name for name in known if name in modules and name != module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_file_imports_one_that_imports_it():
+    assert cycle({path: (ROOT / path).read_text() for path in files()}) == []
+
+
+def test_a_circle_is_seen_through_functions_and_packages():
+    sources = {"core/a.py": "from core import b", "core/b.py": "def f():\n    import core.c.d", "core/c/__init__.py": "",
+               "core/c/d.py": "from core.a import g"}
+    assert set(cycle(sources)) == {"core.a", "core.b", "core.c.d"}
+    assert cycle(sources | {"core/c/d.py": "from core.c import g"}) == []
 
 
 def test_every_file_knows_only_what_its_room_may():

@@ -283,7 +283,7 @@ def main() -> int:
 def draw_picture(words) -> None:
     """The first `batch_size` images that a run of these words sees, and their views."""
     from core import config
-    from vision.build import build_data
+    from vision.data import build_data
 
     dataset = build_data(words)
     recipe = Recipe(words.image_size, dataset.mean, dataset.std, **config.plain(words.augment))

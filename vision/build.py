@@ -1,53 +1,16 @@
-"""Words → what every tool runs on: a data set, an encoder with its input, and the precision it computes in."""
-import re
-from collections import Counter
+"""Settings → an encoder with its input, and the precision it computes in."""
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from core import config
-from core.distributed import broadcast_object, is_main
-from core.run import counting, say
-from vision import artifact, datasets, encoders
+from vision import artifact, encoders
 from vision.augment import Recipe, local_views
-from vision.listing import ignored_note, one_line
+from vision.splits import Dataset
 
 
-def build_data(words) -> datasets.Dataset:
-    """The data set, and notes to the terminal on what of it is left out or ignored: every tool opens its data here."""
-    given = config.plain(words.data)
-    if given.get("root"):
-        given["root"] = str(config.expand(given["root"]))
-    with counting("checking images") as progress:
-        dataset = datasets.load(**given, seed=words.seed, progress=progress)
-    for note in data_notes(dataset):
-        say(f"note: {note}")
-    return dataset
-
-
-def data_notes(dataset: datasets.Dataset) -> list[str]:
-    """What a user should know of the data before anything is computed: a line on what was left out, one on what was ignored."""
-    found = []
-    if dataset.skipped:
-        kinds = [re.sub(r"\d+", "N", why) for why in dataset.skipped.values()]  # "30 by 9 pixels …" and others are of one kind
-        example = dict(zip(reversed(kinds), reversed(dataset.skipped.values()), strict=True))
-        counts, total = Counter(kinds), len(kinds)
-        few = [f"{count:,} × {example[kind]}" if count > 1 else example[kind] for kind, count in counts.most_common(3)]
-        why = ", ".join([*few, "…"] if len(counts) > len(few) else few)
-        found.append(f"{total:,} {'item is' if total == 1 else 'items are'} left out ({one_line(why)}); "
-                     f"first: {one_line(next(iter(dataset.skipped)))}")
-    if ignored := ignored_note(dataset.ignored):
-        found.append(ignored)
-    return found
-
-
-def fingerprints(dataset: datasets.Dataset) -> dict[str, str]:
-    """`Dataset.fingerprints`, read by the main process for all."""
-    return broadcast_object(dataset.fingerprints if is_main() else None)
-
-
-def build_encoder(words, dataset: datasets.Dataset) -> tuple[nn.Module, Recipe]:
+def build_encoder(words, dataset: Dataset) -> tuple[nn.Module, Recipe]:
     """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation, and so
     does one with timm's published weights: colour images (grey ones are repeated), of the size that they were trained with
     unless `image_size` was said. `scratch` builds the same encoder with random weights.

@@ -7,17 +7,14 @@ from array import array
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from vision.decode import SUFFIXES, reason
 from vision.listing import class_name, entries, kind_of, listed, printable, suffix, walk
+from vision.splits import Dataset, assemble
 from vision.streamed import Files, Progress, first_skipped
-
-if TYPE_CHECKING:
-    from vision.datasets import Dataset
 
 SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
@@ -120,8 +117,6 @@ def load_folder(
     without class folders beside a labelled train cannot be scored either: it is left out, which `skipped` says. Files that
     are no images, and what lies beside official splits, are counted in `ignored`. Raises ValueError, one line, with the fix.
     """
-    from vision.datasets import assemble
-
     root = _existing(root)
     files, ignored, skipped, classes = {}, Counter(), {}, None
     splits = _official_splits(root)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from torch import Tensor
 from vision import hub_labels
 from vision.decode import Unreadable, reason
 from vision.folder import SPLITS
+from vision.splits import Dataset, assemble
 from vision.streamed import Progress, Streamed
-
-if TYPE_CHECKING:
-    from vision.datasets import Dataset
 
 
 class HFImages(Streamed):
@@ -52,8 +50,6 @@ def load_hub(
 ) -> Dataset:
     """A data set of the Hub (name or name:configuration), a folder or .parquet file, or what save_to_disk wrote."""
     from datasets import ClassLabel, Image, Value
-
-    from vision.datasets import assemble
 
     tables = _tables(root, download)
     names = {role: next((name for name in SPLITS[role] if name in tables), None) for role in SPLITS}

@@ -18,8 +18,8 @@ from core.method import Batch
 from core.run import say
 from vision import random
 from vision.augment import Recipe
-from vision.datasets import Images
 from vision.encoders import fit_channels
+from vision.splits import Images
 from vision.streamed import Streamed, refuse_many
 from vision.workers import items, shared_memory_short
 

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,10 +23,8 @@ from vision.decode import SUFFIXES, Unreadable
 from vision.folder import SPLITS
 from vision.listing import listed, printable, walk
 from vision.shard_index import DOTTED, PLAIN, UNKNOWN, ignored_members, indexed, label_texts
+from vision.splits import Dataset, assemble
 from vision.streamed import Progress, Streamed
-
-if TYPE_CHECKING:
-    from vision.datasets import Dataset
 
 ROLES = {name: role for role, names in SPLITS.items() for name in names}
 NAMED = 1_000  # images of a split whose .cls is no label that are named one by one
@@ -83,8 +81,6 @@ def load_shards(
     others are left out; else there are no labels; `skipped` says so, and why. As of a folder, validation is the test split
     where there is no other, and what is missing is carved out of train. Raises ValueError, one line, with the fix.
     """
-    from vision.datasets import assemble
-
     root = _existing(root)
     ignored, skipped = Counter(), {}
     splits, meaning = {}, None

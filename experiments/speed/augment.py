@@ -21,9 +21,9 @@ from core.distributed import session
 from core.machine import cores
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision.augment import Recipe
-from vision.datasets import Images
 from vision.folder import scan
 from vision.loaders import MemoryLoader, Plan, StreamLoader
+from vision.splits import Images
 
 STRONG = dict(crop=(0.08, 1.0), jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grey=0.2, blur=0.5)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

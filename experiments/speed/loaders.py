@@ -18,8 +18,8 @@ from experiments.speed.augment import HEIGHT, MEAN, STD, STRONG, WIDTH, photogra
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision import datasets
 from vision.augment import Recipe
-from vision.datasets import Images
 from vision.loaders import MemoryLoader, Plan, StreamLoader
+from vision.splits import Images
 
 
 def doubling(top: int) -> list[int]:

@@ -15,7 +15,7 @@ from linear_eval.evaluate import TOOL
 from linear_eval.features import collect, of_encoder
 from linear_eval.heads import fitted
 from vision import encoders
-from vision.datasets import Images
+from vision.splits import Images
 
 BATCH = 256
 RATES = TOOL.example("protocol", "v1")["linear"]["rates"]

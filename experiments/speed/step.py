@@ -34,8 +34,8 @@ from ssl.method.simclr import SimCLR
 from vision import datasets, encoders
 from vision.augment import Recipe
 from vision.build import precision
-from vision.datasets import Images
 from vision.loaders import MemoryLoader, Plan
+from vision.splits import Images
 
 DIM, HIDDEN, TEMPERATURE, LR = 128, 512, 0.5, 0.06
 ENCODERS = "mobilenetv3_small_050,resnet10t,resnet18:small,small:half"

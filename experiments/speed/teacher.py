@@ -17,7 +17,7 @@ from distill.train import TOOL
 from experiments.speed.side_by_side import arguments, compare, report
 from vision import encoders, loaders
 from vision.augment import Recipe
-from vision.datasets import Images
+from vision.splits import Images
 
 PAIRS = (("small", "tiny"), ("resnet18", "tiny"), ("resnet18", "small"))
 

@@ -19,6 +19,7 @@ from deploy import export, portable, quantize, runtime, torchao_int8
 from deploy.card import verdict
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
+from vision.splits import Dataset
 
 READS = """
 import json, sys
@@ -35,7 +36,7 @@ np.savez(out, **answers)
 """
 
 
-def fitted() -> tuple[nn.Module, nn.Linear, datasets.Dataset]:
+def fitted() -> tuple[nn.Module, nn.Linear, Dataset]:
     """An encoder with statistics of digits, and a linear layer that tells them apart."""
     from linear_eval.features import calibrated, images_of, plain
 

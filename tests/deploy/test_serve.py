@@ -28,6 +28,7 @@ from deploy.batching import Batcher
 from deploy.model import Model, Outputs, Refused
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
+from vision.splits import Dataset
 
 COUNT = 200  # images of the gallery
 
@@ -91,7 +92,7 @@ def service(folder):
 
 
 @pytest.fixture(scope="module")
-def digits() -> datasets.Dataset:
+def digits() -> Dataset:
     return datasets.load("digits", seed=0)
 
 

@@ -14,7 +14,7 @@ from core.distributed import rank
 from linear_eval import features
 from linear_eval.features import Source, collect, evaluating, of_encoder, pixels_of, plain
 from vision import datasets, encoders
-from vision.datasets import Images
+from vision.splits import Images
 
 CPU, MEAN, STD = torch.device("cpu"), torch.tensor([0.3]), torch.tensor([0.4])
 

@@ -8,7 +8,7 @@ from commands import real
 
 from linear_eval.features import collect, of_encoder
 from vision import encoders
-from vision.datasets import Images
+from vision.splits import Images
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

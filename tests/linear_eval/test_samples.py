@@ -8,9 +8,9 @@ from PIL import Image
 from linear_eval import samples
 from linear_eval.features import BLOCK
 from linear_eval.samples import Sample, at_most
-from vision.datasets import Images
 from vision.encoders import Spec
 from vision.folder import load_folder
+from vision.splits import Images
 
 SPEC = Spec("none", channels=1, image_size=4)
 

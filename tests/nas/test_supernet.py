@@ -19,7 +19,7 @@ from linear_eval.features import evenly, images_of, of_encoder
 from nas import search, space, supernet
 from nas.space import Answers, elastic, largest, smallest
 from vision import artifact, encoders
-from vision.build import build_data
+from vision.data import build_data
 from vision.elastic import extract
 
 SIZE, B = 16, 8

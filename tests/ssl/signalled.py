@@ -7,7 +7,7 @@ from core import signals
 
 PHASES = {
     "words": "core.config:compose",
-    "data": "vision.build:build_data",
+    "data": "vision.data:build_data",
     "baselines": "ssl.health:Health.start",
     "first step": "core.loop:seed",
     "step": "core.run:Run.tick",

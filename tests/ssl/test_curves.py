@@ -21,7 +21,8 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     from core.run import Run
     from ssl.pretrain import TOOL
     from vision import loaders
-    from vision.build import build_data, build_encoder
+    from vision.build import build_encoder
+    from vision.data import build_data
 
     said, _ = config.overrides([*SMALL, "--steps=20", f"--method={name.split(',')[0]}", *METHODS[name]])
     words = config.compose(TOOL, said)

@@ -11,9 +11,9 @@ from linear_eval.features import BLOCK
 from ssl import report
 from ssl.health import Health
 from vision.augment import Recipe
-from vision.datasets import Dataset, Images
 from vision.encoders import Spec
 from vision.folder import load_folder
+from vision.splits import Dataset, Images
 
 SIZE = 8
 CPU = torch.device("cpu")

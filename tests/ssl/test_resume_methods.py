@@ -8,7 +8,8 @@ from core import command, loop
 from core.distributed import World
 from core.run import Run
 from vision import loaders
-from vision.build import build_data, build_encoder
+from vision.build import build_encoder
+from vision.data import build_data
 
 STEPS = 6
 

@@ -10,7 +10,8 @@ from core import config
 from linear_eval.finetune import TOOL
 from vision import artifact, encoders
 from vision.augment import Recipe
-from vision.build import build_data, build_encoder, compile_encoder, precision
+from vision.build import build_encoder, compile_encoder, precision
+from vision.data import build_data
 
 
 def words(*said: str):

@@ -19,7 +19,8 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from vision import datasets
-from vision.datasets import DEBIAN_FASHION_MNIST, NAMES, Images, load, split_off
+from vision.datasets import DEBIAN_FASHION_MNIST, NAMES, load
+from vision.splits import Images, split_off
 
 RNG = np.random.default_rng(0)
 needs_debian = pytest.mark.skipif(not DEBIAN_FASHION_MNIST.exists(), reason="apt-get install dataset-fashion-mnist")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from vision import datasets
-from vision.build import data_notes
+from vision.data import data_notes
 from vision.listing import class_name, ignored_note, kind_of, one_line, printable
 
 

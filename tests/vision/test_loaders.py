@@ -13,9 +13,10 @@ from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
 from core.distributed import World
 from vision.augment import Recipe
-from vision.datasets import Images, load
+from vision.datasets import load
 from vision.folder import load_folder, scan
 from vision.loaders import Plan, StreamLoader, loader
+from vision.splits import Images
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a machine of one core
 

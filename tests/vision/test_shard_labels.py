@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from broken_files import encoded
 
-from vision.datasets import Dataset
 from vision.shards import load_shards
+from vision.splits import Dataset
 
 
 @pytest.fixture(autouse=True)

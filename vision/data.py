@@ -1,0 +1,43 @@
+"""The data settings → a data set, with notes on what of it is left out: every tool opens its data here."""
+import re
+from collections import Counter
+
+from core import config
+from core.distributed import broadcast_object, is_main
+from core.run import counting, say
+from vision import datasets
+from vision.listing import ignored_note, one_line
+from vision.splits import Dataset
+
+
+def build_data(words) -> Dataset:
+    """The data set, and notes to the terminal on what of it is left out or ignored: also to standard error."""
+    given = config.plain(words.data)
+    if given.get("root"):
+        given["root"] = str(config.expand(given["root"]))
+    with counting("checking images") as progress:
+        dataset = datasets.load(**given, seed=words.seed, progress=progress)
+    for note in data_notes(dataset):
+        say(f"note: {note}")
+    return dataset
+
+
+def data_notes(dataset: Dataset) -> list[str]:
+    """What a user should know of the data before anything is computed: a line on what was left out, one on what was ignored."""
+    found = []
+    if dataset.skipped:
+        kinds = [re.sub(r"\d+", "N", why) for why in dataset.skipped.values()]  # "30 by 9 pixels …" and others are of one kind
+        example = dict(zip(reversed(kinds), reversed(dataset.skipped.values()), strict=True))
+        counts, total = Counter(kinds), len(kinds)
+        few = [f"{count:,} × {example[kind]}" if count > 1 else example[kind] for kind, count in counts.most_common(3)]
+        why = ", ".join([*few, "…"] if len(counts) > len(few) else few)
+        found.append(f"{total:,} {'item is' if total == 1 else 'items are'} left out ({one_line(why)}); "
+                     f"first: {one_line(next(iter(dataset.skipped)))}")
+    if ignored := ignored_note(dataset.ignored):
+        found.append(ignored)
+    return found
+
+
+def fingerprints(dataset: Dataset) -> dict[str, str]:
+    """`Dataset.fingerprints`, read by the main process for all."""
+    return broadcast_object(dataset.fingerprints if is_main() else None)

@@ -1,0 +1,180 @@
+"""Splits of images and data sets made of them: which image is in train, validation and test, whatever reads the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from vision import random
+from vision.streamed import Progress, Streamed, drop_unreadable
+
+VALIDATION_CAP = 5_000
+TEST_SHARE, TEST_CAP = 0.2, 10_000  # carved where a labelled set has no test split
+FOR_TEST, FOR_VALIDATION = 0, 1  # the counter's epoch word: which carving a random number is for
+
+# Mean and standard deviation over the pixels of the official train split, per channel in 0..1. MNIST: PyTorch's
+# examples; Fashion-MNIST: computed from Debian's copy (a test repeats it); CIFAR-10, CIFAR-100, STL-10 (labelled
+# split): the four digits that circulate, not recomputed here; ImageNet's, as in timm, for folders and hf.
+STATISTICS = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "stl10": ((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Images:
+    """A split held in memory.  images: N,C,H,W uint8; labels: N int64, or None where unlabelled."""
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None, source: str = "images") -> None:
+        assert images.ndim == 4, images.shape
+        assert images.dtype == torch.uint8, images.dtype
+        assert labels is None or labels.shape == images.shape[:1], (labels.shape, images.shape)
+        self.images, self.labels, self.source = images, labels, source
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, positions: Tensor) -> Images:
+        """A copy of these positions."""
+        return Images(self.images[positions], None if self.labels is None else self.labels[positions], self.source)
+
+    def resized(self, indices: Tensor, size: int) -> Tensor:
+        """→ B,C,size,size uint8, bilinear with antialiasing; the pixels themselves where they have that size."""
+        images = self.images[indices]
+        if images.shape[-2:] == (size, size):
+            return images
+        images = interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+        return images.round().clamp(0, 255).to(torch.uint8)
+
+    def name(self, index: int) -> str:
+        return f"{self.source}/{index}"
+
+    def fingerprint(self) -> str:
+        """Of the images, in their order."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for part in self.images.split(4096):
+            digest.update(part.contiguous().numpy())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What every tool gets. No image is in two of train, validation and test; pretrain shares none with the last two.
+
+    pretrain: what pretraining sees, train itself or more (STL-10). test: empty (length 0, no labels) where nothing
+    could be scored on it, that is for an unlabelled folder. classes: from train, or None where unlabelled.
+    image_size: natural side in pixels (224 for folder, shards and hf). mean, std: per channel, in 0..1 (`STATISTICS`).
+    skipped: file or folder → why it was left out. ignored: kind → how many files of it were never looked at: ".heic",
+    "without suffix"; folders that were not entered end in "/" ("@eaDir/").
+    """
+
+    name: str
+    pretrain: Images | Streamed
+    train: Images | Streamed
+    validation: Images | Streamed
+    test: Images | Streamed
+    classes: tuple[str, ...] | None
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    skipped: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """"images.train" → "1,164 images, 0f3c…", and so on: what tells these images, labels and classes from others.
+
+        They are part of the identity of a run that sees them (core/identity.py), and the same wherever the files lie.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if self.pretrain is not self.train:
+            splits["pretrain"] = self.pretrain
+        found = {f"images.{role}": f"{len(split):,} images, {split.fingerprint()[:16]}" for role, split in splits.items()}
+        if self.classes:
+            labels = hashlib.sha256()
+            for split in splits.values():
+                labels.update(b"none" if split.labels is None else split.labels.numpy().tobytes())
+            names = ", ".join(self.classes[:3]) + (", …" if len(self.classes) > 3 else "")
+            every = hashlib.sha256("\n".join(self.classes).encode()).hexdigest()[:8]
+            found |= {"images.labels": labels.hexdigest()[:16], "images.classes": f"{len(self.classes)} ({names}; {every})"}
+        return found
+
+
+def split_off(
+    train: Images | Streamed, validation: Images | Streamed | None, test: Images | Streamed | None, share: float,
+    seed: int, test_share: float = TEST_SHARE,
+) -> tuple[Images | Streamed, ...]:
+    """(train, validation, test), where what is None is carved out of train: first test, which knows no seed, so that
+    an encoder pretrained with one seed never meets its own images in the test of another; then validation."""
+    if test is None:
+        train, test = _carve(train, test_share, TEST_CAP, 0, FOR_TEST)
+    if validation is None:
+        train, validation = _carve(train, share, VALIDATION_CAP, seed, FOR_VALIDATION)
+    return train, validation, test
+
+
+def _carve(split: Images | Streamed, share: float, cap: int, seed: int, use: int) -> tuple[Any, Any]:
+    """(what stays, what is carved), both in the order of `split`; stratified where it is labelled."""
+    labels = torch.zeros(len(split), dtype=torch.int64) if split.labels is None else split.labels
+    counts = labels.bincount()
+    # A file keeps its random number when another one turns out unreadable: it belongs to the row, not the position.
+    rows = split.rows if isinstance(split, Streamed) else torch.arange(len(split))
+    order = random.keys(seed, use, rows, random.SPLIT).argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]  # class by class, in random order within each
+    rank = torch.empty_like(labels)
+    rank[order] = torch.arange(len(split)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    carved = rank < _apportion(counts, share, cap)[labels]
+    return split.select((~carved).nonzero().flatten()), split.select(carved.nonzero().flatten())
+
+
+def _apportion(counts: Tensor, share: float, cap: int) -> Tensor:
+    """How many of each class to carve.  counts: C int64 → C int64.
+
+    round(share · N), at most `cap`, by largest remainders; at least one of every class that keeps another (while that
+    respects `cap`), never all of a class.
+    """
+    one = (counts > 1).long()
+    if share == 0 or not one.any():
+        return torch.zeros_like(counts)
+    if one.sum() > cap:
+        one = torch.zeros_like(counts)
+    total = max(min(round(share * int(counts.sum())), cap), int(one.sum()))
+    beyond = (counts.double() * total / counts.sum() - one).clamp(min=0)
+    beyond *= (total - one.sum()) / beyond.sum().clamp(min=1e-9)
+    take = beyond.floor().long()
+    take[(beyond - take).argsort(descending=True, stable=True)[: total - int((one + take).sum())]] += 1
+    return (one + take).minimum((counts - 1).clamp(min=0))
+
+
+def assemble(
+    name: str, where: str, splits: Mapping[str, Streamed], classes: tuple[str, ...] | None, skipped: dict[str, str],
+    max_corrupt: float, validation: float, seed: int, progress: Progress | None, image_size: int = 224,
+) -> Dataset:
+    """Streamed splits ("train", maybe "validation" and "test") → a Dataset without their unreadable files.
+
+    Where labelled data has an official validation split and no test that can be scored, as ImageNet, that split is the
+    test, since published figures are figures on it, and validation is carved out of train: nothing is ever selected on
+    what is reported.
+    """
+    if classes and "test" not in splits and "validation" in splits:
+        splits = {"train": splits["train"], "test": splits["validation"]}
+    for split in splits.values():
+        split.max_corrupt = max_corrupt
+    splits, unreadable = drop_unreadable(splits, max_corrupt, progress)
+    if not len(splits["train"]):
+        raise ValueError(f"data.root={where} has no readable image in train; see {next(iter(unreadable), where)}")
+    train, held_out, test = split_off(splits["train"], splits.get("validation"), splits.get("test"), validation, seed,
+                                      TEST_SHARE if classes else 0)
+    return Dataset(name, train, train, held_out, test, classes, 3, image_size, *STATISTICS["imagenet"],
+                   skipped | unreadable)
