@@ -3,7 +3,7 @@
     uv run python -m experiments.measured
 
 A line a file: the command that makes it, the code it was made with, the machine, the seeds. A test holds the page to the files,
-and every file that the README names to having all of these.
+and every file that README and docs name to having all of these.
 """
 import argparse
 import json
@@ -16,8 +16,8 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "measured.md"
 HEAD = """# What is measured, and where each figure was born
 
-Every figure in the README comes from one of these files. Code: the commit that was measured, where the command is to be found
-should it be gone since; a + says that files had changed. Seeds: – where what is measured is a time.
+Every figure in README and docs comes from one of these files. Code: the commit that was measured, where the command
+is to be found should it be gone since; a + says that files had changed. Seeds: – where what is measured is a time.
 `uv run python -m experiments.measured` writes this page from the files.
 
 | file, below experiments/ | command | code | machine | seeds |

@@ -7,7 +7,7 @@ from commands import ROOT
 
 from experiments import measured
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
 
 
 @pytest.mark.parametrize("path", measured.files(), ids=lambda path: path.parent.name + "/" + path.name)
@@ -25,8 +25,8 @@ def test_the_page_is_what_the_files_say():
     assert measured.PAGE.read_text() == measured.page(), "uv run python -m experiments.measured writes it anew"
 
 
-def test_files_that_the_readme_names_are_there():
-    named = set(re.findall(r"experiments/[\w./*-]+\.(?:json|png|md)", README))
-    assert len(named) > 12
+def test_files_that_the_pages_name_are_there():
+    named = set(re.findall(r"experiments/[\w./*-]+\.(?:json|png|md)", PAGES))
+    assert len(named) > 30
     for name in named:
         assert list(ROOT.glob(name)), name

@@ -1,4 +1,4 @@
-"""The noise behind the kept search figures is what experiments/tabular/noise.json says, and the README says it beside them."""
+"""The noise behind the kept search figures is what experiments/tabular/noise.json says, and docs/search.md says it."""
 import json
 
 import numpy as np
@@ -45,8 +45,8 @@ def test_the_fast_front_is_the_front():
         assert sorted(search_noise.ahead(points)) == sorted(front(points))
 
 
-def test_the_readme_says_what_bounds_each_search_figure(kept):
-    text = " ".join((ROOT / "README.md").read_text().split()).replace("*", "")
+def test_the_page_says_what_bounds_each_search_figure(kept):
+    text = " ".join((ROOT / "docs" / "search.md").read_text().split()).replace("*", "")
     table, volume, supernet = kept["table"], kept["hypervolume"]["chance"], kept["supernet"]
     best = [kept["optimism"][count]["best"] for count in ("24", "64")]
     cheapest = [round(share * 100) for share in volume["cheapest_alone"]]
