@@ -17,7 +17,7 @@ import pytest
 from commands import ROOT
 from PIL import Image
 
-from core import config
+from core import cli
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARK = re.compile(r"\s+# needs a (GPU|cluster|download)$")
@@ -54,7 +54,8 @@ def inline(page: Path) -> list[Said]:
 
 
 ALL = [said for page in PAGES for said in (*fenced(page), *inline(page))]
-TO_RUN = [said for page in PAGES if page.name != "adding.md" for said in fenced(page) if not said.marked]
+SAID = [said for page in PAGES if page.name != "adding.md" for said in fenced(page) if not said.marked]
+TO_RUN = list({said.text: said for said in reversed(SAID)}.values())[::-1]  # each once, as the first page has it
 
 
 def test_commands_are_found():
@@ -72,10 +73,10 @@ def test_a_command_is_understood(said, monkeypatch, capsys):
     if said.module == "vision.augment":  # its words are those of pretraining
         module = importlib.import_module("ssl.pretrain")
     if hasattr(module, "TOOL"):
-        words, flags = config.overrides(said.words, module.TOOL.words)
-        words, _ = config.with_recipe(module.TOOL, [w for w in words if not w.startswith("hydra")])
-        config.check_choices(module.TOOL, words)
-        assert "multirun" in flags or config.compose(module.TOOL, words)
+        words, flags = cli.overrides(said.words, module.TOOL.settings)
+        words, _ = cli.with_recipe(module.TOOL, [w for w in words if not w.startswith("hydra")])
+        cli.check_choices(module.TOOL, words)
+        assert "multirun" in flags or cli.compose(module.TOOL, words)
         return
     monkeypatch.setattr(sys, "argv", [said.module, "--help"])
     with contextlib.suppress(SystemExit):
