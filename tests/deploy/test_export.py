@@ -14,7 +14,7 @@ import torch
 from commands import ROOT, real
 from torch import nn
 
-from core import command, config
+from core import cli, training
 from deploy import export, portable, quantize, runtime, torchao_int8
 from deploy.card import verdict
 from vision import artifact, datasets, encoders
@@ -93,8 +93,8 @@ def test_the_files_answer_alike_in_a_process_without_torch(files, exported, tmp_
     assert len(x) == 1000
     np.testing.assert_allclose(found["model.onnx"], expected, atol=1e-4 * np.abs(expected).max())
     assert (found["model.onnx"].argmax(1) == expected.argmax(1)).all()
-    same = found["model.int8.onnx"].argmax(1) == expected.argmax(1)
-    assert same.mean() > 0.93  # a head on random features leaves close calls
+    here = runtime.onnx_file(exported / "model.int8.onnx", 1)(x)  # how near INT8 is to float depends on the CPU's kernels
+    np.testing.assert_allclose(found["model.int8.onnx"], here, atol=1e-4 * np.abs(here).max())
     program = torch.export.load(exported / "model.pt2").module()
     with torch.no_grad():
         torch.testing.assert_close(program(torch.from_numpy(x))[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
@@ -168,12 +168,12 @@ def test_a_gallery_is_of_training_images_in_their_classes_folders(exported):
 
 @pytest.mark.long
 def test_another_command_does_not_go_over_it(files, exported, tmp_path, capsys):
-    begin = partial(command.start, export.TOOL, export.check, export.run)
+    begin = partial(training.start, export.TOOL, export.check, export.run)
     words = [f"--encoder={files[0]}", "--data=digits", "--smaller"]
-    assert config.main(export.TOOL, begin, [*words, f"--out={exported}"]) == 2
+    assert cli.main(export.TOOL, begin, [*words, f"--out={exported}"]) == 2
     assert "holds a run of another configuration (" in capsys.readouterr().err
     (tmp_path / "model.onnx").write_text("somebody's")
-    assert config.main(export.TOOL, begin, [*words, f"--out={tmp_path}"]) == 2
+    assert cli.main(export.TOOL, begin, [*words, f"--out={tmp_path}"]) == 2
     assert "holds model.onnx, but no run of ours" in capsys.readouterr().err
     assert (tmp_path / "model.onnx").read_text() == "somebody's"
 
@@ -300,8 +300,8 @@ def test_a_verdict_never_recommends_what_lost_accuracy():
 ])
 def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begin = partial(command.start, export.TOOL, export.check, export.run)
-    assert config.main(export.TOOL, begin, words)
+    begin = partial(training.start, export.TOOL, export.check, export.run)
+    assert cli.main(export.TOOL, begin, words)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
