@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from core.errors import SettingError
 from vision import attention, cifar, classic, encoders, searched
 from vision.augment import Recipe
 from vision.listing import class_name
@@ -93,7 +94,7 @@ def read_card(path: str | Path) -> Card:
     """The header alone.  Raises ValueError when the file is not one of ours."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ValueError(f"encoder={path}: no such file")
+        raise SettingError("encoder", f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["nolabel"])
@@ -104,7 +105,7 @@ def read_card(path: str | Path) -> Card:
         classes = tuple(map(class_name, header["classes"])) if "classes" in header else None  # older files': as on their disk
         return Card(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise ValueError(f"encoder={path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
+        raise SettingError("encoder", f"{path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 
 
 def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, Card]:
@@ -127,7 +128,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     """The whole classifier in evaluation mode, and its card.  Raises ValueError where the file holds an encoder alone."""
     encoder, card = load(path)
     if card.classes is None:
-        raise ValueError(f"encoder={path} holds an encoder without a classifier; fine-tune it first")
+        raise SettingError("encoder", f"{path} holds an encoder without a classifier; fine-tune it first")
     _, weights = _tensors(path, card)
     head = nn.Linear(card.dim, len(card.classes), bias="bias" in weights)
     _fill(head, weights, path, card)
@@ -163,7 +164,7 @@ def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: str | Path,
 
 
 def _misfit(path: str | Path, card: Card, error: Exception) -> ValueError:
-    return ValueError(f"encoder={path}: its weights do not fit {card.spec.name}: {_line(error)}")
+    return SettingError("encoder", f"{path}: its weights do not fit {card.spec.name}: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
@@ -203,7 +204,7 @@ def _input(how: Preprocessing) -> list[str]:
 
 
 def _surgery(spec: encoders.Spec) -> list[str]:
-    """What `encoders.small_stem` and `attention.attach` changed in timm's model, as Python."""
+    """What `stems.small_stem` and `attention.attach` changed in timm's model, as Python."""
     before = dict(encoders.timm_model(spec).named_modules())
     stemmed = encoders.build(replace(spec, attention="none", pruned={}))
     changed = []

@@ -18,9 +18,11 @@ import torch
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import nn
 
+from core.errors import SettingError
 from vision import attention as attentions
 from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
 from vision.pixels import GREY
+from vision.stems import small_stem
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
@@ -74,9 +76,9 @@ def create(
     if stem not in STEMS:
         raise ValueError(f"stem={stem}: there are {', '.join(STEMS)}")
     if ":" in name and not pretrained:
-        raise ValueError(f"encoder={name} names published weights; add pretrained=true to use them")
+        raise SettingError("encoder", f"{name} names published weights; add pretrained=true to use them")
     if pretrained and name in NAMED:
-        raise ValueError(f"encoder={name} has no published weights; use pretrained=false or a timm name")
+        raise SettingError("encoder", f"{name} has no published weights; use pretrained=false or a timm name")
     if stem == "auto" and image_size <= SMALL_IMAGE and not pretrained:
         try:
             small = "half" if name in NAMED and image_size > 16 else "small"
@@ -87,7 +89,7 @@ def create(
     return build_resizable(spec, name if pretrained else None)
 
 
-class Unfit(ValueError):
+class Unfit(SettingError):
     """The model exists but does not work with this input or stem."""
 
 
@@ -103,7 +105,7 @@ def specify(
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, [*NAMED, *timm.list_models()], 3, 0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "any timm model name works"
-        raise ValueError(f"encoder={name}: no such timm model or file; {hint}")
+        raise SettingError("encoder", f"{name}: no such timm model or file; {hint}")
     arguments = dict(arguments)
     config = timm.get_pretrained_cfg(architecture)
     if (config is not None and config.fixed_input_size) or "img_size" in arguments:
@@ -119,11 +121,11 @@ def _published(name: str) -> tuple[dict, str, dict]:
     """hf-hub:… or local-dir:… → what its config.json says: (the weights' input, timm's name of the model, arguments)."""
     source, _, place = name.partition(":")
     if source not in SOURCES:
-        raise ValueError(f"encoder={name}: timm's sources are hf-hub:owner/model and local-dir:path")
+        raise SettingError("encoder", f"{name}: timm's sources are hf-hub:owner/model and local-dir:path")
     try:
         config, architecture, arguments = SOURCES[source](place)
     except Exception as error:  # no network, no file, no JSON, or not timm's
-        raise ValueError(f"encoder={name}: cannot read its config.json: {_line(error)}") from error
+        raise SettingError("encoder", f"{name}: cannot read its config.json: {_line(error)}") from error
     ours = ("num_classes", "in_chans")  # `build` gives them
     return config, architecture, tuples({name: value for name, value in arguments.items() if name not in ours})
 
@@ -151,7 +153,7 @@ def pretrained_input(name: str) -> tuple[tuple[float, ...], tuple[float, ...], i
             config = timm.get_pretrained_cfg(name)
         except RuntimeError as error:
             tags = ", ".join(timm.list_pretrained(name.split(".")[0]))
-            raise ValueError(f"encoder={name}: timm has no such weights; there are {tags}") from error
+            raise SettingError("encoder", f"{name}: timm has no such weights; there are {tags}") from error
     return tuple(config.mean), tuple(config.std), config.input_size[-1]
 
 
@@ -174,7 +176,7 @@ def build(spec: Spec, weights: str | None = None) -> nn.Module:
         try:
             small_stem(model, spec.channels, spec.image_size, stride=2 if spec.stem == "half" else 1)
         except Exception as error:  # a stem that is built otherwise than all that are known here
-            raise Unfit(f"encoder={spec.name} has a stem that stem={spec.stem} cannot replace: {_line(error)}") from error
+            raise Unfit("encoder", f"{spec.name} has a stem that stem={spec.stem} cannot replace: {_line(error)}") from error
     model.spec = spec
     model.dim = _features(model, spec)
     if spec.attention == "cbam":
@@ -199,7 +201,7 @@ def build_resizable(spec: Spec, weights: str | None = None) -> nn.Module:
     model = build(replace(spec, arguments=arguments), weights)
     if not any(unfit_reason(model, size) is None for size in _other_sizes(model)):
         raise Unfit(
-            f"encoder={spec.name} takes images of {spec.image_size} px alone, and local crops are smaller; set "
+            "encoder", f"{spec.name} takes images of {spec.image_size} px alone, and local crops are smaller; set "
             "augment.local.views=0, or use an encoder that takes several sizes, such as resnet18 or vit_tiny_patch16_224"
         )
     return model
@@ -234,7 +236,7 @@ def timm_model(spec: Spec, weights: str | None = None) -> nn.Module:
         )
     except Exception as error:  # timm's constructors and its downloads fail in many ways
         what = "fetch or build it" if weights else "build it"
-        raise Unfit(f"encoder={spec.name}: timm cannot {what} for {spec.image_size} px: {_line(error)}") from error
+        raise Unfit("encoder", f"{spec.name}: timm cannot {what} for {spec.image_size} px: {_line(error)}") from error
 
 
 def _features(model: nn.Module, spec: Spec) -> int:
@@ -243,62 +245,16 @@ def _features(model: nn.Module, spec: Spec) -> int:
         with torch.no_grad():
             shape = model.eval()(torch.zeros(2, spec.channels, spec.image_size, spec.image_size)).shape
     except Exception as error:  # IndexError, ZeroDivisionError, TypeError …: as many ways as timm has models
-        raise Unfit(f"encoder={spec.name} does not take {spec.image_size} px images: {_line(error)}") from error
+        raise Unfit("encoder", f"{spec.name} does not take {spec.image_size} px images: {_line(error)}") from error
     finally:
         model.train(was_training)
     if len(shape) != 2:
-        raise ValueError(f"encoder={spec.name} gives features of shape {tuple(shape[1:])}, not one vector an image")
+        raise SettingError("encoder", f"{spec.name} gives features of shape {tuple(shape[1:])}, not one vector an image")
     return shape[1]
 
 
 def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def stem_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """The first convolution, by timm's own note of it, where it is a plain one."""
-    name = model.default_cfg.get("first_conv")
-    name = name[0] if isinstance(name, (list, tuple)) else name
-    module = dict(model.named_modules()).get(name)
-    return (name, module) if isinstance(module, nn.Conv2d) else None
-
-
-def small_stem(model: nn.Module, channels: int, image_size: int, stride: int = 1) -> None:
-    """Let the first stage see small images whole: stem 3×3, stride 1 (or 2), and no pooling behind it. In place.
-
-    Models whose first layer cuts patches (transformers) keep it: `specify` chose its patch. One whose stem sees every
-    pixel anyway (VGG) keeps it too, and loses the last pools where they would leave no pixel.
-    """
-    found = stem_convolution(model)
-    if found is None or "patch_embed" in found[0]:
-        return
-    name, old = found
-    if old.stride != (1, 1):
-        new = nn.Conv2d(channels, old.out_channels, 3, stride=stride, padding=1, bias=old.bias is not None)
-        model.set_submodule(name, new)
-    if isinstance(getattr(model, "features", None), nn.Sequential):
-        _spare_pools(model.features, image_size)
-    for pool in ("maxpool", "features.pool0", "stem.pool", "stem_pool"):
-        parent, _, last = pool.rpartition(".")
-        owner = dict(model.named_modules()).get(parent)
-        if owner is not None and isinstance(getattr(owner, last, None), (nn.MaxPool2d, nn.Sequential)):
-            setattr(owner, last, nn.Identity())
-
-
-def _spare_pools(chain: nn.Sequential, side: int) -> None:
-    """Out of a chain of plain layers, take the pools wider than what is left of an image of `side` pixels. In place.
-
-    28 → 14 → 7 → 3 → 1: VGG keeps four of its five pools.
-    """
-    if any(list(layer.children()) for layer in chain):
-        return  # blocks, which pad and stride as they like
-    for i, layer in enumerate(chain):
-        if isinstance(layer, nn.MaxPool2d) and side < layer.kernel_size:
-            chain[i] = nn.Identity()
-        elif isinstance(layer, nn.MaxPool2d):
-            side = (side - layer.kernel_size) // layer.stride + 1
-        elif isinstance(layer, nn.Conv2d):
-            side = (side + 2 * layer.padding[0] - layer.kernel_size[0]) // layer.stride[0] + 1
 
 
 def patch_size(model: nn.Module) -> int:
@@ -343,32 +299,6 @@ def has_blind_taps(model: nn.Module, sizes: Iterable[int]) -> bool:
         for handle in handles:
             handle.remove()
     return found
-
-
-def fix_patch_embedding(encoder: nn.Module) -> None:
-    """Freeze a ViT's patch embedding and give it fixed 2-D sine-cosine positions (MoCo v3, arXiv 2104.02057, §4.1)."""
-    patches = getattr(encoder, "patch_embed", None)
-    if patches is None or not hasattr(patches, "proj"):
-        raise ValueError(
-            f"method=moco_v3_vit needs a vision transformer, not {encoder.spec.name}; "
-            "use method=moco_v3 or encoder=vit_…"
-        )
-    patches.requires_grad_(False)
-    positions = getattr(encoder, "pos_embed", None)
-    if isinstance(positions, nn.Parameter) and positions.shape[-1] % 4 == 0:
-        table = _sincos(patches.grid_size, positions.shape[-1])  # patches,D
-        with torch.no_grad():
-            positions.zero_()  # class and register tokens stand nowhere
-            positions[0, -len(table) :] = table
-        positions.requires_grad_(False)
-
-
-def _sincos(grid: tuple[int, int], dim: int) -> torch.Tensor:
-    """Sine and cosine of row and column at dim/4 geometric frequencies, 1 … 1/10000.  → rows·columns,dim."""
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    omega = 10000.0 ** -(torch.arange(dim // 4) / (dim // 4))
-    y, x = rows.flatten()[:, None] * omega, columns.flatten()[:, None] * omega
-    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 
 
 def fit_channels(images: torch.Tensor, channels: int) -> torch.Tensor:

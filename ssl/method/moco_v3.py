@@ -14,8 +14,8 @@ from core.numerics import unit
 from core.schedule import cosine
 from ssl.losses import contrastive, exact, global_rows
 from ssl.method import check_constants, pairs
-from vision.encoders import fix_patch_embedding
 from vision.heads import mlp
+from vision.stems import fix_patch_embedding
 
 
 class MoCoV3(Method):
