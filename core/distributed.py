@@ -245,8 +245,8 @@ class Agreement:
 # ---- launching ----------------------------------------------------------------------------------------------------
 
 
-def launch(module: str, words: list[str], devices: int) -> int:
-    """Run `python -m module words` as `devices` processes by torch's elastic launcher.  Returns the exit code.
+def launch(module: str, arguments: list[str], devices: int) -> int:
+    """Run `python -m module arguments` as `devices` processes by torch's elastic launcher.  Returns the exit code.
 
     A process that dies ends them all within seconds; its error is shown once, by us.
     """
@@ -275,7 +275,7 @@ def launch(module: str, words: list[str], devices: int) -> int:
         reported = Path(folder, "reported")
         os.environ[LAUNCHED] = str(reported)
         try:
-            elastic_launch(config, sys.executable)("-m", module, *words)
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
         except (SignalException, signals.StopRequest) as stop:
             signals.settle()
             if not reported.exists():
@@ -302,6 +302,6 @@ def _describe(failure) -> str:
         name = signal.Signals(-failure.exitcode).name
         return f"error: process {failure.local_rank} was killed ({name}); the same command continues from the last save"
     message = failure.message
-    if str(message).startswith("To enable traceback"):  # torch's words for: it told nothing
+    if str(message).startswith("To enable traceback"):  # torch's way to say that nothing is known
         return f"error: process {failure.local_rank} ended with code {failure.exitcode}"
     return message.get("message", str(message)) if isinstance(message, dict) else str(message)

@@ -1,6 +1,19 @@
 """How a run may end before its end. Users' mistakes are ValueError; these are the rest. Each is one line to the user."""
 
 
+class SettingError(ValueError):
+    """A setting that cannot be what it is: "encoder=resnet1888: no such timm model"."""
+
+    def __init__(self, setting: str, rest: str):
+        """rest: its value, and what is wrong with it."""
+        super().__init__(f"{setting}={rest}")
+        self.rest = rest
+
+    def of(self, setting: str) -> "SettingError":
+        """The same where another setting names the encoder, as teacher or student."""
+        return SettingError(setting, self.rest)
+
+
 class RunError(RuntimeError):
     """The run cannot go on; what it saved is untouched."""
 

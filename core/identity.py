@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.config import expand, flat
+from core.cli import expand, flat
 
 # What does not change the result: where a run happens and how closely it is watched.
 MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_minutes", "checks", "stop_on_collapse")
@@ -26,7 +26,7 @@ WEIGHTS = "content "  # what the value of a setting begins with that names a fil
 
 def identity(config) -> dict[str, Any]:
     """Dotted name → value of all settings that change the result; a file's value is the digest of its content."""
-    out = {k: v for k, v in flat(config).items() if k not in MACHINE and not k.startswith("chosen.")}
+    out = {k: v for k, v in flat(config).items() if k not in MACHINE and not k.startswith("chosen.")}  # chosen: of older files
     out = {k: v for k, v in out.items() if k not in LATER or v != LATER[k]}
     return out | {name: by_content(out[name]) for name in FILES if isinstance(out.get(name), str)}
 

@@ -10,6 +10,7 @@ the file's name is no part of its identity.
 """
 import codecs
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,25 @@ from typing import Any
 @dataclass(frozen=True)
 class Recipe:
     path: str
-    names: tuple[str, ...]  # the words that it, and not the command line, says
+    lines: Mapping[str, int]  # setting that the file, and not the command line, says → its line
 
     def where(self, error: ValueError) -> str:
-        """ "PATH: " where the error is about one of the file's words, so that the user looks there."""
-        about = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, self.names))})(=|')")
-        return f"{self.path}: " if self.names and about.search(str(error)) else ""
+        """ "PATH, line 3: " where the error is about one of the file's settings, so that the user looks there."""
+        about = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, self.lines))})(=|')")
+        found = about.search(str(error)) if self.lines else None
+        return f"{self.path}, line {self.lines[found[1]]}: " if found else ""
 
 
-def named(word: str) -> str:
-    """The file that a word names: of "recipe=PATH.yaml" the path, of any other word ""."""
-    name, _, value = word.partition("=")
+def named(name: str, value: str) -> str:
+    """The file that a setting names: of recipe=PATH.yaml the path, of any other ""."""
     return value if name == "recipe" and value.endswith((".yaml", ".yml")) else ""
 
 
-def read(path: str) -> list[str]:
-    """The file's words as arguments of the command line, in its order.  ValueError in one line where it is none."""
+def read(path: str) -> tuple[list[str], dict[str, int]]:
+    """The file's settings as arguments of the command line, in its order, and the line of each.
+
+    Raises ValueError, in one line, where it is no such file.
+    """
     import yaml
     from omegaconf import OmegaConf
 
@@ -44,10 +48,10 @@ def read(path: str) -> list[str]:
     if not file.is_file():
         raise ValueError(f"recipe={path}: there is no such file")
     try:
-        text = _decoded(file.read_bytes())
-        if not isinstance(yaml.compose(text), yaml.MappingNode):
+        content = _decoded(file.read_bytes())
+        if not isinstance(node := yaml.compose(content), yaml.MappingNode):
             raise ValueError(f"recipe={path}: must be a mapping of words, such as 'method: simclr'")
-        content = OmegaConf.to_container(OmegaConf.create(text))
+        content = OmegaConf.to_container(OmegaConf.create(content))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -55,7 +59,17 @@ def read(path: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ValueError(f"recipe={path} cannot be read: {why}") from error
-    return [f"--{name}={value}" for name, value in _flat(content)]
+    return [f"--{name}={value}" for name, value in _flat(content)], _lines(node)
+
+
+def _lines(node, prefix: str = "") -> dict[str, int]:
+    """Dotted setting → the line of the file that it stands in, counted from 1."""
+    found = {}
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        found[name] = key.start_mark.line + 1
+        found |= _lines(value, f"{name}.") if value.id == "mapping" else {}
+    return found
 
 
 def _decoded(data: bytes) -> str:
@@ -68,14 +82,14 @@ def _flat(content: dict, prefix: str = "") -> list[tuple[str, str]]:
     found = []
     for name, value in content.items():
         path = f"{prefix}{name}"
-        found += _flat(value, f"{path}.") if isinstance(value, dict) else [(path, _text(value))]
+        found += _flat(value, f"{path}.") if isinstance(value, dict) else [(path, text(value))]
     return found
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """A value as one would say it: null, true, 0.4, [0.2,1.0], text as it is."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(text, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{k}:{_text(v)}' for k, v in value.items())}}}"
+        return f"{{{','.join(f'{k}:{text(v)}' for k, v in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,7 +3,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from core import signals, slurm
 from core.errors import RunError, Stopped
@@ -13,9 +13,8 @@ POLL = 2.0  # seconds between looks at the jobs
 ENDED = ("CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
-def defaults(words: list[str], name: str) -> list[str]:
-    """Words for Hydra's submitit launcher that the user did not say.  name: of the jobs"""
-    given = {key.lstrip("+"): value.strip("'\"") for key, _, value in (word.partition("=") for word in words)}
+def defaults(given: Mapping[str, str], name: str) -> list[str]:
+    """Settings of Hydra's submitit launcher that the user did not give.  given: setting → its text; name: of the jobs"""
     match given.get("hydra/launcher"):
         case "submitit_slurm":
             minutes = slurm.longest(given.get(f"{LAUNCHER}partition"))

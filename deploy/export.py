@@ -5,7 +5,7 @@
 leaves model.onnx (any batch), model.int8.onnx where it passes its gate, model.pt2 (torch.export), card.md, card.json, card.png.
 Every file is written under `.unchecked` and gets its place once it was read again and compared; a version that fails is listed
 with its reason, and the others go on.
-Nothing here imports torch before the words are understood: a mistyped one is answered at once.
+Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
 import shutil
 import sys
@@ -15,18 +15,18 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 
-from core import command, config
+from core import cli, training
 from core.identity import identity
 from deploy.compare import CLOSE, difference, reason
-from deploy.words import INT8, ExportWords, check_file
+from deploy.settings import INT8, ExportSettings, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOL = config.Tool(
+TOOL = cli.Tool(
     module="deploy.export",
     primary=ROOT / "deploy" / "export.yaml",
     searched=(ROOT / "vision" / "config",),
     summary="Export and measure: python -m deploy.export --encoder runs/x/classifier.safetensors --data fashion_mnist",
-    words=ExportWords,
+    settings=ExportSettings,
 )
 CHECKED = 1_000  # real images at which the files must answer alike in a process of their own
 
@@ -64,21 +64,21 @@ class Versions:
 
 
 def main() -> int:
-    return config.main(TOOL, partial(command.start, TOOL, check, run))
+    return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
 
-def check(words) -> None:
+def check(settings: ExportSettings) -> None:
     """Refuse what can be refused before anything is loaded."""
-    check_file(words)
-    command.check(words)
-    wrong = {name: "more than 0" for name in ("calibration", "batch", "int8_steps") if not words[name] > 0}
-    wrong |= {name: "0 or more" for name in ("most_lost", "threads", "gallery") if not words[name] >= 0}
-    wrong |= {} if words.int8 in INT8 else {"int8": " or ".join(INT8)}
-    wrong |= {} if words.devices == 1 else {"devices": "1: an export is one process"}
-    command.refuse(config.flat(words), wrong)
+    check_file(settings)
+    training.check(settings)
+    wrong = {name: "more than 0" for name in ("calibration", "batch", "int8_steps") if not getattr(settings, name) > 0}
+    wrong |= {name: "0 or more" for name in ("most_lost", "threads", "gallery") if not getattr(settings, name) >= 0}
+    wrong |= {} if settings.int8 in INT8 else {"int8": " or ".join(INT8)}
+    wrong |= {} if settings.devices == 1 else {"devices": "1: an export is one process"}
+    training.refuse(cli.flat(settings), wrong)
 
 
-def run(words) -> int:
+def run(settings: ExportSettings) -> int:
     """From a trained file to a folder of files and what they are worth."""
     import torch
 
@@ -87,31 +87,31 @@ def run(words) -> int:
     from deploy import card, portable, runtime
     from vision.data import build_data, fingerprints
 
-    threads = words.threads or cores()
+    threads = settings.threads or cores()
     torch.set_num_threads(threads)
-    source = config.expand(words.encoder)
-    module, data = portable.load(source, words.preprocess), build_data(words)
-    check_classes(words.chosen.data, data.classes, module.card.classes)
+    source = cli.expand(settings.encoder)
+    module, data = portable.load(source, settings.preprocess), build_data(settings)
+    check_classes(settings.data.name, data.classes, module.card.classes)
     images = fingerprints(data)
-    run = Run(command.folder(words, f"export-{words.chosen.data}", images), config.plain(words), images=images)
-    against = None if words.against is None else portable.load(config.expand(words.against), words.preprocess)
+    run = Run(training.folder(settings, f"export-{settings.data.name}", images), cli.document(settings), images=images)
+    against = None if settings.against is None else portable.load(cli.expand(settings.against), settings.preprocess)
     run.begin()
     unchecked = run.folder / UNCHECKED
     shutil.rmtree(unchecked, ignore_errors=True)
     unchecked.mkdir()
     try:
-        versions = written(words, unchecked, module, threads)
-        quantized(words, unchecked, module, data, threads, versions)
+        versions = written(settings, unchecked, module, threads)
+        quantized(settings, unchecked, module, data, threads, versions)
         agreed = alone(module, data, versions)
         versions.publish(run.folder)
         kept = {"alone": agreed, "onnx": {name: runtime.onnx_needs(file) for name, file in onnx_files(versions).items()}}
-        kept |= measured(words, module, against, data, threads, versions, run.folder)
+        kept |= measured(settings, module, against, data, threads, versions, run.folder)
     finally:
         shutil.rmtree(unchecked, ignore_errors=True)
-    kept |= described(words, module, against, data, versions)
-    kept["verdict"] = card.verdict(kept["rows"], words.most_lost)
-    if words.gallery:
-        portable.write_gallery(data, run.folder / "gallery", words.gallery, module.card.spec.image_size)
+    kept |= described(settings, module, against, data, versions)
+    kept["verdict"] = card.verdict(kept["rows"], settings.most_lost)
+    if settings.gallery:
+        portable.write_gallery(data, run.folder / "gallery", settings.gallery, module.card.spec.image_size)
     card.write(run.folder, kept)
     print(card.text(kept))
     print(f"files: {run.folder}")
@@ -130,7 +130,7 @@ def check_classes(name: str, found: tuple[str, ...] | None, known: tuple[str, ..
         )
 
 
-def written(words, out: Path, module, threads: int) -> Versions:
+def written(settings: ExportSettings, out: Path, module, threads: int) -> Versions:
     """In floating point, each file read again; what fails or answers otherwise than torch is refused."""
     from core.errors import RunError
     from core.run import say
@@ -139,7 +139,7 @@ def written(words, out: Path, module, threads: int) -> Versions:
     versions = Versions()
     versions.add("torch", runtime.eager(module))
     if not runtime.distance(versions.answers["torch"], versions.answers["torch"], module) == 0:
-        raise RunError(f"encoder={words.encoder}: its outputs are not finite, so no version of it could be compared")
+        raise RunError(f"encoder={settings.encoder}: its outputs are not finite, so no version of it could be compared")
 
     def attempt(name: str, make: Callable[[Path], Callable], file: str | None = None) -> None:
         path = out / (file or "unused")
@@ -163,7 +163,7 @@ def written(words, out: Path, module, threads: int) -> Versions:
     say("writing model.onnx and model.pt2")
     attempt("onnxruntime", onnx, "model.onnx")
     attempt("torch.export", lambda path: runtime.write_program(module, path), "model.pt2")
-    if words.torchscript:
+    if settings.torchscript:
         attempt("TorchScript", lambda path: runtime.write_torchscript(module, path), "model.torchscript.pt")
     attempt("torch.compile", lambda path: runtime.compiled(module))
     found = runtime.tensorrt(out / "model.onnx") if "onnxruntime" in versions.answers else "there is no model.onnx"
@@ -174,7 +174,7 @@ def written(words, out: Path, module, threads: int) -> Versions:
     return versions
 
 
-def quantized(words, out: Path, module, data, threads: int, versions: Versions) -> None:
+def quantized(settings: ExportSettings, out: Path, module, data, threads: int, versions: Versions) -> None:
     """INT8, by the first way that passes the gate."""
     import torch
 
@@ -183,11 +183,11 @@ def quantized(words, out: Path, module, data, threads: int, versions: Versions) 
     from deploy.timing import interleaved
     from linear_eval.features import evenly
 
-    if words.int8 == "none" or "onnxruntime" not in versions.answers:
+    if settings.int8 == "none" or "onnxruntime" not in versions.answers:
         return
     source, file = versions.files["onnxruntime"], out / "model.int8.onnx"
     one, exact = module.takes(data.validation, torch.arange(1)), versions.answers["onnxruntime"]
-    batches = [module.takes(data.train, part) for part in evenly(len(data.train), words.calibration).split(32)]
+    batches = [module.takes(data.train, part) for part in evenly(len(data.train), settings.calibration).split(32)]
 
     def make(kind: str) -> None:
         say(f"INT8: {kind}")
@@ -195,8 +195,8 @@ def quantized(words, out: Path, module, data, threads: int, versions: Versions) 
             torchao_int8.write(module, file, batches)
         elif kind == "trained":
             with counting("training in INT8") as progress:
-                drawn = module.drawn(data.train, words.seed)
-                torchao_int8.write_trained(module, file, drawn, words.int8_steps, lambda n: progress(n, words.int8_steps))
+                drawn = module.drawn(data.train, settings.seed)
+                torchao_int8.write_trained(module, file, drawn, settings.int8_steps, lambda n: progress(n, settings.int8_steps))
         else:
             quantize.quantize(kind, source, file, batches)
 
@@ -207,9 +207,10 @@ def quantized(words, out: Path, module, data, threads: int, versions: Versions) 
         found = interleaved({"INT8": (runtime.onnx_file(file, threads), one), "float": (exact, one)})
         return found["INT8"]["p50"], found["float"]["p50"]
 
-    kinds = quantize.ORDER if words.int8 == "auto" else [words.int8]
+    kinds = quantize.ORDER if settings.int8 == "auto" else [settings.int8]
     outcome = quantize.gated(
-        kinds, make, lambda: score(runtime.onnx_file(file, threads)), speeds, score(exact), words.most_lost, words.smaller,
+        kinds, make, lambda: score(runtime.onnx_file(file, threads)), speeds, score(exact), settings.most_lost,
+        settings.smaller,
     )
     versions.refused |= {f"INT8 {kind}": why for kind, why in outcome.reasons.items()}
     if outcome.kind:
@@ -218,7 +219,7 @@ def quantized(words, out: Path, module, data, threads: int, versions: Versions) 
         file.unlink(missing_ok=True)
 
 
-def measured(words, module, against, data, threads: int, versions: Versions, out: Path) -> dict:
+def measured(settings: ExportSettings, module, against, data, threads: int, versions: Versions, out: Path) -> dict:
     """Accuracy, speed and size of every version, on test images, beside those of the model it is compared with."""
     import torch
 
@@ -238,14 +239,14 @@ def measured(words, module, against, data, threads: int, versions: Versions, out
             asked[f"{AGAINST}onnxruntime"] = runtime.onnx_file(out / "against.onnx", threads), against
         except Exception as error:
             versions.refuse(f"{AGAINST}onnxruntime", f"failed: {reason(error)}")
-    many, accuracies = min(words.batch, len(data.test)), {}
+    many, accuracies = min(settings.batch, len(data.test)), {}
     for name, (answer, takes) in list(asked.items()):
         try:
             answer(takes.takes(data.test, torch.arange(many)))
             accuracies[name] = portable.accuracy(answer, takes, data, data.test)
         except Exception as error:
             if name == "torch":
-                raise RunError(f"encoder={words.encoder} cannot be measured on test images: {reason(error)}") from error
+                raise RunError(f"encoder={settings.encoder} cannot be measured on test images: {reason(error)}") from error
             versions.refuse(name, f"failed on test images: {reason(error)}")
             del asked[name]
     single, batched = (
@@ -255,7 +256,7 @@ def measured(words, module, against, data, threads: int, versions: Versions, out
     rows = {}
     for name, (_, takes) in asked.items():
         file = versions.files.get(name)
-        path = file or config.expand(words.encoder if takes is module else words.against)
+        path = file or cli.expand(settings.encoder if takes is module else settings.against)
         path = out / "against.onnx" if name == f"{AGAINST}onnxruntime" else path
         rows[name] = {
             "accuracy": accuracies[name], "p50": single[name]["p50"], "p95": single[name]["p95"],
@@ -295,7 +296,7 @@ def alone(module, data, versions: Versions) -> dict:
     return {"images": len(chosen), "files": kept}
 
 
-def described(words, module, against, data, versions: Versions) -> dict:
+def described(settings: ExportSettings, module, against, data, versions: Versions) -> dict:
     """What was exported, and where it was measured."""
     from core.machine import code, hardware
     from core.machine import versions as packages
@@ -305,10 +306,10 @@ def described(words, module, against, data, versions: Versions) -> dict:
         encoder = artifact.encoder_in(portable.model)
         return {"encoder": file, "parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
 
-    return costs(words.encoder, module) | {
-        "against": against and costs(words.against, against),
+    return costs(settings.encoder, module) | {
+        "against": against and costs(settings.against, against),
         "answers": module.answers, "judged": "accuracy" if module.card.classes else "kNN accuracy", "data": data.name,
-        "refused": versions.refused, "off": versions.off, "input": module.says, "words": identity(words),
+        "refused": versions.refused, "off": versions.off, "input": module.says, "words": identity(settings),
         "hardware": hardware(), "versions": packages(("torch", "onnx", "onnxruntime", "torchao", "timm")), "code": code(),
     }
 

@@ -11,61 +11,61 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from core import command, config, ranges
+from core import cli, ranges, training
 from core.figures import canvas, drawn, logarithmic
 from core.identity import identity
 from deploy.compare import CLOSE, reason
-from deploy.words import FRAMEWORKS, LatencyWords
+from deploy.settings import FRAMEWORKS, LatencySettings
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOL = config.Tool(
+TOOL = cli.Tool(
     module="deploy.latency",
     primary=ROOT / "deploy" / "latency.yaml",
     searched=(),
     summary="Measure latency: python -m deploy.latency --encoders small,resnet18 --batches 1,64",
-    words=LatencyWords,
+    settings=LatencySettings,
 )
 COLUMNS = ("encoder", "framework", "device", "threads", "batch", "parameters", "macs", "p50", "p95", "p99", "images_per_second")
 
 
 def main() -> int:
-    return config.main(TOOL, start)
+    return cli.main(TOOL, start)
 
 
-def start(words) -> int:
-    check(words)
+def start(settings: LatencySettings) -> int:
+    check(settings)
 
     from core import distributed
 
-    return distributed.guarded(partial(run, words))
+    return distributed.guarded(partial(run, settings))
 
 
-def check(words) -> None:
+def check(settings: LatencySettings) -> None:
     """Refuse what can be refused before anything is loaded."""
-    wrong = {name: "more than 0" for name in ("image_size", "channels") if not words[name] > 0}
-    named = words.frameworks.split(",")
+    wrong = {name: "more than 0" for name in ("image_size", "channels") if not getattr(settings, name) > 0}
+    named = settings.frameworks.split(",")
     if not set(named) <= set(FRAMEWORKS):
         wrong["frameworks"] = f"some of {', '.join(FRAMEWORKS)}, by commas"
-    wrong |= {} if words.device in ("cpu", "cuda") else {"device": "cpu or cuda"}
-    command.refuse(config.flat(words), wrong)
-    if min(numbers(words, "batches")) < 1:
-        raise ValueError(f"batches={words.batches}: must be 1 or more")
-    numbers(words, "threads")
+    wrong |= {} if settings.device in ("cpu", "cuda") else {"device": "cpu or cuda"}
+    training.refuse(cli.flat(settings), wrong)
+    if min(numbers(settings, "batches")) < 1:
+        raise ValueError(f"batches={settings.batches}: must be 1 or more")
+    numbers(settings, "threads")
 
 
-def numbers(words, name: str) -> list[int]:
+def numbers(settings: LatencySettings, name: str) -> list[int]:
     """"1,8" → [1, 8].  Raises ValueError."""
     try:
-        found = [int(part) for part in words[name].split(",")]
+        found = [int(part) for part in getattr(settings, name).split(",")]
     except ValueError as error:
-        raise ValueError(f"{name}={words[name]}: must be whole numbers by commas, such as 1,8") from error
+        raise ValueError(f"{name}={getattr(settings, name)}: must be whole numbers by commas, such as 1,8") from error
     if min(found) < 0:
-        raise ValueError(f"{name}={words[name]}: must be 0 or more")
+        raise ValueError(f"{name}={getattr(settings, name)}: must be 0 or more")
     ranges.check({name: found})
     return found
 
 
-def run(words) -> int:
+def run(settings: LatencySettings) -> int:
     import torch
 
     from core.distributed import pick_device
@@ -76,12 +76,12 @@ def run(words) -> int:
     from deploy.timing import interleaved
     from vision import artifact, cost
 
-    device = pick_device(words.device, 0)
-    place = Run(command.folder(words, "latency"), config.plain(words))
-    modules = {name: portable.named(name, words.channels, words.image_size) for name in words.encoders.split(",")}
+    device = pick_device(settings.device, 0)
+    place = Run(training.folder(settings, "latency"), cli.document(settings))
+    modules = {name: portable.named(name, settings.channels, settings.image_size) for name in settings.encoders.split(",")}
     place.begin()
-    rows, missing, frameworks = [], {}, words.frameworks.split(",")
-    counts, batches = [n or cores() for n in numbers(words, "threads")], numbers(words, "batches")
+    rows, missing, frameworks = [], {}, settings.frameworks.split(",")
+    counts, batches = [n or cores() for n in numbers(settings, "threads")], numbers(settings, "batches")
     with counting("measuring") as progress:
         for number, (name, module) in enumerate(modules.items()):
             encoder, file = artifact.encoder_in(module.model), place.folder / "model.onnx"
@@ -102,7 +102,7 @@ def run(words) -> int:
     if not rows:
         raise RunError(f"nothing could be measured: {'; '.join(f'{name}: {why}' for name, why in missing.items())}")
     kept = {"rows": rows, "missing": missing, "hardware": hardware() | {"threads": counts}, "code": code(),
-            "versions": versions(("torch", "onnxruntime", "timm")), "words": identity(words)}
+            "versions": versions(("torch", "onnxruntime", "timm")), "words": identity(settings)}
     place.write("latency.csv", table(rows))
     place.write("latency.png", picture(rows))
     place.write("latency.md", text(kept) + "\n![latency](latency.png)\n")

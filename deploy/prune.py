@@ -5,43 +5,43 @@
         --student runs/pruned/classifier.safetensors
 
 What it leaves has lost accuracy: `linear_eval.finetune` or, as above, `distill.train` goes on from its weights, and
-`deploy.export` measures what those leave. Nothing here imports torch before the words are understood.
+`deploy.export` measures what those leave. Nothing here imports torch before the settings are understood.
 """
 import json
 import sys
 from functools import partial
 from pathlib import Path
 
-from core import command, config
+from core import cli, training
 from core.identity import identity
 from deploy.compare import CLOSE, difference, reason
-from deploy.words import KINDS, PruneWords, check_file
+from deploy.settings import KINDS, PruneSettings, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOL = config.Tool(
+TOOL = cli.Tool(
     module="deploy.prune",
     primary=ROOT / "deploy" / "prune.yaml",
     searched=(ROOT / "vision" / "config",),
     summary="Prune an encoder: python -m deploy.prune --encoder runs/y/classifier.safetensors --keep 0.5",
-    words=PruneWords,
+    settings=PruneSettings,
 )
 WAY_OUT = "use --kind unstructured, or another encoder"
 STEPS, MOST = 100, 0.95  # of pruning: how many there may be, and the share of a layer's channels that may leave
 
 
 def main() -> int:
-    return config.main(TOOL, partial(command.start, TOOL, check, run))
+    return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
 
-def check(words) -> None:
+def check(settings: PruneSettings) -> None:
     """Refuse what can be refused before anything is loaded."""
-    check_file(words)
-    command.check(words)
-    wrong = {} if 0 < words.keep < 1 else {"keep": "a share: more than 0, less than 1"}
-    wrong |= {} if words.kind in KINDS else {"kind": " or ".join(KINDS)}
-    wrong |= {} if words.multiple > 0 else {"multiple": "more than 0"}
-    wrong |= {} if words.devices == 1 else {"devices": "1: pruning is one process"}
-    command.refuse(config.flat(words), wrong)
+    check_file(settings)
+    training.check(settings)
+    wrong = {} if 0 < settings.keep < 1 else {"keep": "a share: more than 0, less than 1"}
+    wrong |= {} if settings.kind in KINDS else {"kind": " or ".join(KINDS)}
+    wrong |= {} if settings.multiple > 0 else {"multiple": "more than 0"}
+    wrong |= {} if settings.devices == 1 else {"devices": "1: pruning is one process"}
+    training.refuse(cli.flat(settings), wrong)
 
 
 def structured(model, encoder, keep: float, multiple: int):
@@ -129,7 +129,7 @@ def write_checked(target: Path, content: bytes, model) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def run(words) -> int:
+def run(settings: PruneSettings) -> int:
     import torch
 
     from core import checkpoint
@@ -137,7 +137,7 @@ def run(words) -> int:
     from core.run import another
     from vision import artifact, cost
 
-    source, out = config.expand(words.encoder), command.folder(words, f"pruned-{words.keep:g}")
+    source, out = cli.expand(settings.encoder), training.folder(settings, f"pruned-{settings.keep:g}")
     model, card = artifact.load_whole(source)
     encoder, head = artifact.encoder_in(model), None if card.classes is None else model.head
     target = out / ("encoder.safetensors" if head is None else "classifier.safetensors")
@@ -150,19 +150,19 @@ def run(words) -> int:
                 "latency p50": time["p50"], "latency p95": time["p95"]}
 
     before = costs()
-    if words.kind == "structured":
-        structured(model, encoder, words.keep, words.multiple)
+    if settings.kind == "structured":
+        structured(model, encoder, settings.keep, settings.multiple)
     else:
-        unstructured(encoder, words.keep)
+        unstructured(encoder, settings.keep)
     after = costs()
-    origin = {"tool": TOOL.module, "words": identity(words), "from": card.origin}
+    origin = {"tool": TOOL.module, "words": identity(settings), "from": card.origin}
     encoder.eval()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be written: {error.strerror}; give another out") from error
     write_checked(target, artifact.dumps(encoder, card, origin, head, card.classes), model)
-    kept = {"before": before, "after": after, "words": identity(words), "hardware": hardware(),
+    kept = {"before": before, "after": after, "words": identity(settings), "hardware": hardware(),
             "versions": versions(("torch", "torch-pruning", "timm")), "code": code()}
     checkpoint.write(out / "pruned.json", json.dumps(kept, indent=1) + "\n")
     print("| | before | after | share |\n|---|---|---|---|")

@@ -35,6 +35,7 @@ from starlette.formparsers import MultiPartException
 from deploy.batching import Batcher
 from deploy.gallery import Gallery
 from deploy.model import Model, Outputs, Refused
+from deploy.settings import ServeSettings
 from vision.decode import decode
 
 PAGE = Path(__file__).with_name("page.html")
@@ -91,15 +92,15 @@ class Counted:
             self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
 
 
-def build(model: Model, gallery: Gallery | None, words) -> FastAPI:
-    """words: batch, waiting, megabytes, megapixels, top, count (deploy/words.py)."""
+def build(model: Model, gallery: Gallery | None, settings: ServeSettings) -> FastAPI:
+    """words: batch, waiting, megabytes, megapixels, top, count (deploy/settings.py)."""
     metrics = Metrics()
 
     def answer(images: np.ndarray) -> Outputs:
         with metrics.model_seconds.time():
             return model(images)
 
-    batcher = Batcher(answer, words.batch, words.waiting, metrics.batch)
+    batcher = Batcher(answer, settings.batch, settings.waiting, metrics.batch)
 
     @contextlib.asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -130,21 +131,21 @@ def build(model: Model, gallery: Gallery | None, words) -> FastAPI:
         return JSONResponse({"error": f"the service failed: {type(error).__name__}"}, 500)
 
     async def outputs(request: Request) -> Outputs:
-        body = await upload(request, int(words.megabytes * 1e6))
-        return await batcher.ask(await asyncio.to_thread(model.taken, body, words.megapixels))
+        body = await upload(request, int(settings.megabytes * 1e6))
+        return await batcher.ask(await asyncio.to_thread(model.taken, body, settings.megapixels))
 
     def classes(found: Outputs) -> list[dict]:
         if model.classes is None:
             raise Refused(404, "this model has features alone, no classes; ask /neighbours")
         odds = np.exp(found.logits - found.logits.max())
         odds /= odds.sum()
-        order = np.argsort(-odds)[: words.top]
+        order = np.argsort(-odds)[: settings.top]
         return [{"class": model.classes[i], "probability": round(float(odds[i]), 6)} for i in order]
 
     def neighbours(found: Outputs, count: int | None) -> list[dict]:
         if gallery is None:
             raise Refused(404, "there is no gallery; start with --gallery FOLDER")
-        count = words.count if count is None else count
+        count = settings.count if count is None else count
         if not 1 <= count <= 100:
             raise Refused(422, f"count={count}: must be from 1 to 100")
         return [

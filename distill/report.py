@@ -1,17 +1,17 @@
 """The table at the end: teacher, student, and what the student must beat; what each is worth and what it costs."""
 import json
 import shlex
-from dataclasses import asdict
+from functools import partial
 
 import torch
 from torch import nn
 
-from core import config
+from core import cli
 from core.distributed import is_main
 from core.machine import hardware, versions
-from core.words import Optim
+from core.settings import OptimSettings
+from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
-from distill.words import listed
 from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
@@ -54,12 +54,12 @@ def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     return right / len(dataset.test) * 100
 
 
-def final(run, words, dataset, method, master, recipe, world, seconds: float) -> None:
+def final(run, settings: DistillSettings, dataset, method, master, recipe, world, seconds: float) -> None:
     """results.json, report.md, and the table on the terminal."""
     device, rows = world.device, {}
     labelled = dataset.classes is not None and dataset.test.labels is not None and len(dataset.test) > 0
     normalisation = torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std)
-    torch.manual_seed(words.seed)
+    torch.manual_seed(settings.seed)
     fresh = encoders.build(method.encoder.spec).to(device)
     if labelled:
         indices = evenly(len(dataset.train), CALIBRATED)
@@ -67,8 +67,8 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
         fresh = calibrated(fresh, some, *normalisation, device)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
-    beside = [from_file(path, "beside") for path in listed(words.beside)]
-    entries = {f"teacher: {m.name}": m for m in master.members} | {f"student: {student.name}, {words.chosen.method}": student}
+    beside = [from_file(path, "beside") for path in listed(settings.beside)]
+    entries = {f"teacher: {m.name}": m for m in master.members} | {f"student: {student.name}, {settings.method.name}": student}
     entries |= {f"beside: {m.name}": m for m in beside} | {f"untrained: {untrained.name}": untrained}
     for name, member in entries.items():
         encoder, head = member.encoder.to(device), member.head
@@ -87,7 +87,8 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
         "hardware": hardware(), "versions": versions(),
     }
     run.write("results.json", json.dumps(found, indent=1) + "\n")
-    lines = [f"# {words.chosen.method} on {dataset.name}: {method.encoder.spec.name} after {master.name}", "", *table(rows), ""]
+    title = f"# {settings.method.name} on {dataset.name}: {method.encoder.spec.name} after {master.name}"
+    lines = [title, "", *table(rows), ""]
     if labelled:
         lines += [
             f"Test accuracy in %, last weights. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
@@ -101,48 +102,43 @@ def final(run, words, dataset, method, master, recipe, world, seconds: float) ->
     if cache:
         print(f"teacher: {cache.hits} steps read from {cache.folder}, {cache.misses} computed")
     if not beside:
-        print("\n".join(alone(run, words, classifier=labelled and student.head is not None)))
+        print("\n".join(alone(run, settings, classifier=labelled and student.head is not None)))
 
 
-def alone(run, words, classifier: bool) -> list[str]:
+def alone(run, settings: DistillSettings, classifier: bool) -> list[str]:
     """The command that trains the same encoder without the teacher, and the word that puts it into the table.
 
     A classifier is trained with the same optimizer and views; without one the encoder is pretrained.
     """
     tool, name = ("linear_eval.finetune", "classifier") if classifier else ("ssl.pretrain", "encoder")
     out = f"{run.folder}-alone"
-    said = [] if classifier else [("method", "simclr")]
-    said += [("encoder", words.encoder), ("data", words.chosen.data), *_carried(words, classifier)]
-    said += [("steps", words.steps) if words.steps else ("epochs", words.epochs)]
-    said += [("batch_size", words.batch_size), ("seed", words.seed)]
+    first = {} if classifier else {"method": "simclr"}
+    first |= {"encoder": settings.encoder, "data": settings.data.name}
+    then = {"steps": settings.steps} if settings.steps else {"epochs": settings.epochs}
+    then |= {"batch_size": settings.batch_size, "seed": settings.seed}
     if classifier:
-        said += [("method.smoothing", 0), *_optimizer(words)]
-    command = " ".join(["uv run python -m", tool, *(_word(*word) for word in said), _word("out", out)])
-    again = f"         then this one again, with {_word('beside', f'{out}/{name}.safetensors')}"
+        then |= {"method.smoothing": 0} | _optimizer(settings)
+    words = [*_arguments(first), *cli.arguments(settings, partial(_is_shared, classifier)), *_arguments(then | {"out": out})]
+    command = f"uv run python -m {tool} {shlex.join(words)}"
+    again = f"         then this one again, with {shlex.join(cli.argument('beside', f'{out}/{name}.safetensors'))}"
     return [f"next:    {command}", f"{again}: the student alone in the same table"]
 
 
-def _carried(words, classifier: bool) -> list[tuple[str, str]]:
-    """What was said of images and encoder, and of views where both tools have the same."""
-    names = "stem", "pretrained", "image_size", "precision", *(["augment"] if classifier else [])
-    pairs = [word.partition("=")[::2] for word in words.chosen.words]
-    begins = ("data.", "augment.") if classifier else ("data.",)
-    return [(n, value.strip("'")) for n, value in pairs if n in names or n.lstrip("+").startswith(begins)]
+def _is_shared(classifier: bool, name: str) -> bool:
+    """Is it a setting of images and encoder, or of views where both tools have the same?"""
+    names = ("stem", "pretrained", "image_size", "precision", *(["augment"] if classifier else []))
+    return name in names or name.startswith(("data.", "augment.") if classifier else "data.")
 
 
-def _optimizer(words) -> list[tuple[str, object]]:
+def _optimizer(settings: DistillSettings) -> dict[str, object]:
     """Where it is not what linear_eval.finetune would take."""
-    always, given = ("name", "lr", "weight_decay"), config.plain(words.optim)
-    usual = asdict(Optim())
-    found = [(f"optim.{n}", value) for n, value in given.items() if n in always or value != usual[n]]
-    at = ",".join(map(str, words.steps_at))
-    return found + ([("schedule.name", "step"), ("schedule.at", f"[{at}]")] if at else [])
+    always, usual = ("name", "lr", "weight_decay"), cli.plain(OptimSettings())
+    found = {f"optim.{n}": v for n, v in cli.plain(settings.optim).items() if n in always or v != usual[n]}
+    return found | ({"schedule.name": "step", "schedule.at": settings.steps_at} if settings.steps_at else {})
 
 
-def _word(name: str, value) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    text = shlex.quote(text)
-    return f"{name}={text}" if name.startswith("+") else f"--{name} {text}"
+def _arguments(values: dict[str, object]) -> list[str]:
+    return [argument for name, value in values.items() for argument in cli.argument(name, value)]
 
 
 def table(rows: dict[str, dict[str, float]]) -> list[str]:

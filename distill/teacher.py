@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core import config
+from core import cli
+from core.errors import SettingError
 from core.method import Batch
 from distill.cache import Cache
 from distill.method import map_shapes, maps_of
-from distill.words import listed
+from distill.settings import listed
 from linear_eval.features import fingerprint
 from vision import artifact, encoders
 from vision.pixels import normalise
@@ -128,8 +129,8 @@ def member(name: str) -> Member:
     if not name.endswith(".safetensors"):
         try:
             found = encoders.pretrained_input(name)
-        except ValueError as error:
-            raise ValueError(str(error).replace("encoder=", "teacher=", 1)) from error
+        except SettingError as error:
+            raise error.of("teacher") from error
         if found is None:
             raise ValueError(f"teacher={name}: no published weights by that name; give a file or a timm model that has some")
         mean, std, size = found
@@ -140,15 +141,15 @@ def member(name: str) -> Member:
 
 def from_file(name: str, word: str) -> Member:
     """word: the setting that named the file, for what is said where it is none of ours."""
-    path = config.expand(name)
+    path = cli.expand(name)
     try:
         if artifact.read_card(path).classes is None:
             (encoder, card), head = artifact.load(path), None
         else:
             whole, card = artifact.load_classifier(path)
             encoder, head = whole.encoder, whole.head
-    except ValueError as error:
-        raise ValueError(str(error).replace("encoder=", f"{word}=", 1)) from error
+    except SettingError as error:
+        raise error.of(word) from error
     return Member(name, encoder, head, card.classes, torch.tensor(card.mean), torch.tensor(card.std))
 
 

@@ -3,7 +3,7 @@
     uv run python -m distill.train --teacher runs/x/encoder.safetensors --student mobilenetv3_small_100 --data fashion_mnist
     uv run python -m distill.train --teacher runs/y/classifier.safetensors --student resnet18,mobilenetv3_small_100 --method dkd
 
-Nothing here imports torch before the words are understood: a mistyped one is answered at once.
+Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
 import sys
 import time
@@ -12,65 +12,66 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from core import command, config
-from distill.words import DistillWords, listed
+from core import cli, training
+from core.errors import SettingError
+from distill.settings import DistillSettings, listed
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOL = config.Tool(
+TOOL = cli.Tool(
     module="distill.train",
     primary=ROOT / "distill" / "train.yaml",
     searched=(ROOT / "vision" / "config",),
     summary="Distil an encoder: python -m distill.train --teacher runs/x/encoder.safetensors --student resnet18",
-    words=DistillWords,
+    settings=DistillSettings,
 )
 
 
 def main() -> int:
-    return config.main(TOOL, partial(command.start, TOOL, check, run))
+    return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
 
-def check(words) -> None:
+def check(settings: DistillSettings) -> None:
     """Refuse what can be refused before anything is loaded or launched."""
-    if not listed(words.teacher):
+    if not listed(settings.teacher):
         raise ValueError("teacher=…: say which encoder teaches, such as runs/…/encoder.safetensors or resnet50")
-    command.check(words)
-    wrong = {} if 0 <= words.cache_gb < inf else {"cache_gb": "0 or more"}
-    at = list(words.steps_at)
+    training.check(settings)
+    wrong = {} if 0 <= settings.cache_gb < inf else {"cache_gb": "0 or more"}
+    at = list(settings.steps_at)
     if not all(0 < share < 1 for share in at) or at != sorted(at):
         wrong["steps_at"] = "shares of the run, rising, such as [0.6,0.8]"
-    if words.chunk:
+    if settings.chunk:
         wrong["chunk"] = "left out: accumulate does the same for most of these losses"
-    flat = config.flat(words)
+    flat = cli.flat(settings)
     if flat.get("augment.local.views"):
         wrong["augment.local.views"] = "0: the teacher sees what the student sees, whole images"
-    command.refuse(flat, wrong)
-    word, names = students(words)
+    training.refuse(flat, wrong)
+    word, names = students(settings)
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{word}={words[word]}: {'each one once' if names else 'say what to train, such as resnet18'}")
-    for said, path in [*(("teacher", name) for name in listed(words.teacher)), *((word, name) for name in names)]:
-        if path.endswith(".safetensors") and not config.expand(path).is_file():
+        way = "each one once" if names else "say what to train, such as resnet18"
+        raise ValueError(f"{word}={getattr(settings, word)}: {way}")
+    for said, path in [*(("teacher", name) for name in listed(settings.teacher)), *((word, name) for name in names)]:
+        if path.endswith(".safetensors") and not cli.expand(path).is_file():
             raise ValueError(f"{said}={path}: no such file")
-    for path in listed(words.beside):
-        if not config.expand(path).is_file():
+    for path in listed(settings.beside):
+        if not cli.expand(path).is_file():
             raise ValueError(f"beside={path}: no such file")
 
 
-def students(words) -> tuple[str, list[str]]:
-    """The word that says what to train, and what it names."""
-    word = "encoder" if words.student is None else "student"
-    return word, listed(words[word])
+def students(settings: DistillSettings) -> tuple[str, list[str]]:
+    """The setting that says what to train, and what it names."""
+    name = "encoder" if settings.student is None else "student"
+    return name, listed(getattr(settings, name))
 
 
-def jobs(words) -> list:
+def jobs(settings: DistillSettings) -> list:
     """One configuration a student; each is a run of its own, and all but the first find the teacher's outputs kept."""
-    _, names = students(words)
-    said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("student", "encoder")]
-    found = []
-    for name, folder in zip(names, folders(names), strict=True):
-        several = len(names) > 1 and words.out != "auto"
-        out = [config.text_word("out", config.expand(words.out) / folder)] if several else []
-        found.append(config.compose(TOOL, [*said, config.text_word("encoder", name), *out]))
-    return found
+    _, names = students(settings)
+    several = len(names) > 1 and settings.out != "auto"
+    outs = [{"out": cli.expand(settings.out) / folder} if several else {} for folder in folders(names)]
+    return [
+        cli.derive(TOOL, settings, ["student"], changes={"encoder": name} | out)
+        for name, out in zip(names, outs, strict=True)
+    ]
 
 
 def folders(names: list[str]) -> list[str]:
@@ -82,36 +83,36 @@ def folders(names: list[str]) -> list[str]:
     return found if len(set(found)) == len(found) else [f"{i}-{folder}" for i, folder in enumerate(found, 1)]
 
 
-def check_names(words) -> None:
+def check_names(settings: DistillSettings) -> None:
     """Refuse, before the first student is trained, what the last could not begin or end with."""
     from distill.teacher import from_file
     from vision import encoders
 
-    word, names = students(words)
+    word, names = students(settings)
     for name in names:
         if name.endswith(".safetensors"):
             from_file(name, word)
             continue
         try:
-            encoders.specify(name, 3, words.image_size, "full")
-        except ValueError as error:
-            raise ValueError(str(error).replace("encoder=", f"{word}=", 1)) from error
-    for path in listed(words.beside):
+            encoders.specify(name, 3, settings.image_size, "full")
+        except SettingError as error:
+            raise error.of(word) from error
+    for path in listed(settings.beside):
         from_file(path, "beside")
 
 
-def run(words) -> int:
-    """From words to report, one student after the other."""
+def run(settings: DistillSettings) -> int:
+    """From settings to report, one student after the other."""
     from core import distributed
 
-    with distributed.session(words.device) as world:
-        check_names(words)
-        for job in jobs(words):
+    with distributed.session(settings.device) as world:
+        check_names(settings)
+        for job in jobs(settings):
             student(job, world)
     return 0
 
 
-def student(words, world) -> None:
+def student(settings: DistillSettings, world) -> None:
     """One run."""
     import torch
 
@@ -125,48 +126,48 @@ def student(words, world) -> None:
     from vision.data import build_data, fingerprints
 
     start = time.monotonic()
-    torch.manual_seed(words.seed)
-    dataset = build_data(words)
-    name, images = f"distil-{words.chosen.method}-{words.chosen.data}", fingerprints(dataset)
-    run = Run(command.folder(words, name, images), config.plain(words), words.resume, images)
-    encoder, recipe = build_encoder(words, dataset)
-    master = teacher.load(words.teacher, recipe.mean, recipe.std, world.device)
-    classes = check_classes(dataset, master, words)
-    method = command.build_method(words, encoder, teacher=master, classes=classes)
+    torch.manual_seed(settings.seed)
+    dataset = build_data(settings)
+    name, images = f"distil-{settings.method.name}-{settings.data.name}", fingerprints(dataset)
+    run = Run(training.folder(settings, name, images), cli.document(settings), settings.resume, images)
+    encoder, recipe = build_encoder(settings, dataset)
+    master = teacher.load(settings.teacher, recipe.mean, recipe.std, world.device)
+    classes = check_classes(dataset, master, settings)
+    method = training.build_method(settings, encoder, teacher=master, classes=classes)
     split = dataset.train if method.needs_labels else dataset.pretrain
     if method.needs_labels and len(split.labels.unique()) < 2:
-        raise ValueError(f"data={words.chosen.data}: training images of a single class leave nothing to learn; add another")
-    deal = loaders.Plan(len(split), words.batch_size, words.seed, world)
+        raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
+    deal = loaders.Plan(len(split), settings.batch_size, settings.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
     if world.size > 1 and method.sync_batchnorm:
         sync_batchnorm(method)
     method.to(world.device, memory_format=torch.channels_last)
-    optimizer = command.build_optimizer(words, method)
-    precise = precision(words.precision, encoder, world.device, [view.size for view in recipe.views])
-    plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise, checks=frozenset())
-    if words.steps_at:
-        o, at = words.optim, tuple(words.steps_at)
-        plan = replace(plan, rate=partial(stepped, peak=command.learning_rate(words), warmup=o.warmup, at=at, factor=0.1))
+    optimizer = training.build_optimizer(settings, method)
+    precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
+    plan = training.build_plan(settings, deal.steps_an_epoch, world.size, precise, checks=frozenset())
+    if settings.steps_at:
+        o, at = settings.optim, tuple(settings.steps_at)
+        plan = replace(plan, rate=partial(stepped, peak=training.learning_rate(settings), warmup=o.warmup, at=at, factor=0.1))
     extra = {"teacher": master.fingerprint()}
-    keep(words, method, master, extra["teacher"], split, recipe, precise)
-    workers = command.workers(words, world.local_size, world.device.type == "cuda")
+    keep(settings, method, master, extra["teacher"], split, recipe, precise)
+    workers = training.workers(settings, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(split, recipe, deal, encoder.spec.channels, workers)
 
     past = run.restore(method, optimizer)
     if past and past["teacher"] != extra["teacher"]:
         way = f"name that one, or {another(run.folder)}"
-        raise ValueError(f"teacher={words.teacher} is not the one that {run.folder} began with; {way}")
+        raise ValueError(f"teacher={settings.teacher} is not the one that {run.folder} began with; {way}")
     run.begin()
     say(
-        f"{words.chosen.method} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "
+        f"{settings.method.name} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "
         f"({report.millions(encoder)}, {encoder.dim} features) after {master.name} ({master.parameters / 1e6:.2f} M "
         f"parameters, {master.dim} features), {plan.steps} steps of {plan.batch_size} images → {run.folder}"
     )
     for note in notes:
         say(f"note: {note}")
     if distributed.is_main() and run.step < plan.steps:
-        run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, words.chosen.method)]
-    if words.compile:
+        run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(plan.steps, run.step, settings.method.name)]
+    if settings.compile:
         compile_encoder(encoder)
     try:
         loop.train(method, batches.batches(run.step, plan.steps), optimizer, plan, run, world.device,
@@ -179,27 +180,27 @@ def student(words, world) -> None:
     if head is not None:
         told = dataset.classes or master.classes  # without labels the classifier is the teacher's
         run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, told))
-    report.final(run, words, dataset, method, master, recipe, world, time.monotonic() - start)
+    report.final(run, settings, dataset, method, master, recipe, world, time.monotonic() - start)
 
 
-def check_classes(dataset, master, words) -> int:
+def check_classes(dataset, master, settings: DistillSettings) -> int:
     """How many classes a classifier can learn to tell apart; 0 without labels.  Refuses a teacher of other classes."""
     if dataset.classes is None:
         return 0
     if master.classes is not None and tuple(master.classes) != tuple(dataset.classes):
         raise ValueError(
-            f"teacher={words.teacher} tells apart {len(master.classes)} classes ({', '.join(master.classes[:3])}, …), "
-            f"data={words.chosen.data} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, …): they must be the same"
+            f"teacher={settings.teacher} tells apart {len(master.classes)} classes ({', '.join(master.classes[:3])}, …), "
+            f"data={settings.data.name} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, …): they must be the same"
         )
     return 0 if dataset.train.labels is None else len(dataset.classes)
 
 
-def keep(words, method, master, fingerprint: str, split, recipe, precise) -> None:
+def keep(settings: DistillSettings, method, master, fingerprint: str, split, recipe, precise) -> None:
     """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
     from core.run import say
     from distill.cache import Cache
 
-    if words.cache == "none" or not words.cache_gb or not method.wants:
+    if settings.cache == "none" or not settings.cache_gb or not method.wants:
         return
     if getattr(split, "skipped", None):
         say("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
@@ -208,12 +209,12 @@ def keep(words, method, master, fingerprint: str, split, recipe, precise) -> Non
         "teacher": fingerprint,
         "images": split.fingerprint(),
         "precision": str(precise),
-        "views": config.plain(words.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
-        "seed": words.seed,
+        "views": cli.plain(settings.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
+        "seed": settings.seed,
         "outputs": list(master.says),
     }
     width = method.views * sum(master.width(name) for name in master.says)
-    master.cache = Cache(config.expand(words.cache), what, len(split), width, words.cache_gb * 1e9)
+    master.cache = Cache(cli.expand(settings.cache), what, len(split), width, settings.cache_gb * 1e9)
 
 
 if __name__ == "__main__":

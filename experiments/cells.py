@@ -145,10 +145,15 @@ def version(module: str, method: str = "") -> str:
 
 def method_of(words: Sequence[str]) -> str:
     """The one that a command names, or its recipe; "" where neither does."""
-    said = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    said = _given(words)
     if "method" not in said and (path := ROOT / said.get("recipe", "?")).is_file():
         said = {name: str(value) for name, value in (yaml.safe_load(path.read_text()) or {}).items()}
     return said.get("method", "")
+
+
+def _given(words: Sequence[str]) -> dict[str, str]:
+    """--name=value … → {name: value, …}"""
+    return dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
 
 
 def _closure(folder: Path, name: str) -> set[str]:
@@ -165,7 +170,7 @@ def _closure(folder: Path, name: str) -> set[str]:
 
 def files_of(words: Sequence[str]) -> list[Path]:
     """Recipes and modules of the repository that a command names: what is in them decides too."""
-    named = (ROOT / word.partition("=")[2].split(":")[0] for word in words)
+    named = (ROOT / value.split(":")[0] for value in _given(words).values())
     return [path for path in named if path.suffix in (".yaml", ".py") and path.is_file()]
 
 

@@ -16,7 +16,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from core import checkpoint, config, identity
+from core import checkpoint, cli, identity
 from core.machine import code, hardware, versions
 from experiments.first_run import pretrain, spread
 from linear_eval import knn, probe
@@ -36,9 +36,9 @@ def fingerprint(recipe: Path) -> str:
     """Of the whole configuration that the recipe makes."""
     from ssl.pretrain import TOOL
 
-    words, _ = config.overrides(["--recipe", str(recipe)])
-    words, _ = config.with_recipe(TOOL, words)
-    return identity.fingerprint(identity.identity(config.compose(TOOL, words)))
+    words, _ = cli.overrides(["--recipe", str(recipe)])
+    words, _ = cli.with_recipe(TOOL, words)
+    return identity.fingerprint(identity.identity(cli.compose(TOOL, words)))
 
 
 def cell(recipe: Path, seed: int, out: Path) -> dict:

@@ -20,7 +20,7 @@ from optuna.storages import InMemoryStorage
 from rich.progress import track
 from scipy.stats import spearmanr, wilcoxon
 
-from core import checkpoint, config
+from core import checkpoint, cli
 from core.machine import certificate
 from experiments.tabular import KEPT, SEEDS, WORDS, choices
 from nas import proxies
@@ -29,8 +29,8 @@ from nas.objective import foretold
 from nas.pareto import hypervolume
 from nas.sampler import SAMPLERS
 from nas.scheduler import Halving, Plan, Worker
+from nas.settings import PROXIES
 from nas.tabular import Lookup, Table
-from nas.words import PROXIES
 from ssl.pretrain import TOOL
 from vision import datasets
 
@@ -99,13 +99,13 @@ def rho(found, truth: np.ndarray) -> list[float]:
 
 def ranked(table: Table) -> dict:
     """Spearman's ρ of each proxy with the accuracy at the end (mean over seeds), over all architectures."""
-    words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
+    settings, data = cli.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
     scores: dict[str, list] = {name: [] for name in PROXIES}
     seconds = dict.fromkeys(PROXIES, 0.0)
     for _, choice in track(choices(), "proxies"):
         for name in PROXIES:
             start = time.perf_counter()
-            scores[name].append(foretold(name, choice, words, data))
+            scores[name].append(foretold(name, choice, settings, data))
             seconds[name] += time.perf_counter() - start
     scores["az"] = proxies.az_score(scores["az"])
     truth = np.array([table.knn(choice.hash, table.epochs) for _, choice in choices()])

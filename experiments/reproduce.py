@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core import checkpoint, command, signals
+from core import checkpoint, signals, training
 from core.errors import Stopped
 from core.machine import code, hardware, versions
 from experiments import launch
@@ -69,7 +69,7 @@ def reproduce(given) -> int:
     if given.parallel < 0:
         raise ValueError(f"parallel={given.parallel}: must be 0 or more")
     settings = _pairs(given.slurm, "slurm")
-    launcher = launch.Cluster(settings) if given.launcher == "slurm" else launch.Here(given.parallel, command.gpus())
+    launcher = launch.Cluster(settings) if given.launcher == "slurm" else launch.Here(given.parallel, training.gpus())
     ended = launch.run(cells, launcher, say)
     said = " ".join(["python -m experiments.reproduce", *_said(given)])
     place = table.name + ("-smoke" if given.smoke else "") + ("-some" if given.only else "")
@@ -127,7 +127,7 @@ def _pairs(said: list[str], name: str) -> dict:
     if wrong := [text for text in said if "=" not in text]:
         raise ValueError(f"{name}={wrong[0]}: written NAME=VALUE")
     try:
-        return {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in said)}
+        return {key: yaml.safe_load(value) for key, value in (text.split("=", 1) for text in said)}
     except yaml.YAMLError as error:
         raise ValueError(f"{name}={' '.join(said)}: a value is no yaml: {' '.join(str(error).split())[:120]}") from error
 

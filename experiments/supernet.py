@@ -22,7 +22,7 @@ import torch
 from optuna.trial import BaseTrial, FixedTrial
 from rich.progress import track
 
-from core import checkpoint, command, config
+from core import checkpoint, cli, training
 from core.machine import code, hardware, versions
 from experiments import judge, tabular
 from linear_eval.features import images_of
@@ -52,12 +52,12 @@ def nested(trial: BaseTrial, channels: int, size: int, family: dict) -> encoders
 
 def accuracies(family: dict, seed: int, epochs: int, subnets: int, data: Dataset) -> dict[str, list[float]]:
     """Train a supernet; kNN of every part with the statistics of its own, and with the leading ones of the whole."""
-    words, (train, validation) = config.compose(TOOL, [*tabular.WORDS, f"epochs={epochs}"]), tabular.splits(data)
+    settings, (train, validation) = cli.compose(TOOL, [*tabular.WORDS, f"epochs={epochs}"]), tabular.splits(data)
     spaced = partial(nested, family=family)
     torch.manual_seed(seed)
     encoder = encoders.build(whole(spaced, 1, tabular.SIZE)).train()
-    method = sandwiched(command.build_method(words, encoder), spaced, subnets, seed)
-    tabular.pretrain(method, seed, words, data, train)
+    method = sandwiched(training.build_method(settings, encoder), spaced, subnets, seed)
+    tabular.pretrain(method, seed, settings, data, train)
     images, found = images_of(train, torch.arange(2000), tabular.SIZE, 1), {"recalibrated": [], "as cut": []}
     for choice in members(family):
         part = elastic.extract(encoder, choice.spec)

@@ -21,7 +21,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from core import checkpoint, command, config, loop
+from core import checkpoint, cli, loop, training
 from core.distributed import session
 from core.machine import code, hardware, versions
 from core.method import Method
@@ -52,7 +52,7 @@ def choices() -> list[tuple[dict, Choice]]:
     return [(p, choose(optuna.trial.FixedTrial(p), tabular, 1, SIZE, [], {})) for p in points]
 
 
-def curve(choice: Choice, seed: int, words, data: Dataset, train, validation) -> list[float]:
+def curve(choice: Choice, seed: int, settings, data: Dataset, train, validation) -> list[float]:
     """kNN accuracy on validation after each epoch."""
     torch.manual_seed(seed)
     encoder, found = encoders.build(choice.spec).train(), []
@@ -62,7 +62,7 @@ def curve(choice: Choice, seed: int, words, data: Dataset, train, validation) ->
         encoder.train()
         return {}
 
-    pretrain(command.build_method(words, encoder), seed, words, data, train, observe)
+    pretrain(training.build_method(settings, encoder), seed, settings, data, train, observe)
     return [round(accuracy, 2) for accuracy in found]
 
 
@@ -74,19 +74,19 @@ def judged(encoder: nn.Module, data: Dataset, train, validation) -> float:
     return knn_accuracy(*bank.tensors, *queries.tensors, len(data.classes))
 
 
-def pretrain(method: Method, seed: int, words, data: Dataset, train, observe=lambda step: {}) -> None:
+def pretrain(method: Method, seed: int, settings, data: Dataset, train, observe=lambda step: {}) -> None:
     """Train on these images alone; observe: called after each epoch."""
     with session("cpu") as world, tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(SIZE, data.mean, data.std, **config.plain(words.augment))
-        deal = loaders.Plan(len(train), words.batch_size, seed, world)
+        recipe = Recipe(SIZE, data.mean, data.std, **cli.plain(settings.augment))
+        deal = loaders.Plan(len(train), settings.batch_size, seed, world)
         method.prepare(deal.images, deal.batch_size)
         method.to(memory_format=torch.channels_last)
-        checks = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(int(words.epochs)))
-        plan = command.build_plan(words, deal.steps_an_epoch, 1, None, checks=checks, seed=seed)
+        checks = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(int(settings.epochs)))
+        plan = training.build_plan(settings, deal.steps_an_epoch, 1, None, checks=checks, seed=seed)
         run = Run(Path(folder) / "run", {"seed": seed})
         run.begin()
         batches = loaders.loader(train, recipe, deal, 1, 0).batches(0, plan.steps)
-        loop.train(method, batches, command.build_optimizer(words, method), plan, run, world.device, observe)
+        loop.train(method, batches, training.build_optimizer(settings, method), plan, run, world.device, observe)
 
 
 def splits(data: Dataset) -> tuple:
@@ -96,7 +96,7 @@ def splits(data: Dataset) -> tuple:
 
 def cells(worker: int, workers: int) -> None:
     """This worker's share of what is not done yet."""
-    words, data = config.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
+    settings, data = cli.compose(TOOL, list(WORDS)), datasets.load("fashion_mnist", seed=0)
     train, validation = splits(data)
     jobs = [(choice, seed) for seed in SEEDS for _, choice in choices()][worker::workers]
     for choice, seed in track(jobs, "architectures × seeds", console=None, disable=not sys.stderr.isatty()):
@@ -104,7 +104,7 @@ def cells(worker: int, workers: int) -> None:
         if path.exists():
             continue
         start = time.process_time()
-        cell = {"knn": curve(choice, seed, words, data, train, validation), "code": code()}
+        cell = {"knn": curve(choice, seed, settings, data, train, validation), "code": code()}
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write(path, json.dumps(cell | {"cpu_seconds": round(time.process_time() - start, 1)}))
 

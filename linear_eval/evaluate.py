@@ -3,7 +3,7 @@
     uv run python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist
     uv run python -m linear_eval.evaluate --encoder resnet50 --pretrained --suite cifar10,stl10 --parts [knn,linear]
 
-Nothing here imports torch before the words are understood: a mistyped one is answered at once.
+Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
 import json
 import sys
@@ -11,45 +11,45 @@ import time
 from functools import partial
 from pathlib import Path
 
-from core import command, config
-from linear_eval.words import CLASSIFIERS, PARTS, EvaluateWords
+from core import cli, training
+from linear_eval.settings import CLASSIFIERS, PARTS, EvaluateSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOL = config.Tool(
+TOOL = cli.Tool(
     module="linear_eval.evaluate",
     primary=ROOT / "linear_eval" / "evaluate.yaml",
     searched=(ROOT / "vision" / "config",),
     summary="Evaluate an encoder: python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist",
-    words=EvaluateWords,
+    settings=EvaluateSettings,
 )
 
 
 def main() -> int:
-    return config.main(TOOL, partial(command.start, TOOL, check, run))
+    return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
 
-def check(words) -> None:
+def check(settings: EvaluateSettings) -> None:
     """Refuse what can be refused before anything is loaded or launched."""
-    if words.encoder is None:
+    if settings.encoder is None:
         newest = sorted(Path("runs").glob("*/encoder.safetensors"), key=lambda path: path.stat().st_mtime)
         hint = f"the newest here is {newest[-1]}" if newest else "such as runs/…/encoder.safetensors, or resnet50 --pretrained"
         raise ValueError(f"encoder=…: say which encoder to evaluate; {hint}")
-    command.check(words)
+    training.check(settings)
     wrong = {}
-    if unknown := [part for part in words.parts if part not in PARTS]:
+    if unknown := [part for part in settings.parts if part not in PARTS]:
         raise ValueError(f"parts={unknown[0]}: there are {', '.join(PARTS)}")
-    if words.attention not in ("none", "cbam"):
+    if settings.attention not in ("none", "cbam"):
         wrong["attention"] = "none or cbam"
-    command.refuse(config.flat(words), wrong)
-    check_protocol(config.plain(words.protocol))
-    if unknown := [name for name in (words.suite or "").split(",") if name and name not in TOOL.choices("data")]:
-        raise ValueError(f"suite={words.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")
+    training.refuse(cli.flat(settings), wrong)
+    check_protocol(cli.plain(settings.protocol))
+    if unknown := [name for name in (settings.suite or "").split(",") if name and name not in TOOL.choices("data")]:
+        raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")
 
 
 def check_protocol(protocol: dict) -> None:
     """A protocol's numbers have no types of their own: those of v1.yaml show of which kind and sign they are."""
-    example = config.flat(TOOL.example("protocol", "v1"))
-    for name, value in config.flat(protocol).items():
+    example = cli.flat(TOOL.example("protocol", "v1"))
+    for name, value in cli.flat(protocol).items():
         shown = example[name]
         values = value if isinstance(value, list) else [value]
         kind = type(shown[0] if isinstance(shown, list) else shown)
@@ -66,42 +66,41 @@ def check_protocol(protocol: dict) -> None:
 
 def changes(protocol: dict) -> dict:
     """What differs from the frozen numbers of the protocol's name."""
-    frozen = config.flat(TOOL.example("protocol", protocol["name"]))
-    return {name: value for name, value in config.flat(protocol).items() if frozen.get(name) != value}
+    frozen = cli.flat(TOOL.example("protocol", protocol["name"]))
+    return {name: value for name, value in cli.flat(protocol).items() if frozen.get(name) != value}
 
 
-def jobs(words) -> list:
-    """The evaluations that these words ask for: one, or one a data set of the suite, each in a folder of its own."""
-    if not words.suite:
-        return [words]
-    out = command.folder(words, "suite")
-    said = [w for w in words.chosen.words if w.partition("=")[0].lstrip("+") not in ("suite", "data", "out")]
-    own = {name: [f"data={name}", config.text_word("out", out / name)] for name in words.suite.split(",")}
-    return [config.compose(TOOL, [*said, *more]) for more in own.values()]
+def jobs(settings: EvaluateSettings) -> list:
+    """The evaluations that these settings ask for: one, or one a data set of the suite, each in a folder of its own."""
+    if not settings.suite:
+        return [settings]
+    out = training.folder(settings, "suite")
+    names = settings.suite.split(",")
+    return [cli.derive(TOOL, settings, ["suite"], changes={"data": name, "out": out / name}) for name in names]
 
 
-def run(words) -> int:
-    """From words to report. All processes extract features and fine-tune; the main one does the rest alone."""
+def run(settings: EvaluateSettings) -> int:
+    """From settings to report. All processes extract features and fine-tune; the main one does the rest alone."""
     from core import checkpoint, distributed
     from linear_eval import report
     from linear_eval.gather import gather
     from linear_eval.judge import judge
 
     everything = []
-    with distributed.session(words.device) as world:
+    with distributed.session(settings.device) as world:
         start = time.monotonic()
-        for job in jobs(words):
+        for job in jobs(settings):
             everything.append((job, gather(job, world), time.monotonic() - start))
             start = time.monotonic()
     if world.rank:
         return 0
     results = []
     for job, material, seconds in everything:
-        results.append(judge(job, material, changes(config.plain(job.protocol)), seconds))
+        results.append(judge(job, material, changes(cli.plain(job.protocol)), seconds))
         print(report.text_table(results[-1]))
         print(*(f"{name}: {material.run.folder / name}" for name in ("results.json", "report.html")), sep="\n")
-    if words.suite:
-        folder = command.folder(words, "suite")
+    if settings.suite:
+        folder = training.folder(settings, "suite")
         table = report.suite_table(results)
         checkpoint.write(folder / "suite.md", table)
         checkpoint.write(folder / "suite.json", json.dumps(results, indent=1) + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import command, config, loop, trackers
+from core import cli, loop, trackers, training
 from core.batchnorm import sync_batchnorm
 from core.distributed import World, broadcast_object, is_main
 from core.run import ProgressBar, Run, say
@@ -17,6 +17,7 @@ from linear_eval import subsets
 from linear_eval.classifier import Classifier
 from linear_eval.features import Source, collect, evaluating, plain
 from linear_eval.outcome import Outcome
+from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
 from vision.augment import Recipe
 from vision.build import build_encoder, compile_encoder, precision
@@ -37,48 +38,49 @@ class Fitted:
     images: int  # that it was trained on
 
 
-def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
+def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None) -> Fitted | None:
     """Train, or go on, or find it done.  None on other processes than the main one."""
     start = time.monotonic()
-    torch.manual_seed(words.seed)
-    dataset = dataset or build_data(words)
+    torch.manual_seed(settings.seed)
+    dataset = dataset or build_data(settings)
     images = fingerprints(dataset)
-    run = Run(command.folder(words, f"finetune-{words.chosen.data}", images), config.plain(words), words.resume, images)
-    check_labels(dataset, words.chosen.data)
-    check_validation(dataset, words)
-    encoder, recipe = build_encoder(words, dataset)
-    train, validation = (_some(split, words) for split in (dataset.train, dataset.validation))
+    folder = training.folder(settings, f"finetune-{settings.data.name}", images)
+    run = Run(folder, cli.document(settings), settings.resume, images)
+    check_labels(dataset, settings.data.name)
+    check_validation(dataset, settings)
+    encoder, recipe = build_encoder(settings, dataset)
+    train, validation = (_some(split, settings) for split in (dataset.train, dataset.validation))
     counts = train.labels.bincount(minlength=len(dataset.classes))
-    method = command.build_method(words, encoder, counts=counts, seed=words.seed)
-    if world.size > 1 and words.method.trains != "head":
+    method = training.build_method(settings, encoder, counts=counts, seed=settings.seed)
+    if world.size > 1 and settings.method.trains != "head":
         sync_batchnorm(method)
     method.to(world.device, memory_format=torch.channels_last)
-    deal = loaders.Plan(len(train), words.batch_size, words.seed, world, train.labels if words.balanced else None)
-    optimizer = command.build_optimizer(words, method)
-    watch = Watch(method, validation, recipe, world.device, words.early_stop)
-    precise = precision(words.precision, encoder, world.device, [view.size for view in recipe.views])
-    plan = command.build_plan(words, deal.steps_an_epoch, world.size, precise, enough=watch.enough)
-    plan = replace(plan, rate=rate(words, watch, plan.rate))
+    deal = loaders.Plan(len(train), settings.batch_size, settings.seed, world, train.labels if settings.balanced else None)
+    optimizer = training.build_optimizer(settings, method)
+    watch = Watch(method, validation, recipe, world.device, settings.early_stop)
+    precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
+    plan = training.build_plan(settings, deal.steps_an_epoch, world.size, precise, enough=watch.enough)
+    plan = replace(plan, rate=rate(settings, watch, plan.rate))
     if not len(validation):
         plan = replace(plan, checks=frozenset())
 
     watch.restore(run.restore(method, optimizer))
     run.begin()
     say(
-        f"{words.chosen.method} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
+        f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
         f"{plan.steps} steps of {plan.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
     )
     if is_main() and run.step < plan.steps:
-        run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, "fine-tuning")]
-    workers = command.workers(words, world.local_size, world.device.type == "cuda")
+        run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(plan.steps, run.step, "fine-tuning")]
+    workers = training.workers(settings, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(train, recipe, deal, encoder.spec.channels, workers).batches(run.step, plan.steps)
-    if words.compile:
+    if settings.compile:
         compile_encoder(encoder)
     try:
         loop.train(method, batches, optimizer, plan, run, world.device, observe=watch.check, extra=watch.state)
     finally:
         run.close()
-    if words.early_stop and watch.best:
+    if settings.early_stop and watch.best:
         method.load_state_dict(watch.best)
     origin = {"tool": "linear_eval.finetune", "words": run.identity}
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
@@ -87,11 +89,11 @@ def fit(words, world: World, dataset: Dataset | None = None) -> Fitted | None:
     if scores is None:
         return None
     outcome = Outcome(
-        "augmented" if words.method.trains == "head" else "finetune",
+        "augmented" if settings.method.trains == "head" else "finetune",
         scores.x,
-        {"lr": words.optim.lr, "epochs": round(run.step / deal.steps_an_epoch, 2), "weights": watch.which},
+        {"lr": settings.optim.lr, "epochs": round(run.step / deal.steps_an_epoch, 2), "weights": watch.which},
         watch.selected_on,
-        watch.scores[-1] if watch.scores and not words.early_stop else max(watch.scores, default=None),
+        watch.scores[-1] if watch.scores and not settings.early_stop else max(watch.scores, default=None),
         seconds=time.monotonic() - start,
     )
     return Fitted(run.folder, method, recipe, dataset, outcome, scores.indices, len(train))
@@ -107,21 +109,23 @@ def check_labels(dataset: Dataset, name: str) -> None:
         raise ValueError(f"data={name} has no labelled test images; add images, or a test/ folder with class folders")
 
 
-def check_validation(dataset: Dataset, words) -> None:
+def check_validation(dataset: Dataset, settings: FinetuneSettings) -> None:
     """Refuse settings that read validation accuracy where there are no validation images."""
     if len(dataset.validation):
         return
-    readers = {f"early_stop={words.early_stop}": words.early_stop, "schedule.name=plateau": words.schedule.name == "plateau"}
+    plateau = settings.schedule.name == "plateau"
+    readers = {f"early_stop={settings.early_stop}": settings.early_stop, "schedule.name=plateau": plateau}
     for setting, reads in readers.items():
         if reads:
-            raise ValueError(f"{setting} needs validation images, and data={words.chosen.data} has none: raise data.validation")
+            data = f"data={settings.data.name}"
+            raise ValueError(f"{setting} needs validation images, and {data} has none: raise data.validation")
 
 
-def _some(split, words):
+def _some(split, settings: FinetuneSettings):
     """The share of a split's labelled images that `labels` asks for."""
-    if words.labels == 1 or not len(split):
+    if settings.labels == 1 or not len(split):
         return split
-    return split.select(torch.from_numpy(subsets.share(split.labels, words.labels, words.seed, words.draw)))
+    return split.select(torch.from_numpy(subsets.share(split.labels, settings.labels, settings.seed, settings.draw)))
 
 
 def predict(method: Classifier, split, recipe: Recipe, device: torch.device, title: str):
@@ -135,9 +139,9 @@ def predict(method: Classifier, split, recipe: Recipe, device: torch.device, tit
     return collect(Source(title, "", describe, spec.image_size, spec.channels, "float32"), split, device, title=title)
 
 
-def rate(words, watch: "Watch", cosine):
+def rate(settings: FinetuneSettings, watch: "Watch", cosine):
     """The learning rate as a function of progress. A plateau's also depends on what validation has shown so far."""
-    s, o, peak = words.schedule, words.optim, command.learning_rate(words)
+    s, o, peak = settings.schedule, settings.optim, training.learning_rate(settings)
     if s.name == "step":
         return partial(stepped, peak=peak, warmup=o.warmup, at=tuple(s.at), factor=s.factor, start=o.warmup_lr)
     if s.name == "plateau":

@@ -53,7 +53,7 @@ def _agreed(values: list):
 
 
 def document(
-    words, encoder: nn.Module, dataset: Dataset, rows: list[dict], protocol: str, changes: dict, notes: list[str]
+    settings, encoder: nn.Module, dataset: Dataset, rows: list[dict], protocol: str, changes: dict, notes: list[str]
 ) -> dict:
     """The whole of results.json."""
     spec = encoder.spec
@@ -62,7 +62,7 @@ def document(
         "protocol_changes": changes,
         "encoder": {
             "name": spec.name,
-            "source": str(words.encoder) + (" (timm's weights)" if words.pretrained else ""),
+            "source": str(settings.encoder) + (" (timm's weights)" if settings.pretrained else ""),
             "dim": encoder.dim,
             "parameters": sum(p.numel() for p in encoder.parameters()),
             "image_size": spec.image_size,
@@ -75,7 +75,7 @@ def document(
             "validation": len(dataset.validation),
             "test": len(dataset.test),
         },
-        "seed": words.seed,
+        "seed": settings.seed,
         "command": command(),
         "code": code(),
         "hardware": hardware(),

@@ -18,20 +18,20 @@ import numpy as np
 import torch
 
 import ssl.pretrain
-from core import checkpoint, command, config
+from core import checkpoint, cli, training
 from core.distributed import World, end_with_parent
 from core.errors import RunError, Stopped
 from core.method import Batch
-from core.words import PretrainWords, types_of
+from core.settings import PretrainSettings, types_of
 from linear_eval.features import collect, evenly, images_of, of_encoder, plain, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
-from nas.ledger import Entry, Lost, run_folders
+from nas.entry import Entry, Lost, run_folders
 from nas.retry import StorageError
 from nas.sampler import excess
+from nas.settings import PROXIES, SearchSettings, limits, objectives, tuned
 from nas.space import Choice
-from nas.words import PROXIES, NasWords, limits, objectives, tuned
 from vision import artifact, cost, encoders, loaders
 from vision.augment import Recipe
 from vision.splits import Dataset
@@ -41,12 +41,12 @@ BATCH = 64  # of latency_batch
 PATIENCE = 120.0  # seconds that a training may take to save and end
 STARTUP = 1800  # seconds: the longest that a training may take to its first step
 SCORED = 64  # images that a proxy sees at a time
-OURS = set(types_of(NasWords)) - set(types_of(PretrainWords))  # words that pretraining does not know
+OURS = set(types_of(SearchSettings)) - set(types_of(PretrainSettings))  # settings that pretraining does not know
 
 
-def foretold(proxy: str, choice: Choice, words, data: Dataset) -> float | dict[str, float]:
+def foretold(proxy: str, choice: Choice, settings: SearchSettings, data: Dataset) -> float | dict[str, float]:
     """A proxy's score of the encoder as training would begin with it; "az"'s figures, which `proxies.az_score` joins."""
-    torch.manual_seed(words.seed)
+    torch.manual_seed(settings.seed)
     encoder = encoders.build(choice.spec)
     match proxy:
         case "parameters":
@@ -58,10 +58,10 @@ def foretold(proxy: str, choice: Choice, words, data: Dataset) -> float | dict[s
         case "naswot":
             return proxies.naswot(encoder, some_images(data, encoder.spec))
         case "az":
-            noise = torch.Generator().manual_seed(words.seed)
+            noise = torch.Generator().manual_seed(settings.seed)
             return proxies.az(encoder, torch.randn(some_images(data, encoder.spec).shape, generator=noise))
         case "zico":
-            return proxies.zico(encoder, some_losses(words, data, encoder))
+            return proxies.zico(encoder, some_losses(settings, data, encoder))
     raise ValueError(f"proxy={proxy}: there are {', '.join(PROXIES)}")
 
 
@@ -70,18 +70,20 @@ def some_images(data: Dataset, spec: encoders.Spec) -> torch.Tensor:
     return plain(images, torch.tensor(data.mean), torch.tensor(data.std))
 
 
-def some_losses(words, data: Dataset, encoder) -> list[Callable[[], torch.Tensor]]:
+def some_losses(settings: SearchSettings, data: Dataset, encoder) -> list[Callable[[], torch.Tensor]]:
     """The method's loss of two batches."""
-    method = command.build_method(words, encoder)
+    method = training.build_method(settings, encoder)
     method.prepare(len(data.pretrain), SCORED)
     card = artifact.Card(encoder.spec, data.mean, data.std, encoder.dim, {})
-    views = batches(words, data.pretrain, card, SCORED, words.seed, torch.device("cpu"))
+    views = batches(settings, data.pretrain, card, SCORED, settings.seed, torch.device("cpu"))
     return [lambda batch=batch: method(batch, 0.0)[0] for batch in islice(views, 2)]
 
 
-def batches(words, split, card: artifact.Card, size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+def batches(
+    settings: PretrainSettings, split, card: artifact.Card, size: int, seed: int, device: torch.device
+) -> Iterator[Batch]:
     """An epoch of the split's views, as an encoder of this card is trained on them."""
-    recipe = Recipe(card.spec.image_size, card.mean, card.std, **config.plain(words.augment))
+    recipe = Recipe(card.spec.image_size, card.mean, card.std, **cli.plain(settings.augment))
     deal = loaders.Plan(len(split), size, seed, World(0, 1, 0, 1, device))
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
@@ -128,16 +130,17 @@ class Beating:
 class Train:
     """Evaluator (nas/scheduler.py): self-supervised pretraining, resumed from rung to rung."""
 
-    def __init__(self, words, device: torch.device, data: Dataset):
-        self.words, self.device, self.limits, self.data = words, device, limits(words.limit), data
-        self.names = {*objectives(words.objectives), *self.limits}
-        flat = config.flat(words)
-        tune = tuned(words.tune, flat)
-        shared = dict(channels=self.data.channels, size=words.image_size, tune=tune, flat=flat)
-        chosen = space.named(words.space)
-        self.choose, self.opening = partial(space.choose, space=chosen, **shared), space.opening(words.space, chosen, **shared)
+    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset):
+        self.settings, self.device, self.limits, self.data = settings, device, limits(settings.limit), data
+        self.names = {*objectives(settings.objectives), *self.limits}
+        flat = cli.flat(settings)
+        tune = tuned(settings.tune, flat)
+        shared = dict(channels=self.data.channels, size=settings.image_size, tune=tune, flat=flat)
+        chosen = space.named(settings.space)
+        self.choose = partial(space.choose, space=chosen, **shared)
+        self.opening = space.opening(settings.space, chosen, **shared)
         if not self.data.classes and {"knn", "logistic"} & self.names:
-            raise ValueError(f"objectives={words.objectives}: data={words.chosen.data} has no labels; use loss or rankme")
+            raise ValueError(f"objectives={settings.objectives}: data={settings.data.name} has no labels; use loss or rankme")
 
     # ---- before training
 
@@ -156,12 +159,12 @@ class Train:
         return found
 
     def best(self, choices: list[Choice]) -> int:
-        """Which of these `words.proxy` would train."""
+        """Which of these `settings.proxy` would train."""
         found = [self.foretold(choice) for choice in choices]
-        return int(np.argmax(proxies.az_score(found) if self.words.proxy == "az" else found))
+        return int(np.argmax(proxies.az_score(found) if self.settings.proxy == "az" else found))
 
     def foretold(self, choice: Choice) -> float | dict[str, float]:
-        return foretold(self.words.proxy, choice, self.words, self.data)
+        return foretold(self.settings.proxy, choice, self.settings, self.data)
 
     # ---- training
 
@@ -171,38 +174,37 @@ class Train:
         if not begin.exists():
             begin.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write(begin, self.first(chosen))
-        words = config.compose(ssl.pretrain.TOOL, self.said(chosen, begin, out, epochs))
+        settings = self.pretraining(chosen, begin, out, epochs)
         with Starting(beat) as starting:
-            if words.devices > 1:
-                launched(ssl.pretrain.TOOL.module, words, out, Beating(beat, starting).tick)
+            if settings.devices > 1:
+                launched(ssl.pretrain.TOOL.module, settings, out, Beating(beat, starting).tick)
             else:
-                ssl.pretrain.run(words, [Beating(beat, starting)])
+                ssl.pretrain.run(settings, [Beating(beat, starting)])
         beat()
         encoder, card = artifact.load(out / "encoder.safetensors")
         figures = self.judge(encoder, card, BANK, beat)
         if "loss" in self.names:
-            figures["loss"] = self.loss(words, encoder, card, out, beat)
+            figures["loss"] = self.loss(settings, encoder, card, out, beat)
         return figures
 
-    def said(self, choice: Choice, begin: Path, out: Path, epochs: float) -> list[str]:
-        """The words of this trial's pretraining. Its number of epochs is the search's: the schedule is the whole one's."""
+    def pretraining(self, choice: Choice, begin: Path, out: Path, epochs: float) -> PretrainSettings:
+        """The settings of this trial. Its number of epochs is the search's: the schedule is the whole one's."""
         drop = OURS | {"encoder", "out", "until", "report", "image_size"}
-        kept = [w for w in self.words.chosen.words if w.partition("=")[0].lstrip("+~") not in drop]
-        until = [] if epochs >= self.words.epochs else [f"until={epochs:.6g}"]
-        tuned = [f"{name}={str(value).replace(' ', '')}" for name, value in choice.words.items()]
-        paths = [config.text_word("encoder", begin), config.text_word("out", out)]
-        return [*kept, *tuned, *paths, "report=false", "checks=1", "log_every=50", *until]
+        changes = {**choice.words, "encoder": begin, "out": out, "report": False, "checks": 1, "log_every": 50}
+        if epochs < self.settings.epochs:
+            changes["until"] = float(f"{epochs:.6g}")
+        return cli.derive(ssl.pretrain.TOOL, self.settings, drop, changes=changes)
 
     def first(self, choice: Choice) -> bytes:
         """Where training begins: the seed's random weights."""
-        torch.manual_seed(self.words.seed)
+        torch.manual_seed(self.settings.seed)
         encoder = encoders.build(choice.spec)
-        recipe = Recipe(choice.spec.image_size, self.data.mean, self.data.std, **config.plain(self.words.augment))
+        recipe = Recipe(choice.spec.image_size, self.data.mean, self.data.std, **cli.plain(self.settings.augment))
         return artifact.dumps(encoder, recipe, {"tool": "nas.search", "choice": choice.json})
 
     def folder(self, entry: Entry) -> Path:
         """The trial's run folder. After a worker was lost, a copy of what it left: should it wake up, it writes to the old."""
-        here, *older = run_folders(self.words.study, entry)
+        here, *older = run_folders(self.settings.study, entry)
         if not here.exists():
             before = next((run for run in older if (run / "last.pt").exists()), None)
             if before is not None:
@@ -242,14 +244,14 @@ class Train:
         return figures
 
     @torch.no_grad()
-    def loss(self, words, encoder, card, out: Path, beat: Callable[[], None]) -> float:
+    def loss(self, settings: PretrainSettings, encoder, card, out: Path, beat: Callable[[], None]) -> float:
         """The method's loss on views of validation images, the same views for every trial."""
-        method = command.build_method(words, encoder)
-        method.prepare(len(self.data.pretrain), words.batch_size)
+        method = training.build_method(settings, encoder)
+        method.prepare(len(self.data.pretrain), settings.batch_size)
         method.load_state_dict(checkpoint.load(out / "last.pt")["method"])
         method.to(self.device).eval()
         split = self.data.validation
-        views = batches(words, split, card, min(words.batch_size, len(split)), 0, self.device)
+        views = batches(settings, split, card, min(settings.batch_size, len(split)), 0, self.device)
         losses = []
         for batch in views:
             beat()
@@ -265,13 +267,13 @@ class Score(Train):
         return {"proxy": self.foretold(Choice.from_json(choice))}
 
 
-def launched(module: str, words, out: Path, tick: Callable[[int], None]) -> None:
+def launched(module: str, settings: PretrainSettings, out: Path, tick: Callable[[int], None]) -> None:
     """A training on several processes: a command of its own, alive while its figures grow.  tick: called when they did"""
     log = out.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:
-        said = [sys.executable, "-m", module, *words.chosen.words]
-        child = subprocess.Popen(said, stdout=file, stderr=file, preexec_fn=end_with_parent)
+        command = [sys.executable, "-m", module, *cli.save(settings, out.with_suffix(".settings.json"))]
+        child = subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=end_with_parent)
         metrics = out / "metrics.jsonl"
 
         def size() -> int:
@@ -296,4 +298,4 @@ def launched(module: str, words, out: Path, tick: Callable[[int], None]) -> None
         raise Stopped("stopped by a signal; the same command goes on")
     if child.returncode:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise RunError(f"{words.devices} processes ended with code {child.returncode}: {lines[-1]}")
+        raise RunError(f"{settings.devices} processes ended with code {child.returncode}: {lines[-1]}")

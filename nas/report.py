@@ -17,16 +17,17 @@ from types import SimpleNamespace
 import numpy as np
 from optuna.trial import TrialState
 
-from core import checkpoint, config
+from core import checkpoint, cli
 from core.errors import RunError
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.machine import code, hardware, versions
 from nas import study
-from nas.ledger import Entry, Ledger, run_folders
+from nas.entry import Entry, run_folders
+from nas.ledger import Ledger
 from nas.pareto import front, hypervolume
 from nas.scheduler import ONE_TOO_MANY, Plan
+from nas.settings import COSTS, OBJECTIVES
 from nas.storage import folder
-from nas.words import COSTS, OBJECTIVES
 
 FILE = "encoder.safetensors"
 
@@ -268,18 +269,18 @@ def _named(name: str) -> str:
 
 
 def main() -> int:
-    def again(words) -> int:
+    def again(settings) -> int:
         """Of the study as it was begun: no word but its name, and where it is kept, needs saying."""
         try:
-            book = Ledger(words.study, words.storage)
-            begun = SimpleNamespace(**(config.flat(words) | (book.settings or {})))
-            write(book, study.plan(begun), words.study)
+            book = Ledger(settings.study, settings.storage)
+            begun = SimpleNamespace(**(cli.flat(settings) | (book.settings or {})))
+            write(book, study.plan(begun), settings.study)
         except RunError as error:  # such as a storage that no longer answers
             print(f"error: {error}", file=sys.stderr)
             return error.code
         return 0
 
-    return config.main(study.TOOL, again)
+    return cli.main(study.TOOL, again)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from optuna.trial import TrialState
 from core import signals
 from core.errors import RunError, Stopped
 from nas import sampler
-from nas.ledger import Entry, Ledger, Lost, Watch, asked
+from nas.entry import Entry, Lost, asked
+from nas.ledger import Ledger, Watch
 from nas.pareto import order
 from nas.retry import StorageError
 from nas.sampler import Known
-from nas.words import COSTS
+from nas.settings import COSTS
 
 REFUSED = 10  # trials in a row, of `sampler.REDRAWN` proposals each: the limits leave nothing
 ONE_TOO_MANY = "one too many: another worker was first"

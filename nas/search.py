@@ -13,34 +13,35 @@ import time
 from functools import partial
 from pathlib import Path
 
-from core import command, config, signals
+from core import cli, signals, training
 from core.errors import Stopped
 from core.machine import cores
+from nas.settings import SearchSettings
 from nas.study import TOOL, check, ledger, plan
 
 WORKER = "NOLABEL_SEARCH_WORKER"  # set in the environment of a worker: its number on this machine
 RESTARTS = 20  # of a worker that is killed
 def main() -> int:
-    return config.main(TOOL, work if WORKER in os.environ else begin)
+    return cli.main(TOOL, work if WORKER in os.environ else begin)
 
 
-def begin(words) -> int:
-    check(words)
+def begin(settings: SearchSettings) -> int:
+    check(settings)
     signals.place("; no trial is lost: the same command goes on")
     with signals.deferred():
-        return supervise(words)
+        return supervise(settings)
 
 
 # --------------------------------------------------------------------------------------------------------------- a worker
 
 
-def work(words) -> int:
+def work(settings: SearchSettings) -> int:
     from core import distributed
 
-    return distributed.guarded(partial(run, words))
+    return distributed.guarded(partial(run, settings))
 
 
-def run(words) -> int:
+def run(settings: SearchSettings) -> int:
     """A worker: takes trials until there are none."""
     from core import distributed
     from nas.objective import Score, Train
@@ -49,10 +50,10 @@ def run(words) -> int:
     from vision.data import build_data
 
     distributed.end_with_parent()  # and give the trial back; elsewhere than on Linux beats do it
-    kind = {"train": Train, "supernet": Inherit, "proxy": Score}[words.strategy]
-    study, data = ledger(words), build_data(words)
+    kind = {"train": Train, "supernet": Inherit, "proxy": Score}[settings.strategy]
+    study, data = ledger(settings), build_data(settings)
     study.hold_images(data.fingerprints)
-    Worker(study, plan(words), kind(words, distributed.pick_device(words.device, 0), data)).run()
+    Worker(study, plan(settings), kind(settings, distributed.pick_device(settings.device, 0), data)).run()
     return 0
 
 
@@ -62,10 +63,11 @@ def run(words) -> int:
 class Crew:
     """The workers of this machine."""
 
-    def __init__(self, words):
-        self.words, self.folder = words, config.expand("runs") / "nas" / words.study / "workers"
-        gpus = command.gpus() if words.device in ("auto", "cuda") else []
-        self.gpus, self.size = gpus, words.parallel or len(gpus) or 1
+    def __init__(self, settings: SearchSettings):
+        self.settings, self.folder = settings, cli.expand("runs") / "nas" / settings.study / "workers"
+        gpus = training.gpus() if settings.device in ("auto", "cuda") else []
+        self.gpus, self.size = gpus, settings.parallel or len(gpus) or 1
+        self.arguments = cli.save(settings, self.folder / f"{os.uname().nodename}.json")
         self.processes: dict[int, subprocess.Popen] = {}
         self.restarts = 0
 
@@ -77,7 +79,7 @@ class Crew:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         with open(self.log(number), "ab") as log:
             self.processes[number] = subprocess.Popen(
-                [sys.executable, "-m", TOOL.module, *self.words.chosen.words], env=environment, stdout=log, stderr=log,
+                [sys.executable, "-m", TOOL.module, *self.arguments], env=environment, stdout=log, stderr=log,
             )
 
     def log(self, number: int) -> Path:
@@ -111,7 +113,7 @@ class Crew:
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
-        end = time.monotonic() + 2 * self.words.interval
+        end = time.monotonic() + 2 * self.settings.interval
         for process in self.processes.values():
             try:
                 process.wait(max(0, end - time.monotonic()))
@@ -124,17 +126,18 @@ class Crew:
                 raise
 
 
-def supervise(words) -> int:
+def supervise(settings: SearchSettings) -> int:
     """Start workers, watch over the study, show it, report."""
     from nas import report
-    from nas.ledger import Watch, machine
+    from nas.entry import machine
+    from nas.ledger import Watch
     from nas.storage import folder
 
-    book, numbers, crew = ledger(words, anew=True), plan(words), Crew(words)
-    watch, view = Watch(book, words.interval), report.View(numbers, words.study)
-    owners, supernet = {}, folder(words.study) / "supernet"
-    if words.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
-        view.say(f"first the supernet: {words.supernet_epochs:g} epochs, in {supernet}")
+    book, numbers, crew = ledger(settings, anew=True), plan(settings), Crew(settings)
+    watch, view = Watch(book, settings.interval), report.View(numbers, settings.study)
+    owners, supernet = {}, folder(settings.study) / "supernet"
+    if settings.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
+        view.say(f"first the supernet: {settings.supernet_epochs:g} epochs, in {supernet}")
     code = None
     for i in range(crew.size):
         crew.start(i)
@@ -148,13 +151,13 @@ def supervise(words) -> int:
             for lost in watch.look():
                 if (owners.get(lost) or "").startswith(machine() + ":"):
                     crew.kill(owners[lost])
-            time.sleep(min(1.0, words.interval / 4))
+            time.sleep(min(1.0, settings.interval / 4))
         crew.stop()
         view.show(book.entries())
     finally:
         crew.stop()
         view.close()
-    report.write(book, numbers, words.study)
+    report.write(book, numbers, settings.study)
     if signals.requested() and code is None:
         signals.say("stopped; the same command goes on")
         signals.answered()

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from optuna.trial import BaseTrial
 
-from core import config
-from nas.words import STRENGTH, space_of
+from core import cli
+from nas.settings import STRENGTH, space_of
 from vision import encoders
 from vision.encoders import Spec
 
@@ -217,7 +217,7 @@ def named(name: str) -> Space:
         return SPACES[kind]
     if kind == "names":
         return lambda trial, channels, size: trial.suggest_categorical("name", rest.split(","))
-    path = config.expand(kind)
+    path = cli.expand(kind)
     found = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(found)
     try:

@@ -8,7 +8,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 
-from core import config
+from core import cli
 from nas.journal import Journal
 from nas.retry import named
 
@@ -38,7 +38,7 @@ def existing(said: str | BaseStorage, name: str) -> BaseStorage:
 def _there(said: str) -> bool:
     """Is the file there that a storage lies in?  Servers answer for themselves."""
     kind, _, path = said.partition(":///")
-    return Path(path).exists() if kind.startswith("sqlite") else "://" in said or config.expand(said).exists()
+    return Path(path).exists() if kind.startswith("sqlite") else "://" in said or cli.expand(said).exists()
 
 
 def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:
@@ -47,7 +47,7 @@ def open_storage(said: str | BaseStorage, name: str) -> BaseStorage:
         return said
     if "://" in said:
         return _database(said)
-    path = folder(name) / "journal.log" if said == "auto" else config.expand(said)
+    path = folder(name) / "journal.log" if said == "auto" else cli.expand(said)
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(Journal(path))
 

@@ -20,30 +20,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ssl.pretrain
-from core import command, config
+from core import cli, training
 from core.batchnorm import sync_batchnorm
 from core.distributed import world_size
 from core.memory import Queue
 from core.method import Batch, Method
-from core.words import types_of
+from core.settings import types_of
 from linear_eval.features import evenly, images_of, plain
 from nas import space
-from nas.ledger import Entry
+from nas.entry import Entry
 from nas.objective import OURS, Train, launched
+from nas.settings import SearchSettings, SupernetSettings
 from nas.space import Choice, Space, largest, smallest
 from nas.storage import folder
-from nas.words import SupernetWords
 from vision import artifact, elastic, encoders
 from vision.augment import Recipe
 from vision.encoders import Spec
 from vision.splits import Dataset
 
-TOOL = config.Tool(
+TOOL = cli.Tool(
     module="nas.supernet",
     primary=Path(__file__).with_suffix(".yaml"),
     searched=(ssl.pretrain.ROOT / "ssl", ssl.pretrain.ROOT / "vision" / "config"),
     summary="Pretrain all encoders of a space at once: python -m nas.supernet --space elastic --data digits",
-    words=SupernetWords,
+    settings=SupernetSettings,
 )
 TRIED = 64  # drawn encoders that must be parts of the largest, before anything is trained
 RECALIBRATED = 2_000  # images that BatchNorm sees of a part, once
@@ -116,30 +116,31 @@ def whole(spaced: Space, channels: int, size: int) -> Spec:
     return spec
 
 
-def run(words, listeners=()) -> int:
+def run(settings: SupernetSettings, listeners=()) -> int:
     """ssl.pretrain.run, of the space's largest encoder with all the others inside."""
-    spaced = space.named(words.space)
+    spaced = space.named(settings.space)
 
-    def encoder_of(words, dataset: Dataset) -> tuple[nn.Module, Recipe]:
-        encoder = encoders.build(whole(spaced, dataset.channels, words.image_size))
-        return encoder.train(), Recipe(encoder.spec.image_size, dataset.mean, dataset.std, **config.plain(words.augment))
+    def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Recipe]:
+        encoder = encoders.build(whole(spaced, dataset.channels, settings.image_size))
+        return encoder.train(), Recipe(encoder.spec.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
 
-    def method_of(words, encoder: nn.Module) -> Method:
-        return sandwiched(command.build_method(words, encoder), spaced, words.subnets, words.seed)
+    def method_of(settings: SupernetSettings, encoder: nn.Module) -> Method:
+        return sandwiched(training.build_method(settings, encoder), spaced, settings.subnets, settings.seed)
 
-    return ssl.pretrain.run(words, listeners, encoder_of, method_of)
+    return ssl.pretrain.run(settings, listeners, encoder_of, method_of)
 
 
 def main() -> int:
-    return config.main(TOOL, partial(command.start, TOOL, check, run))
+    return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
 
-def check(words) -> None:
-    command.check(words)
-    command.refuse(config.flat(words), {} if words.subnets >= 0 else {"subnets": "0 or more"})
-    if said := next((word for word in words.chosen.words if word.startswith("encoder=")), None):
-        raise ValueError(f"{said}: a supernet's encoder is the largest of space={words.space}; leave it out")
-    if words.compile:
+def check(settings: SupernetSettings) -> None:
+    training.check(settings)
+    training.refuse(cli.flat(settings), {} if settings.subnets >= 0 else {"subnets": "0 or more"})
+    if "encoder" in cli.given(settings):
+        whole_one = f"a supernet's encoder is the largest of space={settings.space}"
+        raise ValueError(f"encoder={settings.encoder}: {whole_one}; leave it out")
+    if settings.compile:
         raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
 
 
@@ -171,9 +172,9 @@ def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -
 class Inherit(Train):
     """Evaluator (nas/scheduler.py): no epochs are the supernet's own weights, judged; then training goes on from those."""
 
-    def __init__(self, words, device: torch.device, data: Dataset):
-        super().__init__(words, device, data)
-        out = folder(words.study) / "supernet"
+    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset):
+        super().__init__(settings, device, data)
+        out = folder(settings.study) / "supernet"
         with alone(out.with_suffix(".lock")):
             if not (out / "encoder.safetensors").exists():
                 self.train(out)
@@ -183,22 +184,21 @@ class Inherit(Train):
         self.images = images_of(pretrain, evenly(len(pretrain), RECALIBRATED), spec.image_size, spec.channels)
 
     def train(self, out: Path) -> None:
-        w = self.words
-        drop = (OURS - set(types_of(SupernetWords))) | {"encoder", "out", "epochs", "until", "report"}
-        kept = [word for word in w.chosen.words if word.partition("=")[0].lstrip("+~") not in drop]
-        texts = [config.text_word("space", w.space), config.text_word("out", out)]
-        said = [*kept, *texts, f"epochs={w.supernet_epochs:g}", "report=false", "checks=1"]
-        words = config.compose(TOOL, said)
-        if words.devices > 1:
-            launched(TOOL.module, words, out, lambda step: None)
+        drop = (OURS - set(types_of(SupernetSettings))) | {"encoder", "until"}
+        settings = cli.derive(TOOL, self.settings, drop, changes={
+            "space": self.settings.space, "out": out, "epochs": float(f"{self.settings.supernet_epochs:g}"), "report": False,
+            "checks": 1,
+        })
+        if settings.devices > 1:
+            launched(TOOL.module, settings, out, lambda step: None)
         else:
-            run(words)
+            run(settings)
 
     def part(self, spec: Spec) -> nn.Module:
         return inherited(self.encoder, self.card, spec, self.images, self.device)
 
     def first(self, choice: Choice) -> bytes:
-        recipe = Recipe(choice.spec.image_size, self.card.mean, self.card.std, **config.plain(self.words.augment))
+        recipe = Recipe(choice.spec.image_size, self.card.mean, self.card.std, **cli.plain(self.settings.augment))
         return artifact.dumps(self.part(choice.spec), recipe, {"tool": TOOL.module, "choice": choice.json})
 
     def advance(self, choice: dict, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:

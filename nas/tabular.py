@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nas import space
-from nas.ledger import Entry
+from nas.entry import Entry
 from nas.space import Choice
 
 

@@ -11,6 +11,7 @@ from core.distributed import World, gather_objects, is_main
 from core.figures import canvas, drawn
 from core.loop import Plan
 from core.run import ProgressBar, Run, say
+from core.settings import PretrainSettings
 from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
@@ -25,12 +26,14 @@ TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
 
 
-def opening(words, dataset: Dataset, encoder, plan: Plan, run: Run, world: World, notes: list[str]) -> None:
+def opening(
+    settings: PretrainSettings, dataset: Dataset, encoder, plan: Plan, run: Run, world: World, notes: list[str]
+) -> None:
     parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
     size = encoder.spec.image_size
     where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
     say(
-        f"{words.chosen.method} on {len(dataset.pretrain):,} images of {dataset.name} at {size} px: "
+        f"{settings.method.name} on {len(dataset.pretrain):,} images of {dataset.name} at {size} px: "
         f"{encoder.spec.name} ({parameters:.2f} M parameters, {encoder.dim} features), {plan.steps} steps of "
         f"{plan.batch_size} images, {'bf16' if plan.precision else 'fp32'} on {where} → {run.folder}"
     )
@@ -44,17 +47,17 @@ def opening(words, dataset: Dataset, encoder, plan: Plan, run: Run, world: World
         say("this run is finished; its report is made again. For another run change a setting, or give another out")
 
 
-def listen(run: Run, plan: Plan, words, recipe: augment.Recipe, dataset: Dataset, listeners) -> None:
+def listen(run: Run, plan: Plan, settings: PretrainSettings, recipe: augment.Recipe, dataset: Dataset, listeners) -> None:
     """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
     if not is_main() or run.step >= plan.steps:
         return
     run.listeners += [*listeners]
-    if not words.report:
+    if not settings.report:
         return
-    run.listeners += [*trackers.listeners(words.trackers, run), ProgressBar(plan.steps, run.step, words.chosen.method)]
+    run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(plan.steps, run.step, settings.method.name)]
     if run.step == 0:
         indices = torch.arange(min(8, len(dataset.pretrain)))
-        run.write("views.png", augment.picture(dataset.pretrain.resized(indices, recipe.size), recipe, words.seed))
+        run.write("views.png", augment.picture(dataset.pretrain.resized(indices, recipe.size), recipe, settings.seed))
 
 
 def skipped(run: Run, files: dict[str, str]) -> None:
@@ -144,7 +147,7 @@ def test_scores(
 
 
 def final(
-    run: Run, health: Health, dataset: Dataset, encoder: nn.Module, words, initial: Callable[[], nn.Module]
+    run: Run, health: Health, dataset: Dataset, encoder: nn.Module, settings: PretrainSettings, initial: Callable[[], nn.Module]
 ) -> None:
     """report.md, and the gist of it on the terminal.  initial: makes the encoder that training began with, once more.
     Collective.
@@ -155,7 +158,7 @@ def final(
         scores, unread = test_scores(health, dataset, encoder, before)
     if not is_main():
         return
-    lines = [f"# {words.chosen.method} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
+    lines = [f"# {settings.method.name} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
     if health.bank is None:
         lines += ["No labels, so no accuracy: the label-free verdict is all there is to say here.", ""]
     else:
@@ -170,7 +173,7 @@ def final(
             f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
             f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
             f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side. "
-            f"{_beginning(health.began, words)}",
+            f"{_beginning(health.began, settings)}",
             "",
         ]
     path = run.folder / "encoder.safetensors"
@@ -178,9 +181,9 @@ def final(
     load = ["```python", "import safetensors.torch, timm, torch", artifact.snippet(artifact.read_card(path), str(path)), "```"]
     page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
     run.write("report.md", "\n".join(page))
-    ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {suggest.train_on(words)}"]
+    ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {suggest.train_on(settings)}"]
     if health.bank is not None:
-        ends.append(f"         {suggest.evaluate(words, path)}")
+        ends.append(f"         {suggest.evaluate(settings, path)}")
     print("\n".join([*lines, *ends]))
 
 
@@ -192,11 +195,11 @@ def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
     }
 
 
-def _beginning(began: str, words) -> str:
+def _beginning(began: str, settings: PretrainSettings) -> str:
     """What the row of the encoder at step 0 is."""
     if began == UNTRAINED:
         return "untrained: the same architecture with the random weights that training began with."
-    source = words.encoder if words.encoder.endswith(".safetensors") else f"timm's {words.encoder}"
+    source = settings.encoder if settings.encoder.endswith(".safetensors") else f"timm's {settings.encoder}"
     return f"{began}: the weights that training began with, of {source}; BatchNorm's statistics are this data's."
 
 

@@ -24,7 +24,7 @@ TINY = [*SMALL, "--encoder=test_resnet", "--image_size=16"]
 VIT = [*SMALL, "--encoder=test_vit", "--image_size=32"]
 SIZES = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 128, "bn_splits": 4, "prototypes": 20, "slices": 24}
 PASSING = ("seconds", "per_second", "images_per_second", "hardware", "versions", "commit", "when")
-PASSING += ("time", "folder", "out", "command")
+PASSING += ("time", "folder", "out", "command", "code")
 
 
 def main() -> int:
@@ -95,7 +95,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, list[str], int]]:
     encoder = f"--encoder={folder / 'simclr' / 'encoder.safetensors'}"
     yield "evaluate", "linear_eval.evaluate", [encoder, "--data=digits", "--cache=none", "--picture=false",
                                                "--parts=[knn,logistic,linear]", "--protocol.linear.epochs=2"], 1
-    yield "prune", "deploy.prune", [f"--encoder={folder / 'teacher' / 'classifier.safetensors'}", "--kind=channels",
+    yield "prune", "deploy.prune", [f"--encoder={folder / 'teacher' / 'classifier.safetensors'}", "--kind=structured",
                                     "--keep=0.5"], 1
     yield "supernet", "nas.supernet", ["--method=simclr", *SMALL[:-1], "--image_size=8", "--report=false"], 1
 

@@ -23,6 +23,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core.settings import TrainingSettings
 from vision import random
 from vision.pixels import colour_jitter, gaussian_blur, greyscale, normalise, resized_crop, solarize, where_
 
@@ -273,29 +274,29 @@ def picture(images: Tensor, recipe: Recipe, seed: int = 0, indices: Tensor | Non
 
 
 def main() -> int:
-    from core import config
+    from core import cli
 
     folder = Path(__file__).resolve().parent / "config"
     summary = "Write a picture of a batch and its views: python -m vision.augment --data digits --augment strong"
-    return config.main(config.Tool("vision.augment", folder / "augment_picture.yaml", (), summary), draw_picture)
+    return cli.main(cli.Tool("vision.augment", folder / "augment_picture.yaml", (), summary), draw_picture)
 
 
-def draw_picture(words) -> None:
-    """The first `batch_size` images that a run of these words sees, and their views."""
-    from core import config
+def draw_picture(settings: TrainingSettings) -> None:
+    """The first `batch_size` images that a run of these settings sees, and their views."""
+    from core import cli
     from vision.data import build_data
 
-    dataset = build_data(words)
-    recipe = Recipe(words.image_size, dataset.mean, dataset.std, **config.plain(words.augment))
-    indices = random.permutation(words.seed, 0, len(dataset.pretrain))[: words.batch_size]
-    path = Path("runs", f"augment-{words.chosen.data}.png") if words.out == "auto" else config.expand(words.out)
-    png = picture(dataset.pretrain.resized(indices, recipe.size), recipe, words.seed, indices)
+    dataset = build_data(settings)
+    recipe = Recipe(settings.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
+    indices = random.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
+    path = Path("runs", f"augment-{settings.data.name}.png") if settings.out == "auto" else cli.expand(settings.out)
+    png = picture(dataset.pretrain.resized(indices, recipe.size), recipe, settings.seed, indices)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png)
     except OSError as error:
         raise ValueError(f"out={path} cannot be written: {error.strerror}") from None
-    print(f"{path}: {len(indices)} images of {words.chosen.data} above their {len(recipe.views)} views")
+    print(f"{path}: {len(indices)} images of {settings.data.name} above their {len(recipe.views)} views")
 
 
 if __name__ == "__main__":

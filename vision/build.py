@@ -4,31 +4,32 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from core import config
+from core import cli
+from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Recipe, local_views
 from vision.splits import Dataset
 
 
-def build_encoder(words, dataset: Dataset) -> tuple[nn.Module, Recipe]:
+def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module, Recipe]:
     """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation, and so
     does one with timm's published weights: colour images (grey ones are repeated), of the size that they were trained with
     unless `image_size` was said. `scratch` builds the same encoder with random weights.
     """
-    recipe = config.plain(words.augment)
-    local, attention, scratch = local_views(recipe) > 0, words.get("attention", "none"), words.get("scratch", False)
-    channels, size, mean, std = dataset.channels, words.image_size, dataset.mean, dataset.std
-    if words.encoder.endswith(".safetensors"):
-        encoder, card = artifact.load(config.expand(words.encoder), local)
+    recipe = cli.plain(settings.augment)
+    local = local_views(recipe) > 0
+    attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
+    channels, size, mean, std = dataset.channels, settings.image_size, dataset.mean, dataset.std
+    if settings.encoder.endswith(".safetensors"):
+        encoder, card = artifact.load(cli.expand(settings.encoder), local)
         mean, std = card.mean, card.std
         if attention not in ("none", encoder.spec.attention):
-            raise ValueError(f"attention={attention}: {words.encoder} was made without; give it to a timm name")
+            raise ValueError(f"attention={attention}: {settings.encoder} was made without; give it to a timm name")
     else:
-        if words.pretrained and (published := encoders.pretrained_input(words.encoder)):
+        if settings.pretrained and (published := encoders.pretrained_input(settings.encoder)):
             channels, (mean, std, own) = 3, published
-            said = any(word.startswith("image_size=") for word in words.chosen.words)
-            size = size if said else own
-        encoder = encoders.create(words.encoder, channels, size, words.stem, words.pretrained, local, attention)
+            size = size if "image_size" in cli.given(settings) else own
+        encoder = encoders.create(settings.encoder, channels, size, settings.stem, settings.pretrained, local, attention)
     if scratch:
         encoder = encoders.build(encoder.spec)
     views = Recipe(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **recipe)

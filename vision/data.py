@@ -2,21 +2,22 @@
 import re
 from collections import Counter
 
-from core import config
+from core import cli
 from core.distributed import broadcast_object, is_main
 from core.run import counting, say
+from core.settings import CommonSettings
 from vision import datasets
 from vision.listing import ignored_note, one_line
 from vision.splits import Dataset
 
 
-def build_data(words) -> Dataset:
+def build_data(settings: CommonSettings) -> Dataset:
     """The data set, and notes to the terminal on what of it is left out or ignored: also to standard error."""
-    given = config.plain(words.data)
+    given = cli.plain(settings.data)
     if given.get("root"):
-        given["root"] = str(config.expand(given["root"]))
+        given["root"] = str(cli.expand(given["root"]))
     with counting("checking images") as progress:
-        dataset = datasets.load(**given, seed=words.seed, progress=progress)
+        dataset = datasets.load(**given, seed=settings.seed, progress=progress)
     for note in data_notes(dataset):
         say(f"note: {note}")
     return dataset

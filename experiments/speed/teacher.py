@@ -9,7 +9,7 @@ import tempfile
 
 import torch
 
-from core import command, config, optim
+from core import cli, optim, training
 from core.distributed import session
 from distill import teacher
 from distill.cache import Cache
@@ -26,11 +26,11 @@ def main() -> None:
     settings = arguments(
         __doc__.splitlines()[0], steps=(8, "of a run", 2), batch=(256, "images a step", 16), size=(28, "pixels a side")
     )
-    words, cases = config.compose(TOOL, ["teacher=random", "method=seed", "data=synthetic"]), {}
+    words, cases = cli.compose(TOOL, ["teacher=random", "method=seed", "data=synthetic"]), {}
     with session(settings.device) as world, tempfile.TemporaryDirectory() as folder:
         shape = settings.batch * settings.steps, 1, settings.size, settings.size
         split = Images(torch.randint(256, shape, dtype=torch.uint8))
-        recipe = Recipe(settings.size, [0.3], [0.3], **config.plain(words.augment))
+        recipe = Recipe(settings.size, [0.3], [0.3], **cli.plain(words.augment))
         deal = loaders.Plan(len(split), settings.batch, 0, world)
         batches = loaders.loader(split, recipe, deal, 1)
         for large, small in PAIRS:
@@ -41,7 +41,7 @@ def main() -> None:
                 master = teacher.Teacher([member], torch.tensor([0.3]), torch.tensor([0.3]), world.device)
                 master.cache = cache
                 encoder = encoders.create(small, 1, settings.size).train()
-                method = command.build_method(words, encoder, teacher=master, classes=0)
+                method = training.build_method(words, encoder, teacher=master, classes=0)
                 method.prepare(len(split), settings.batch)
                 method.to(world.device, memory_format=torch.channels_last)
                 optimizer = optim.build(method, "adamw", 1e-3, 0.0)

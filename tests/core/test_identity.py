@@ -1,12 +1,16 @@
 """What makes two commands one run: settings, and files and images by their content."""
+import importlib
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from commands import ROOT
+from golden_identities import TABLE
 
-from core import command, config
+from core import cli, training
 from core.identity import difference, digest_of, fingerprint, identity
 from linear_eval import finetune
 from ssl.pretrain import TOOL
@@ -15,7 +19,7 @@ IMAGES = {"images.train": "40 images, 00", "images.classes": "2 (cat, dog; 00)"}
 
 
 def said(*argv: str, tool=TOOL):
-    return config.compose(tool, config.overrides(list(argv), tool.words)[0])
+    return cli.compose(tool, cli.overrides(list(argv), tool.settings)[0])
 
 
 def test_identity_holds_what_changes_the_result_and_nothing_else():
@@ -87,13 +91,13 @@ def test_a_digest_is_made_anew_when_the_file_changes(weights):
 def test_a_folder_is_named_by_settings_files_and_images(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = said("--encoder", str(weights), "--data=folder", "--data.root=x", tool=finetune.TOOL)
-    first = command.folder(words, "finetune", IMAGES)
+    first = training.folder(words, "finetune", IMAGES)
     assert first.parent == Path("runs")
     again = said("--encoder=a/encoder.safetensors", "--data=folder", "--data.root=moved", tool=finetune.TOOL)
-    assert command.folder(again, "finetune", IMAGES) == first
-    assert command.folder(words, "finetune", IMAGES | {"images.train": "41 images, 01"}) != first
+    assert training.folder(again, "finetune", IMAGES) == first
+    assert training.folder(words, "finetune", IMAGES | {"images.train": "41 images, 01"}) != first
     weights.write_bytes(b"others")
-    assert command.folder(words, "finetune", IMAGES) != first
+    assert training.folder(words, "finetune", IMAGES) != first
 
 
 def test_a_run_of_an_older_version_keeps_its_folder(weights, tmp_path, monkeypatch):
@@ -103,10 +107,18 @@ def test_a_run_of_an_older_version_keeps_its_folder(weights, tmp_path, monkeypat
     was = identity(words) | {"encoder": "a/encoder.safetensors"}
     older = Path("runs") / f"finetune-{fingerprint(was)}"
     older.mkdir(parents=True)
-    (older / "config.yaml").write_text(config.yaml_text(words))
-    assert command.folder(words, "finetune", IMAGES) == older
+    (older / "config.yaml").write_text(cli.yaml_text(words))
+    assert training.folder(words, "finetune", IMAGES) == older
     elsewhere = said("--encoder=a/encoder.safetensors", "--data=folder", "--data.root=y", tool=finetune.TOOL)
-    assert command.folder(elsewhere, "finetune", IMAGES) != older
+    assert training.folder(elsewhere, "finetune", IMAGES) != older
     (older / "identity.json").write_text(json.dumps(identity(words) | IMAGES))
-    assert command.folder(words, "finetune", IMAGES) == older
-    assert command.folder(words, "finetune", {"images.train": "other"}) != older
+    assert training.folder(words, "finetune", IMAGES) == older
+    assert training.folder(words, "finetune", {"images.train": "other"}) != older
+
+
+@pytest.mark.parametrize(("module", "words", "expected"), TABLE)
+def test_the_identities_of_older_runs_stay(monkeypatch, module, words, expected):
+    monkeypatch.chdir(ROOT)
+    tool = importlib.import_module(module).TOOL
+    given, _ = cli.with_recipe(tool, cli.overrides(shlex.split(words), tool.settings)[0])
+    assert fingerprint(identity(cli.compose(tool, given))) == expected

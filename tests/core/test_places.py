@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from core import config, places
+from core import cli, places
 from linear_eval.evaluate import TOOL as EVALUATE
 from ssl.pretrain import TOOL
 
@@ -59,11 +59,11 @@ def test_a_run_goes_on_in_its_folder_and_a_new_one_begins_in_an_empty_one(here):
 @pytest.mark.parametrize("tool", [TOOL, EVALUATE], ids=["pretrain", "evaluate"])
 def test_as_a_user_types_it(tool, capsys):
     for setting in ("--out=", "--out=/"):
-        assert config.main(tool, pytest.fail, [setting]) == 2
+        assert cli.main(tool, pytest.fail, [setting]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: out=")
     if tool is EVALUATE:
-        assert config.main(tool, pytest.fail, ["--cache="]) == 2
+        assert cli.main(tool, pytest.fail, ["--cache="]) == 2
         assert "cache=: is empty" in capsys.readouterr().err
 
 

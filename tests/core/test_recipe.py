@@ -7,7 +7,7 @@ import commands
 import pytest
 from commands import ROOT
 
-from core import config, recipe
+from core import cli, recipe
 from core.identity import fingerprint, identity
 from ssl.pretrain import TOOL
 
@@ -43,14 +43,14 @@ def file(tmp_path: Path):
 
 def said(*argv: str):
     """Command line → configuration."""
-    words, _ = config.overrides(list(argv))
-    words, _ = config.with_recipe(TOOL, words)
-    config.check_choices(TOOL, words)
-    return config.compose(TOOL, words)
+    words, _ = cli.overrides(list(argv))
+    words, _ = cli.with_recipe(TOOL, words)
+    cli.check_choices(TOOL, words)
+    return cli.compose(TOOL, words)
 
 
 def settings(*argv: str) -> dict:
-    return config.plain(said(*argv)) | {"chosen": None}
+    return cli.plain(said(*argv))
 
 
 def test_a_file_means_what_its_words_mean_when_said(file):
@@ -61,9 +61,9 @@ def test_the_command_line_has_the_last_word_wherever_it_stands(file):
     path = file(FILE)
     for argv in (["--optim.lr=0.7", "--recipe", path], ["--recipe", path, "--optim.lr=0.7"]):
         assert settings(*argv) == settings(*SAID, "--optim.lr=0.7")
-    assert said("--recipe", path, "--method=byol").chosen.method == "byol"
-    assert said("--recipe", path, "--data=digits", "--augment=weak").chosen.augment == "weak"
-    assert said("--recipe", path, "--recipe", file("seed: 4", "other.yaml")).chosen.data == "digits", "the last file alone"
+    assert said("--recipe", path, "--method=byol").method.name == "byol"
+    assert said("--recipe", path, "--data=digits", "--augment=weak").augment.name == "weak"
+    assert said("--recipe", path, "--recipe", file("seed: 4", "other.yaml")).data.name == "digits", "the last file alone"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_file(file):
@@ -79,20 +79,20 @@ def test_the_file_is_in_the_place_of_the_datas_own_recipe(file):
     assert said().epochs == 80, "ssl/recipe/digits.yaml"
     assert said("--recipe", nothing).epochs == 100
     assert settings("--recipe", nothing) == settings("--recipe=null")
-    assert "recipe" not in said("--recipe=null").chosen
 
 
 def test_the_identity_is_of_the_words_and_not_of_the_file(file):
     first, second = said("--recipe", file(FILE)), said("--recipe", file(FILE, "b c.yaml"))
     assert fingerprint(identity(first)) == fingerprint(identity(said(*SAID)))
-    assert config.yaml_text(first) == config.yaml_text(second) == config.yaml_text(said(*SAID))
+    assert cli.yaml_text(first) == cli.yaml_text(second) == cli.yaml_text(said(*SAID))
 
 
-def test_the_processes_of_a_run_need_no_file(file):
+def test_the_processes_of_a_run_need_no_file(file, tmp_path):
     path = file(FILE.replace("'resnet18'", "a b/it's.safetensors"))
-    words = said("--recipe", path)
+    settings = said("--recipe", path)
     Path(path).unlink()
-    assert settings(*words.chosen.words) == config.plain(words) | {"chosen": None}
+    assert cli.load(TOOL, cli.save(settings, tmp_path / "settings.json")[1]) == settings
+    assert cli.derive(TOOL, settings) == settings
 
 
 @pytest.mark.parametrize("name", ["a b.yaml", "it's.yaml", "a=b.yml", "é,[x].yaml"])
@@ -110,7 +110,7 @@ def test_a_file_as_windows_writes_it(tmp_path, encoding):
 
 
 def test_a_home_folder_of_nobody(capsys):
-    assert config.main(TOOL, pytest.fail, ["--recipe=~nobody-of-this-name/x.yaml"]) == 2
+    assert cli.main(TOOL, pytest.fail, ["--recipe=~nobody-of-this-name/x.yaml"]) == 2
     assert "no such file" in capsys.readouterr().err
 
 
@@ -129,12 +129,13 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_word_is_told_with_its_file_and_the_nearest_right_one(file, capsys, text):
-    from core.command import check
+    from core.training import check
 
     path = file(text)
-    assert config.main(TOOL, check, ["--recipe", path]) == 2
+    assert cli.main(TOOL, check, ["--recipe", path]) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"error: {path}: ")
+    line = "" if text in ("two words: 3", "recipe: digits") else f", line {text.count(chr(10)) + 1}"
+    assert message.startswith(f"error: {path}{line}: ")
     assert message.count(path) == message.count("\n") == 1
     assert all(part in message for part in WRONG[text]), message
 
@@ -168,33 +169,33 @@ def test_what_cannot_be_read(tmp_path):
 
 def test_the_command_lines_own_mistake_is_not_the_files(file, capsys):
     path = file("epochs: 3\nseed: x")
-    assert config.main(TOOL, pytest.fail, ["--recipe", path, "--epocs=3", "--seed=1"]) == 2
+    assert cli.main(TOOL, pytest.fail, ["--recipe", path, "--epocs=3", "--seed=1"]) == 2
     assert capsys.readouterr().err == "error: there is no setting 'epocs'; did you mean epochs?\n"
 
 
 def test_a_group_that_is_neither_known_nor_a_file_lists_both(capsys):
-    assert config.main(TOOL, pytest.fail, ["--recipe=nope"]) == 2
+    assert cli.main(TOOL, pytest.fail, ["--recipe=nope"]) == 2
     assert "digits, fashion_mnist, null, a file PATH.yaml" in capsys.readouterr().err
 
 
 def test_help_and_cfg(file, capsys):
-    assert config.main(TOOL, pytest.fail, ["--recipe", file(FILE), "--cfg", "job"]) == 0
+    assert cli.main(TOOL, pytest.fail, ["--recipe", file(FILE), "--cfg", "job"]) == 0
     assert "epochs: 3.0\n" in capsys.readouterr().out
-    assert config.main(TOOL, pytest.fail, ["--help"]) == 0
+    assert cli.main(TOOL, pytest.fail, ["--help"]) == 0
     assert "--recipe PATH.yaml" in capsys.readouterr().out
 
 
 def test_several_runs_of_a_file(file, tmp_path):
     path = file("epochs: 3\nout: 'a,b'\naugment.crop: [0.2, 1]")
-    code = "import sys; from core import config; from ssl.pretrain import TOOL\n"
+    code = "import sys; from core import cli; from ssl.pretrain import TOOL\n"
     code += "def run(w): print(w.seed, w.out, w.epochs, w.augment.crop, flush=True)\n"
-    code += "sys.exit(config.main(TOOL, run, sys.argv[1:]))"
+    code += "sys.exit(cli.main(TOOL, run, sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--multirun", "--seed=4,5", "--recipe", path, f"hydra.sweep.dir={tmp_path}/m"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [f"{seed} a,b 3.0 [0.2, 1]" for seed in (4, 5)], done.stderr
     done = subprocess.run([*command, "--recipe", file("epocs: 3")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == f"error: {file('epocs: 3')}: there is no setting 'epocs'; did you mean epochs?\n"
+    assert done.stderr == f"error: {file('epocs: 3')}, line 1: there is no setting 'epocs'; did you mean epochs?\n"
 
 
 @pytest.mark.long

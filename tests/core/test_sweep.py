@@ -9,21 +9,21 @@ from types import SimpleNamespace
 import pytest
 from commands import ROOT, SMALL
 
-from core import slurm, sweep
+from core import cli, slurm, sweep
 
 SLURM = ["hydra/launcher=submitit_slurm"]
 
 
 def test_limits_are_added_where_the_user_gave_none(monkeypatch):
     monkeypatch.setattr(slurm, "answer", lambda *_: None)
-    assert sweep.defaults([], "ssl.pretrain") == []
-    assert sweep.defaults(SLURM, "ssl.pretrain") == [
+    assert sweep.defaults({}, "ssl.pretrain") == []
+    assert sweep.defaults(cli.texts(SLURM), "ssl.pretrain") == [
         "hydra.launcher.timeout_min=1440", "hydra.launcher.max_num_timeout=100", "hydra.launcher.signal_delay_s=120",
         "hydra.launcher.name=ssl.pretrain",
     ]
     given = ["hydra.launcher.timeout_min=5", "+hydra.launcher.name=mine", "hydra.launcher.max_num_timeout=0"]
-    assert sweep.defaults([*SLURM, *given], "x") == ["hydra.launcher.signal_delay_s=120"]
-    local = sweep.defaults(["hydra/launcher='submitit_local'"], "x")
+    assert sweep.defaults(cli.texts([*SLURM, *given]), "x") == ["hydra.launcher.signal_delay_s=120"]
+    local = sweep.defaults(cli.texts(["hydra/launcher='submitit_local'"]), "x")
     assert local == ["hydra.launcher.timeout_min=1440", "hydra.launcher.name=x"]
 
 

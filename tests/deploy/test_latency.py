@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import real
 
-from core import config
+from core import cli
 from deploy import latency, portable, runtime
 from deploy.timing import interleaved, timed
 
@@ -73,7 +73,7 @@ def test_a_gpu_answers_as_the_cpu_does():
 ])
 def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.main(latency.TOOL, partial(latency.start), words)
+    assert cli.main(latency.TOOL, partial(latency.start), words)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]

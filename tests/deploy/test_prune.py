@@ -6,7 +6,7 @@ import pytest
 import torch
 from commands import shortened
 
-from core import command, config
+from core import cli, training
 from deploy import prune
 from vision import artifact, cost, encoders, pruned
 from vision.augment import Recipe
@@ -103,13 +103,13 @@ def test_as_a_command_it_overwrites_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     (tmp_path / "encoder.safetensors").write_bytes(artifact.dumps(encoders.create("tiny", 1, 28), RECIPE, {}))
-    begin = partial(command.start, prune.TOOL, prune.check, prune.run)
+    begin = partial(training.start, prune.TOOL, prune.check, prune.run)
     words = ["--encoder=encoder.safetensors", "--keep=0.6", "--out=out"]
-    assert config.main(prune.TOOL, begin, words) == 0
+    assert cli.main(prune.TOOL, begin, words) == 0
     assert "| macs, M |" in capsys.readouterr().out
     kept = json.loads((tmp_path / "out" / "pruned.json").read_text())
     assert kept["after"]["macs"] <= 0.6 * kept["before"]["macs"]
-    assert config.main(prune.TOOL, begin, words) == 2
+    assert cli.main(prune.TOOL, begin, words) == 2
     assert "holds encoder.safetensors already" in capsys.readouterr().err
 
 
@@ -127,8 +127,8 @@ def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
         if any(name in word for word in words):
             encoder = encoders.create(model, 1, 28)
             (tmp_path / f"{name}.safetensors").write_bytes(artifact.dumps(encoder, RECIPE, {}))
-    begin = partial(command.start, prune.TOOL, prune.check, prune.run)
-    assert config.main(prune.TOOL, begin, words)
+    begin = partial(training.start, prune.TOOL, prune.check, prune.run)
+    assert cli.main(prune.TOOL, begin, words)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]

@@ -22,7 +22,7 @@ import torch
 from commands import ROOT, real
 from PIL import Image
 
-from core import config
+from core import cli
 from deploy import portable, runtime, serve
 from deploy.batching import Batcher
 from deploy.model import Model, Outputs, Refused
@@ -427,7 +427,7 @@ def test_a_mistake_is_one_line(words, said, folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     Path("foreign.onnx").write_bytes(b"nothing of the kind")
     Path("empty").mkdir(exist_ok=True)
-    assert config.main(serve.TOOL, partial(serve.run), ["--port=0", *words]) == 2
+    assert cli.main(serve.TOOL, partial(serve.run), ["--port=0", *words]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
@@ -439,7 +439,7 @@ def test_a_port_that_is_taken_is_one_line(folder, capsys, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert config.main(serve.TOOL, serve.run, ["--model=model.onnx", f"--port={port}"]) == 2
+        assert cli.main(serve.TOOL, serve.run, ["--model=model.onnx", f"--port={port}"]) == 2
     assert "cannot be listened on: " in capsys.readouterr().err
 
 

@@ -10,10 +10,10 @@ from degenerate import DTYPES, INPUTS, TINY, changed, refused, wrong
 from test_distillation_methods import NAMES, B, batch, made, teacher_made
 from torch import Tensor
 
-from core import config
-from core.command import build_method
+from core import cli
 from core.identity import identity
 from core.method import Batch
+from core.training import build_method
 from distill import losses
 from distill.method import WithMaps
 from distill.train import TOOL
@@ -87,7 +87,7 @@ def test_one_image_or_one_view_is_finite_or_refused_in_one_line(name):
 @pytest.mark.parametrize(("name", "classes", "match"), [("kd_std", 1, "one class"), ("dkd", 2, "use kd")])
 def test_too_few_classes_are_refused(name, classes, match):
 
-    words = config.compose(TOOL, ["teacher=t", f"method={name}", "data=synthetic"])
+    words = cli.compose(TOOL, ["teacher=t", f"method={name}", "data=synthetic"])
     student, teacher = encoders.create("test_resnet", 1, 16), teacher_made(classes=("a",) * classes)
     with pytest.raises(ValueError, match=match):
         build_method(words, student, teacher=teacher, classes=classes)

@@ -10,7 +10,7 @@ import yaml
 from commands import run, shortened, start
 from torch import nn
 
-from core import config
+from core import cli
 from core.identity import identity
 from distill.train import TOOL, jobs
 from vision import artifact, datasets, encoders
@@ -118,8 +118,8 @@ def test_the_student_alone_beside_it(files, tmp_path, method):
 
 def test_folders_of_several_students(tmp_path):
     def outs(student: str) -> list[tuple[str, str]]:
-        words, _ = config.overrides(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.words)
-        words = config.compose(TOOL, words)
+        words, _ = cli.overrides(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.settings)
+        words = cli.compose(TOOL, words)
         return [(job.encoder, str(Path(job.out).relative_to(tmp_path))) for job in jobs(words)]
 
     a, b = "runs/a/encoder.safetensors", "runs/b/encoder.safetensors"

@@ -6,11 +6,11 @@ import torch
 from processes import on
 from torch import Tensor, nn
 
-from core import config, optim
+from core import cli, optim
 from core.batchnorm import sync_batchnorm
-from core.command import build_method
 from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
+from core.training import build_method
 from distill.teacher import Member, Teacher
 from distill.train import TOOL
 from vision import encoders
@@ -36,7 +36,7 @@ def teacher_made(dtype=torch.float32, classes=CLASSES, name="test_resnet", chann
 def made(name: str, *more: str, dtype=torch.float32, smooth: bool = False, prepared: bool = True, teacher=None):
     text = (TOOL.primary.parent / "method" / f"{name}.yaml").read_text()
     words = [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
-    words = config.compose(TOOL, ["teacher=t", f"method={name}", "data=synthetic", *words, *more])
+    words = cli.compose(TOOL, ["teacher=t", f"method={name}", "data=synthetic", *words, *more])
     teacher = teacher or teacher_made(dtype)
     torch.manual_seed(3)
     method = build_method(words, encoders.create("test_resnet", 1, SIZE).train(), teacher=teacher, classes=len(CLASSES))
@@ -157,11 +157,11 @@ def test_from_a_saved_state_it_goes_on_to_the_same_bits(name):
 
 
 def test_methods_refuse_what_a_teacher_cannot_say():
-    words = config.compose(TOOL, ["teacher=t", "method=kd", "data=synthetic"])
+    words = cli.compose(TOOL, ["teacher=t", "method=kd", "data=synthetic"])
     student = encoders.create("test_resnet", 1, SIZE)
     with pytest.raises(ValueError, match="has no classifier"):
         build_method(words, student, teacher=teacher_made(classes=None), classes=4)
-    words = config.compose(TOOL, ["teacher=t", "method=fitnet", "data=synthetic"])
+    words = cli.compose(TOOL, ["teacher=t", "method=fitnet", "data=synthetic"])
     pair = Teacher(teacher_made().members * 2, torch.zeros(1), torch.ones(1))
     with pytest.raises(ValueError, match="an ensemble has several"):
         build_method(words, student, teacher=pair, classes=4)

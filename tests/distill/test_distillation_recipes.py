@@ -8,8 +8,8 @@ import yaml
 from commands import shortened
 from torch import nn
 
-from core import config
-from core.command import build_method, learning_rate
+from core import cli
+from core.training import build_method, learning_rate
 from distill.teacher import Member, Teacher
 from distill.train import TOOL, check, jobs
 from vision import encoders
@@ -35,9 +35,9 @@ def test_a_recipe_says_what_it_expects_and_builds_with_every_method(path, tmp_pa
     file = tmp_path / "t.safetensors"
     file.touch()
     for method in METHODS:
-        words, _ = config.with_recipe(TOOL, config.overrides(
-            [f"--recipe={path}", f"--method={method}", f"--teacher={file}"], TOOL.words)[0])
-        words = config.compose(TOOL, words)
+        words, _ = cli.with_recipe(TOOL, cli.overrides(
+            [f"--recipe={path}", f"--method={method}", f"--teacher={file}"], TOOL.settings)[0])
+        words = cli.compose(TOOL, words)
         check(words)
         (job,) = jobs(words)
         assert (job.epochs, job.batch_size, list(job.steps_at)) == (240, 64, [150 / 240, 180 / 240, 210 / 240])

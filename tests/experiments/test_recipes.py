@@ -9,8 +9,8 @@ import timm
 import torch
 from commands import shortened
 
-from core import config
-from core.command import build_method, build_optimizer, check
+from core import cli
+from core.training import build_method, build_optimizer, check
 from experiments.family import fingerprint
 from linear_eval.names import renamed
 from ssl.pretrain import TOOL
@@ -48,11 +48,11 @@ def command(path: str) -> list[str]:
 
 
 def composed(argv: list[str], *more: str):
-    words, _ = config.overrides(argv)
-    words, _ = config.with_recipe(TOOL, words)
+    words, _ = cli.overrides(argv)
+    words, _ = cli.with_recipe(TOOL, words)
     words += more
-    config.check_choices(TOOL, words)
-    return config.compose(TOOL, words)
+    cli.check_choices(TOOL, words)
+    return cli.compose(TOOL, words)
 
 
 def test_every_method_on_every_data_set():
@@ -88,10 +88,10 @@ def test_the_command_is_what_the_path_says(path):
     words = composed(command(path))
     data, name = path.split("/")[-2], Path(path).stem
     check(words)
-    assert words.chosen.method == name
-    assert words.chosen.data == ("folder" if data.startswith("imagenet") else data)
+    assert words.method.name == name
+    assert words.data.name == ("folder" if data.startswith("imagenet") else data)
     assert timm.is_model(words.encoder) or words.encoder in encoders.NAMED
-    Recipe(words.image_size, (0.5,), (0.2,), **config.plain(words.augment))
+    Recipe(words.image_size, (0.5,), (0.2,), **cli.plain(words.augment))
     given = {line.split(":")[0] for line in Path(path).read_text().splitlines() if re.match(r"\w", line)}
     assert given >= {"method", "data", "encoder", "epochs", "batch_size", "augment"}
 

@@ -308,7 +308,7 @@ def test_every_table_of_ours_says_what_its_tools_understand(monkeypatch):
     """Each command of each table, put together by the tool's own configuration."""
     import importlib
 
-    from core import config
+    from core import cli
 
     monkeypatch.chdir(ROOT)
     tables = sorted((ROOT / "experiments" / "tables").glob("*.yaml"))
@@ -324,8 +324,8 @@ def test_every_table_of_ours_says_what_its_tools_understand(monkeypatch):
                     assert module.main
                     continue
                 tool = module.TOOL
-                words, _ = config.overrides(cell.command[2:], tool.words)
-                words, _ = config.with_recipe(tool, words)
-                config.check_choices(tool, words)
-                config.compose(tool, words)
+                words, _ = cli.overrides(cell.command[2:], tool.settings)
+                words, _ = cli.with_recipe(tool, words)
+                cli.check_choices(tool, words)
+                cli.compose(tool, words)
             assert "tabular" in latex(table.figures())

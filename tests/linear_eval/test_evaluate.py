@@ -10,11 +10,11 @@ from commands import run
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from core import config
+from core import cli
 from linear_eval import evaluate, finetune
 from linear_eval.evaluate import TOOL, changes
 from linear_eval.fit import check_labels, check_validation
-from linear_eval.words import PARTS
+from linear_eval.settings import PARTS
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
 
@@ -168,7 +168,7 @@ def test_a_suite_is_one_table(encoder, tmp_path):
 
 def test_the_protocol_is_frozen():
     """v1 is v1 for ever: other numbers are another protocol, in a file of its own."""
-    content = json.dumps(config.flat(TOOL.example("protocol", "v1")), sort_keys=True)
+    content = json.dumps(cli.flat(TOOL.example("protocol", "v1")), sort_keys=True)
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "8da038847de8587d"
     rates = TOOL.example("protocol", "v1")["linear"]["rates"]
     assert 4 * len(rates) >= 52
@@ -215,7 +215,7 @@ def test_without_an_encoder_the_newest_is_named(tmp_path, monkeypatch):
     path.write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"encoder=…: .* runs/some/encoder.safetensors"):
-        evaluate.check(config.compose(TOOL, []))
+        evaluate.check(cli.compose(TOOL, []))
 
 
 def images(root, counts: dict[str, int]) -> str:
@@ -254,7 +254,7 @@ def test_a_single_class_leaves_nothing_to_tell_apart():
 ])
 def test_settings_that_read_validation_accuracy_need_validation_images(words, why):
     data = datasets.load("digits", validation=0.0)
-    settled = config.compose(finetune.TOOL, words)
+    settled = cli.compose(finetune.TOOL, words)
     if why is None:
         check_validation(data, settled)
     else:
@@ -275,4 +275,4 @@ def test_a_class_that_validation_lacks_is_said_and_counted(encoder, tmp_path):
 
 
 def test_parts_are_known():
-    assert set(config.compose(TOOL, ["encoder=small"]).parts) == set(PARTS)
+    assert set(cli.compose(TOOL, ["encoder=small"]).parts) == set(PARTS)

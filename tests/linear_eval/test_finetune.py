@@ -8,7 +8,7 @@ import torch
 from commands import run, start
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from core import config
+from core import cli
 from core.schedule import plateaus, stepped
 from linear_eval import finetune
 from linear_eval.fit import Watch
@@ -196,6 +196,6 @@ def test_wrong_words(tmp_path, words):
 
 def test_every_method_can_be_built_and_says_what_the_classifier_takes():
     for name in finetune.TOOL.choices("method"):
-        words = config.compose(finetune.TOOL, [f"method={name}"])
+        words = cli.compose(finetune.TOOL, [f"method={name}"])
         finetune.check(words)
     assert {"full", "head", "staged", "layerwise"} <= set(finetune.TOOL.choices("method"))

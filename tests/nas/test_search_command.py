@@ -6,13 +6,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import ROOT, real, run
 
-from core import config
+from core import cli
 from nas import report, search
 from vision import artifact
 
@@ -207,7 +206,7 @@ def test_a_finished_study_takes_no_other_settings(whole):
 ])
 def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.main(search.TOOL, search.begin, words) == 2
+    assert cli.main(search.TOOL, search.begin, words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
@@ -215,9 +214,12 @@ def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
 
 
 def test_a_recipe_may_name_its_papers_encoder():
-    search.check(config.compose(search.TOOL, config.with_recipe(search.TOOL, [
-        f"recipe={ROOT / 'experiments' / 'recipes' / 'cifar10' / 'simclr.yaml'}", "space=resnetd",
-    ])[0]))
+    recipe = f"recipe={ROOT / 'experiments' / 'recipes' / 'cifar10' / 'simclr.yaml'}"
+    words, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd"])
+    search.check(cli.compose(search.TOOL, words, file.lines))
+    words, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd", "encoder=resnet18"])
+    with pytest.raises(ValueError, match="encoder=resnet18: must be left out"):  # said on the command line
+        search.check(cli.compose(search.TOOL, words, file.lines))
 
 
 @pytest.mark.long
@@ -262,8 +264,9 @@ def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
     assert "was begun with other settings" in err
 
 
-def test_a_worker_that_hangs_does_not_keep_a_stopped_search():
-    crew = search.Crew(SimpleNamespace(study="s", device="cpu", parallel=2, interval=0.5))
+def test_a_worker_that_hangs_does_not_keep_a_stopped_search(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    crew = search.Crew(cli.compose(search.TOOL, ["study=s", "device=cpu", "parallel=2", "interval=0.5"]))
     crew.processes = {number: subprocess.Popen(["sleep", "600"]) for number in range(2)}
     crew.processes[1].send_signal(signal.SIGSTOP)
     os.waitpid(crew.processes[1].pid, os.WUNTRACED)  # until it is

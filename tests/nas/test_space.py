@@ -7,8 +7,8 @@ import torch
 from commands import shortened
 
 from nas import space
+from nas.settings import SPACES, tuned
 from nas.space import Choice
-from nas.words import SPACES, tuned
 from vision import artifact, cost, encoders
 from vision.augment import Recipe
 from vision.encoders import Spec

@@ -11,7 +11,7 @@ from processes import on
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core import command, config, gradcache, loop
+from core import cli, gradcache, loop, training
 from core.batchnorm import sync_batchnorm
 from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
@@ -32,9 +32,9 @@ plain = partial(torch.autocast, "cpu", enabled=False)
 def made(name: str = "simclr", dtype: torch.dtype = torch.float64, alone: bool = False):
     """alone: the method as it is, on the largest encoder."""
     smaller = {"simclr": ["method.hidden=32", "method.dim=16"], "moco_v2": ["method.queue_size=24", "method.dim=16"]}
-    words = config.compose(supernet.TOOL, [f"method={name}", f"batch_size={B}", *smaller.get(name, [])])
+    words = cli.compose(supernet.TOOL, [f"method={name}", f"batch_size={B}", *smaller.get(name, [])])
     torch.manual_seed(3)
-    method = command.build_method(words, encoders.build(elastic(largest, 1, SIZE)).train())
+    method = training.build_method(words, encoders.build(elastic(largest, 1, SIZE)).train())
     if not alone:
         method = supernet.sandwiched(method, elastic, 1, seed=5)
     method.prepare(100, B)
@@ -194,7 +194,7 @@ def test_a_parts_accuracy_is_that_of_the_file_it_begins_from(study):
     """Saved, loaded, judged again: the very same figure."""
     place = study / "runs" / "nas" / "s"
     found = json.loads((place / "results.json").read_text())["trials"]
-    words = config.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
+    words = cli.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
     judge = supernet.Train(words, torch.device("cpu"), build_data(words))
     for t in (t for t in found if len(t["rungs"]) == 2):
         encoder, card = artifact.load(place / "trials" / f"{t['hash']}.safetensors")
@@ -207,7 +207,7 @@ def test_what_is_inherited_is_worth_more_than_nothing(study):
     """A part's features beat an untrained encoder's of the same shape, whose statistics were calibrated alike."""
     place = study / "runs" / "nas" / "s"
     whole, card = artifact.load(place / "supernet" / "encoder.safetensors")
-    words = config.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
+    words = cli.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
     judge = supernet.Train(words, torch.device("cpu"), build_data(words))
     images = images_of(judge.data.pretrain, evenly(len(judge.data.pretrain), 2000), 8, 1)
     spec = elastic(Answers(lambda count: count // 2), 1, 8)
@@ -228,7 +228,7 @@ def test_what_is_inherited_is_worth_more_than_nothing(study):
 ])
 def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.main(search.TOOL, search.begin, ["--strategy=supernet", "--space=elastic", *words]) == 2
+    assert cli.main(search.TOOL, search.begin, ["--strategy=supernet", "--space=elastic", *words]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
@@ -241,8 +241,8 @@ def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
 ])
 def test_a_mistake_of_the_training_alone_is_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begin = partial(command.start, supernet.TOOL, supernet.check, supernet.run)
-    assert config.main(supernet.TOOL, begin, words) == 2
+    begin = partial(training.start, supernet.TOOL, supernet.check, supernet.run)
+    assert cli.main(supernet.TOOL, begin, words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]

@@ -143,9 +143,11 @@ def test_halving_holds(tmp_path):
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_a_training_on_several_processes_ends_with_the_worker_that_was_killed(tmp_path):
-    code = ("from types import SimpleNamespace as S; from pathlib import Path; from nas.objective import launched;"
-            f"launched('http.server', S(chosen=S(words=['0']), devices=2), Path({str(tmp_path / 'trial')!r}), print)")
-    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    (tmp_path / "sleeping.py").write_text("import time; time.sleep(600)")
+    code = ("from pathlib import Path; from core import cli; from nas.objective import launched; from ssl.pretrain import TOOL;"
+            f"launched('sleeping', cli.compose(TOOL, []), Path({str(tmp_path / 'trial')!r}), print)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
     while not (found := children.read_text().split()):
         assert worker.poll() is None

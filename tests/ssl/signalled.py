@@ -6,7 +6,7 @@ import signal
 from core import signals
 
 PHASES = {
-    "words": "core.config:compose",
+    "words": "core.cli:compose",
     "data": "vision.data:build_data",
     "baselines": "ssl.health:Health.start",
     "first step": "core.loop:seed",

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import config
+from core import cli
 from core.batchnorm import sync_batchnorm
-from core.command import build_method
 from core.distributed import local_rows, world_size
 from core.method import Batch, Method
+from core.training import build_method
 from ssl.pretrain import TOOL
 from vision import encoders
 
@@ -26,7 +26,7 @@ def words_of(name: str, *more: str):
     words += [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
     vit = "\nencoder: vit" in text
     words += ["encoder=test_vit", "image_size=32"] if vit else ["encoder=test_resnet", "image_size=16"]
-    return config.compose(TOOL, [*words, *more])
+    return cli.compose(TOOL, [*words, *more])
 
 
 def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool = False) -> Method:

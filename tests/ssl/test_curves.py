@@ -14,7 +14,7 @@ METHODS = {
 
 def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     """Losses of 20 steps, in float64, by the objects of ssl/pretrain.py.  rate: times the learning rate."""
-    from core import command, config, distributed, loop
+    from core import cli, distributed, loop, training
     from core.batchnorm import sync_batchnorm
     from core.distributed import World, rank, world_size
     from core.method import Batch
@@ -24,18 +24,18 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     from vision.build import build_encoder
     from vision.data import build_data
 
-    said, _ = config.overrides([*SMALL, "--steps=20", f"--method={name.split(',')[0]}", *METHODS[name]])
-    words = config.compose(TOOL, said)
+    said, _ = cli.overrides([*SMALL, "--steps=20", f"--method={name.split(',')[0]}", *METHODS[name]])
+    words = cli.compose(TOOL, said)
     world = World(rank(), world_size(), rank(), world_size(), torch.device("cpu"))
     torch.manual_seed(0)
     dataset = build_data(words)
     encoder, recipe = build_encoder(words, dataset)
-    method = command.build_method(words, encoder).double()
+    method = training.build_method(words, encoder).double()
     deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
     if world.size > 1 and method.sync_batchnorm:
         sync_batchnorm(method)
-    optimizer = command.build_optimizer(words, method)
-    plan = command.build_plan(words, deal.steps_an_epoch, world.size, None)
+    optimizer = training.build_optimizer(words, method)
+    plan = training.build_plan(words, deal.steps_an_epoch, world.size, None)
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches(0, plan.steps)
     doubled = (Batch([view.double() for view in b.views], b.indices, b.labels) for b in batches)
     run = Run(f"{out}/{world.size}-{rate}", {})

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import ssl.pretrain
-from core import config
+from core import cli
 from nas import supernet
 from ssl.health import Health
 
@@ -42,8 +42,8 @@ def measured(monkeypatch):
 
 def trained(root, out, *said: str, module=ssl.pretrain):
     """→ test.json and report.md of a run."""
-    words, _ = config.overrides([*said, f"--data.root={root}", f"--out={out}"], module.TOOL.words)
-    assert module.run(config.compose(module.TOOL, words)) == 0
+    words, _ = cli.overrides([*said, f"--data.root={root}", f"--out={out}"], module.TOOL.settings)
+    assert module.run(cli.compose(module.TOOL, words)) == 0
     return json.loads((out / "test.json").read_text()), (out / "report.md").read_text()
 
 

@@ -45,10 +45,10 @@ def encoder(channels: int) -> nn.Module:
 
 
 def recipe(channels: int) -> Recipe:
-    from core import config
+    from core import cli
     from ssl.pretrain import TOOL
 
-    augment = config.plain(config.compose(TOOL, ["augment=digits"]).augment)
+    augment = cli.plain(cli.compose(TOOL, ["augment=digits"]).augment)
     return Recipe(SIZE, (0.5,) * channels, (0.5,) * channels, **augment)
 
 

@@ -4,7 +4,7 @@ import torch
 from commands import shortened
 from small_methods import NAMES, words_of
 
-from core import command, loop
+from core import loop, training
 from core.distributed import World
 from core.run import Run
 from vision import loaders
@@ -27,11 +27,11 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
     torch.manual_seed(7)
     dataset = build_data(words)
     encoder, recipe = build_encoder(words, dataset)
-    method = command.build_method(words, encoder)
+    method = training.build_method(words, encoder)
     deal = loaders.Plan(48, words.batch_size, words.seed, world)  # epochs of 3 steps
     method.prepare(deal.images, deal.batch_size)
-    optimizer = command.build_optimizer(words, method)
-    plan = loop.Plan(**vars(command.build_plan(words, deal.steps_an_epoch, 1, None)) | {"checks": frozenset({4})})
+    optimizer = training.build_optimizer(words, method)
+    plan = loop.Plan(**vars(training.build_plan(words, deal.steps_an_epoch, 1, None)) | {"checks": frozenset({4})})
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches
 
     def until_killed():

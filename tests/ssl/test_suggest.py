@@ -3,7 +3,8 @@ import shlex
 
 import pytest
 
-from core import config, identity
+from core import cli, identity
+from core.settings import PretrainSettings
 from ssl import suggest
 from ssl.pretrain import TOOL
 
@@ -13,21 +14,21 @@ GIVEN = ["--data=folder", "--data.root=/photos/a b=c's, (x)\\", "--encoder=test_
 
 
 def composed(*argv: str):
-    words, _ = config.overrides(list(argv))
-    return config.compose(TOOL, words)
+    words, _ = cli.overrides(list(argv))
+    return cli.compose(TOOL, words)
 
 
 def parsed(command: str, module: str) -> list[str]:
     """The words that a shell and the tool make of it."""
     said = shlex.split(command)
     assert said[:5] == ["uv", "run", "python", "-m", module]
-    return config.overrides(said[5:])[0]
+    return cli.overrides(said[5:])[0]
 
 
 @pytest.mark.parametrize("length", [["--epochs=5"], ["--steps=20", "--until=1"], []])
 def test_the_longer_run_changes_its_length_and_its_folder_alone(length):
     words = composed(*GIVEN, *length, "--out=runs/of mine")
-    again = config.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
+    again = cli.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
     changes = identity.difference(identity.identity(words), identity.identity(again))
     assert [change.split(":")[0] for change in changes] == (["steps"] if "--steps=20" in length else ["epochs"])
     assert (again.steps, again.epochs) == ((40, 100) if words.steps else (None, 2 * words.epochs))
@@ -39,7 +40,7 @@ def test_the_longer_run_changes_its_length_and_its_folder_alone(length):
 
 def test_a_setting_that_is_added_stays_one():
     words = composed("--data=synthetic", "+data.labels=none", "--steps=4")
-    again = config.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
+    again = cli.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))
     assert again.data.labels == "none"
     assert again.steps == 8
 
@@ -66,24 +67,24 @@ def test_the_evaluation_is_of_the_same_data_and_split():
 
     words = composed(*GIVEN)
     said = parsed(suggest.evaluate(words, "runs/a b/encoder.safetensors"), "linear_eval.evaluate")
-    again = config.compose(EVALUATE, said)
+    again = cli.compose(EVALUATE, said)
     assert again.encoder == "runs/a b/encoder.safetensors"
-    assert config.plain(again.data) == config.plain(words.data)
+    assert cli.plain(again.data) == cli.plain(words.data)
     assert again.seed == 3
 
 
 def test_a_supernets_is_a_supernet():
     from nas.supernet import TOOL as SUPERNET
 
-    said, _ = config.overrides(["--data=fashion_mnist", "--space=my.py:f", "--epochs=1"], SUPERNET.words)
-    words = config.compose(SUPERNET, said)
+    said, _ = cli.overrides(["--data=fashion_mnist", "--space=my.py:f", "--epochs=1"], SUPERNET.settings)
+    words = cli.compose(SUPERNET, said)
     said = shlex.split(suggest.train_on(words))
     assert said[4] == "nas.supernet"
-    again = config.compose(SUPERNET, config.overrides(said[5:], SUPERNET.words)[0])
+    again = cli.compose(SUPERNET, cli.overrides(said[5:], SUPERNET.settings)[0])
     assert again.space == "my.py:f"
 
 
 @pytest.mark.parametrize("value", ["", "it's", "a\\", "\\'", "'", "a b", "--x", "true", "null", "[1,2]", "é ü", "$HOME `x`"])
 def test_any_text_survives(value):
-    word = config.overrides([f"data.root={value}"])[0]
-    assert config.overrides(shlex.split(suggest.argument(word[0])))[0] == word
+    word = cli.overrides([f"data.root={value}"])[0]
+    assert cli.overrides(shlex.split(shlex.join(cli._spelled(word[0], PretrainSettings))))[0] == word

@@ -6,7 +6,7 @@ import safetensors.torch
 import timm
 import torch
 
-from core import config
+from core import cli
 from linear_eval.finetune import TOOL
 from vision import artifact, encoders
 from vision.augment import Recipe
@@ -15,7 +15,7 @@ from vision.data import build_data
 
 
 def words(*said: str):
-    return config.compose(TOOL, ["data=digits", *said])
+    return cli.compose(TOOL, ["data=digits", *said])
 
 
 def built(*said: str, seed: int = 0):

@@ -18,7 +18,7 @@ import torchvision
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from vision import datasets
+from vision import datasets, splits
 from vision.datasets import DEBIAN_FASHION_MNIST, NAMES, load
 from vision.splits import Images, split_off
 
@@ -87,7 +87,7 @@ def test_validation_is_a_function_of_the_seed():
 
 
 def test_more_classes_than_the_cap_allows(monkeypatch):
-    monkeypatch.setattr(datasets, "VALIDATION_CAP", 3)
+    monkeypatch.setattr(splits, "VALIDATION_CAP", 3)
     _, validation, _ = split_off(labelled([4] * 5), None, labelled([1]), 0.5, seed=0)
     assert len(validation) == 3
 

@@ -11,7 +11,8 @@ from timm.models import save_for_hf
 from torch import nn
 
 from vision import encoders
-from vision.encoders import Spec, create, fit_channels, fix_patch_embedding
+from vision.encoders import Spec, create, fit_channels
+from vision.stems import fix_patch_embedding
 
 
 def maps(encoder: nn.Module) -> list[tuple[int, int]]:

@@ -2,8 +2,8 @@
 import math
 from dataclasses import dataclass
 
-from core import config, ranges
-from core.words import PretrainWords, word
+from core import cli, ranges
+from core.settings import PretrainSettings, option
 
 OBJECTIVES = {  # name → direction, unit, meaning
     "knn": ("maximize", "%", "kNN accuracy on validation images"),
@@ -30,33 +30,33 @@ SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": 
 STRENGTH = "augment.strength"  # no word of its own: it scales colour jitter
 
 
-@dataclass
-class SupernetWords(PretrainWords):
-    space: str = word("elastic", f"{SPACES_TEXT}; its encoders must be parts of the largest one")
-    subnets: int = word(2, "drawn encoders a step, beside the largest and the smallest")
+@dataclass(frozen=True)
+class SupernetSettings(PretrainSettings):
+    space: str = option("elastic", f"{SPACES_TEXT}; its encoders must be parts of the largest one")
+    subnets: int = option(2, "drawn encoders a step, beside the largest and the smallest")
 
 
-@dataclass
-class NasWords(PretrainWords):
-    study: str = word("search", "its name: the same name goes on with it, or joins it")
-    storage: str = word("auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…")
-    trials: int = word(30, "choices to train, in all; what limits refuse does not count")
-    space: str = word("resnet", SPACES_TEXT)
-    tune: str = word("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
-    objectives: str = word("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
-    limit: str = word("", "the most that is allowed, checked before training: macs:15,latency:2")
-    strategy: str = word("train", "train | supernet (one training for all, then the best go on) | proxy (no training)")
-    supernet_epochs: float = word(30, "of the supernet's training; `epochs` is then what the best are trained on for")
-    subnets: int = word(2, "drawn encoders a step of the supernet, beside the largest and the smallest")
-    finalists: int = word(4, "of those judged in the supernet, how many are trained on")
-    proxy: str = word("none", "synflow | naswot | zico | az | parameters | macs: of which the best of `candidates` are trained")
-    candidates: int = word(4, "proposals a trial, where a proxy chooses among them")
-    sampler: str = word("tpe", "tpe | gp | nsga2 | evolution | random")
-    rungs: int = word(3, "stops of successive halving; 1: everything is trained to the end")
-    factor: int = word(3, "a rung's epochs over those of the one before; 1/factor go on")
-    parallel: int = word(0, "workers on this machine; 0: one a GPU, or one")
-    node: int = word(0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm")
-    interval: float = word(60.0, "seconds; twice that without a sign of life, and a worker's trial is given back")
+@dataclass(frozen=True)
+class SearchSettings(PretrainSettings):
+    study: str = option("search", "its name: the same name goes on with it, or joins it")
+    storage: str = option("auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…")
+    trials: int = option(30, "choices to train, in all; what limits refuse does not count")
+    space: str = option("resnet", SPACES_TEXT)
+    tune: str = option("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
+    objectives: str = option("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
+    limit: str = option("", "the most that is allowed, checked before training: macs:15,latency:2")
+    strategy: str = option("train", "train | supernet (one training for all, then the best go on) | proxy (no training)")
+    supernet_epochs: float = option(30, "of the supernet's training; `epochs` is then what the best are trained on for")
+    subnets: int = option(2, "drawn encoders a step of the supernet, beside the largest and the smallest")
+    finalists: int = option(4, "of those judged in the supernet, how many are trained on")
+    proxy: str = option("none", "synflow | naswot | zico | az | parameters | macs: the best of `candidates` is trained")
+    candidates: int = option(4, "proposals a trial, where a proxy chooses among them")
+    sampler: str = option("tpe", "tpe | gp | nsga2 | evolution | random")
+    rungs: int = option(3, "stops of successive halving; 1: everything is trained to the end")
+    factor: int = option(3, "a rung's epochs over those of the one before; 1/factor go on")
+    parallel: int = option(0, "workers on this machine; 0: one a GPU, or one")
+    node: int = option(0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm")
+    interval: float = option(60.0, "seconds; twice that without a sign of life, and a worker's trial is given back")
 
 
 def objectives(said: str) -> list[str]:
@@ -94,8 +94,8 @@ def space_of(said: str) -> tuple[str, str]:
             raise ValueError(f"space={said}: written names:resnet18,vit_tiny_patch16_224")
         return kind, ",".join(names)
     if kind.endswith(".py") and rest:
-        if not config.expand(kind).is_file():
-            raise ValueError(f"space={said}: there is no file {config.expand(kind)}")
+        if not cli.expand(kind).is_file():
+            raise ValueError(f"space={said}: there is no file {cli.expand(kind)}")
         return kind, rest
     raise ValueError(f"space={said}: there are {', '.join(SPACES)}, names:<timm names, by commas> and <file>.py:<function>")
 

@@ -1,5 +1,6 @@
 """What is said on the command line is what the run gets; what cannot be meant is answered in one line."""
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 from commands import ROOT, shortened
 
-from core import config
-from core.config import compose, overrides
-from core.words import types_of
+from core import cli, recipe
+from core.cli import compose, overrides
+from core.settings import types_of
 from ssl.pretrain import TOOL
 
 MODULES = ("ssl.pretrain", "linear_eval.evaluate", "linear_eval.finetune", "distill.train", "nas.search", "nas.supernet",
@@ -21,7 +22,7 @@ MODULES = ("ssl.pretrain", "linear_eval.evaluate", "linear_eval.finetune", "dist
 def said(*argv: str):
     """Command line → configuration."""
     words, _ = overrides(list(argv))
-    config.check_choices(TOOL, words)
+    cli.check_choices(TOOL, words)
     return compose(TOOL, words)
 
 
@@ -38,12 +39,30 @@ def test_help_loads_neither_torch_nor_hydra():
     code += "except SystemExit as end: print(end.code, sorted({'torch', 'timm', 'hydra'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "0 []"
-    assert all(word in out for word in [*types_of(TOOL.words), "simclr", "moco_v3", "fashion_mnist", "--multirun"])
+    assert all(word in out for word in [*types_of(TOOL.settings), "simclr", "moco_v3", "fashion_mnist", "--multirun"])
+
+
+@pytest.mark.parametrize("method", sorted(TOOL.choices("method")))
+def test_help_on_a_method_lists_its_settings(capsys, method):
+    assert cli.main(TOOL, pytest.fail, ["--help", f"method={method}"]) == 0
+    out = capsys.readouterr().out
+    settings = cli.compose(TOOL, [f"method={method}"]).method
+    for name, value in settings.items():
+        if name != "_target_":
+            assert re.search(rf"^  method\.{name} +{re.escape(recipe.text(value))}$", out, re.M), name
+    assert "arXiv" in out.splitlines()[0]
+
+
+def test_help_on_a_choice_that_is_not_there_is_one_line(capsys):
+    assert cli.main(TOOL, pytest.fail, ["--method", "simclear", "--help"]) == 2
+    assert "did you mean simclr?" in capsys.readouterr().err
+    assert cli.main(TOOL, pytest.fail, ["--data=folder", "-h"]) == 0
+    assert re.search(r"^  data\.max_corrupt +0\.2$", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.parametrize("spelling", [["--seed", "7"], ["--seed=7"], ["seed=7"], ["++seed=7"]])
 def test_three_spellings_mean_the_same(spelling):
-    assert config.plain(said(*spelling)) | {"chosen": 0} == config.plain(said("seed=7")) | {"chosen": 0}
+    assert said(*spelling) == said("seed=7")
 
 
 def test_values_of_every_kind():
@@ -81,10 +100,11 @@ def test_a_path_arrives_letter_by_letter(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_path_that_a_tool_hands_to_another_arrives_letter_by_letter(path):
-    word = config.text_word("out", path)
-    assert compose(TOOL, [word]).out == path
-    assert overrides([word])[0] == [word]
+def test_a_path_that_a_tool_hands_to_another_arrives_letter_by_letter(path, tmp_path):
+    settings = cli.derive(TOOL, said(), changes={"out": path})
+    assert settings.out == path
+    assert cli.load(TOOL, cli.save(settings, tmp_path / "settings.json")[1]) == settings
+    assert overrides(cli.arguments(settings))[0] == list(settings.origin.overrides)
 
 
 CLONES = ["nolabel-main (1)", "José", "it's", "a,b", "c#", "two words", "R&D [x]", "x{y}", "50%", "a=b", "$x", "${x}", 'q"q',
@@ -95,10 +115,10 @@ CLONES = ["nolabel-main (1)", "José", "it's", "a,b", "c#", "two words", "R&D [x
 @pytest.mark.parametrize("module", shortened(MODULES, 2))
 def test_a_clone_in_a_folder_of_any_name_composes(tmp_path, name, module):
     found = clone(importlib.import_module(module).TOOL, tmp_path / name)
-    assert compose(found, []).chosen.get("data") == ("digits" if found.searched else None)
+    assert cli.choices(compose(found, [])).get("data") == ("digits" if found.searched else None)
 
 
-def clone(tool: config.Tool, folder: Path) -> config.Tool:
+def clone(tool: cli.Tool, folder: Path) -> cli.Tool:
     """The tool, its yaml files copied to a folder."""
     primary = folder / tool.primary.relative_to(ROOT)
     for path in (tool.primary, *tool.primary.parent.glob("*/*.yaml"), *(p for s in tool.searched for p in s.rglob("*.yaml"))):
@@ -111,9 +131,9 @@ def clone(tool: config.Tool, folder: Path) -> config.Tool:
 def test_several_runs_from_a_clone_of_any_name(tmp_path):
     code = "\n".join([
         "import sys; from pathlib import Path; from dataclasses import replace",
-        "from core import config; from ssl.pretrain import TOOL; folder = Path(sys.argv[1])",
+        "from core import cli; from ssl.pretrain import TOOL; folder = Path(sys.argv[1])",
         "tool = replace(TOOL, primary=folder / 'ssl/pretrain.yaml', searched=(folder / 'vision/config',))",
-        "sys.exit(config.main(tool, lambda words: print(words.seed, words.out, flush=True), sys.argv[2:]))",
+        "sys.exit(cli.main(tool, lambda words: print(words.seed, words.out, flush=True), sys.argv[2:]))",
     ])
     folder = tmp_path / "nolabel-main (1), [x] {y} it's #5 50% é"
     clone(TOOL, folder)
@@ -131,7 +151,7 @@ def test_groups_decide_and_the_command_line_has_the_last_word():
     words = said("--method", "moco_v3", "--data", "cifar10", "--optim.lr", "0.1")
     assert words.method._target_ == "ssl.method.moco_v3.MoCoV3"
     assert (words.image_size, words.data.name, words.optim.lr) == (32, "cifar10", 0.1)
-    assert words.chosen.method == "moco_v3"
+    assert words.method.name == "moco_v3"
 
 
 WRONG = {
@@ -173,23 +193,23 @@ def test_what_cannot_be_meant_is_answered_in_one_line(argv):
 
 
 def test_main_turns_a_mistake_into_one_line_and_code_2(capsys):
-    assert config.main(TOOL, pytest.fail, ["--epocs", "3"]) == 2
+    assert cli.main(TOOL, pytest.fail, ["--epocs", "3"]) == 2
     assert capsys.readouterr().err == "error: there is no setting 'epocs'; did you mean epochs?\n"
 
 
 def test_cfg_prints_what_was_understood_and_runs_nothing(capsys):
-    assert config.main(TOOL, pytest.fail, ["--cfg", "job", "--seed", "5"]) == 0
+    assert cli.main(TOOL, pytest.fail, ["--cfg", "job", "--seed", "5"]) == 0
     assert "seed: 5\n" in capsys.readouterr().out
 
 
 def test_several_runs(tmp_path: Path):
     """Two seeds in one command: each run gets its own configuration, one failure does not stop the other."""
     code = "\n".join([
-        "import sys; from core import config; from core.identity import fingerprint, identity; from ssl.pretrain import TOOL",
+        "import sys; from core import cli; from core.identity import fingerprint, identity; from ssl.pretrain import TOOL",
         "def run(words):",
-        "    print(words.seed, words.out, fingerprint(identity(words)), words.chosen.words, flush=True)",
+        "    print(words.seed, words.out, fingerprint(identity(words)), words.origin.overrides, flush=True)",
         "    if words.seed == 0: raise ValueError('seed=0: no')",
-        "sys.exit(config.main(TOOL, run, sys.argv[1:]))",
+        "sys.exit(cli.main(TOOL, run, sys.argv[1:]))",
     ])
     command = [sys.executable, "-c", code, "--multirun", "--seed=0,1", "--out", "a b", f"hydra.sweep.dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

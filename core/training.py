@@ -1,14 +1,16 @@
-"""From words to processes: what the tools do before they load anything, and how words become a run's numbers."""
+"""From settings to processes: what the tools do before they load anything, and how settings become a run's numbers."""
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from core import config, identity, trackers, world
+from core import cli, identity, trackers, world
 from core.machine import cores
+from core.settings import CommonSettings, Settings, TrainingSettings
 
 POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
 POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
@@ -23,18 +25,19 @@ CHOICES = {
 }
 
 
-def start(tool: config.Tool, check: Callable[[Any], None], run: Callable[[Any], int], words) -> int:
+def start(tool: cli.Tool, check: Callable[[Any], None], run: Callable[[Any], int], settings: CommonSettings) -> int:
     """Become as many processes as were asked for, or be one of them.  Returns the exit code."""
-    check(words)
-    world.check_devices(words.devices)
+    check(settings)
+    world.check_devices(settings.devices)
 
     from core import distributed
 
-    if words.devices > 1 and world.environment() is None:
-        return distributed.launch(tool.module, list(words.chosen.words), words.devices)
+    if settings.devices > 1 and world.environment() is None:
+        with tempfile.TemporaryDirectory() as place:
+            return distributed.launch(tool.module, cli.save(settings, Path(place, "settings.json")), settings.devices)
     if distributed.LAUNCHED in os.environ:
         distributed.end_with_parent()
-    return distributed.guarded(partial(run, words))
+    return distributed.guarded(partial(run, settings))
 
 
 def refuse(flat: dict[str, Any], wrong: dict[str, str]) -> None:
@@ -43,9 +46,9 @@ def refuse(flat: dict[str, Any], wrong: dict[str, str]) -> None:
         raise ValueError(f"{name}={flat[name]}: must be {right}")
 
 
-def check(words) -> None:
-    """Refuse what can be refused of the words that tools share before anything is loaded or launched."""
-    flat = config.flat(words)
+def check(settings: Settings) -> None:
+    """Refuse what can be refused of the settings that tools share before anything is loaded or launched."""
+    flat = cli.flat(settings)
     given = {name for name, value in flat.items() if value is not None}
     wrong = {name: "more than 0" for name in POSITIVE if name in given and not 0 < flat[name] < inf}
     wrong |= {name: "0 or more" for name in NATURAL if name in given and not flat[name] >= 0}
@@ -79,35 +82,35 @@ def too_many() -> str:
     return f"at most {most_processes()}, for {cores()} usable cores: each is a process with memory of its own"
 
 
-def folder(words, name: str, images: dict[str, str] | None = None) -> Path:
+def folder(settings: Settings, name: str, images: dict[str, str] | None = None) -> Path:
     """The run's folder: `out`, or one named by the run's identity, so that another configuration or other images get another.
 
     images: the data set's fingerprints. A run that an older version began, under a name without them, keeps its folder where
     its data.root is the same.
     """
-    if words.out != "auto":
-        return config.expand(words.out)
-    found = Path("runs") / f"{name}-{identity.fingerprint(identity.identity(words) | (images or {}))}"
-    older = Path("runs") / f"{name}-{identity.fingerprint(identity.settings_as_written(words))}"
-    return older if not found.exists() and _is_older_run(older, words, images or {}) else found
+    if settings.out != "auto":
+        return cli.expand(settings.out)
+    found = Path("runs") / f"{name}-{identity.fingerprint(identity.identity(settings) | (images or {}))}"
+    older = Path("runs") / f"{name}-{identity.fingerprint(identity.settings_as_written(settings))}"
+    return older if not found.exists() and _is_older_run(older, settings, images or {}) else found
 
 
-def _is_older_run(folder: Path, words, images: dict[str, str]) -> bool:
+def _is_older_run(folder: Path, settings: Settings, images: dict[str, str]) -> bool:
     """Does the folder hold this run, begun by a version that kept no fingerprint of images, on the same data.root?"""
     from omegaconf import OmegaConf
 
     if (kept := folder / "identity.json").is_file():  # this version has been here since
-        return not identity.difference(json.loads(kept.read_text("utf-8")), identity.identity(words) | images)
+        return not identity.difference(json.loads(kept.read_text("utf-8")), identity.identity(settings) | images)
     if not (folder / "config.yaml").is_file():
         return False
-    before, now = (OmegaConf.select(c, "data.root") for c in (OmegaConf.load(folder / "config.yaml"), words))
-    return (before and config.expand(before).resolve()) == (now and config.expand(now).resolve())
+    before, now = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "data.root"), cli.flat(settings).get("data.root")
+    return (before and cli.expand(before).resolve()) == (now and cli.expand(now).resolve())
 
 
-def workers(words, local_size: int, cuda: bool) -> int:
+def workers(settings: CommonSettings, local_size: int, cuda: bool) -> int:
     """Decoding processes: what the cores leave beside this machine's training processes, at least one each."""
-    if words.workers >= 0:
-        return words.workers
+    if settings.workers >= 0:
+        return settings.workers
     return max(1, cores() // local_size - cuda)
 
 
@@ -119,21 +122,21 @@ def gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
-def learning_rate(words) -> float:
+def learning_rate(settings: TrainingSettings) -> float:
     """The peak, for the whole batch of all processes: optim.lr is for 256 images."""
-    ratio = words.batch_size / 256
-    return words.optim.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[words.optim.scaling]
+    ratio = settings.batch_size / 256
+    return settings.optim.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[settings.optim.scaling]
 
 
-def build_optimizer(words, method):
-    """The optimizer of these words over the method's parameters, where they now are."""
+def build_optimizer(settings: TrainingSettings, method):
+    """The optimizer of these settings over the method's parameters, where they now are."""
     from core import optim
 
-    o = words.optim
+    o = settings.optim
     return optim.build(
         method,
         o.name,
-        learning_rate(words),
+        learning_rate(settings),
         o.weight_decay,
         momentum=o.momentum,
         betas=tuple(o.betas),
@@ -144,49 +147,49 @@ def build_optimizer(words, method):
     )
 
 
-def build_plan(words, steps_an_epoch: int, processes: int, precision, **more):
+def build_plan(settings: TrainingSettings, steps_an_epoch: int, processes: int, precision, **more):
     """The numbers of a run.  precision: autocast's dtype or None; more: fields of `loop.Plan` in place of the words'."""
     from core.loop import Plan
     from core.schedule import cosine, warmup_cosine
 
-    steps = words.steps or max(1, round(words.epochs * steps_an_epoch))
-    share = words.batch_size // processes
-    if share % words.accumulate or share // words.accumulate < 2:
+    steps = settings.steps or max(1, round(settings.epochs * steps_an_epoch))
+    share = settings.batch_size // processes
+    if share % settings.accumulate or share // settings.accumulate < 2:
         raise ValueError(
-            f"batch_size={words.batch_size}, accumulate={words.accumulate}: the {share} images of each of {processes} "
+            f"batch_size={settings.batch_size}, accumulate={settings.accumulate}: the {share} images of each of {processes} "
             "processes must make that many equal pieces, of 2 images at least"
         )
-    if words.chunk and (share % words.chunk or words.chunk < 2):
-        raise ValueError(f"chunk={words.chunk}: must divide the {share} images of each of {processes} processes, 2 at least")
-    o = words.optim
+    if settings.chunk and (share % settings.chunk or settings.chunk < 2):
+        raise ValueError(f"chunk={settings.chunk}: must divide the {share} images of each of {processes} processes, 2 at least")
+    o = settings.optim
     fields = dict(
         steps=steps,
         steps_an_epoch=steps_an_epoch,
-        batch_size=words.batch_size,
-        checks=frozenset({round(steps * (i + 1) / words.checks) for i in range(words.checks)} - {0}),
-        rate=partial(warmup_cosine, peak=learning_rate(words), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
+        batch_size=settings.batch_size,
+        checks=frozenset({round(steps * (i + 1) / settings.checks) for i in range(settings.checks)} - {0}),
+        rate=partial(warmup_cosine, peak=learning_rate(settings), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
         precision=precision,
-        accumulate=words.accumulate,
-        chunk=words.chunk,
+        accumulate=settings.accumulate,
+        chunk=settings.chunk,
         decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
-        clip=words.clip,
-        until=round(words.until * steps_an_epoch) if words.get("until") else None,
-        seed=words.seed,
-        log_every=words.log_every,
-        save_seconds=words.save_minutes * 60,
+        clip=settings.clip,
+        until=round(settings.until * steps_an_epoch) if getattr(settings, "until", None) else None,
+        seed=settings.seed,
+        log_every=settings.log_every,
+        save_seconds=settings.save_minutes * 60,
     )
     return Plan(**fields | more)
 
 
-def build_method(words, encoder, **more):
+def build_method(settings: TrainingSettings, encoder, **more):
     """The class that the method's yaml names, with exactly the arguments that it lists.
 
-    more: arguments that come from the data, not from words. What the constructor raises passes.
+    more: arguments that come from the data, not from settings. What the constructor raises passes.
     """
     import importlib
     import inspect
 
-    arguments = config.plain(words.method) | more
+    arguments = cli.plain(settings.method) | more
     module, _, name = arguments.pop("_target_").rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
@@ -195,8 +198,8 @@ def build_method(words, encoder, **more):
     try:
         inspect.signature(kind).bind(encoder=encoder, **arguments)
     except TypeError as error:
-        raise ValueError(f"method={words.chosen.method}: {kind.__name__} has {error}") from error
+        raise ValueError(f"method={settings.method.name}: {kind.__name__} has {error}") from error
     takes = kind.views
-    if words.augment.views != takes:  # local crops are beside those
-        raise ValueError(f"augment.views={words.augment.views}: method={words.chosen.method} takes {takes} of each image")
+    if settings.augment.views != takes:  # local crops are beside those
+        raise ValueError(f"augment.views={settings.augment.views}: method={settings.method.name} takes {takes} of each image")
     return kind(encoder=encoder, **arguments)

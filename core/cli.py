@@ -1,0 +1,346 @@
+"""The command line → one typed, complete, read-only settings object (core/settings.py).
+
+`--name value`, `--name=value` and `name=value` all mean Hydra's `name=value`; its groups, `--multirun` and launchers
+work as ever, and `--cfg` prints what was understood. Nothing here imports torch, so `--help` and a mistyped setting answer
+at once. Only this file knows how settings are written as text; `derive` changes them for another tool or run, and `save` and
+`load` hand them to another process.
+"""
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core import composition, home, recipe, signals, terminal
+from core.composition import KINDS, Tool
+from core.errors import RunError
+from core.home import expand  # noqa: F401, for those who have paths from settings
+from core.recipe import Recipe
+from core.settings import (
+    Origin,
+    PretrainSettings,
+    Settings,
+    choices,
+    document,  # noqa: F401, for those who write settings down
+    flat,
+    help_text,
+    plain,
+    texts_of,
+    types_of,
+)
+
+NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
+QUOTED = r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\""""  # in quotes, with none inside but escaped ones
+SETTINGS = "--settings"  # how a process of ours is told the file with its settings
+FLAGS = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
+HELP = ("-h", "--help")
+STOPPED = (75, 130)  # exit codes of a run that was told to stop
+
+
+def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
+    """Understand the words, run, and turn a user's mistake into one line and exit code 2, a signal into one and code 75."""
+    terminal.protect()
+    with signals.installed(tool.module):
+        _place(tool)
+        try:
+            return _main(tool, run, sys.argv[1:] if argv is None else argv)
+        except signals.StopRequest as stop:
+            signals.say(stop)
+            return stop.code
+        except KeyboardInterrupt:
+            return 130
+
+
+def _place(tool: Tool) -> None:
+    if any(field.name == "optim" for field in fields(tool.settings)):  # it trains
+        signals.place(" before the first step; nothing was lost: the same command starts again")
+
+
+def _main(tool: Tool, run: Callable[[Any], int | None], argv: list[str]) -> int:
+    file = None
+    try:
+        if any(a in HELP for a in argv):
+            print(_help(tool, [a for a in argv if a not in HELP]))
+            return 0
+        if argv[:1] == [SETTINGS] and len(argv) == 2:  # a child of one of our processes
+            home.prepare()
+            return run(load(tool, argv[1])) or 0
+        words, flags = overrides(argv, tool.settings)
+        words, file = with_recipe(tool, words)
+        check_choices(tool, words)
+        if "cfg" not in flags and (note := home.prepare()):
+            print(note, file=sys.stderr, flush=True)
+        if "multirun" in flags:
+            return _multirun(tool, run, words, file)
+        settings = compose(tool, words, file.lines if file else ())
+        if "cfg" in flags:
+            print(yaml_text(settings), end="")
+            return 0
+        return run(settings) or 0
+    except ValueError as error:
+        return _refuse(error, file)
+    except RunError as error:
+        signals.say("error: " + " ".join(str(error).split()))
+        return error.code
+
+
+def _help(tool: Tool, argv: list[str]) -> str:
+    """Of the tool, or of the choices that are named beside --help, as in `--help method=simclr`."""
+    words = [word for word in overrides(argv, tool.settings)[0] if word.partition("=")[0] in tool.groups()]
+    check_choices(tool, words)
+    named = [(name, choice.strip("'\"")) for name, choice in texts(words).items()]
+    return "\n\n".join(tool.explained(*pair) for pair in named) or help_text(tool.summary, tool.settings, tool.groups())
+
+
+def _refuse(error: ValueError, file: Recipe | None = None) -> int:
+    print(f"error: {file.where(error) if file else ''}{' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def overrides(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], set[str]]:
+    """Command-line arguments → Hydra's overrides, and which of the flags multirun and cfg are among them."""
+    flags = {FLAGS[a] for a in argv if a in FLAGS}
+    words, rest = [], list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if argument in FLAGS:
+            if FLAGS[argument] == "cfg" and rest[:1] == ["job"]:
+                rest.pop(0)
+            continue
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not re.fullmatch(NAME, name) or not (equals or argument.startswith("--")):
+            raise ValueError(f"'{argument}' is no setting; write name=value or --name value (see --help)")
+        alone = types_of(known).get(name) is bool and "=" in "".join(rest[:1])  # --compile +data.labels=none
+        if not equals and rest and not rest[0].startswith("--") and not alone:
+            value = rest.pop(0)
+        elif not equals:
+            if name in texts_of(known) or types_of(known).get(name, bool) is not bool:
+                raise ValueError(f"--{name} needs a value: --{name} value (see --help)")
+            value = "true"
+        if name == "data" and value.startswith("hf:"):
+            words.append("data=hf")
+            name, value = "data.root", value.removeprefix("hf:")
+        word = f"{name}={value}"
+        quoted = _quoted(name, value, name in texts_of(known), "multirun" in flags)
+        words.append(word if recipe.named(name, value) else f"{name}={quoted}")
+    return words, flags
+
+
+def _quoted(name: str, value: str, text: bool, several: bool) -> str:
+    """A value as Hydra's grammar takes it: text is quoted, numbers, lists and sweeps are left alone."""
+    if re.fullmatch(QUOTED, value) or (several and re.search(r"[,(*]", value)):
+        return value
+    if not text and len(value) > 1 and value[0] + value[-1] in ("[]", "{}"):
+        return value
+    plain = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if text else r"[\w./:+-]+"
+    if re.fullmatch(plain, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
+        return value  # a group's choice cannot be null, but an optional group's may be one that is not there
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def with_recipe(tool: Tool, words: list[str]) -> tuple[list[str], Recipe | None]:
+    """`recipe=PATH.yaml` among the words becomes the file's words, before the others and less those said again."""
+    last = next((word for word in reversed(words) if word.startswith("recipe=")), "=")
+    if not (path := recipe.named(*last.split("=", 1))):
+        return words, None
+    words = [word for word in words if not word.startswith("recipe=")]
+    said = {word.partition("=")[0].lstrip("+") for word in words}
+    try:
+        content, lines = recipe.read(path)
+        found, _ = overrides(content, tool.settings)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("recipe=") else f"{path}: {error}") from error
+    found = [word for word in found if word.partition("=")[0] not in said]
+    names = [word.partition("=")[0] for word in found]
+    if "recipe" in names:
+        raise ValueError(f"{path}: recipe: a recipe names no other")
+    lines = {name: lines.get(name.lstrip("+~"), 1) for name in names}
+    return [*(["recipe='null'"] if tool.choices("recipe") else []), *found, *words], Recipe(path, lines)
+
+
+def check_choices(tool: Tool, words: list[str]) -> None:
+    known = tool.groups() | ({"recipe": [*found, "null", "a file PATH.yaml"]} if (found := tool.choices("recipe")) else {})
+    for name, _, value in (text.partition("=") for text in words):
+        for choice in value.split(",") if name in known else ():
+            choice = choice.strip("'\" ")
+            if choice not in known[name]:
+                near = difflib.get_close_matches(choice, known[name], 1, 0.5)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"{name}={choice}: there are {', '.join(known[name])}{hint}")
+
+
+def compose(tool: Tool, words: list[str], from_recipe: Collection[str] = ()) -> Any:
+    """→ tool.settings, complete.  words: overrides in Hydra's grammar.  Raises ValueError in one line for a wrong one."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return composition.composed(tool, words, Origin(tuple(words), frozenset(from_recipe)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(tool, error, words)) from error
+
+
+def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) -> int:
+    """Hydra's own main: several runs, here or through a launcher such as hydra/launcher=submitit_slurm.
+
+    One that fails lets the others run; one that is stopped ends them all. The exit code is the worst.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from core import sweep
+
+    composition.register(tool)
+    codes = [0]
+
+    def one(config) -> int:
+        hydra_config = HydraConfig.get()
+        _place(tool)
+        try:
+            said = list(hydra_config.overrides.task)
+            origin = Origin(tuple(said), frozenset(file.lines if file else ()))
+            composed = composition.finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, origin)
+            return run(composed) or 0
+        except ValueError as error:
+            return _refuse(error, file)
+
+    def job(config):
+        code = sweep.run_in_job(partial(one, config)) if sweep.in_job() else one(config)
+        if code in STOPPED:
+            raise SystemExit(code)
+        if code and sweep.in_job():
+            raise RuntimeError(f"this run ended with code {code}")  # so that a launcher elsewhere knows
+        codes.append(code)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # the exception itself, for one line of our own
+    sys.argv = [tool.module, "--multirun", *words, *sweep.defaults(texts(words), tool.module)]
+    try:
+        with sweep.submitted():
+            hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(tool, error, words)) from error
+    return max(codes)
+
+
+def _explain(tool: Tool, error: Exception, words: list[str]) -> str:
+    """Hydra's message as one line that names the word, and the nearest right one."""
+    text = str(error) + (f"\n{error.__cause__}" if error.__cause__ else "")
+    if found := re.search(r"Could not override '([^']+)'", text):
+        name = found[1]
+        groups = [w for w in words if w.split("=")[0] in tool.groups() and "," not in w]
+        known = [*tool.groups(), *types_of(tool.settings), *(flat(compose(tool, groups)) if groups != words else ())]
+        near = difflib.get_close_matches(name, known, 1, 0.6)
+        return f"there is no setting '{name}'; {f'did you mean {near[0]}?' if near else 'see --help'}"
+    for name, _, value in (w.partition("=") for w in words):
+        if f"{name}={value}" in text and name in types_of(tool.settings):
+            return f"{name}={value}: must be {KINDS.get(types_of(tool.settings)[name], 'a list like [0.9,0.999]')}"
+        if name == "optim":
+            return f"optim={value}: optim has words of its own; say --optim.name {value}"
+    return text.splitlines()[0]
+
+
+# ---- settings as other forms -------------------------------------------------------------------------------------------
+
+
+def yaml_text(settings: Settings) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(plain(settings)))
+
+
+def given(settings: Settings) -> dict[str, str]:
+    """Dotted setting → its text, of all that the command line and a recipe file say."""
+    return {name: value for name, value in texts(settings.origin.overrides).items() if name != "recipe"}
+
+
+def texts(words: Collection[str]) -> dict[str, str]:
+    """Overrides → dotted setting → its text, without quotes."""
+    pairs = (word.partition("=") for word in words)
+    return {name.lstrip("+~"): value.strip("'\"") for name, _, value in pairs}
+
+
+def derive(tool: Tool, settings: Settings, drop: Collection[str] = (), keep: Collection[str] | None = None,
+           changes: Mapping[str, Any] | None = None) -> Any:
+    """The settings of a tool from those of another run: what was given for `settings`, less `drop`, with `changes`.
+
+    drop, keep: settings that are left out, or alone kept; a group's name stands for all in it. changes: dotted setting → value.
+    Raises ValueError as `compose`.
+    """
+    changes = changes or {}
+
+    def stays(word: str) -> bool:
+        name = word.partition("=")[0].lstrip("+~")
+        among = {name, name.partition(".")[0]}
+        return name not in changes and not among & {*drop} and (keep is None or bool(among & {*keep}))
+
+    kept = [word for word in settings.origin.overrides if stays(word)]
+    words = [*kept, *(_word(name, value) for name, value in changes.items())]
+    return compose(tool, words, settings.origin.from_recipe - changes.keys())
+
+
+def _word(name: str, value: Any) -> str:
+    """One setting in Hydra's grammar."""
+    if isinstance(value, (str, os.PathLike)):
+        return f"{name}={_quoted(name, str(value), text=True, several=False)}"
+    return f"{name}={recipe.text(value)}"
+
+
+def arguments(settings: Settings, names: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """What was given, as arguments of a command line that give the very same again.  names: which settings"""
+    words = [word for word in settings.origin.overrides if names(word.partition("=")[0].lstrip("+~"))]
+    return [argument for word in words for argument in _spelled(word, type(settings))]
+
+
+def argument(name: str, value: Any) -> list[str]:
+    """One setting as arguments of a command line."""
+    short = isinstance(value, float) and float(f"{value:g}") == value  # 6 for 6.0
+    text = f"{value:g}" if short else recipe.text(value)
+    return [f"--{name}", text] if text and not text.startswith("--") else [f"--{name}={text}"]
+
+
+def _spelled(word: str, kind: type[Settings]) -> list[str]:
+    name, _, value = word.partition("=")
+    for text in (_unquoted(value), value):
+        pair = [f"{name}={text}"] if name[0] in "+~" or not text or text.startswith("--") else [f"--{name}", text]
+        if overrides(pair, kind)[0] == [word]:
+            return pair
+    return [word]
+
+
+def _unquoted(value: str) -> str:
+    """The text in Hydra's single quotes, or the value itself: backslashes count only before a quote and at the end."""
+    if len(value) < 2 or value[0] + value[-1] != "''":
+        return value
+    text = re.sub(r"(\\*)\\'", lambda m: m[1][: len(m[1]) // 2] + "'", value[1:-1])
+    return re.sub(r"\\+$", lambda m: m[0][: len(m[0]) // 2], text)
+
+
+def save(settings: Settings, path: Path) -> list[str]:
+    """Write settings for another process of the same tool.  → the arguments that it is started with"""
+    origin = {"overrides": settings.origin.overrides, "from_recipe": sorted(settings.origin.from_recipe)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"values": plain(settings), "choices": choices(settings), "origin": origin}
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text(json.dumps(content), "utf-8", "surrogateescape")
+    half.replace(path)
+    return [SETTINGS, str(path)]
+
+
+def load(tool: Tool, path: str) -> Any:
+    """What `save` has written.  → tool.settings.  Raises ValueError where it is no such file."""
+    try:
+        content = json.loads(Path(path).read_text("utf-8", "surrogateescape"))
+        origin = content["origin"]
+        origin = Origin(tuple(origin["overrides"]), frozenset(origin["from_recipe"]))
+        return composition.typed(tool.settings, content["values"], content["choices"], origin)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{SETTINGS} {path}: holds no settings of {tool.module} ({type(error).__name__})") from error

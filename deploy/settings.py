@@ -1,0 +1,68 @@
+# ruff: noqa: RUF009 (`option` makes fields)
+"""What the tools of this room understand beside what every tool does. No torch here."""
+from dataclasses import dataclass
+
+from core.settings import CommonSettings, Group, Settings, option
+
+FRAMEWORKS = ("torch", "torch.compile", "onnxruntime", "TensorRT")
+KINDS = ("structured", "unstructured")
+INT8 = ("auto", "static", "channel", "mixed", "dynamic", "torchao", "trained", "none")
+
+
+@dataclass(frozen=True)
+class ExportSettings(CommonSettings):
+    encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors")
+    augment: Group | None = option(None, "views are not made here; data sets may say how")
+    preprocess: bool = option(False, "resizing and normalisation inside: the file takes bytes, images of any size")
+    int8: str = option("auto", "static | channel | mixed | dynamic | torchao | trained; auto: the first that passes; none")
+    int8_steps: int = option(200, "of 64 training images each, that `trained` goes on for")
+    calibration: int = option(512, "training images that INT8 ranges are taken from")
+    most_lost: float = option(1.0, "points of accuracy that INT8 may cost")
+    smaller: bool = option(False, "keep INT8 for its size where it is not faster")
+    against: str | None = option(None, "another file that is measured beside it, such as the one before pruning")
+    gallery: int = option(0, "training images to leave as files, for deploy.serve to look for neighbours among")
+    torchscript: bool = option(False, "a TorchScript file too, which torch no longer develops")
+    batch: int = option(64, "images of the larger batch that is timed, beside one")
+    threads: int = option(0, "of the CPU, for each version alike; 0: all cores")
+
+
+@dataclass(frozen=True)
+class PruneSettings(CommonSettings):
+    encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors")
+    augment: Group | None = option(None, "views are not made here; data sets may say how")
+    kind: str = option("structured", "structured (whole channels: faster) | unstructured (single weights: zeros, no faster)")
+    keep: float = option(0.5, "share of the multiply-adds that stays, at most; of unstructured, of the weights")
+    multiple: int = option(8, "channels stay in multiples of this, as vectors are wide")
+
+
+@dataclass(frozen=True)
+class LatencySettings(Settings):
+    encoders: str = option("small", "small, timm names, encoder.safetensors and classifier.safetensors, by commas")
+    frameworks: str = option("torch,torch.compile,onnxruntime", "of these, and TensorRT where it is installed, by commas")
+    batches: str = option("1,8,64", "images at once, by commas")
+    threads: str = option("0", "of the CPU, several by commas; 0: all cores")
+    image_size: int = option(224, "pixels a side of encoders by name; files have their own")
+    channels: int = option(3, "of encoders by name")
+    device: str = option("cpu", "cpu | cuda")
+    out: str = option("auto", "folder; auto: runs/latency-…")
+
+
+@dataclass(frozen=True)
+class ServeSettings(Settings):
+    model: str | None = option(None, "an ONNX file of deploy.export: it tells what it takes and its classes")
+    gallery: str | None = option(None, "folder of images to find neighbours in; a folder a class inside gives them classes")
+    host: str = option("127.0.0.1", "127.0.0.1: this machine alone; 0.0.0.0: whoever reaches it")
+    port: int = option(8000, "0: any that is free")
+    threads: int = option(0, "of the model; 0: all cores")
+    batch: int = option(32, "images at most that the model sees at once")
+    waiting: int = option(256, "images at most that wait for it; more are told to try again")
+    megabytes: float = option(10, "of an upload, at most")
+    megapixels: float = option(40, "of an image, at most")
+    top: int = option(5, "classes in an answer")
+    count: int = option(8, "neighbours in an answer, unless it is asked for others")
+
+
+def check_file(settings) -> None:
+    """Raises ValueError where no file of ours is named."""
+    if settings.encoder is None or not settings.encoder.endswith(".safetensors"):
+        raise ValueError(f"encoder={settings.encoder}: say which file, such as runs/…/classifier.safetensors")

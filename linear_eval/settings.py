@@ -1,0 +1,76 @@
+# ruff: noqa: RUF009 (`option` makes fields)
+"""What the two tools of this room understand beside what every tool does. No torch here."""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core import cli, training
+from core.settings import CommonSettings, Group, TrainingSettings, option
+
+CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
+PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    name: str = option("cosine", "cosine | step | plateau, after optim.warmup")
+    at: list[float] = option([0.6, 0.8], "of step: after which shares of the run the learning rate falls")
+    factor: float = option(0.1, "of step and plateau: to what share of itself it falls")
+    patience: int = option(2, "of plateau: checks without a better validation accuracy before it falls")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(TrainingSettings):
+    scratch: bool = option(False, "forget the encoder's weights: train from scratch")
+    attention: str = option("none", "none | cbam: attention modules after a convolutional encoder's stages")
+    labels: float = option(1.0, "share of the labelled training images to train on, stratified")
+    draw: int = option(0, "which images that share is")
+    balanced: bool = option(False, "every class equally often in an epoch, whatever its size")
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings, metadata={"help": ""})
+    early_stop: int = option(0, "checks without a better validation accuracy that end the run, with its best weights; 0: never")
+    gradcam: int = option(8, "test images whose Grad-CAM the report shows, for convolutional encoders")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(CommonSettings):
+    encoder: str | None = option(None, "an encoder.safetensors, or any timm name (pretrained=true: timm's weights)")
+    protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result says what was changed")
+    augment: Group | None = option(None, "how images are varied in fine-tuning")
+    attention: str = option("none", "none | cbam, for a timm name")
+    parts: list[str] = option(list(PARTS), "what to evaluate by")
+    suite: str | None = option(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
+    smote: bool = option(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
+    cache: str = option("runs/features", "folder of kept features; none: keep nothing")
+    picture: bool = option(True, "look at images for the report: neighbours, confusions, maps of the features, Grad-CAM")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+FINETUNE = cli.Tool(
+    module="linear_eval.finetune",
+    primary=ROOT / "linear_eval" / "finetune.yaml",
+    searched=(ROOT / "vision" / "config",),
+    summary="Train a classifier: python -m linear_eval.finetune --encoder runs/x/encoder.safetensors --data fashion_mnist",
+    settings=FinetuneSettings,
+)
+
+
+def check_finetune(settings) -> None:
+    """Refuse what can be refused before anything is loaded or launched."""
+    training.check(settings)
+    flat = cli.flat(settings)
+    at = flat["schedule.at"]
+    wrong = {name: "0 or more" for name in ("early_stop", "schedule.patience", "draw", "gradcam") if flat[name] < 0}
+    if not 0 < flat["labels"] <= 1:
+        wrong["labels"] = "a share of the training labels: more than 0, at most 1"
+    if not 0 < flat["schedule.factor"] < 1:
+        wrong["schedule.factor"] = "between 0 and 1"
+    if not all(0 < share < 1 for share in at) or list(at) != sorted(at):
+        wrong["schedule.at"] = "shares of the run, rising, such as [0.6,0.8]"
+    for name, known in {"schedule.name": ("cosine", "step", "plateau"), "attention": ("none", "cbam")}.items():
+        if flat[name] not in known:
+            wrong[name] = " or ".join(known)
+    pieces = flat["chunk"] or flat["batch_size"] // flat["devices"] // flat["accumulate"]
+    if (flat["method.mixup"] or flat["method.cutmix"]) and pieces % 2:
+        wrong["batch_size"] = f"such that pieces are even with mixup or cutmix, which mix pairs: {pieces} images are not"
+    if flat["method.trains"] != "all" and flat["chunk"]:
+        wrong["chunk"] = f"left out with method.trains={flat['method.trains']}; accumulate is the same here"
+    training.refuse(flat, wrong)
