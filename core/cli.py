@@ -93,8 +93,8 @@ def _help(tool: Tool, argv: list[str]) -> str:
     """Of the tool, or of the choices that are named beside --help, as in `--help method=simclr`."""
     words = [word for word in overrides(argv, tool.settings)[0] if word.partition("=")[0] in tool.groups()]
     check_choices(tool, words)
-    named = [(name, choice.strip("'\"")) for name, choice in texts(words).items()]
-    return "\n\n".join(tool.explained(*pair) for pair in named) or help_text(tool.summary, tool.settings, tool.groups())
+    explained = "\n\n".join(tool.explained(*pair) for pair in texts(words).items())
+    return explained or help_text(tool.summary, tool.settings, tool.groups())
 
 
 def _refuse(error: ValueError, file: Recipe | None = None) -> int:
@@ -264,8 +264,12 @@ def given(settings: Settings) -> dict[str, str]:
 
 def texts(words: Collection[str]) -> dict[str, str]:
     """Overrides → dotted setting → its text, without quotes."""
-    pairs = (word.partition("=") for word in words)
-    return {name.lstrip("+~"): value.strip("'\"") for name, _, value in pairs}
+    return {_name(word): word.partition("=")[2].strip("'\"") for word in words}
+
+
+def _name(word: str) -> str:
+    """The dotted setting that an override is about."""
+    return word.partition("=")[0].lstrip("+~")
 
 
 def derive(tool: Tool, settings: Settings, drop: Collection[str] = (), keep: Collection[str] | None = None,
@@ -278,7 +282,7 @@ def derive(tool: Tool, settings: Settings, drop: Collection[str] = (), keep: Col
     changes = changes or {}
 
     def stays(word: str) -> bool:
-        name = word.partition("=")[0].lstrip("+~")
+        name = _name(word)
         among = {name, name.partition(".")[0]}
         return name not in changes and not among & {*drop} and (keep is None or bool(among & {*keep}))
 
@@ -296,7 +300,7 @@ def _word(name: str, value: Any) -> str:
 
 def arguments(settings: Settings, names: Callable[[str], bool] = lambda name: True) -> list[str]:
     """What was given, as arguments of a command line that give the very same again.  names: which settings"""
-    words = [word for word in settings.origin.overrides if names(word.partition("=")[0].lstrip("+~"))]
+    words = [word for word in settings.origin.overrides if names(_name(word))]
     return [argument for word in words for argument in _spelled(word, type(settings))]
 
 

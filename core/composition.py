@@ -139,11 +139,8 @@ def typed(kind: type, values: Mapping[str, Any], names: Mapping[str, str], origi
             value = typed(hint, value, {}, origin)
         arguments[name] = tuple(value) if isinstance(value, list) else value
     settings = kind(**arguments)
-    return _from(settings, origin) if issubclass(kind, Settings) else settings
-
-
-def _from(settings: Any, origin: Origin) -> Any:
-    object.__setattr__(settings, "origin", origin)
+    if issubclass(kind, Settings):
+        object.__setattr__(settings, "origin", origin)
     return settings
 
 

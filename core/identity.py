@@ -20,7 +20,7 @@ LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0}
 LATER |= {"method.positives": "batch", "method.unbiased": False}
 FILES = ("encoder", "teacher", "student", "against", "space")  # settings whose value may name files, by comma
 SUFFIXES = (".safetensors", ".py")  # of those files
-IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/datasets.py)
+IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 WEIGHTS = "content "  # what the value of a setting begins with that names a file
 
 

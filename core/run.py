@@ -26,7 +26,7 @@ NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "
 class Run:
     """The folder of one configuration. Only the main process writes, and only one command at a time (core/lock.py).
 
-    settings: the whole configuration; images: fingerprints of the data set (vision/datasets.py), for tools that see one.
+    settings: the whole configuration; images: fingerprints of the data set (vision/splits.py), for tools that see one.
     Both make the identity (core/identity.py), which makes a run this run: a folder that holds anything of another is refused
     here, before anything is written. `begin` makes the folder.
     """
