@@ -1,8 +1,12 @@
 """Trackers, each read by its own package's reader."""
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 
 import pytest
+from commands import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from core import trackers
@@ -12,12 +16,19 @@ def run_of(folder: Path, step: int):
     return types.SimpleNamespace(folder=folder, step=step, settings={"method": {"temperature": 0.2}, "seed": 1})
 
 
-def told(folder: Path, name: str, start: int, stop: int, loss: float) -> None:
-    (tracker,) = trackers.listeners(name, run_of(folder, start))
+def told(folder: Path | str, name: str, start: int, stop: int, loss: float) -> None:
+    (tracker,) = trackers.listeners(name, run_of(Path(folder), start))
     for step in range(start + 1, stop + 1):
         tracker.log(step, {"step": step, "loss": loss, "text": "nan"})
         tracker.tick(step)
     tracker.close()
+
+
+def told_in_a_process(*arguments) -> None:
+    """wandb and mlflow start threads and services that share a process with nothing else here."""
+    command = [sys.executable, "-c", f"from test_trackers import told; told(*{arguments!r})"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, timeout=200, check=True)
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
@@ -34,8 +45,8 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
 def test_mlflow_has_one_run_a_folder_and_each_step_once(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    told(tmp_path, "mlflow", 0, 6, 1.0)
-    told(tmp_path, "mlflow", 4, 8, 2.0)
+    told_in_a_process(str(tmp_path), "mlflow", 0, 6, 1.0)
+    told_in_a_process(str(tmp_path), "mlflow", 4, 8, 2.0)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("nolabel").experiment_id])
     assert run.data.params == {"method.temperature": "0.2", "seed": "1"}
@@ -44,12 +55,12 @@ def test_mlflow_has_one_run_a_folder_and_each_step_once(tmp_path, monkeypatch):
     assert sorted((m.step, m.value) for m in history) == [(s, 1 + (s > 6)) for s in range(1, 9)]
 
 
-def test_wandb_stays_offline_and_goes_on_as_the_same_run(tmp_path, monkeypatch):
+def test_wandb_stays_offline_and_resumes_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    told(tmp_path, "wandb", 0, 3, 1.0)
-    told(tmp_path, "wandb", 2, 4, 2.0)
+    told_in_a_process(str(tmp_path), "wandb", 0, 3, 1.0)
+    told_in_a_process(str(tmp_path), "wandb", 2, 4, 2.0)
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len({path.name for path in files}) == 1  # the run's id
     assert b"temperature" in files[0].read_bytes()
