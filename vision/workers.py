@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from core.distributed import leave_to_parent
 from core.errors import RunError
@@ -78,6 +79,7 @@ def _started(dataset: Dataset, workers: int, pin_memory: bool) -> tuple[Iterator
     others = set(active_children())
     with _own_child_handler():
         iterator = iter(loader)
+        _unregister(iterator)
     return iterator, [child for child in active_children() if child not in others]
 
 
@@ -92,6 +94,13 @@ def _own_child_handler():
         yield
     finally:
         signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+
+
+def _unregister(iterator: Any) -> None:
+    """Take its workers off torch's list. The handler that another loader of this process has set looks at all that are there."""
+    if getattr(iterator, "_worker_pids_set", False):
+        signal_handling._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False  # as when torch itself takes them off
 
 
 def _next(iterator: Iterator, processes: list) -> Any:

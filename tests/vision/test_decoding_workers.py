@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from core.distributed import World
 from core.errors import RunError
@@ -77,8 +78,22 @@ def test_a_killed_worker_is_one_line_that_names_the_way_out(number, why):
     assert signal.getsignal(signal.SIGCHLD) == handler
 
 
-def test_a_death_is_noticed_by_the_loader_and_not_amid_other_work():
+@pytest.fixture
+def torchs_handler(monkeypatch):
+    """SIGCHLD's handler as a DataLoader of somebody else in this process leaves it."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    assert len(list(DataLoader(Numbers(), batch_size=None, num_workers=1))) == 8
+    assert callable(signal.getsignal(signal.SIGCHLD))
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("other_loader", [False, True])
+def test_a_death_is_noticed_by_the_loader_and_not_amid_other_work(request, other_loader):
     """torch's own handler would raise in whatever runs when the worker dies, such as a write of last.pt."""
+    if other_loader:
+        request.getfixturevalue("torchs_handler")
     iterator = workers.items(Numbers(lambda: os.kill(os.getpid(), signal.SIGKILL)), 1, pin_memory=False)
     assert [int(next(iterator)), int(next(iterator))] == [0, 1]  # the worker is two items ahead
     deadline = time.monotonic() + 60
