@@ -97,7 +97,7 @@ def _own_child_handler():
 
 
 def _unregister(iterator: Any) -> None:
-    """Take its workers off torch's list. The handler that another loader of this process has set looks at all that are there."""
+    """Take its workers off torch's list, at which the handler that another loader of this process has set would look."""
     if getattr(iterator, "_worker_pids_set", False):
         signal_handling._remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False  # as when torch itself takes them off
