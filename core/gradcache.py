@@ -7,7 +7,8 @@ holds one chunk's activations, and of the whole batch the features and what the 
 forward pass of the encoder.
 
 The gradient is that of the whole batch, except that an encoder's BatchNorm, a teacher's too, sees a chunk at a time. A
-teacher is run once. The objective, and so every head in it, sees the whole batch.
+teacher is run once. The objective, and so every head in it, sees the whole batch. Where `embed` returns several tensors,
+each is joined over the chunks and sends its own gradient back.
 """
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,38 +18,52 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.distributed import average_gradients
-from core.method import Batch, Method
+from core.dropout import drawn_for
+from core.method import Batch, Method, Output, joined
+
+Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
-def backward(
-    method: Method, chunks: list[Batch], progress: float, autocast: Callable[[], contextlib.AbstractContextManager]
-) -> tuple[Tensor, dict]:
-    """Loss and scalars of the chunks' joined batch; its gradient, averaged over processes, is added to every `.grad`."""
-    states, parts, targets = [], [], []
+def backward(method: Method, batch: Batch, size: int, progress: float, autocast: Autocast) -> Output:
+    """The method's output for the batch; its gradient, averaged over processes, is added to every `.grad`.
+
+    size: images of a chunk, the last may be smaller.
+    """
+    chunks, states, parts, targets = batch.split(size), [], [], []
     with torch.no_grad(), autocast(), _statistics_kept(method.encoder):  # the second pass moves them
         for chunk in chunks:
             states.append(_random_state(chunk))
-            parts.append(method.embed(chunk))
-            targets.append(method.targets(chunk))
-    features = torch.cat(parts).requires_grad_()  # B,V,D
+            with drawn_for(chunk):
+                parts.append(method.embed(chunk))
+            with drawn_for(chunk):
+                targets.append(method.targets(chunk))
+    features = joined(parts)
+    leaves = [f.requires_grad_() for f in _entries(features)]  # B,V,D, or several of other shapes
     del parts
-    with autocast():
-        loss, scalars = method.objective(features, tuple(map(torch.cat, zip(*targets, strict=True))), progress)
-    loss.backward()
-    after = _random_state(chunks[0])
-    for chunk, state, gradient in zip(chunks, states, features.grad.split([len(c.indices) for c in chunks]), strict=True):
-        _set_random_state(chunk, state)  # dropout falls as it fell before
-        with autocast():
+    with autocast(), drawn_for(batch):
+        output = method.objective(features, joined(targets), progress)
+    output.loss.backward()
+    after = _random_state(batch)
+    gradients = [(torch.zeros_like(f) if f.grad is None else f.grad).split(size) for f in leaves]
+    for chunk, state, gradient in zip(chunks, states, zip(*gradients, strict=True), strict=True):
+        _set_random_state(chunk, state)  # what draws from torch's generator draws as before
+        with autocast(), drawn_for(chunk):
             again = method.embed(chunk)
-        again.backward(gradient)
-    _set_random_state(chunks[0], after)
+        with_graph = [(f, g) for f, g in zip(_entries(again), gradient, strict=True) if f.requires_grad]
+        if with_graph:  # a frozen encoder has none
+            torch.autograd.backward([f for f, _ in with_graph], [g for _, g in with_graph])
+    _set_random_state(batch, after)
     average_gradients([p for p in method.parameters() if p.requires_grad])
-    return loss, scalars
+    return output
+
+
+def _entries(features: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (features,) if isinstance(features, Tensor) else features
 
 
 @contextlib.contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises by its batch and leaves its running statistics alone."""
+    """BatchNorm normalizes by its batch and leaves its running statistics alone."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     for norm in norms:
         norm.track_running_stats = False
@@ -57,12 +72,12 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
         norm.track_running_stats = True
 
 
-def _random_state(chunk: Batch) -> tuple[Tensor, Tensor | None]:
-    device = chunk.views[0].device
+def _random_state(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    device = batch.views[0].device
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _set_random_state(chunk: Batch, state: tuple[Tensor, Tensor | None]) -> None:
+def _set_random_state(batch: Batch, state: tuple[Tensor, Tensor | None]) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], chunk.views[0].device)
+        torch.cuda.set_rng_state(state[1], batch.views[0].device)

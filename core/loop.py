@@ -14,27 +14,27 @@ from torch.optim import Optimizer
 from core import gradcache, optim, signals
 from core.distributed import Agreement, mean, rank, replicate, world_size, wrap
 from core.errors import Diverged, Stopped
-from core.method import Batch, Method
+from core.method import Batch, Method, joined
 from core.run import Run
 
 ADVICE = "try a lower optim.lr, or clip=1 (what was saved before is untouched)"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainConfig:
     """The numbers of a run."""
 
     steps: int
     steps_an_epoch: int
     batch_size: int  # images a step, over all processes
-    checks: frozenset[int]  # after which steps to look at the features
+    evals: frozenset[int]  # after which steps to evaluate
     rate: Callable[[float], float]  # progress → learning rate
     precision: torch.dtype | None = None  # of autocast; None: none
     accumulate: int = 1
     chunk: int | None = None  # images of a process that pass the encoder at a time
     decay: Callable[[float], float] | None = None  # progress → weight decay; None: it stays
-    enough: Callable[[], bool] = lambda: False  # asked before each step: may the run end here? The same on all processes
-    until: int | None = None  # after which step to pause; None: at the end
+    should_stop: Callable[[], bool] = lambda: False  # asked before each step: end here? The same on all processes
+    pause_at: int | None = None  # after which step to pause; None: at the end
     clip: float | None = None
     seed: int = 0
     log_every: int = 10
@@ -45,74 +45,78 @@ def train(
     method: Method,
     batches: Iterator[Batch],
     optimizer: Optimizer,
-    plan: Plan,
+    config: TrainConfig,
     run: Run,
     device: torch.device,
-    observe: Callable[[int], dict],
+    evaluate: Callable[[int], dict],
     extra: Callable[[], dict] = dict,
 ) -> None:
-    """From the run's last saved step to the plan's end, or to where it is to pause.
+    """Train from the run's last saved step to the last step, or to the pause.
 
-    observe(step) → figures of the encoder's health, may raise to end the run; extra() → what else last.pt must hold.
+    evaluate(step) → figures of the encoder, may raise to end the run; extra() → what else last.pt must hold.
     """
-    autocast = partial(torch.autocast, device.type, plan.precision, enabled=plan.precision is not None)
-    model, window = replicate(method) if plan.chunk else wrap(method), Window(plan.batch_size)
+    autocast = partial(torch.autocast, device.type, config.precision, enabled=config.precision is not None)
+    model, meter = replicate(method) if config.chunk else wrap(method), Meter(config.batch_size)
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    goal = min(plan.until or plan.steps, plan.steps)
+    goal = min(config.pause_at or config.steps, config.steps)
     saved_at = time.monotonic()
     with Signals() as stopping:
         signals.place(": the same command resumes from the last save")
         for step in range(run.step, goal):
-            if plan.enough():
+            if config.should_stop():
                 break
-            progress = step / plan.steps
-            seed(device, plan.seed, step)
-            lr = plan.rate(progress)
-            optim.schedule(optimizer, lr, plan.decay and plan.decay(progress), progress)
+            progress = step / config.steps
+            seed(device, config.seed, step)
+            lr = config.rate(progress)
+            optim.schedule(optimizer, lr, config.decay and config.decay(progress), progress)
 
-            with window.waiting():
+            with meter.waiting():
                 batch = next(batches)
-            if plan.chunk:
-                loss, scalars = gradcache.backward(method, chunks(batch, plan.chunk), progress, autocast)
-                window.add(loss.detach())
+            if config.chunk:
+                output = gradcache.backward(method, batch, config.chunk, progress, autocast)
+                staged = output.staged
+                meter.add(output.loss.detach())
             else:
-                for last, piece in pieces(batch, plan.accumulate):
+                parts = []
+                for last, piece in pieces(batch, config.accumulate):
                     with model.no_sync() if world_size() > 1 and not last else contextlib.nullcontext():
                         with autocast():
-                            loss, scalars = model(piece, progress)
-                        (loss / plan.accumulate).backward()
-                    window.add(loss.detach() / plan.accumulate)
+                            output = model(piece, progress)
+                        (output.loss / config.accumulate).backward()
+                    meter.add(output.loss.detach() / config.accumulate)
+                    parts.append(output.staged)
+                staged = joined(parts)
             gradients = [p.grad for p in params if p.grad is not None]
             norm = get_total_norm(gradients)
-            if plan.clip:
-                clip_grads_with_norm_(params, plan.clip, norm)
+            if config.clip:
+                clip_grads_with_norm_(params, config.clip, norm)
             optimizer.step()
             optimizer.zero_grad()
-            method.after_step(progress)
-            window.step(norm)
+            method.after_step(staged, progress)
+            meter.step(norm)
 
             done = step + 1
-            stop, check, end = stopping.agreed(), done in plan.checks, done == goal
-            with window.aside():
-                if done % plan.log_every == 0 or check or end:
-                    row = {"epoch": done / plan.steps_an_epoch, **window.figures(done), "lr": lr, **_numbers(scalars)}
-                    run.log(done, row | (observe(done) if check else {}))
-                if check or end or stop or time.monotonic() - saved_at > plan.save_seconds:
-                    window.check(done, params)
+            stop, check, end = stopping.agreed(), done in config.evals, done == goal
+            with meter.excluded():
+                if done % config.log_every == 0 or check or end:
+                    row = {"epoch": done / config.steps_an_epoch, **meter.figures(done), "lr": lr, **_numbers(output.scalars)}
+                    run.log(done, row | (evaluate(done) if check else {}))
+                if check or end or stop or time.monotonic() - saved_at > config.save_seconds:
+                    meter.check(done, params)
                     run.save(done, method, optimizer, extra())
                     saved_at = time.monotonic()
             run.tick(done)
             if stop and not end:
-                raise Stopped(f"stopped by a signal at step {done} of {plan.steps}; saved: the same command goes on")
+                raise Stopped(f"stopped by a signal at step {done} of {config.steps}; saved: the same command resumes")
         signals.place(" after training, which is saved: the same command does the rest")
         if stopping.agreed_at_last():
-            raise Stopped(f"stopped by a signal at step {run.step} of {plan.steps}; saved: the same command does the rest")
+            raise Stopped(f"stopped by a signal at step {run.step} of {config.steps}; saved: the same command does the rest")
 
 
 def seed(device: torch.device, seed: int, step: int) -> None:
-    """Dropout and the like become a function of the step, another on each process.
+    """What draws from torch's generator becomes a function of the step, another on each process.
 
-    Hashed, because the CPU's generator reads no more than the lowest 32 bits of its seed.
+    Dropout does not (core/dropout.py). Hashed, because the CPU's generator reads no more than the lowest 32 bits of its seed.
     """
     number = int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank()}".encode(), digest_size=8).digest())
     torch.default_generator.manual_seed(number)  # torch.manual_seed asks every kind of device, at 0.3 ms a step
@@ -124,23 +128,15 @@ def pieces(batch: Batch, count: int) -> Iterator[tuple[bool, Batch]]:
     """(is it the last, a piece of the batch), `count` of them."""
     if len(batch.indices) % count:
         raise ValueError(f"accumulate={count} does not divide the {len(batch.indices)} images of a process")
-    parts = chunks(batch, len(batch.indices) // count)
+    parts = batch.split(len(batch.indices) // count)
     yield from ((part is parts[-1], part) for part in parts)
-
-
-def chunks(batch: Batch, size: int) -> list[Batch]:
-    """The batch in order, `size` images at a time; the last part may be smaller."""
-    views = zip(*(view.split(size) for view in batch.views), strict=True)
-    indices = batch.indices.split(size)
-    labels = [None] * len(indices) if batch.labels is None else batch.labels.split(size)
-    return [Batch(list(v), i, l, batch.epoch) for v, i, l in zip(views, indices, labels, strict=True)]
 
 
 def _numbers(scalars: dict) -> dict[str, float]:
     return {name: float(mean(value)) if isinstance(value, Tensor) else value for name, value in scalars.items()}
 
 
-class Window:
+class Meter:
     """Figures since they were last read: mean loss, gradient norm, images a second, share of the time spent waiting.
 
     Losses stay on the device until then, so the loop never waits for them.
@@ -162,8 +158,8 @@ class Window:
         self.waited += time.monotonic() - start
 
     @contextlib.contextmanager
-    def aside(self):
-        """Time that is no training: looking and saving."""
+    def excluded(self):
+        """Time that is not training: evaluating and saving."""
         start = time.monotonic()
         yield
         self.since += time.monotonic() - max(start, self.since)

@@ -9,7 +9,7 @@ from core.distributed import gather
 class Queue(nn.Module):
     """The newest K embeddings of unit length. It starts as random directions.
 
-    `remember` in forward, `update` in after_step: a step's own embeddings are never among its negatives.
+    An objective stages new embeddings and `after_step` commits them: a step's own embeddings are never among its negatives.
     """
 
     def __init__(self, size: int, dim: int):
@@ -18,7 +18,6 @@ class Queue(nn.Module):
             raise ValueError(f"method.queue_size={size}: must be 1 or more")
         self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))  # K,P
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))  # where the next ones go
-        self.fresh: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -31,16 +30,11 @@ class Queue(nn.Module):
         self.rows = self.rows[:most].clone()
         return [f"method.queue_size={K} shortened to {most}: half of the {images} images, in whole batches"]
 
-    def remember(self, embeddings: Tensor) -> None:
-        """This process's new embeddings, B,P, to go in at the step's end."""
-        self.fresh.append(embeddings.detach())
-
     @torch.no_grad()
-    def update(self) -> None:
-        """What all processes remembered takes the place of the oldest."""
+    def commit(self, *staged: Tensor) -> None:
+        """Embeddings of all processes take the place of the oldest.  staged: B,P each, this process's"""
         K = len(self)
-        rows = torch.cat([gather(z) for z in self.fresh])[-K:].to(self.rows.dtype)
+        rows = torch.cat([gather(z.detach()) for z in staged])[-K:].to(self.rows.dtype)
         slots = (self.oldest + torch.arange(len(rows), device=rows.device)) % K
         self.rows[slots] = rows
         self.oldest.copy_((self.oldest + len(rows)) % K)
-        self.fresh.clear()

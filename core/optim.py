@@ -4,6 +4,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from core.settings import OptimSettings
+
 OPTIMIZERS = ("lars", "sgd", "adamw")
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -49,27 +51,28 @@ class LARS(Optimizer):
 
 
 def parameter_groups(
-    module: nn.Module, weight_decay: float, decay_all: bool = False, bias_scale: float = 1.0, fixed_lr: float | None = None
+    module: nn.Module, weight_decay: float, decay_all: bool = False, bias_scale: float = 1.0, peak_lr: float | None = None
 ) -> list[dict]:
     """Trainable parameters in groups: weights, and what neither decays nor is rescaled by LARS.
 
     The latter are every parameter of a normalisation layer and every tensor of fewer than two dimensions, told by type
     and ndim, never by name; `bias_scale` multiplies their learning rate. A transformer's class token and learnt
     positions are tables of three dimensions and so count as weights, as in MoCo v3's code. `decay_all` decays them too
-    (MoCo v1 and v2). Submodules that the module names in its `fixed_lr` keep that learning rate throughout; those in its
-    `lr_scales` have a share of it, and those in its `opens` none before so much of the run is done.
+    (MoCo v1 and v2). Of the module's traits (core/method.py) `constant_lr` names submodules that keep `peak_lr` throughout;
+    `lr_scale` gives some a share of it, and `unfreeze_at` none before so much of the run is done.
     """
     norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    fixed = dict.fromkeys(getattr(module, "fixed_lr", ()), True)
-    scales, opens = getattr(module, "lr_scales", {}), getattr(module, "opens", {})
+    traits = getattr(module, "traits", None)
+    constant = dict.fromkeys(getattr(traits, "constant_lr", ()), True)
+    scales, unfreeze_at = getattr(traits, "lr_scale", {}), getattr(traits, "unfreeze_at", {})
     named = [name for name, _ in module.named_parameters()]
-    for name in (*fixed, *scales, *opens):
+    for name in (*constant, *scales, *unfreeze_at):
         assert any(_inside(parameter, name) for parameter in named), f"{name} has no parameter"
     groups: dict[tuple[bool, bool, float, float], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():
         if p.requires_grad:
             plain = id(p) in norms or p.ndim < 2
-            kind = plain, _said(fixed, name, False), _said(scales, name, 1.0), _said(opens, name, 0.0)
+            kind = plain, _of(constant, name, False), _of(scales, name, 1.0), _of(unfreeze_at, name, 0.0)
             groups.setdefault(kind, []).append(p)
     return [
         {
@@ -78,15 +81,15 @@ def parameter_groups(
             "decays": decay_all or not plain,
             "adapt": not plain,
             "lr_scale": scale * (bias_scale if plain else 1.0),
-            "fixed_lr": fixed_lr if is_fixed else None,
-            "opens": start,
+            "constant_lr": peak_lr if is_constant else None,
+            "unfreeze_at": start,
         }
-        for (plain, is_fixed, scale, start), params in sorted(groups.items(), key=lambda item: item[0])
+        for (plain, is_constant, scale, start), params in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
-def _said(table: dict, parameter: str, default):
-    """What a table of submodules and parameters says of this one: the longest name that it lies in."""
+def _of(table: dict, parameter: str, default):
+    """A parameter's value in a table of submodules and parameters: that of the longest name that it lies in."""
     names = [name for name in table if _inside(parameter, name)]
     return table[max(names, key=len)] if names else default
 
@@ -98,36 +101,26 @@ def _inside(parameter: str, name: str) -> bool:
 def schedule(optimizer: Optimizer, lr: float, weight_decay: float | None = None, progress: float = 0.0) -> None:
     """Give every group of `parameter_groups` its learning rate and, unless None, its weight decay."""
     for group in optimizer.param_groups:
-        base = group.get("fixed_lr")
-        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0) * (progress >= group.get("opens", 0.0))
+        base = group.get("constant_lr")
+        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0) * (progress >= group.get("unfreeze_at", 0.0))
         if weight_decay is not None and group.get("decays", True):
             group["weight_decay"] = weight_decay
 
 
-def build(
-    module: nn.Module,
-    name: str,
-    lr: float,
-    weight_decay: float,
-    momentum: float = 0.9,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eta: float = 0.001,
-    lars_clip: bool = False,
-    decay_all: bool = False,
-    bias_scale: float = 1.0,
-) -> Optimizer:
-    """The optimizer that `name` means, over the parameters where they now are (move the module first).
+def build(module: nn.Module, settings: OptimSettings, lr: float) -> Optimizer:
+    """The optimizer of these settings, over the parameters where they now are (move the module first).  lr: the peak
 
     Fused kernels read a tensor once: on a CPU core AdamW 4×, SGD 1.6× as fast. They take a gradient to lie in memory as
     its parameter does, which autograd sees to.
     """
-    groups = parameter_groups(module, weight_decay, decay_all, bias_scale, fixed_lr=lr)
+    o = settings
+    groups = parameter_groups(module, o.weight_decay, o.decay_all, o.bias_scale, peak_lr=lr)
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for g in groups for p in g["params"])
-    match name:
+    match o.name:
         case "lars":
-            return LARS(groups, lr, momentum, eta=eta, clip=lars_clip)
+            return LARS(groups, lr, o.momentum, eta=o.eta, clip=o.lars_clip)
         case "sgd":
-            return torch.optim.SGD(groups, lr, momentum, fused=fused)
+            return torch.optim.SGD(groups, lr, o.momentum, fused=fused)
         case "adamw":
-            return torch.optim.AdamW(groups, lr, tuple(betas), fused=fused)
-    raise ValueError(f"optim.name={name}: there are {', '.join(OPTIMIZERS)}")
+            return torch.optim.AdamW(groups, lr, tuple(o.betas), fused=fused)
+    raise ValueError(f"optim.name={o.name}: there are {', '.join(OPTIMIZERS)}")

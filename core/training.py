@@ -6,11 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core import cli, identity, trackers, world
 from core.machine import cores
 from core.settings import CommonSettings, Settings, TrainingSettings
+
+if TYPE_CHECKING:
+    from core.distributed import World
+    from core.loop import TrainConfig
+    from core.method import Method
 
 POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
 POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
@@ -128,28 +133,27 @@ def learning_rate(settings: TrainingSettings) -> float:
     return settings.optim.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[settings.optim.scaling]
 
 
-def build_optimizer(settings: TrainingSettings, method):
-    """The optimizer of these settings over the method's parameters, where they now are."""
-    from core import optim
+def build(settings: TrainingSettings, method: "Method", world: "World", steps_an_epoch: int, precision, **changes):
+    """Make a method ready to train on this process's device, in place.  → (optimizer, loop.TrainConfig)
 
-    o = settings.optim
-    return optim.build(
-        method,
-        o.name,
-        learning_rate(settings),
-        o.weight_decay,
-        momentum=o.momentum,
-        betas=tuple(o.betas),
-        eta=o.eta,
-        lars_clip=o.lars_clip,
-        decay_all=o.decay_all,
-        bias_scale=o.bias_scale,
-    )
+    precision: autocast's dtype or None; changes: fields of the TrainConfig in place of those that the settings give.
+    """
+    import torch
+
+    from core import dropout, optim
+    from core.batchnorm import sync_batchnorm
+
+    if world.size > 1 and method.traits.sync_batchnorm:
+        sync_batchnorm(method)
+    dropout.per_image(method)
+    method.to(world.device, memory_format=torch.channels_last)
+    optimizer = optim.build(method, settings.optim, learning_rate(settings))
+    return optimizer, train_config(settings, steps_an_epoch, world.size, precision, **changes)
 
 
-def build_plan(settings: TrainingSettings, steps_an_epoch: int, processes: int, precision, **more):
-    """The numbers of a run.  precision: autocast's dtype or None; more: fields of `loop.Plan` in place of the words'."""
-    from core.loop import Plan
+def train_config(settings: TrainingSettings, steps_an_epoch: int, processes: int, precision, **changes) -> "TrainConfig":
+    """The numbers of a run.  precision: autocast's dtype or None; changes: fields in place of those that the settings give."""
+    from core.loop import TrainConfig
     from core.schedule import cosine, warmup_cosine
 
     steps = settings.steps or max(1, round(settings.epochs * steps_an_epoch))
@@ -166,19 +170,19 @@ def build_plan(settings: TrainingSettings, steps_an_epoch: int, processes: int, 
         steps=steps,
         steps_an_epoch=steps_an_epoch,
         batch_size=settings.batch_size,
-        checks=frozenset({round(steps * (i + 1) / settings.checks) for i in range(settings.checks)} - {0}),
+        evals=frozenset({round(steps * (i + 1) / settings.checks) for i in range(settings.checks)} - {0}),
         rate=partial(warmup_cosine, peak=learning_rate(settings), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
         precision=precision,
         accumulate=settings.accumulate,
         chunk=settings.chunk,
         decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
         clip=settings.clip,
-        until=round(settings.until * steps_an_epoch) if getattr(settings, "until", None) else None,
+        pause_at=round(settings.until * steps_an_epoch) if getattr(settings, "until", None) else None,
         seed=settings.seed,
         log_every=settings.log_every,
         save_seconds=settings.save_minutes * 60,
     )
-    return Plan(**fields | more)
+    return TrainConfig(**fields | changes)
 
 
 def build_method(settings: TrainingSettings, encoder, **more):
@@ -199,7 +203,7 @@ def build_method(settings: TrainingSettings, encoder, **more):
         inspect.signature(kind).bind(encoder=encoder, **arguments)
     except TypeError as error:
         raise ValueError(f"method={settings.method.name}: {kind.__name__} has {error}") from error
-    takes = kind.views
-    if settings.augment.views != takes:  # local crops are beside those
-        raise ValueError(f"augment.views={settings.augment.views}: method={settings.method.name} takes {takes} of each image")
+    needed = kind.traits.views
+    if settings.augment.views != needed:  # local crops are beside those
+        raise ValueError(f"augment.views={settings.augment.views}: method={settings.method.name} takes {needed} of each image")
     return kind(encoder=encoder, **arguments)

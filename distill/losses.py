@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distributed import gather, rank, total, world_size
-from core.method import exact
+from core.method import at_least_fp32
 from core.numerics import cosine, safe_sqrt, unit
 
 EPSILON = 1e-7
@@ -17,7 +17,7 @@ EPSILON = 1e-7
 
 def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² · mean_i KL(softmax(t_i / T) ‖ softmax(s_i / T)).  Logits B,K.  Hinton et al. 2015, arXiv 1503.02531, §2."""
-    found, told = ((exact(z) / temperature).log_softmax(1) for z in (student, teacher))
+    found, told = ((at_least_fp32(z) / temperature).log_softmax(1) for z in (student, teacher))
     return F.kl_div(found, told, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -30,7 +30,7 @@ def standardised(logits: Tensor, unbiased: bool = True) -> Tensor:
     K = logits.shape[1]
     if K < 2:
         raise ValueError("method.standardise: one class has no deviation to divide by; use method=kd without it")
-    centred = exact(logits) - exact(logits).mean(1, keepdim=True)
+    centred = at_least_fp32(logits) - at_least_fp32(logits).mean(1, keepdim=True)
     variance = centred.square().sum(1, keepdim=True) / (K - 1) if unbiased else centred.square().mean(1, keepdim=True)
     return centred / (safe_sqrt(variance) + EPSILON)
 
@@ -46,7 +46,7 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: fl
     target = F.one_hot(labels, student.shape[1]).bool()
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
-        logp = (exact(logits) / temperature).log_softmax(1)
+        logp = (at_least_fp32(logits) / temperature).log_softmax(1)
         others = logp[~target].unflatten(0, (len(logits), -1))  # B,K-1
         rest = others.logsumexp(1, keepdim=True)
         return torch.cat([logp[target][:, None], rest], 1), others - rest
@@ -61,7 +61,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float, gamma: float, temperatur
 
     Of softmax(z / T).  Logits B,K.  Huang et al. 2022, arXiv 2205.10536, eqs. 6–10.
     """
-    found, told = ((exact(z) / temperature).softmax(1) for z in (student, teacher))
+    found, told = ((at_least_fp32(z) / temperature).softmax(1) for z in (student, teacher))
     between = 1 - _pearson(found, told).mean()
     within = 1 - _pearson(gather(found).T, gather(told).T).mean()
     return (beta * between + gamma * within) * temperature**2
@@ -78,7 +78,7 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
     Zagoruyko and Komodakis 2017, arXiv 1612.03928, eq. 2 with p = 2; the mean over positions and images, as the CIFAR-100
     comparison has it (Tian et al., arXiv 1910.10699).
     """
-    student, teacher = same_size(exact(student), exact(teacher))
+    student, teacher = same_size(at_least_fp32(student), at_least_fp32(teacher))
     a, b = (unit(x.square().mean(1).flatten(1), dim=1) for x in (student, teacher))
     return (a - b).square().mean()
 
@@ -94,7 +94,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
     Tung and Mori 2019, arXiv 1907.09682, eqs. 1–4. B is the global batch.
     """
-    found, told = (unit(q @ gather(q).T, dim=1) for q in (exact(student).flatten(1), exact(teacher).flatten(1)))
+    found, told = (unit(q @ gather(q).T, dim=1) for q in (at_least_fp32(student).flatten(1), at_least_fp32(teacher).flatten(1)))
     return (found - told).square().mean()
 
 
@@ -105,7 +105,7 @@ def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def shares(x: Tensor) -> Tensor:
-        x = exact(x)
+        x = at_least_fp32(x)
         x = x / (x.norm(dim=1, keepdim=True) + EPSILON)
         p = ((x @ gather(x).T + 1) / 2).clamp(min=0)  # a cosine of −1 may be less by rounding
         return p / p.sum(1, keepdim=True)
@@ -122,7 +122,7 @@ def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def psi(x: Tensor) -> Tensor:
-        x = exact(x)
+        x = at_least_fp32(x)
         B, N = len(x), len(x) * world_size()
         square = (x[:, None] - gather(x)).square().sum(2)  # B,N
         own = torch.arange(B, device=x.device)[:, None] + rank() * B == torch.arange(N, device=x.device)
@@ -139,7 +139,7 @@ def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def cosines(x: Tensor) -> Tensor:
-        x = exact(x)
+        x = at_least_fp32(x)
         e = unit(gather(x) - x[:, None], dim=2)  # B,W*B,D: from each vertex to all others
         return e @ e.transpose(1, 2)  # B,W*B,W*B
 
@@ -154,13 +154,13 @@ def similarity_kl(
     Rows of length 1: student B,P with anchors K,P; teacher B,Q with its anchors K,Q.  CompRess (arXiv 2010.14713, eqs. 1–3)
     gives each network anchors of its own; regression by KL gives both the teacher's.
     """
-    found = exact(student) @ exact(anchors).T / temperature
-    return soft_cross_entropy(found, exact(teacher) @ exact(teachers_anchors).T / teachers_temperature)
+    found = at_least_fp32(student) @ at_least_fp32(anchors).T / temperature
+    return soft_cross_entropy(found, at_least_fp32(teacher) @ at_least_fp32(teachers_anchors).T / teachers_temperature)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """mean_i −Σ_j softmax(t_i)_j log softmax(s_i)_j.  B,K"""
-    return -(exact(teacher).softmax(1) * exact(student).log_softmax(1)).sum(1).mean()
+    return -(at_least_fp32(teacher).softmax(1) * at_least_fp32(student).log_softmax(1)).sum(1).mean()
 
 
 def contrastive(
@@ -173,7 +173,7 @@ def contrastive(
     19, with the constant Z of the authors' code, without which a thousand negatives drown the positive; here the negatives
     are shared by the batch.
     """
-    anchors, positives, negatives = exact(anchors), exact(positives), exact(negatives)
+    anchors, positives, negatives = at_least_fp32(anchors), at_least_fp32(positives), at_least_fp32(negatives)
     shift = torch.log(allowed.sum(1).clamp(min=1).to(anchors.dtype)) + log_constant  # B: log(N Z/M)
     positive = (anchors * positives).sum(1) / temperature - shift
     negative = anchors @ negatives.T / temperature - shift[:, None]

@@ -48,19 +48,19 @@ class Teacher:
                 member.head.requires_grad_(False).eval().to(device)
         self.name = ",".join(m.name for m in members)
         self.dim = sum(m.encoder.dim for m in members)
-        told = {m.classes for m in members}
-        self.classes = told.pop() if len(told) == 1 else None  # names, where all members have the same
-        self.says = ("features",) if self.classes is None else ("features", "logits")
+        classes = {m.classes for m in members}
+        self.classes = classes.pop() if len(classes) == 1 else None  # names, where all members have the same
+        self.output_names = ("features",) if self.classes is None else ("features", "logits")
         self.head = members[0].head if len(members) == 1 else None
         self.cache: Cache | None = None
 
-    def __call__(self, batch: Batch, wants: tuple[str, ...]) -> tuple[Tensor, ...]:
-        """features: B,V,D; logits: B,V,K; those that are wanted, in the views' precision.
+    def __call__(self, batch: Batch, needs: tuple[str, ...]) -> dict[str, Tensor]:
+        """features: B,V,D; logits: B,V,K; those that are needed, by name, in the views' precision.
 
-        All that it says is computed and kept, so that methods which want different things share one cache.
+        All outputs are computed and kept, so that methods which need different ones share one cache.
         """
-        if not wants:
-            return ()
+        if not needs:
+            return {}
         like = batch.views[0]
         kept = self.cache and self.cache.get(batch.epoch, batch.indices.numpy())
         if kept is None:
@@ -69,8 +69,8 @@ class Teacher:
                 self.cache.put(batch.epoch, batch.indices.numpy(), rows.flatten(1).cpu().numpy())
         else:
             rows = torch.from_numpy(kept).unflatten(1, (len(batch.views), -1))
-        parts = rows.to(like.device, like.dtype).split([self.width(name) for name in self.says], dim=2)
-        return tuple(parts[self.says.index(name)] for name in wants)
+        parts = rows.to(like.device, like.dtype).split([self.width(name) for name in self.output_names], dim=2)
+        return {name: part for name, part in zip(self.output_names, parts, strict=True) if name in needs}
 
     def width(self, name: str) -> int:
         return self.dim if name == "features" else len(self.classes)

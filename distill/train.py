@@ -117,10 +117,10 @@ def student(settings: DistillSettings, world) -> None:
     import torch
 
     from core import distributed, loop, trackers
-    from core.batchnorm import sync_batchnorm
     from core.run import ProgressBar, Run, another, say
     from core.schedule import stepped
-    from distill import report, teacher
+    from distill import report
+    from distill.teacher import load
     from vision import artifact, loaders
     from vision.build import build_encoder, compile_encoder, precision
     from vision.data import build_data, fingerprints
@@ -131,25 +131,22 @@ def student(settings: DistillSettings, world) -> None:
     name, images = f"distil-{settings.method.name}-{settings.data.name}", fingerprints(dataset)
     run = Run(training.folder(settings, name, images), cli.document(settings), settings.resume, images)
     encoder, recipe = build_encoder(settings, dataset)
-    master = teacher.load(settings.teacher, recipe.mean, recipe.std, world.device)
-    classes = check_classes(dataset, master, settings)
-    method = training.build_method(settings, encoder, teacher=master, classes=classes)
-    split = dataset.train if method.needs_labels else dataset.pretrain
-    if method.needs_labels and len(split.labels.unique()) < 2:
+    teacher = load(settings.teacher, recipe.mean, recipe.std, world.device)
+    classes = check_classes(dataset, teacher, settings)
+    method = training.build_method(settings, encoder, teacher=teacher, classes=classes)
+    split = dataset.train if method.traits.needs_labels else dataset.pretrain
+    if method.traits.needs_labels and len(split.labels.unique()) < 2:
         raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
     deal = loaders.Plan(len(split), settings.batch_size, settings.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
-    if world.size > 1 and method.sync_batchnorm:
-        sync_batchnorm(method)
-    method.to(world.device, memory_format=torch.channels_last)
-    optimizer = training.build_optimizer(settings, method)
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
-    plan = training.build_plan(settings, deal.steps_an_epoch, world.size, precise, checks=frozenset())
+    optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, evals=frozenset())
     if settings.steps_at:
         o, at = settings.optim, tuple(settings.steps_at)
-        plan = replace(plan, rate=partial(stepped, peak=training.learning_rate(settings), warmup=o.warmup, at=at, factor=0.1))
-    extra = {"teacher": master.fingerprint()}
-    keep(settings, method, master, extra["teacher"], split, recipe, precise)
+        peak = training.learning_rate(settings)
+        config = replace(config, rate=partial(stepped, peak=peak, warmup=o.warmup, at=at, factor=0.1))
+    extra = {"teacher": teacher.fingerprint()}
+    keep(settings, method, teacher, extra["teacher"], split, recipe, precise)
     workers = training.workers(settings, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(split, recipe, deal, encoder.spec.channels, workers)
 
@@ -160,47 +157,48 @@ def student(settings: DistillSettings, world) -> None:
     run.begin()
     say(
         f"{settings.method.name} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "
-        f"({report.millions(encoder)}, {encoder.dim} features) after {master.name} ({master.parameters / 1e6:.2f} M "
-        f"parameters, {master.dim} features), {plan.steps} steps of {plan.batch_size} images → {run.folder}"
+        f"({report.millions(encoder)}, {encoder.dim} features) after {teacher.name} ({teacher.parameters / 1e6:.2f} M "
+        f"parameters, {teacher.dim} features), {config.steps} steps of {config.batch_size} images → {run.folder}"
     )
     for note in notes:
         say(f"note: {note}")
-    if distributed.is_main() and run.step < plan.steps:
-        run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(plan.steps, run.step, settings.method.name)]
+    if distributed.is_main() and run.step < config.steps:
+        bar = ProgressBar(config.steps, run.step, settings.method.name)
+        run.listeners += [*trackers.listeners(settings.trackers, run), bar]
     if settings.compile:
         compile_encoder(encoder)
     try:
-        loop.train(method, batches.batches(run.step, plan.steps), optimizer, plan, run, world.device,
-                   observe=lambda step: {}, extra=lambda: extra)
+        loop.train(method, batches.batches(run.step, config.steps), optimizer, config, run, world.device,
+                   evaluate=lambda step: {}, extra=lambda: extra)
     finally:
         run.close()
     origin = {"tool": TOOL.module, "words": run.identity}
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
     head = getattr(method, "head", None)
     if head is not None:
-        told = dataset.classes or master.classes  # without labels the classifier is the teacher's
+        told = dataset.classes or teacher.classes  # without labels the classifier is the teacher's
         run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, told))
-    report.final(run, settings, dataset, method, master, recipe, world, time.monotonic() - start)
+    report.final(run, settings, dataset, method, teacher, recipe, world, time.monotonic() - start)
 
 
-def check_classes(dataset, master, settings: DistillSettings) -> int:
+def check_classes(dataset, teacher, settings: DistillSettings) -> int:
     """How many classes a classifier can learn to tell apart; 0 without labels.  Refuses a teacher of other classes."""
     if dataset.classes is None:
         return 0
-    if master.classes is not None and tuple(master.classes) != tuple(dataset.classes):
+    if teacher.classes is not None and tuple(teacher.classes) != tuple(dataset.classes):
         raise ValueError(
-            f"teacher={settings.teacher} tells apart {len(master.classes)} classes ({', '.join(master.classes[:3])}, …), "
+            f"teacher={settings.teacher} tells apart {len(teacher.classes)} classes ({', '.join(teacher.classes[:3])}, …), "
             f"data={settings.data.name} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, …): they must be the same"
         )
     return 0 if dataset.train.labels is None else len(dataset.classes)
 
 
-def keep(settings: DistillSettings, method, master, fingerprint: str, split, recipe, precise) -> None:
+def keep(settings: DistillSettings, method, teacher, fingerprint: str, split, recipe, precise) -> None:
     """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
     from core.run import say
     from distill.cache import Cache
 
-    if settings.cache == "none" or not settings.cache_gb or not method.wants:
+    if settings.cache == "none" or not settings.cache_gb or not method.needs:
         return
     if getattr(split, "skipped", None):
         say("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
@@ -209,12 +207,13 @@ def keep(settings: DistillSettings, method, master, fingerprint: str, split, rec
         "teacher": fingerprint,
         "images": split.fingerprint(),
         "precision": str(precise),
-        "views": cli.plain(settings.augment) | {"size": recipe.size, "mean": master.mean.tolist(), "std": master.std.tolist()},
+        "views": cli.plain(settings.augment)
+        | {"size": recipe.size, "mean": teacher.mean.tolist(), "std": teacher.std.tolist()},
         "seed": settings.seed,
-        "outputs": list(master.says),
+        "outputs": list(teacher.output_names),
     }
-    width = method.views * sum(master.width(name) for name in master.says)
-    master.cache = Cache(cli.expand(settings.cache), what, len(split), width, settings.cache_gb * 1e9)
+    width = method.traits.views * sum(teacher.width(name) for name in teacher.output_names)
+    teacher.cache = Cache(cli.expand(settings.cache), what, len(split), width, settings.cache_gb * 1e9)
 
 
 if __name__ == "__main__":

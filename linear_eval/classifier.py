@@ -1,15 +1,22 @@
 """An encoder with a linear layer on top, trained with labels: all of it, the layer alone, or from the top down."""
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.method import Batch, Method
+from core.method import Batch, Method, Output, Record, Traits
 from linear_eval.losses import class_weights, classification_loss
 from vision.layers import depths
 from vision.mix import blend, masks
 
 TRAINS = ("all", "head", "staged")
+
+
+@dataclass(frozen=True)
+class SoftLabels(Record):
+    labels: Tensor  # B,K: one-hot, or mixed as the images are
 
 
 class Classifier(Method):
@@ -23,8 +30,7 @@ class Classifier(Method):
     counts: images of each class among those to train on.
     """
 
-    views = 1
-    needs_labels = True
+    traits = Traits(views=1, needs_labels=True)
 
     def __init__(
         self,
@@ -49,17 +55,24 @@ class Classifier(Method):
         nn.init.zeros_(self.head.bias)
         self.smoothing, self.gamma, self.mixup, self.cutmix = smoothing, gamma, mixup, cutmix
         self.register_buffer("weights", class_weights(counts) if weighting == "balanced" else None)
-        self.per_image = weighting == "none"
+        scales, unfreeze_at = {}, {}
         if trains == "head":
             encoder.requires_grad_(False)
         elif layer_decay < 1:
             layers = depths(encoder)
             top = max(layers.values()) + 1
-            self.lr_scales = {f"encoder.{name}": layer_decay ** (top - depth) for name, depth in layers.items()}
+            scales = {f"encoder.{name}": layer_decay ** (top - depth) for name, depth in layers.items()}
         if trains == "staged":
             stages = depths(encoder, coarse=True)
             count = max(stages.values()) + 1
-            self.opens = {f"encoder.{name}": until * (count - depth) / count for name, depth in stages.items()}
+            unfreeze_at = {f"encoder.{name}": until * (count - depth) / count for name, depth in stages.items()}
+        self.traits = replace(
+            self.traits,
+            per_image=weighting == "none",
+            sync_batchnorm=trains != "head",
+            lr_scale=scales,
+            unfreeze_at=unfreeze_at,
+        )
         self.train()
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -68,9 +81,9 @@ class Classifier(Method):
             self.encoder.eval()
         return self
 
-    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict]:
-        if self.opens:
-            self._let_closed_stages_be(progress)
+    def forward(self, batch: Batch, progress: float) -> Output:
+        if self.traits.unfreeze_at:
+            self._freeze_statistics(progress)
         return super().forward(batch, progress)
 
     def embed(self, batch: Batch) -> Tensor:
@@ -80,17 +93,17 @@ class Classifier(Method):
         with torch.set_grad_enabled(self.trains != "head" and torch.is_grad_enabled()):
             return self.encoder(images)[:, None]  # B,1,D
 
-    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        labels = F.one_hot(batch.labels.to(batch.views[0].device), self.head.out_features).float()  # B,K
+    def targets(self, batch: Batch) -> SoftLabels:
+        labels = F.one_hot(batch.labels, self.head.out_features).float()  # B,K
         for own in self._own(batch):
             labels = blend(labels, own.mean((2, 3)))  # of a cut, what its box left: edges cut boxes off
-        return (labels,)
+        return SoftLabels(labels)
 
-    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: SoftLabels, progress: float) -> Output:
         logits = self.head(self.dropout(features[:, 0]))
-        loss = classification_loss(logits, targets[0], self.smoothing, self.weights, self.gamma)
-        right = (logits.argmax(1) == targets[0].argmax(1)).float().mean()
-        return loss, {"train_accuracy": right.detach() * 100}
+        loss = classification_loss(logits, targets.labels, self.smoothing, self.weights, self.gamma)
+        right = (logits.argmax(1) == targets.labels.argmax(1)).float().mean()
+        return Output(loss, {"train_accuracy": right.detach() * 100})
 
     def classify(self, images: Tensor) -> Tensor:
         """Normalised images → logits.  B,C,S,S → B,K"""
@@ -104,11 +117,11 @@ class Classifier(Method):
         indices = batch.indices.to(images.device)
         return [masks(self.seed, batch.epoch, indices, self.mixup, self.cutmix, *images.shape[2:])]
 
-    def _let_closed_stages_be(self, progress: float) -> None:
+    def _freeze_statistics(self, progress: float) -> None:
         """BatchNorm of stages that wait keeps its statistics."""
         for name, module in self.named_modules():
             if isinstance(module, _BatchNorm):
-                module.train(self.training and progress >= self.opens.get(f"{name}.weight", 0.0))
+                module.train(self.training and progress >= self.traits.unfreeze_at.get(f"{name}.weight", 0.0))
 
 
 def _check(trains, until, layer_decay, dropout, smoothing, weighting, gamma, mixup, cutmix) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from core import cli, loop, trackers, training
-from core.batchnorm import sync_batchnorm
 from core.distributed import World, broadcast_object, is_main
 from core.run import ProgressBar, Run, say
 from core.schedule import plateaus, stepped
@@ -52,32 +51,28 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     train, validation = (_some(split, settings) for split in (dataset.train, dataset.validation))
     counts = train.labels.bincount(minlength=len(dataset.classes))
     method = training.build_method(settings, encoder, counts=counts, seed=settings.seed)
-    if world.size > 1 and settings.method.trains != "head":
-        sync_batchnorm(method)
-    method.to(world.device, memory_format=torch.channels_last)
     deal = loaders.Plan(len(train), settings.batch_size, settings.seed, world, train.labels if settings.balanced else None)
-    optimizer = training.build_optimizer(settings, method)
     watch = Watch(method, validation, recipe, world.device, settings.early_stop)
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
-    plan = training.build_plan(settings, deal.steps_an_epoch, world.size, precise, enough=watch.enough)
-    plan = replace(plan, rate=rate(settings, watch, plan.rate))
+    optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, should_stop=watch.should_stop)
+    config = replace(config, rate=rate(settings, watch, config.rate))
     if not len(validation):
-        plan = replace(plan, checks=frozenset())
+        config = replace(config, evals=frozenset())
 
     watch.restore(run.restore(method, optimizer))
     run.begin()
     say(
         f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
-        f"{plan.steps} steps of {plan.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
+        f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
     )
-    if is_main() and run.step < plan.steps:
-        run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(plan.steps, run.step, "fine-tuning")]
+    if is_main() and run.step < config.steps:
+        run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, "fine-tuning")]
     workers = training.workers(settings, world.local_size, world.device.type == "cuda")
-    batches = loaders.loader(train, recipe, deal, encoder.spec.channels, workers).batches(run.step, plan.steps)
+    batches = loaders.loader(train, recipe, deal, encoder.spec.channels, workers).batches(run.step, config.steps)
     if settings.compile:
         compile_encoder(encoder)
     try:
-        loop.train(method, batches, optimizer, plan, run, world.device, observe=watch.check, extra=watch.state)
+        loop.train(method, batches, optimizer, config, run, world.device, evaluate=watch.check, extra=watch.state)
     finally:
         run.close()
     if settings.early_stop and watch.best:
@@ -165,7 +160,7 @@ class Watch:
         self.scores.append(score)
         return {"validation_accuracy": score}
 
-    def enough(self) -> bool:
+    def should_stop(self) -> bool:
         if not (self.early_stop and self.scores):
             return False
         return len(self.scores) - 1 - self.scores.index(max(self.scores)) >= self.early_stop

@@ -12,8 +12,10 @@ import fcntl
 import random
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,7 @@ import ssl.pretrain
 from core import cli, training
 from core.batchnorm import sync_batchnorm
 from core.distributed import world_size
-from core.memory import Queue
-from core.method import Batch, Method
+from core.method import Batch, Method, Output
 from core.settings import types_of
 from linear_eval.features import evenly, images_of, plain
 from nas import space
@@ -59,24 +60,21 @@ class Sandwich(Method):
 
     def embed(self, batch: Batch) -> Tensor:
         """→ B,S·V,D: the whole's views first."""
-        found = []
+        features = []
         for spec in self.parts(int(self.sandwiches)):
             with self.encoder.showing(spec):
-                found.append(super().embed(batch))
-        return torch.cat(found, dim=1)
+                features.append(super().embed(batch))
+        return torch.cat(features, dim=1)
 
-    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        first, *others = features.chunk(len(self.parts(int(self.sandwiches))), dim=1)
-        judged = [super().objective(first, targets, progress)]
-        queues = [(module, len(module.fresh)) for module in self.modules() if isinstance(module, Queue)]
-        judged += [super(Sandwich, self).objective(part, targets, progress) for part in others]
-        for queue, length in queues:
-            del queue.fresh[length:]  # the whole's embeddings alone are remembered
-        losses = torch.stack([loss for loss, _ in judged])
-        return losses.mean(), judged[0][1] | {"loss_largest": losses[0].detach(), "loss_smallest": losses[1].detach()}
+    def objective(self, features: Tensor, targets: Any, progress: float) -> Output:
+        parts = features.chunk(len(self.parts(int(self.sandwiches))), dim=1)
+        outputs = [super(Sandwich, self).objective(part, targets, progress) for part in parts]
+        losses, whole = torch.stack([output.loss for output in outputs]), outputs[0]
+        scalars = {"loss_largest": losses[0].detach(), "loss_smallest": losses[1].detach()}
+        return replace(whole, loss=losses.mean(), scalars=dict(whole.scalars) | scalars)  # the whole's embeddings are staged
 
-    def after_step(self, progress: float) -> None:
-        super().after_step(progress)
+    def after_step(self, staged: Any, progress: float) -> None:
+        super().after_step(staged, progress)
         self.sandwiches += 1
 
 
@@ -88,7 +86,7 @@ def sandwiched(method: Method, spaced: Space, subnets: int, seed: int) -> Method
     kind, spec = type(method), method.encoder.spec
     if kind.objective is Method.objective or kind.forward is not Method.forward:
         raise ValueError(f"method={kind.__name__} has no objective apart from its features: it cannot train a supernet")
-    elastic.elastic(method.encoder, sync_batchnorm if world_size() > 1 and method.sync_batchnorm else None)
+    elastic.elastic(method.encoder, sync_batchnorm if world_size() > 1 and method.traits.sync_batchnorm else None)
     shape = spec.channels, spec.image_size
     least = spaced(smallest, *shape)
 

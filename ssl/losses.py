@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distributed import gather, rank, world_size
-from core.method import exact
+from core.method import at_least_fp32
 from core.numerics import unit
 
 TILE = 1 << 22  # similarities held at a time: 256 × 16384 floats are 16 MB; with more, CPU caches miss
@@ -135,7 +135,7 @@ def contrastive(
     Computed in float32 at least.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        queries, keys = exact(queries), exact(keys)
+        queries, keys = at_least_fp32(queries), at_least_fp32(keys)
         positive = (queries * keys[positives]).sum(1) / temperature
         return (log_sum_exp(queries, keys, temperature, None if own is None else own[:, None]) - positive).mean()
 
@@ -148,7 +148,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """
     B = len(first)
     with torch.autocast(first.device.type, enabled=False):
-        z = unit(exact(torch.cat([first, second])), dim=1)
+        z = unit(at_least_fp32(torch.cat([first, second])), dim=1)
         if world_size() == 1 and _exp_fits(temperature, 2 * B, z.dtype):
             return _SymmetricCrossEntropy.apply(z, temperature)
         keys, own = global_rows(z)  # W*2*B,D: each process's first views, then its second ones
@@ -162,7 +162,7 @@ def queue_contrastive(queries: Tensor, keys: Tensor, queue: Tensor, temperature:
     queries, keys: B,D normalised, row i of one the positive of row i of the other; queue: K,D normalised.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        queries, keys, queue = exact(queries), exact(keys), exact(queue)
+        queries, keys, queue = at_least_fp32(queries), at_least_fp32(keys), at_least_fp32(queue)
         positive = (queries * keys).sum(1) / temperature
         return F.softplus(log_sum_exp(queries, queue, temperature) - positive).mean()
 

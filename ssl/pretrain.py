@@ -34,7 +34,6 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
     import torch
 
     from core import distributed, loop
-    from core.batchnorm import sync_batchnorm
     from core.run import Run, say
     from ssl import report
     from ssl.health import BEFORE, UNTRAINED, Health
@@ -55,18 +54,14 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
             return encoder, recipe, method_of(settings, encoder)
 
         encoder, recipe, method = initial()
-        if method.needs_labels and dataset.pretrain.labels is None:
+        if method.traits.needs_labels and dataset.pretrain.labels is None:
             raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
-        if method.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
+        if method.traits.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
             raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
         deal = loaders.Plan(len(dataset.pretrain), settings.batch_size, settings.seed, world)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
-        if world.size > 1 and method.sync_batchnorm:
-            sync_batchnorm(method)
-        method.to(world.device, memory_format=torch.channels_last)
-        optimizer = training.build_optimizer(settings, method)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
-        plan = training.build_plan(settings, deal.steps_an_epoch, world.size, precise)
+        optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise)
         began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
         health = Health(dataset, recipe, world.device, settings.seed, encoder, began)
         workers = training.workers(settings, world.local_size, world.device.type == "cuda")
@@ -74,7 +69,7 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
 
         past = run.restore(method, optimizer)
         run.begin()
-        report.opening(settings, dataset, encoder, plan, run, world, notes)
+        report.opening(settings, dataset, encoder, config, run, world, notes)
         report.skipped(run, dataset.skipped)
         if past:
             health.restore(past)
@@ -83,16 +78,16 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
         if settings.compile:
             compile_encoder(encoder)
 
-        report.listen(run, plan, settings, recipe, dataset, listeners)
+        report.listen(run, config, settings, recipe, dataset, listeners)
         try:
             loop.train(
                 method,
-                loader.batches(run.step, plan.steps),
+                loader.batches(run.step, config.steps),
                 optimizer,
-                plan,
+                config,
                 run,
                 world.device,
-                observe=lambda step: health.check(step, encoder, settings.stop_on_collapse),
+                evaluate=lambda step: health.check(step, encoder, settings.stop_on_collapse),
                 extra=health.state,
             )
         finally:
@@ -104,8 +99,8 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
         report.skipped(run, dataset.skipped)
         origin = {"tool": TOOL.module, "words": run.identity}
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
-        if run.step < plan.steps:
-            say(f"paused at step {run.step} of {plan.steps}: {run.folder}/encoder.safetensors; without until= it goes on")
+        if run.step < config.steps:
+            say(f"paused at step {run.step} of {config.steps}: {run.folder}/encoder.safetensors; without until= it goes on")
         elif settings.report:
             report.final(run, health, dataset, encoder, settings, lambda: initial()[0])
     return 0
@@ -125,7 +120,7 @@ def pieces_notes(settings: PretrainSettings, method) -> list[str]:
         raise ValueError(f"chunk={settings.chunk}: method={settings.method.name} has no objective apart; use accumulate")
     if settings.chunk and has_batchnorm(method.encoder):
         return [f"chunk={settings.chunk}: the whole batch's gradient, but the encoder's BatchNorm sees a chunk at a time"]
-    if settings.accumulate > 1 and not method.per_image:
+    if settings.accumulate > 1 and not method.traits.per_image:
         return [f"accumulate={settings.accumulate}: each piece is a batch of its own to this loss; chunk=… takes the whole one"]
     return []
 

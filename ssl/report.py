@@ -9,7 +9,7 @@ from torch import nn
 from core import trackers
 from core.distributed import World, gather_objects, is_main
 from core.figures import canvas, drawn
-from core.loop import Plan
+from core.loop import TrainConfig
 from core.run import ProgressBar, Run, say
 from core.settings import PretrainSettings
 from linear_eval.features import PIXELS, Source, collect, pixels_of
@@ -27,34 +27,34 @@ BANK = 60_000  # training images at most that vote on them
 
 
 def opening(
-    settings: PretrainSettings, dataset: Dataset, encoder, plan: Plan, run: Run, world: World, notes: list[str]
+    settings: PretrainSettings, dataset: Dataset, encoder, config: TrainConfig, run: Run, world: World, notes: list[str]
 ) -> None:
     parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
     size = encoder.spec.image_size
     where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
     say(
         f"{settings.method.name} on {len(dataset.pretrain):,} images of {dataset.name} at {size} px: "
-        f"{encoder.spec.name} ({parameters:.2f} M parameters, {encoder.dim} features), {plan.steps} steps of "
-        f"{plan.batch_size} images, {'bf16' if plan.precision else 'fp32'} on {where} → {run.folder}"
+        f"{encoder.spec.name} ({parameters:.2f} M parameters, {encoder.dim} features), {config.steps} steps of "
+        f"{config.batch_size} images, {'bf16' if config.precision else 'fp32'} on {where} → {run.folder}"
     )
     for note in notes:
         say(f"note: {note}")
     if dataset.skipped:
         say(f"note: {run.folder}/skipped.txt lists what is left out, with reasons")
-    if 0 < run.step < plan.steps:
+    if 0 < run.step < config.steps:
         say(f"going on from step {run.step}")
-    elif run.step >= plan.steps:
+    elif run.step >= config.steps:
         say("this run is finished; its report is made again. For another run change a setting, or give another out")
 
 
-def listen(run: Run, plan: Plan, settings: PretrainSettings, recipe: augment.Recipe, dataset: Dataset, listeners) -> None:
+def listen(run: Run, config: TrainConfig, settings: PretrainSettings, recipe: augment.Recipe, dataset: Dataset, listeners) -> None:
     """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
-    if not is_main() or run.step >= plan.steps:
+    if not is_main() or run.step >= config.steps:
         return
     run.listeners += [*listeners]
     if not settings.report:
         return
-    run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(plan.steps, run.step, settings.method.name)]
+    run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, settings.method.name)]
     if run.step == 0:
         indices = torch.arange(min(8, len(dataset.pretrain)))
         run.write("views.png", augment.picture(dataset.pretrain.resized(indices, recipe.size), recipe, settings.seed))

@@ -60,7 +60,7 @@ class MemoryLoader:
 
     def __init__(self, split: Images, recipe: Recipe, plan: Plan, channels: int):
         self.images = fit_channels(split.images, channels).to(plan.world.device)
-        self.labels = split.labels
+        self.labels = None if split.labels is None else split.labels.to(plan.world.device)
         self.recipe, self.plan = recipe, plan
         self.skipped: dict[str, str] = {}
 
@@ -73,7 +73,8 @@ class MemoryLoader:
             for at, indices in zip(range(0, len(here), len(shares[0])), shares, strict=True):
                 rows = slice(at, at + len(indices))
                 views = self.recipe.render(self.images[here[rows]], [draw[rows] for draw in draws])
-                yield Batch(views, indices, None if self.labels is None else self.labels[indices], epoch)
+                labels = None if self.labels is None else self.labels[here[rows]]
+                yield Batch(views, indices, labels, epoch, step + at // len(shares[0]), self.plan.seed)
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The steps from start to stop, cut at the ends of epochs and into `AHEAD` images at most."""
@@ -100,7 +101,7 @@ class StreamLoader:
 
         device = self.plan.world.device
         crops_of = _Crops(self.split, self.recipe, self.plan, start, stop, through_pipes=self._through_pipes())
-        for crops in items(crops_of, self.workers, pin_memory=device.type == "cuda"):
+        for step, crops in enumerate(items(crops_of, self.workers, pin_memory=device.type == "cuda"), start):
             if isinstance(crops, str):
                 raise ValueError(crops)
             crops = crops.tensors()
@@ -108,8 +109,8 @@ class StreamLoader:
             refuse_many(self.skipped, len(self.split), self.split.max_corrupt)
             draws = self.recipe.draw(self.plan.seed, crops.epoch, crops.asked, 1, 1)  # as in the worker
             views = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops.views]
-            labels = None if self.split.labels is None else self.split.labels[crops.used]
-            yield Batch(self.recipe.render(views, draws), crops.used, labels, crops.epoch)
+            labels = None if self.split.labels is None else self.split.labels[crops.used].to(device, non_blocking=True)
+            yield Batch(self.recipe.render(views, draws), crops.used, labels, crops.epoch, step, self.plan.seed)
 
 
     def _through_pipes(self) -> bool:

@@ -16,29 +16,45 @@ Changes: a step draws one set of negatives for all of the batch, so that they ar
 are no negatives, because their class is not known; no 1e-7 is added to the denominators.
 """
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import gather
-from core.method import Batch, check_natural, check_positive, check_share, exact
+from core.method import Batch, Output, Record, Traits, at_least_fp32, check_natural, check_positive, check_share
 from core.numerics import unit
 from distill.losses import contrastive
 from distill.losses import kd as hinton
-from distill.method import Labelled
+from distill.method import Labelled, Student, Targets
 
 POSITIVES = ("memory", "batch")
 
 
+@dataclass(frozen=True)
+class MemoryTargets(Targets):
+    indices: Tensor | None = None  # B int64: which images
+    drawn: Tensor | None = None  # B times the number that the step's negatives are drawn from
+
+
+@dataclass(frozen=True)
+class Staged(Record):
+    indices: Tensor  # B int64
+    student: Tensor  # B,P of length 1, for the memories
+    teacher: Tensor  # B,P
+    labels: Tensor  # B int64
+    constants: Tensor  # pieces,2: log(Z/M) as this step used them
+
+
 class CRD(Labelled):
-    per_image = True
+    traits = Traits(views=1, per_image=True, needs_labels=True)
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, dim: int, negatives: int,
         temperature: float, momentum: float, kd: float = 0.0, kd_temperature: float = 4.0, positives: str = "memory",
     ):
-        self.wants = ("features", "logits") if kd else ("features",)
+        self.needs = ("features", "logits") if kd else ("features",)
         super().__init__(encoder, teacher, classes, ce, weight)
         check_positive(temperature=temperature, kd_temperature=kd_temperature)
         check_natural(kd=kd)
@@ -50,8 +66,6 @@ class CRD(Labelled):
         self.negatives, self.temperature, self.momentum, self.dim = negatives, temperature, momentum, dim
         self.positives = positives
         self.register_buffer("log_constants", torch.full((2,), math.inf))  # log(Z/M) of teacher's and student's negatives
-        self.first: Tensor | None = None  # those constants, in the step that finds them
-        self.fresh: list[tuple[Tensor, ...]] = []
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
         device = self.students.weight.device
@@ -63,44 +77,44 @@ class CRD(Labelled):
             return [f"method.negatives: half of the {images} images, {self.negatives}"]
         return []
 
-    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        indices = batch.indices.to(batch.views[0].device)
+    def targets(self, batch: Batch) -> MemoryTargets:
+        found, device = super().targets(batch), batch.views[0].device
+        indices = batch.indices.to(device)
+        labels = found.labels if self.traits.needs_labels else indices  # without labels each image is a class
         drawn = torch.full_like(indices, self._drawn(batch))
-        labels = batch.labels.to(indices.device) if self.needs_labels else indices  # without labels each image is a class
-        return (*self.teacher(batch, self.wants), indices, drawn, labels)
+        return MemoryTargets(found.features, found.logits, (), labels, indices, drawn)
 
     def _drawn(self, batch: Batch) -> int:
         """A number that is the step's, the same on every process: the sum of the global batch's images, and the epoch."""
         return int(gather(batch.indices.to(self.students.weight.device)).sum()) * 65_537 + batch.epoch
 
-    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        *told, indices, drawn, labels = targets
-        student, told = features[:, 0], [t[:, 0] for t in told]
-        loss, scalars = self.combine(student, told, labels, progress, indices=indices, drawn=int(drawn[0]))
-        if self.kd:
-            found = hinton(exact(self.head(student)), exact(told[1]), self.kd_temperature)
-            loss, scalars = loss + self.kd * found, scalars | {"kd": found.detach()}
-        return loss, scalars
+    def objective(self, features: Tensor, targets: MemoryTargets, progress: float) -> Output:
+        output = super().objective(features, targets, progress)
+        if not self.kd:
+            return output
+        found = hinton(at_least_fp32(self.head(features[:, 0])), at_least_fp32(targets.logits[:, 0]), self.kd_temperature)
+        return replace(output, loss=output.loss + self.kd * found, scalars=dict(output.scalars) | {"kd": found.detach()})
 
-    def distil(self, features, logits, told, labels, progress, indices, drawn):
-        student = unit(exact(self.students(features)), dim=1)
-        teacher = unit(exact(self.teachers(told[0].to(self.teachers.weight.dtype))), dim=1)
-        generator = torch.Generator().manual_seed(drawn % 2**63)
-        chosen = torch.randint(len(self.student_memory), (self.negatives,), generator=generator).to(features.device)
-        theirs = self.classes_of[chosen]
-        allowed = (theirs != labels[:, None]) & (theirs >= 0) & (chosen != indices[:, None])  # B,N
-        self.fresh.append((indices, student.detach(), teacher.detach(), labels))
+    def distill(self, student: Student, teacher: MemoryTargets, progress: float) -> Output:
+        ours = unit(at_least_fp32(self.students(student.features)), dim=1)
+        theirs = unit(at_least_fp32(self.teachers(teacher.features.to(self.teachers.weight.dtype))), dim=1)
+        indices, labels = teacher.indices, teacher.labels
+        generator = torch.Generator().manual_seed(int(teacher.drawn[0]) % 2**63)
+        chosen = torch.randint(len(self.student_memory), (self.negatives,), generator=generator).to(ours.device)
+        classes = self.classes_of[chosen]
+        allowed = (classes != labels[:, None]) & (classes >= 0) & (chosen != indices[:, None])  # B,N
         sides = [
-            (student, teacher, self.teacher_memory[chosen]),  # anchors B,P; positives B,P; negatives N,P
-            (teacher, student, self.student_memory[chosen]),
+            (ours, theirs, self.teacher_memory[chosen]),  # anchors B,P; positives B,P; negatives N,P
+            (theirs, ours, self.student_memory[chosen]),
         ]
         if self.positives == "memory":
             memories = self.teacher_memory[indices], self.student_memory[indices]
             sides = [(anchors, kept.to(anchors.dtype), n) for (anchors, _, n), kept in zip(sides, memories, strict=True)]
-        if self.first is None and self.log_constants.isinf().any():
-            self.first = torch.stack([self.mean_exponential(*side) for side in sides])
-        constants = self.log_constants if self.first is None else self.first
-        return sum(contrastive(*side, allowed, self.temperature, c) for side, c in zip(sides, constants, strict=True))
+        constants = self.log_constants
+        if constants.isinf().any():  # the first step of a run
+            constants = torch.stack([self.mean_exponential(*side) for side in sides])
+        losses = [contrastive(*side, allowed, self.temperature, c) for side, c in zip(sides, constants, strict=True)]
+        return Output(losses[0] + losses[1], staged=Staged(indices, ours.detach(), theirs.detach(), labels, constants[None]))
 
     @torch.no_grad()
     def mean_exponential(self, anchors: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -112,14 +126,10 @@ class CRD(Labelled):
         return torch.logsumexp(rows, dim=0) - math.log(similarities.shape[1] * len(rows))
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
-        if self.first is not None:
-            self.log_constants.copy_(self.first)
-            self.first = None
-        for parts in self.fresh:
-            indices, student, teacher, labels = (gather(part) for part in parts)
-            for memory, new in ((self.student_memory, student), (self.teacher_memory, teacher)):
-                moved = memory[indices].lerp(new.to(memory.dtype), 1 - self.momentum)
-                memory[indices] = unit(moved, dim=1)
-            self.classes_of[indices] = labels
-        self.fresh.clear()
+    def after_step(self, staged: Staged, progress: float) -> None:
+        self.log_constants.copy_(staged.constants[0])
+        indices = gather(staged.indices)
+        for memory, new in ((self.student_memory, gather(staged.student)), (self.teacher_memory, gather(staged.teacher))):
+            moved = memory[indices].lerp(new.to(memory.dtype), 1 - self.momentum)
+            memory[indices] = unit(moved, dim=1)
+        self.classes_of[indices] = gather(staged.labels)

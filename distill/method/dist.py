@@ -4,13 +4,13 @@ Correlation in place of KL: over classes for each image, and over the global bat
 """
 from torch import nn
 
-from core.method import check_natural, check_positive, exact
+from core.method import Output, at_least_fp32, check_natural, check_positive
 from distill.losses import dist
-from distill.method import Labelled
+from distill.method import Labelled, Student, Targets
 
 
 class DIST(Labelled):
-    wants = ("logits",)
+    needs = ("logits",)
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, beta: float, gamma: float, temperature: float
@@ -20,5 +20,6 @@ class DIST(Labelled):
         check_natural(beta=beta, gamma=gamma)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
-    def distil(self, features, logits, told, labels, progress):
-        return dist(exact(logits), exact(told[0]), self.beta, self.gamma, self.temperature)
+    def distill(self, student: Student, teacher: Targets, progress: float) -> Output:
+        logits = at_least_fp32(student.logits), at_least_fp32(teacher.logits)
+        return Output(dist(*logits, self.beta, self.gamma, self.temperature))

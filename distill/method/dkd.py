@@ -4,14 +4,14 @@ The weight of the teacher rises over the first `warmup` of the run, as in the au
 """
 from torch import nn
 
-from core.method import check_natural, check_positive, exact
+from core.method import Output, Traits, at_least_fp32, check_natural, check_positive
 from distill.losses import dkd
-from distill.method import Labelled
+from distill.method import Labelled, Student, Targets
 
 
 class DKD(Labelled):
-    wants = ("logits",)
-    per_image = True
+    needs = ("logits",)
+    traits = Traits(views=1, per_image=True, needs_labels=True)
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, alpha: float, beta: float,
@@ -24,6 +24,7 @@ class DKD(Labelled):
             raise ValueError("method=dkd: two classes leave nothing beside the target; use kd")
         self.alpha, self.beta, self.temperature, self.warmup = alpha, beta, temperature, warmup
 
-    def distil(self, features, logits, told, labels, progress):
+    def distill(self, student: Student, teacher: Targets, progress: float) -> Output:
         share = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        return share * dkd(exact(logits), exact(told[0]), labels, self.alpha, self.beta, self.temperature)
+        logits = at_least_fp32(student.logits), at_least_fp32(teacher.logits)
+        return Output(share * dkd(*logits, teacher.labels, self.alpha, self.beta, self.temperature))

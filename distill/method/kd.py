@@ -7,14 +7,14 @@ authors' code and torchdistill. Without, it divides by K, as runs from before th
 """
 from torch import nn
 
-from core.method import check_positive, exact
+from core.method import Output, Traits, at_least_fp32, check_positive
 from distill.losses import kd, standardised
-from distill.method import Labelled
+from distill.method import Labelled, Student, Targets
 
 
 class KD(Labelled):
-    wants = ("logits",)
-    per_image = True
+    needs = ("logits",)
+    traits = Traits(views=1, per_image=True, needs_labels=True)
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, ce: float, weight: float, temperature: float, standardise: bool,
@@ -26,8 +26,8 @@ class KD(Labelled):
             raise ValueError(f"method.standardise={standardise}: one class has no deviation to divide by; use false")
         self.temperature, self.standardise, self.unbiased = temperature, standardise, unbiased
 
-    def distil(self, features, logits, told, labels, progress):
-        found, told = exact(logits), exact(told[0])
+    def distill(self, student: Student, teacher: Targets, progress: float) -> Output:
+        ours, theirs = at_least_fp32(student.logits), at_least_fp32(teacher.logits)
         if self.standardise:
-            found, told = (standardised(z, self.unbiased) for z in (found, told))
-        return kd(found, told, self.temperature)
+            ours, theirs = (standardised(z, self.unbiased) for z in (ours, theirs))
+        return Output(kd(ours, theirs, self.temperature))

@@ -2,11 +2,11 @@
 
 `ce: 0` distils without labels.
 """
-from core.method import exact
+from core.method import Output, at_least_fp32
 from distill.losses import probabilistic_transfer
-from distill.method import Labelled
+from distill.method import Labelled, Student, Targets
 
 
 class PKT(Labelled):
-    def distil(self, features, logits, told, labels, progress):
-        return probabilistic_transfer(exact(features), exact(told[0]))
+    def distill(self, student: Student, teacher: Targets, progress: float) -> Output:
+        return Output(probabilistic_transfer(at_least_fp32(student.features), at_least_fp32(teacher.features)))

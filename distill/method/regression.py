@@ -4,18 +4,19 @@
 BYOL's, arXiv 2006.07733, eq. 2). `loss: kl` compares softmax similarities to a queue of teacher features at one temperature for
 both, as LightlyTrain's distillation documents its first version.
 """
+
 import torch
 from torch import Tensor, nn
 
 from core.memory import Queue
-from core.method import check_positive, each_view, exact
+from core.method import Output, Traits, at_least_fp32, check_positive, each_view
 from core.numerics import unit
 from distill.losses import similarity_kl
-from distill.method import Distillation, projector
+from distill.method import Distillation, Targets, TeacherRows, projector
 
 
 class Regression(Distillation):
-    per_image = True
+    traits = Traits(per_image=True)
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, loss: str, hidden: int, queue_size: int, temperature: float
@@ -31,17 +32,16 @@ class Regression(Distillation):
     def prepare(self, images: int, batch_size: int) -> list[str]:
         return self.queue.fit(images, batch_size) if self.queue else []
 
-    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        z = unit(exact(each_view(self.projector, features)), dim=2)  # B,V,P
-        told = unit(exact(targets[0]), dim=2)
+    def objective(self, features: Tensor, targets: Targets, progress: float) -> Output:
+        z = unit(at_least_fp32(each_view(self.projector, features)), dim=2)  # B,V,P
+        theirs = unit(at_least_fp32(targets.features), dim=2)
         if self.queue is None:
-            return (2 - 2 * (z * told).sum(2)).mean(), {}
+            return Output((2 - 2 * (z * theirs).sum(2)).mean())
         rows, losses = self.queue.rows.to(z.dtype), []
         for view in range(z.shape[1]):
-            losses.append(similarity_kl(z[:, view], told[:, view], rows, rows, self.temperature, self.temperature))
-            self.queue.remember(told[:, view])
-        return torch.stack(losses).mean(), {}
+            losses.append(similarity_kl(z[:, view], theirs[:, view], rows, rows, self.temperature, self.temperature))
+        return Output(torch.stack(losses).mean(), staged=TeacherRows(theirs))
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, staged: TeacherRows, progress: float) -> None:
         if self.queue:
-            self.queue.update()
+            self.queue.commit(*staged.features.unbind(1))

@@ -4,9 +4,9 @@ Relations are those of the global batch.
 """
 from torch import nn
 
-from core.method import check_natural, exact
+from core.method import Output, at_least_fp32, check_natural
 from distill.losses import relational_angle, relational_distance
-from distill.method import Labelled
+from distill.method import Labelled, Student, Targets
 
 
 class RKD(Labelled):
@@ -15,6 +15,6 @@ class RKD(Labelled):
         check_natural(distance=distance, angle=angle)
         self.distance, self.angle = distance, angle
 
-    def distil(self, features, logits, told, labels, progress):
-        student, teacher = exact(features), exact(told[0])
-        return self.distance * relational_distance(student, teacher) + self.angle * relational_angle(student, teacher)
+    def distill(self, student: Student, teacher: Targets, progress: float) -> Output:
+        ours, theirs = at_least_fp32(student.features), at_least_fp32(teacher.features)
+        return Output(self.distance * relational_distance(ours, theirs) + self.angle * relational_angle(ours, theirs))

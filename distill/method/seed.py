@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from core.memory import Queue
-from core.method import check_positive, each_view, exact
+from core.method import Output, Traits, at_least_fp32, check_positive, each_view
 from core.numerics import unit
 from distill.losses import soft_cross_entropy
-from distill.method import Distillation, projector
+from distill.method import Distillation, Targets, TeacherRows, projector
 
 
 class SEED(Distillation):
-    per_image = True
+    traits = Traits(per_image=True)
 
     def __init__(
         self, encoder: nn.Module, teacher, classes: int, hidden: int, queue_size: int, temperature: float,
@@ -31,24 +31,23 @@ class SEED(Distillation):
     def prepare(self, images: int, batch_size: int) -> list[str]:
         return self.queue.fit(images, batch_size)
 
-    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        z = unit(exact(each_view(self.projector, features)), dim=2)  # B,V,P
-        told = unit(exact(targets[0]), dim=2)
-        mean = self.queue.rows.mean(0).to(told.dtype)
-        anchors = unit(self.queue.rows.to(told.dtype) - mean, dim=1)
+    def objective(self, features: Tensor, targets: Targets, progress: float) -> Output:
+        z = unit(at_least_fp32(each_view(self.projector, features)), dim=2)  # B,V,P
+        theirs = unit(at_least_fp32(targets.features), dim=2)
+        mean = self.queue.rows.mean(0).to(theirs.dtype)
+        anchors = unit(self.queue.rows.to(theirs.dtype) - mean, dim=1)
         losses = []
         for view in range(z.shape[1]):
-            centred = unit(told[:, view] - mean, dim=1)
-            losses.append(self.compare(z[:, view], centred, anchors))
-            self.queue.remember(told[:, view])
-        return torch.stack(losses).mean(), {}
+            centered = unit(theirs[:, view] - mean, dim=1)
+            losses.append(self.compare(z[:, view], centered, anchors))
+        return Output(torch.stack(losses).mean(), staged=TeacherRows(theirs))
 
     def compare(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
         """Anchors are the queue and each image's own teacher embedding, whose similarity to the teacher's is 1."""
         ours, theirs = self.temperatures
-        found = torch.cat([(student * teacher).sum(1, keepdim=True), student @ anchors.T], 1) / ours
-        told = torch.cat([teacher.new_ones(len(teacher), 1), teacher @ anchors.T], 1) / theirs
-        return soft_cross_entropy(found, told)
+        student_logits = torch.cat([(student * teacher).sum(1, keepdim=True), student @ anchors.T], 1) / ours
+        teacher_logits = torch.cat([teacher.new_ones(len(teacher), 1), teacher @ anchors.T], 1) / theirs
+        return soft_cross_entropy(student_logits, teacher_logits)
 
-    def after_step(self, progress: float) -> None:
-        self.queue.update()
+    def after_step(self, staged: TeacherRows, progress: float) -> None:
+        self.queue.commit(*staged.features.unbind(1))

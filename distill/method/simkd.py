@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.method import exact
-from distill.method import Distillation
+from core.method import Output, Traits, at_least_fp32
+from distill.method import Distillation, Targets
 
 
 class SimKD(Distillation):
-    views = 1
-    per_image = True
-    wants = ("features",)
+    traits = Traits(views=1, per_image=True)
 
     def __init__(self, encoder: nn.Module, teacher, classes: int):
         super().__init__(encoder, teacher, classes)
@@ -24,8 +22,8 @@ class SimKD(Distillation):
             raise ValueError(f"teacher={teacher.name}: simkd takes over the linear classifier of one classifier.safetensors")
         self.projector = nn.Linear(encoder.dim, teacher.dim)
 
-    def objective(self, features: Tensor, targets: tuple[Tensor, ...], progress: float) -> tuple[Tensor, dict]:
-        return F.mse_loss(exact(self.projector(features[:, 0])), exact(targets[0][:, 0])), {}
+    def objective(self, features: Tensor, targets: Targets, progress: float) -> Output:
+        return Output(F.mse_loss(at_least_fp32(self.projector(features[:, 0])), at_least_fp32(targets.features[:, 0])))
 
     @property
     @torch.no_grad()

@@ -1,6 +1,17 @@
 """One file, one paper; its yaml beside it."""
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from core.distributed import world_size
-from core.method import check_positive
+from core.method import Record, check_positive
+
+
+@dataclass(frozen=True)
+class TeacherFeatures(Record):
+    """What a momentum teacher's encoder makes of the views that cover the image; its heads belong to the objective."""
+
+    features: Tensor  # B,2,D
 
 
 def pairs(views: int, targets: int = 2) -> list[tuple[int, int]]:

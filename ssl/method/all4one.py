@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from core.distributed import total
 from core.memory import Queue
-from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.method import Batch, Method, Output, Traits, at_least_fp32, each_view, ema_copy, ema_update_, features_of
 from core.numerics import safe_sqrt, unit
 from core.schedule import cosine
-from ssl.losses import exact, nearest
-from ssl.method import check_constants, pairs
-from ssl.method.nnclr import nnclr_loss
+from ssl.losses import nearest
+from ssl.method import TeacherFeatures, check_constants, pairs
+from ssl.method.nnclr import Staged, nnclr_loss
 from vision.heads import mlp
 
 HEADS, LAYERS = 8, 3
@@ -35,7 +35,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher: B,2,P; C: inner products of columns of unit length, one view's teacher with the other's student.
     """
     with torch.autocast(student.device.type, enabled=False):
-        s, t = (x / total(x.square().sum(0)).clamp(min=1e-24).sqrt() for x in (exact(student), exact(teacher)))
+        s, t = (x / total(x.square().sum(0)).clamp(min=1e-24).sqrt() for x in (at_least_fp32(student), at_least_fp32(teacher)))
         C = total(torch.stack([t[:, 0].T @ s[:, 1], t[:, 1].T @ s[:, 0]]))  # 2,P,P
         P, diagonal = C.shape[1], C.diagonal(dim1=1, dim2=2)
         on = (1 - diagonal).square().mean()
@@ -60,7 +60,7 @@ class Centroid(nn.Module):
 
 
 class All4One(Method):
-    lr_scales = {"centroid": 0.1}  # noqa: RUF012
+    traits = Traits(lr_scale={"centroid": 0.1})
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class All4One(Method):
         self.predictor = mlp([dim, predictor_hidden, dim])
         self.centroid_predictor = mlp([dim, predictor_hidden, dim])
         self.centroid = Centroid(dim, neighbours)
-        self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
+        self.teacher = ema_copy(nn.Sequential(self.encoder, self.projector))
         self.queue = Queue(queue_size, dim)
         self.temperature, self.neighbours, self.momentum = temperature, neighbours, tuple(momentum)
 
@@ -93,17 +93,16 @@ class All4One(Method):
         return notes
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (features_of(self.teacher[0], batch.views[: self.views]),)  # B,2,D
+    def targets(self, batch: Batch) -> TeacherFeatures:
+        return TeacherFeatures(features_of(self.teacher[0], batch.views[: self.traits.views]))
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: TeacherFeatures, progress: float) -> Output:
         with torch.no_grad():
-            known = unit(exact(each_view(self.teacher[1], targets[0])), dim=2)  # B,2,P
+            known = unit(at_least_fp32(each_view(self.teacher[1], targets.features)), dim=2)  # B,2,P
         z = each_view(self.projector, features)  # B,V,P
         p = each_view(self.predictor, z)
-        shifting = exact(each_view(self.centroid_predictor, z))
-        near = [nearest(known[:, t], self.queue.rows, self.neighbours) for t in range(self.views)]  # B,k,P each
-        self.queue.remember(known[:, 0])
+        shifting = at_least_fp32(each_view(self.centroid_predictor, z))
+        near = [nearest(known[:, t], self.queue.rows, self.neighbours) for t in range(self.traits.views)]  # B,k,P each
 
         centroids = [self.centroid(n) for n in near]
         contrasts, centred = [], []
@@ -114,11 +113,12 @@ class All4One(Method):
         parts = {
             "centroid": torch.stack(centred).mean(),
             "neighbour": torch.stack(contrasts).mean(),
-            "feature": FEATURE_WEIGHT * feature_loss(z[:, : self.views], known),
+            "feature": FEATURE_WEIGHT * feature_loss(z[:, : self.traits.views], known),
         }
         scalars = {name: part.detach() for name, part in parts.items()}
-        return sum(parts.values()) / 2, scalars | {"momentum": cosine(progress, *self.momentum)}
+        scalars |= {"momentum": cosine(progress, *self.momentum)}
+        return Output(sum(parts.values()) / 2, scalars, Staged(known[:, 0]))
 
-    def after_step(self, progress: float) -> None:
-        ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
-        self.queue.update()
+    def after_step(self, staged: Staged, progress: float) -> None:
+        ema_update_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
+        self.queue.commit(staged.embeddings)

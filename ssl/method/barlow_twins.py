@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.distributed import total, world_size
-from core.method import Method, each_view
-from ssl.losses import exact
+from core.method import Method, Output, at_least_fp32, each_view
 from ssl.method import unordered_pairs
 from vision.heads import mlp
 
@@ -23,7 +22,7 @@ def barlow_twins_loss(first: Tensor, second: Tensor, off_diagonal: float) -> Ten
     """
     N = len(first) * world_size()
     with torch.autocast(first.device.type, enabled=False):
-        C = total(standardised(exact(first)).T @ standardised(exact(second))) / N  # P,P
+        C = total(standardised(at_least_fp32(first)).T @ standardised(at_least_fp32(second))) / N  # P,P
         diagonal = C.diagonal()
         return (1 - diagonal).square().sum() + off_diagonal * (C.square().sum() - diagonal.square().sum())
 
@@ -44,7 +43,7 @@ class BarlowTwins(Method):
         self.projector = mlp([encoder.dim, hidden, hidden, dim], last_bias=False)
         self.off_diagonal, self.scale = off_diagonal, scale
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: None, progress: float) -> Output:
         z = each_view(self.projector, features)  # B,V,P
         losses = [barlow_twins_loss(z[:, a], z[:, b], self.off_diagonal) for a, b in unordered_pairs(z.shape[1])]
-        return self.scale * torch.stack(losses).mean(), {}
+        return Output(self.scale * torch.stack(losses).mean())

@@ -6,8 +6,9 @@ With `sigma` the positive term is weighted by a von Mises–Fisher density (DCLW
 import torch
 from torch import Tensor, nn
 
+from core.method import at_least_fp32
 from core.numerics import unit
-from ssl.losses import exact, global_rows, log_sum_exp
+from ssl.losses import global_rows, log_sum_exp
 from ssl.method import check_images
 from ssl.method.simclr import SimCLR
 
@@ -22,7 +23,7 @@ def dcl_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | N
     B = len(first)
     check_images("dcl", B, 2, "an image's negatives are the other images")
     with torch.autocast(first.device.type, enabled=False):
-        z = unit(exact(torch.cat([first, second])), dim=1)
+        z = unit(at_least_fp32(torch.cat([first, second])), dim=1)
         keys, own = global_rows(z)
         negatives = log_sum_exp(z, keys, temperature, torch.stack([own, own.roll(B)], dim=1))
         similarity = (z[:B] * z[B:]).sum(1)

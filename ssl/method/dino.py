@@ -5,16 +5,29 @@ Self-distillation with no labels: the student matches the softmax that a moving 
 sharpened by a low temperature and centred by the mean of earlier outputs. Centre and teacher move in `after_step`.
 `teacher_warmup` and `freeze_last` are shares of the run.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import total, world_size
-from core.method import Batch, Method, check_share, each_view, ema_, features_of, teacher_of
+from core.method import (
+    Batch,
+    Method,
+    Output,
+    Record,
+    Traits,
+    at_least_fp32,
+    check_share,
+    each_view,
+    ema_copy,
+    ema_update_,
+    features_of,
+)
 from core.numerics import unit
 from core.schedule import cosine
-from ssl.losses import exact
-from ssl.method import check_constants, check_views
+from ssl.method import TeacherFeatures, check_constants, check_views
 from vision.heads import mlp
 
 
@@ -26,11 +39,16 @@ def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, temperature: flo
     """
     check_views(student.shape[1])
     with torch.autocast(student.device.type, enabled=False):
-        P_teacher = F.softmax((exact(teacher) - centre) / teacher_temperature, dim=2).detach()
-        log_P = F.log_softmax(exact(student) / temperature, dim=2)
+        P_teacher = F.softmax((at_least_fp32(teacher) - centre) / teacher_temperature, dim=2).detach()
+        log_P = F.log_softmax(at_least_fp32(student) / temperature, dim=2)
         products = torch.einsum("btk,bvk->tv", P_teacher, log_P) / len(student)  # one matrix product, not one a pair
     T, V = products.shape
     return -(products.sum() - products.diagonal().sum()) / (T * V - min(T, V))
+
+
+@dataclass(frozen=True)
+class Staged(Record):
+    outputs: Tensor  # pieces,K: the teacher's mean output on each piece of the batch
 
 
 class Head(nn.Module):
@@ -53,8 +71,7 @@ class Head(nn.Module):
 
 
 class DINO(Method):
-    joint_views = True
-    per_image = True
+    traits = Traits(joint_views=True, per_image=True)
 
     def __init__(
         self,
@@ -77,30 +94,28 @@ class DINO(Method):
         check_share(centre_momentum=centre_momentum)
         self.encoder = encoder
         self.projector = Head(encoder.dim, hidden, dim, prototypes, norm)
-        self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
+        self.teacher = ema_copy(nn.Sequential(self.encoder, self.projector))
         self.temperature, self.teacher_temperature, self.teacher_warmup = temperature, teacher_temperature, teacher_warmup
         self.momentum, self.centre_momentum, self.freeze_last = tuple(momentum), centre_momentum, freeze_last
         self.register_buffer("centre", torch.zeros(prototypes))
-        self.fresh: list[Tensor] = []  # mean teacher outputs of this step, for after_step
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (features_of(self.teacher[0], batch.views[: self.views], self.joint_views),)  # B,2,D
+    def targets(self, batch: Batch) -> TeacherFeatures:
+        return TeacherFeatures(features_of(self.teacher[0], batch.views[: self.traits.views], self.traits.joint_views))
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: TeacherFeatures, progress: float) -> Output:
         with torch.no_grad():
-            teacher = each_view(self.teacher[1], targets[0], joint=True)  # B,2,K
+            teacher = each_view(self.teacher[1], targets.features, joint=True)  # B,2,K
         head = lambda h: self.projector(h, progress < self.freeze_last)  # noqa: E731
         student = each_view(head, features, joint=True)  # B,V,K
         start, end = self.teacher_temperature
         T = end if progress >= self.teacher_warmup else start + (end - start) * progress / self.teacher_warmup
-        self.fresh.append(exact(teacher).mean((0, 1)))
         loss = dino_loss(student, teacher, self.centre, self.temperature, T)
-        return loss, {"momentum": cosine(progress, *self.momentum), "teacher_temperature": T}
+        scalars = {"momentum": cosine(progress, *self.momentum), "teacher_temperature": T}
+        return Output(loss, scalars, Staged(at_least_fp32(teacher).mean((0, 1))[None]))
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
-        ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
-        mean = total(torch.stack(self.fresh).mean(0)) / world_size()
+    def after_step(self, staged: Staged, progress: float) -> None:
+        ema_update_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
+        mean = total(staged.outputs.mean(0)) / world_size()
         self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.centre_momentum)  # eq. 4
-        self.fresh.clear()

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import total, world_size
-from core.method import Method, check_share, each_view
-from ssl.losses import exact
+from core.method import Method, Output, Traits, at_least_fp32, check_share, each_view
 from vision.heads import mlp
 
 LIMIT = 3.0  # the characteristic functions are compared from 0 to here
@@ -29,7 +28,7 @@ def sigreg(z: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
     """
     with torch.autocast(z.device.type, enabled=False):
         N = len(z) * world_size()
-        projected = exact(z) @ directions.to(torch.promote_types(z.dtype, torch.float32))  # B,V,M
+        projected = at_least_fp32(z) @ directions.to(torch.promote_types(z.dtype, torch.float32))  # B,V,M
         step = LIMIT / (knots - 1)
         t = torch.linspace(0, LIMIT, knots, dtype=projected.dtype, device=z.device)
         phi = (-t.square() / 2).exp()
@@ -86,7 +85,7 @@ def invariance_loss(z: Tensor, centre_views: int = 2) -> Tensor:
 
 
 class LeJEPA(Method):
-    joint_views = True
+    traits = Traits(joint_views=True)
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, slices: int, knots: int, weight: float):
         super().__init__()
@@ -97,9 +96,9 @@ class LeJEPA(Method):
         self.projector = mlp([encoder.dim, hidden, hidden, dim])
         self.dim, self.slices, self.knots, self.weight = dim, slices, knots, weight
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        z = exact(each_view(self.projector, features, joint=True))  # B,V,P
+    def objective(self, features: Tensor, targets: None, progress: float) -> Output:
+        z = at_least_fp32(each_view(self.projector, features, joint=True))  # B,V,P
         gaussian = sigreg(z, directions_at(progress, self.dim, self.slices, z.device), self.knots)
-        invariance = invariance_loss(z, self.views)
+        invariance = invariance_loss(z, self.traits.views)
         loss = self.weight * gaussian + (1 - self.weight) * invariance
-        return loss, {"sigreg": gaussian.detach(), "invariance": invariance.detach()}
+        return Output(loss, {"sigreg": gaussian.detach(), "invariance": invariance.detach()})

@@ -9,11 +9,11 @@ layers, with one.
 import torch
 from torch import Tensor, nn
 
-from core.method import Batch, Method, each_view, ema_, features_of, teacher_of
+from core.method import Batch, Method, Output, at_least_fp32, each_view, ema_copy, ema_update_, features_of
 from core.numerics import unit
 from core.schedule import cosine
-from ssl.losses import contrastive, exact, global_rows
-from ssl.method import check_constants, pairs
+from ssl.losses import contrastive, global_rows
+from ssl.method import TeacherFeatures, check_constants, pairs
 from vision.heads import mlp
 from vision.stems import fix_patch_embedding
 
@@ -37,24 +37,25 @@ class MoCoV3(Method):
         self.encoder = encoder
         self.projector = mlp([encoder.dim, *[hidden] * (projector_layers - 1), dim], last_norm="plain")
         self.predictor = mlp([dim, hidden, dim], last_norm="plain" if predictor_norm else None)
-        self.teacher = teacher_of(nn.Sequential(self.encoder, self.projector))
+        self.teacher = ema_copy(nn.Sequential(self.encoder, self.projector))
         self.temperature, self.momentum = temperature, tuple(momentum)
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (features_of(self.teacher[0], batch.views[: self.views]),)  # B,2,D
+    def targets(self, batch: Batch) -> TeacherFeatures:
+        return TeacherFeatures(features_of(self.teacher[0], batch.views[: self.traits.views]))
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: TeacherFeatures, progress: float) -> Output:
         with torch.no_grad():
-            keys = each_view(self.teacher[1], targets[0])  # B,2,P
+            keys = each_view(self.teacher[1], targets.features)  # B,2,P
         queries = each_view(self.predictor, each_view(self.projector, features))  # B,V,P
         losses = [self.contrast(queries[:, view], keys[:, t]) for t, view in pairs(queries.shape[1])]
-        return 2 * torch.stack(losses).mean(), {"momentum": cosine(progress, *self.momentum)}  # ctr(q1,k2) + ctr(q2,k1)
+        loss = 2 * torch.stack(losses).mean()  # ctr(q1,k2) + ctr(q2,k1)
+        return Output(loss, {"momentum": cosine(progress, *self.momentum)})
 
     def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
-        keys, own = global_rows(unit(exact(keys), dim=1))
-        queries = unit(exact(queries), dim=1)
+        keys, own = global_rows(unit(at_least_fp32(keys), dim=1))
+        queries = unit(at_least_fp32(queries), dim=1)
         return 2 * self.temperature * contrastive(queries, keys, own, self.temperature)
 
-    def after_step(self, progress: float) -> None:
-        ema_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
+    def after_step(self, staged: None, progress: float) -> None:
+        ema_update_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))

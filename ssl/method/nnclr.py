@@ -4,21 +4,28 @@ contrastive learning of visual representations", ICCV 2021, arXiv 2104.14548, al
 SimCLR whose positive is the nearest neighbour, in a queue of earlier embeddings, of an image's other view. As in the
 paper's pseudo-code the queue takes the first view's embeddings.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from core.memory import Queue
-from core.method import Method, each_view
+from core.method import Method, Output, Record, at_least_fp32, each_view
 from core.numerics import unit
-from ssl.losses import contrastive, exact, global_rows, nearest
+from ssl.losses import contrastive, global_rows, nearest
 from ssl.method import check_constants, check_views, pairs
 from vision.heads import mlp
 
 
 def nnclr_loss(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
     """−mean_i log [ exp(nn_i·p_i/T) / Σ_k exp(nn_i·p_k/T) ], eq. 3, k over the global batch.  Both B,P, any length."""
-    keys, own = global_rows(unit(exact(predictions), dim=1))
-    return contrastive(unit(exact(neighbours), dim=1), keys, own, temperature)
+    keys, own = global_rows(unit(at_least_fp32(predictions), dim=1))
+    return contrastive(unit(at_least_fp32(neighbours), dim=1), keys, own, temperature)
+
+
+@dataclass(frozen=True)
+class Staged(Record):
+    embeddings: Tensor  # B,P: the first view's, for the queue
 
 
 class NNCLR(Method):
@@ -36,15 +43,14 @@ class NNCLR(Method):
     def prepare(self, images: int, batch_size: int) -> list[str]:
         return self.queue.fit(images, batch_size)
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: None, progress: float) -> Output:
         check_views(features.shape[1])
         z = each_view(self.projector, features)  # B,V,P
         p = each_view(self.predictor, z)
-        z = unit(exact(z.detach()), dim=2)
-        neighbours = [nearest(z[:, t], self.queue.rows)[:, 0] for t in range(self.views)]  # B,P each
-        self.queue.remember(z[:, 0])
+        z = unit(at_least_fp32(z.detach()), dim=2)
+        neighbours = [nearest(z[:, t], self.queue.rows)[:, 0] for t in range(self.traits.views)]  # B,P each
         losses = [nnclr_loss(neighbours[t], p[:, view], self.temperature) for t, view in pairs(z.shape[1])]
-        return torch.stack(losses).mean(), {}
+        return Output(torch.stack(losses).mean(), staged=Staged(z[:, 0]))
 
-    def after_step(self, progress: float) -> None:
-        self.queue.update()
+    def after_step(self, staged: Staged, progress: float) -> None:
+        self.queue.commit(staged.embeddings)

@@ -7,14 +7,14 @@ BatchNorm that scales without shifting. The loss is computed in tiles and so fit
 import torch
 from torch import Tensor, nn
 
-from core.method import Method, each_view
+from core.method import Method, Output, Traits, each_view
 from ssl.losses import nt_xent
 from ssl.method import check_constants, unordered_pairs
 from vision.heads import mlp
 
 
 class SimCLR(Method):
-    joint_views = True
+    traits = Traits(joint_views=True)
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
         super().__init__()
@@ -23,10 +23,10 @@ class SimCLR(Method):
         self.projector = mlp([encoder.dim, hidden, dim], last_norm="scale")
         self.temperature = temperature
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: None, progress: float) -> Output:
         z = each_view(self.projector, features, joint=True)  # B,V,P
         losses = [self.contrast(z[:, a], z[:, b]) for a, b in unordered_pairs(z.shape[1])]
-        return torch.stack(losses).mean(), {}
+        return Output(torch.stack(losses).mean())
 
     def contrast(self, first: Tensor, second: Tensor) -> Tensor:
         return nt_xent(first, second, self.temperature)

@@ -3,13 +3,15 @@
 Uses labels: every image of a class is a positive. It is the upper reference for methods that see none.
 The projection is two layers without BatchNorm, as in the authors' code.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from core.distributed import gather
-from core.method import Batch, Method, each_view
+from core.method import Batch, Method, Output, Record, Traits, at_least_fp32, each_view
 from core.numerics import unit
-from ssl.losses import exact, global_rows, log_sum_exp
+from ssl.losses import global_rows, log_sum_exp
 from ssl.method import check_constants, check_images
 from vision.heads import mlp
 
@@ -24,7 +26,7 @@ def supcon_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     V = z.shape[1]
     check_images("supcon", len(z), 2 if V == 1 else 1, "one view of one image has nothing to be compared with")
     with torch.autocast(z.device.type, enabled=False):
-        z = unit(exact(z), dim=2).flatten(0, 1)  # B*V,D
+        z = unit(at_least_fp32(z), dim=2).flatten(0, 1)  # B*V,D
         keys, own = global_rows(z)
         labels = gather(labels.repeat_interleave(V))  # W*B*V
         classes = torch.searchsorted(labels.sort().values, labels)  # a class's number: its first place in order
@@ -36,9 +38,13 @@ def supcon_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
         return torch.where(others > 0, terms, 0.0).mean()
 
 
+@dataclass(frozen=True)
+class Labels(Record):
+    labels: Tensor  # B int64
+
+
 class SupCon(Method):
-    joint_views = True
-    needs_labels = True
+    traits = Traits(joint_views=True, needs_labels=True)
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
         super().__init__()
@@ -47,9 +53,8 @@ class SupCon(Method):
         self.projector = mlp([encoder.dim, hidden, dim], hidden_norm=False)
         self.temperature = temperature
 
-    def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (batch.labels.to(batch.views[0].device),)
+    def targets(self, batch: Batch) -> Labels:
+        return Labels(batch.labels)
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
-        (labels,) = targets
-        return supcon_loss(each_view(self.projector, features), labels, self.temperature), {}
+    def objective(self, features: Tensor, targets: Labels, progress: float) -> Output:
+        return Output(supcon_loss(each_view(self.projector, features), targets.labels, self.temperature))

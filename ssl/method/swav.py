@@ -6,15 +6,16 @@ view predicts the assignment of another one. Prototypes have unit length: they a
 authors' code does it before the next. A queue of earlier embeddings helps Sinkhorn where a batch is small; it fills from
 the first step and counts from `queue_from` on. `freeze_prototypes` and `queue_from` are shares of the run (1: never).
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import local_rows, total, world_size
 from core.memory import Queue
-from core.method import Method, each_view
+from core.method import Method, Output, Record, Traits, at_least_fp32, each_view
 from core.numerics import unit
-from ssl.losses import exact
 from ssl.method import check_constants, check_views, pairs
 from vision.heads import mlp
 
@@ -28,7 +29,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     scores: inner products of unit vectors, at most 1, so that exp((s − 1)/ε) cannot overflow; a factor common to all
     makes no difference. Rows sum to one; columns to N/K.
     """
-    Q = ((exact(scores) - 1) / epsilon).exp()
+    Q = ((at_least_fp32(scores) - 1) / epsilon).exp()
     K = Q.shape[1]
     for _ in range(iterations):
         Q = Q / (K * total(Q.sum(0)))
@@ -38,11 +39,16 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 
 def swapped_prediction(scores: Tensor, assignments: Tensor, temperature: float) -> Tensor:
     """mean_i −Σ_k q_ik · log softmax(s_i/T)_k, eq. 2.  Both B,K; scores of one view, assignments of another."""
-    return -(assignments * F.log_softmax(exact(scores) / temperature, dim=1)).sum(1).mean()
+    return -(assignments * F.log_softmax(at_least_fp32(scores) / temperature, dim=1)).sum(1).mean()
+
+
+@dataclass(frozen=True)
+class Staged(Record):
+    embeddings: Tensor  # B,2,P: those of the views that are assigned, for the queues
 
 
 class SwAV(Method):
-    joint_views = True
+    traits = Traits(joint_views=True)
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class SwAV(Method):
         self.prototypes = nn.Linear(dim, prototypes, bias=False)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_from, self.freeze_prototypes = queue_from, freeze_prototypes
-        self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(self.views))  # one a view
+        self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(self.traits.views))  # one a view
         if queue_size % world_size():
             raise ValueError(f"method.queue_size={queue_size} does not divide among {world_size()} processes")
         self._normalise()
@@ -74,30 +80,30 @@ class SwAV(Method):
     def prepare(self, images: int, batch_size: int) -> list[str]:
         return [queue.fit(images, batch_size) for queue in self.queues][-1]
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: None, progress: float) -> Output:
         check_views(features.shape[1])
-        z = unit(exact(each_view(self.projector, features, joint=True)), dim=2)  # B,V,P
+        z = unit(at_least_fp32(each_view(self.projector, features, joint=True)), dim=2)  # B,V,P
         weight = self.prototypes.weight
         if progress < self.freeze_prototypes:
             weight = weight.detach() + 0 * weight  # its gradient is there, and zero
         with torch.autocast(z.device.type, enabled=False):  # cosines over ε = .05 want float32
             scores = z @ weight.T  # B,V,K
-            assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.views)]
+            assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.traits.views)]
         losses = [swapped_prediction(scores[:, view], assignments[t], self.temperature) for t, view in pairs(z.shape[1])]
-        return torch.stack(losses).mean(), {}
+        staged = Staged(z.detach()[:, : self.traits.views])
+        return Output(torch.stack(losses).mean(), staged=staged)
 
     def assign(self, z: Tensor, prototypes: Tensor, view: int, progress: float) -> Tensor:
         """This process's assignments of one view, balanced together with the queue's.  B,P → B,K"""
         queue, rows = self.queues[view], [z]
-        queue.remember(z)
         if progress >= self.queue_from:
             rows.append(local_rows(queue.rows))
         return sinkhorn(torch.cat(rows) @ prototypes.T, self.epsilon, self.iterations)[: len(z)]
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, staged: Staged, progress: float) -> None:
         self._normalise()
-        for queue in self.queues:
-            queue.update()
+        for queue, embeddings in zip(self.queues, staged.embeddings.unbind(1), strict=True):
+            queue.commit(embeddings)
 
     @torch.no_grad()
     def _normalise(self) -> None:

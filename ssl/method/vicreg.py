@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.distributed import total, world_size
-from core.method import Method, each_view
-from ssl.losses import exact
+from core.method import Method, Output, at_least_fp32, each_view
 from ssl.method import check_images, unordered_pairs
 from vision.heads import mlp
 
@@ -27,7 +26,7 @@ def vicreg_terms(first: Tensor, second: Tensor) -> Tensor:
     """
     check_images("vicreg", len(first), 2, "the variance over one is not defined")
     with torch.autocast(first.device.type, enabled=False):
-        first, second = exact(first), exact(second)
+        first, second = at_least_fp32(first), at_least_fp32(second)
         (v1, c1), (v2, c2) = _spread(first), _spread(second)
         return torch.stack([F.mse_loss(first, second), (v1 + v2) / 2, c1 + c2])
 
@@ -60,8 +59,8 @@ class VICReg(Method):
         self.projector = mlp([encoder.dim, hidden, hidden, dim], last_bias=False)
         self.weights = (invariance, variance, covariance)
 
-    def objective(self, features: Tensor, targets: tuple, progress: float) -> tuple[Tensor, dict]:
+    def objective(self, features: Tensor, targets: None, progress: float) -> Output:
         z = each_view(self.projector, features)  # B,V,P
         terms = torch.stack([vicreg_terms(z[:, a], z[:, b]) for a, b in unordered_pairs(z.shape[1])]).mean(0)
         loss = sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
-        return loss, dict(zip(TERMS, terms.detach(), strict=True))
+        return Output(loss, dict(zip(TERMS, terms.detach(), strict=True)))
