@@ -80,13 +80,12 @@ def pretrain(method: Method, seed: int, settings, data: Dataset, train, observe=
         recipe = Recipe(SIZE, data.mean, data.std, **cli.plain(settings.augment))
         deal = loaders.Plan(len(train), settings.batch_size, seed, world)
         method.prepare(deal.images, deal.batch_size)
-        method.to(memory_format=torch.channels_last)
-        checks = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(int(settings.epochs)))
-        plan = training.build_plan(settings, deal.steps_an_epoch, 1, None, checks=checks, seed=seed)
+        evals = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(int(settings.epochs)))
+        optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, None, evals=evals, seed=seed)
         run = Run(Path(folder) / "run", {"seed": seed})
         run.begin()
-        batches = loaders.loader(train, recipe, deal, 1, 0).batches(0, plan.steps)
-        loop.train(method, batches, training.build_optimizer(settings, method), plan, run, world.device, observe)
+        batches = loaders.loader(train, recipe, deal, 1, 0).batches(0, config.steps)
+        loop.train(method, batches, optimizer, config, run, world.device, observe)
 
 
 def splits(data: Dataset) -> tuple:

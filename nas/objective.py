@@ -76,7 +76,7 @@ def some_losses(settings: SearchSettings, data: Dataset, encoder) -> list[Callab
     method.prepare(len(data.pretrain), SCORED)
     card = artifact.Card(encoder.spec, data.mean, data.std, encoder.dim, {})
     views = batches(settings, data.pretrain, card, SCORED, settings.seed, torch.device("cpu"))
-    return [lambda batch=batch: method(batch, 0.0)[0] for batch in islice(views, 2)]
+    return [lambda batch=batch: method(batch, 0.0).loss for batch in islice(views, 2)]
 
 
 def batches(
@@ -255,7 +255,7 @@ class Train:
         losses = []
         for batch in views:
             beat()
-            losses.append(method(batch, 1.0)[0])
+            losses.append(method(batch, 1.0).loss)
         return float(torch.stack(losses).mean())
 
 

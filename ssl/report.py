@@ -47,7 +47,9 @@ def opening(
         say("this run is finished; its report is made again. For another run change a setting, or give another out")
 
 
-def listen(run: Run, config: TrainConfig, settings: PretrainSettings, recipe: augment.Recipe, dataset: Dataset, listeners) -> None:
+def listen(
+    run: Run, config: TrainConfig, settings: PretrainSettings, recipe: augment.Recipe, dataset: Dataset, listeners
+) -> None:
     """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
     if not is_main() or run.step >= config.steps:
         return

@@ -1,4 +1,5 @@
 """Inputs at which a formula has no value or no gradient, for the conformance tests of methods and losses."""
+import dataclasses
 from collections.abc import Callable, Iterable
 
 import torch
@@ -36,6 +37,15 @@ def changed(values: Iterable, change: Callable[[Tensor], Tensor], rows: int) -> 
             value = change(value) if value.is_floating_point() else value[: len(change(torch.zeros(rows, 1)))]
         made.append(value)
     return made
+
+
+def changed_record(record, change: Callable[[Tensor], Tensor], rows: int):
+    """The same for what `Method.targets` returns, a Record or None."""
+    if record is None:
+        return None
+    names = [field.name for field in dataclasses.fields(record)]
+    values = changed([getattr(record, name) for name in names], change, rows)
+    return dataclasses.replace(record, **dict(zip(names, values, strict=True)))
 
 
 def refused(error: ValueError) -> bool:

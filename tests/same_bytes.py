@@ -8,6 +8,7 @@ Of weights it keeps the tensors' bytes and not their names or headers, of result
 """
 import hashlib
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def digests(folder: Path, only: list[str]) -> Iterator[tuple[str, str]]:
         if only and case not in only and not case.startswith("teacher"):
             continue
         out, logs = folder / case, folder / "logs" / case
-        words = [*words, f"--out={out}"] if module != "nas.search" else [*words, f"--out={folder / 'nas'}"]
+        words = words if words[-1].startswith("--out=") or "--until=1" in words else [*words, f"--out={out}"]
         if processes > 1:
             ended = [job.wait() for job in together(*words, logs=logs, size=processes, module=module)]
         else:
@@ -81,8 +82,9 @@ def cases(folder: Path) -> Iterator[tuple[str, str, list[str], int]]:
     chunked = ["--method=simclr", *TINY, "--chunk=16", "--optim.name=lars", "--clip=1"]
     yield "chunk", pretrain, chunked, 1
     yield "accumulate", pretrain, ["--method=byol", *TINY, "--accumulate=2", "--optim.name=sgd"], 1
-    yield "paused", pretrain, ["--method=moco_v2", *TINY, "--steps=60", "--until=1"], 1
-    yield "paused", pretrain, ["--method=moco_v2", *TINY, "--steps=60"], 1
+    paused = ["--method=moco_v2", *TINY, "--steps=60", f"--out={folder / 'paused'}"]
+    yield "pause", pretrain, [*paused, "--until=1"], 1
+    yield "paused", pretrain, paused, 1
     yield "teacher", "linear_eval.finetune", [*SMALL[:-1], "--encoder=test_resnet", "--image_size=16"], 1
     for path in sorted((ROOT / "linear_eval" / "method").glob("*.yaml")):
         words = [f"--method={path.stem}", *SMALL[:-1], "--encoder=test_vit", "--image_size=32"]
@@ -109,10 +111,15 @@ def digest(path: Path) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
+def _name(key: str) -> str:
+    """A key, less the folder of a file that it names."""
+    return re.sub(r"\S*/", "", key)
+
+
 def _lasting(value):
     """Less what passes: seconds, machine, paths."""
     if isinstance(value, dict):
-        return {k: _lasting(v) for k, v in value.items() if not any(word in k for word in PASSING)}
+        return {_name(k): _lasting(v) for k, v in value.items() if not any(word in k for word in PASSING)}
     if isinstance(value, list):
         return [_lasting(v) for v in value]
     return value if not (isinstance(value, str) and "/" in value) else None

@@ -1,4 +1,4 @@
-"""A ResNet-50 teacher following its student: lightly's update_momentum, parameter by parameter, against core.method.ema_.
+"""A ResNet-50 teacher following its student: lightly's update_momentum, parameter by parameter, against ours (core/method.py).
 
     uv run python -m experiments.speed.ema --keep
 
@@ -11,7 +11,8 @@ import torch
 
 from core import optim
 from core.distributed import session
-from core.method import Batch, ema_, teacher_of
+from core.method import Batch, ema_copy, ema_update_
+from core.settings import OptimSettings
 from experiments.speed.side_by_side import arguments, compare, report, spread
 from ssl.method.byol import BYOL
 from vision import encoders
@@ -22,17 +23,17 @@ MOMENTUM = 0.996
 
 def share(method: BYOL, batch: int, size: int, steps: int, device: torch.device) -> dict[str, float]:
     """% of a step that after_step takes, over steps after one that is not counted."""
-    optimizer = optim.build(method, "sgd", 0.01, 0.0)
+    optimizer = optim.build(method, OptimSettings(name="sgd", weight_decay=0.0), 0.01)
     views = [torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last) for _ in "ab"]
     percent = []
     for _ in range(1 + steps):
         start = now(device)
-        loss, _ = method(Batch(views, torch.arange(batch)), 0.5)
-        loss.backward()
+        output = method(Batch(views, torch.arange(batch)), 0.5)
+        output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         updating = now(device)
-        method.after_step(0.5)
+        method.after_step(output.staged, 0.5)
         end = now(device)
         percent.append(100 * (end - updating) / (end - start))
     return spread(percent[1:])
@@ -57,7 +58,7 @@ def main() -> None:
 
         device, batch, size = world.device, settings.batch, settings.size
         encoder = encoders.create(settings.encoder, 3, size).to(device)
-        teacher = teacher_of(encoder)
+        teacher = ema_copy(encoder)
 
         def repeated(update) -> int:
             for _ in range(settings.updates):
@@ -69,7 +70,7 @@ def main() -> None:
             return repeated(lambda: update_momentum(encoder, teacher, MOMENTUM))
 
         def ours() -> int:
-            return repeated(lambda: ema_(teacher, encoder, MOMENTUM))
+            return repeated(lambda: ema_update_(teacher, encoder, MOMENTUM))
 
         millions = sum(p.numel() for p in encoder.parameters()) / 1e6
         cases = {f"{settings.encoder}, {millions:.1f} M parameters": compare(peer, ours, settings.rounds)}

@@ -28,6 +28,7 @@ from core.distributed import World, session
 from core.machine import cores, installed
 from core.method import Batch
 from core.run import Run
+from core.settings import OptimSettings
 from experiments.speed.augment import MEAN, STD, STRONG, Peer, of_lightly
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from ssl.method.simclr import SimCLR
@@ -106,8 +107,8 @@ def ours(
     backbone: nn.Module, batches: Callable[[int], Iterator[Batch]], steps: int, batch: int, world: World, dtype
 ) -> Callable[[], int]:
     method = SimCLR(backbone, HIDDEN, DIM, TEMPERATURE).to(world.device, memory_format=torch.channels_last)
-    optimizer = optim.build(method, "sgd", LR, 0.0)
-    plan = loop.Plan(steps, steps, batch, frozenset(), lambda progress: LR, dtype, log_every=steps, save_seconds=1e9)
+    optimizer = optim.build(method, OptimSettings(name="sgd", weight_decay=0.0), LR)
+    plan = loop.TrainConfig(steps, steps, batch, frozenset(), lambda progress: LR, dtype, log_every=steps, save_seconds=1e9)
 
     def epoch() -> int:
         with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ import torch
 
 from core import cli, optim, training
 from core.distributed import session
+from core.settings import OptimSettings
 from distill import teacher
 from distill.cache import Cache
 from distill.train import TOOL
@@ -44,12 +45,13 @@ def main() -> None:
                 method = training.build_method(words, encoder, teacher=master, classes=0)
                 method.prepare(len(split), settings.batch)
                 method.to(world.device, memory_format=torch.channels_last)
-                optimizer = optim.build(method, "adamw", 1e-3, 0.0)
+                optimizer = optim.build(method, OptimSettings(name="adamw", weight_decay=0.0), 1e-3)
                 for batch in batches.batches(0, settings.steps):
-                    method(batch, 0.0)[0].backward()
+                    output = method(batch, 0.0)
+                    output.loss.backward()
                     optimizer.step()
                     optimizer.zero_grad()
-                    method.after_step(0.0)
+                    method.after_step(output.staged, 0.0)
                 return settings.steps * settings.batch
 
             kept = Cache(folder, {"teacher": large, "student": small}, len(split), 2 * network.dim, 1e9)

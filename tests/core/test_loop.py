@@ -2,16 +2,27 @@
 import math
 import os
 import signal
+from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core import checkpoint
 from core.errors import Diverged, Stopped
-from core.loop import Plan, Signals, Window, pieces, seed, train
-from core.method import Batch, Method
+from core.loop import Meter, Signals, TrainConfig, pieces, seed, train
+from core.method import Batch, Method, Output, Record
 from core.run import Run
+
+
+@dataclass(frozen=True)
+class Staged(Record):
+    rows: Tensor  # B
+
+
+@dataclass(frozen=True)
+class Images(Record):
+    images: Tensor  # B,3
 
 
 class Regression(Method):
@@ -24,9 +35,10 @@ class Regression(Method):
 
     def forward(self, batch, progress):
         self.seen.append(("forward", progress))
-        return (self.encoder(batch.views[0]) - batch.views[1]).square().mean(), {"half": 0.5}
+        return Output((self.encoder(batch.views[0]) - batch.views[1]).square().mean(), {"half": 0.5}, Staged(batch.indices))
 
-    def after_step(self, progress):
+    def after_step(self, staged, progress):
+        assert staged.rows.tolist() == list(range(8))  # of all pieces
         self.seen.append(("after", progress))
 
 
@@ -36,18 +48,18 @@ def batches(start=0, poison=None):
         yield Batch([x, x.flip(1) * (math.nan if step == poison else 1)], torch.arange(8))
 
 
-def plan(steps=10, **changes) -> Plan:
-    given = {"steps_an_epoch": 4, "batch_size": 8, "checks": frozenset(), "rate": lambda p: 0.1 * (1 - p)} | changes
-    return Plan(steps=steps, **given)
+def plan(steps=10, **changes) -> TrainConfig:
+    given = {"steps_an_epoch": 4, "batch_size": 8, "evals": frozenset(), "rate": lambda p: 0.1 * (1 - p)} | changes
+    return TrainConfig(steps=steps, **given)
 
 
-def trained(folder, the_plan, optimizer=torch.optim.SGD, observe=lambda step: {}, poison=None, lr=0.1):
+def trained(folder, the_plan, optimizer=torch.optim.SGD, evaluate=lambda step: {}, poison=None, lr=0.1):
     torch.manual_seed(0)
     method = Regression()
     run = Run(folder, {})
     run.begin()
     device = torch.device("cpu")
-    train(method, batches(run.step, poison), optimizer(method.parameters(), lr), the_plan, run, device, observe)
+    train(method, batches(run.step, poison), optimizer(method.parameters(), lr), the_plan, run, device, evaluate)
     return method, run
 
 
@@ -62,7 +74,7 @@ def test_it_is_gradient_descent(tmp_path):
     torch.manual_seed(0)
     other = Regression()
     for step, batch in zip(range(5), batches(), strict=False):
-        loss, _ = other(batch, 0.0)
+        loss = other(batch, 0.0).loss
         gradients = torch.autograd.grad(loss, list(other.parameters()))
         for p, g in zip(other.parameters(), gradients, strict=True):
             p.data -= 0.1 * (1 - step / 5) * g
@@ -78,7 +90,8 @@ def test_pieces_add_up_to_the_batch(tmp_path):
 
 
 def test_pieces_keep_rows_together():
-    batch = Batch([torch.arange(6.0), torch.arange(6.0) + 10], torch.arange(6), torch.arange(6) + 20, epoch=3)
+    views, boxes = [torch.arange(6.0), torch.arange(6.0) + 10], [torch.arange(30.0).view(6, 5)] * 2
+    batch = Batch(views, torch.arange(6), torch.arange(6) + 20, 3, 7, 5, boxes, [torch.arange(6) + 30])
     cut = list(pieces(batch, 3))
     assert [last for last, _ in cut] == [False, False, True]
     for i, (_, piece) in enumerate(cut):
@@ -86,7 +99,9 @@ def test_pieces_keep_rows_together():
         assert piece.indices.tolist() == rows
         assert piece.views[1].tolist() == [r + 10 for r in rows]
         assert piece.labels.tolist() == [r + 20 for r in rows]
-        assert piece.epoch == 3
+        assert piece.boxes[1].tolist() == boxes[1][rows].tolist()
+        assert piece.clean[0].tolist() == [r + 30 for r in rows]
+        assert (piece.epoch, piece.step, piece.seed) == (3, 7, 5)
     with pytest.raises(ValueError, match="accumulate=4"):
         list(pieces(batch, 4))
 
@@ -98,10 +113,11 @@ class Apart(Regression):
         return self.encoder(batch.views[0])[:, None]
 
     def targets(self, batch):
-        return (batch.views[1],)
+        return Images(batch.views[1])
 
     def objective(self, features, targets, progress):
-        return (features[:, 0] - targets[0]).square().mean(), {"half": 0.5}
+        loss = (features[:, 0] - targets.images).square().mean()
+        return Output(loss, {"half": 0.5}, Staged(torch.arange(len(features))))
 
 
 def test_chunks_take_the_place_of_the_batch(tmp_path):
@@ -123,7 +139,7 @@ def test_weight_decay_follows_its_schedule(tmp_path):
     method, run, seen = Regression(), Run(tmp_path, {}), []
     run.begin()
     optimizer = torch.optim.SGD(method.parameters(), 0.1)
-    method.after_step = lambda progress: seen.append(optimizer.param_groups[0]["weight_decay"])
+    method.after_step = lambda staged, progress: seen.append(optimizer.param_groups[0]["weight_decay"])
     train(method, batches(), optimizer, plan(4, decay=lambda p: 0.1 + p), run, torch.device("cpu"), lambda step: {})
     assert seen == [0.1, 0.35, 0.6, 0.85]
 
@@ -140,9 +156,9 @@ def test_clipping(tmp_path):
 
 def test_a_run_that_has_enough_ends_before_the_next_step_and_stays_ended(tmp_path):
     seen = []
-    early = plan(10, checks=frozenset({2, 4, 6}), enough=lambda: len(seen) >= 2)
+    early = plan(10, evals=frozenset({2, 4, 6}), should_stop=lambda: len(seen) >= 2)
     for _ in range(2):  # the second time from what was saved
-        _, run = trained(tmp_path, early, observe=lambda step: seen.append(step) or {})
+        _, run = trained(tmp_path, early, evaluate=lambda step: seen.append(step) or {})
         assert seen == [2, 4]
         assert checkpoint.load(run.last)["step"] == 4
 
@@ -150,12 +166,12 @@ def test_a_run_that_has_enough_ends_before_the_next_step_and_stays_ended(tmp_pat
 def test_when_it_logs_looks_and_saves(tmp_path):
     looked, run_saves = [], []
 
-    def observe(step):
+    def evaluate(step):
         looked.append(step)
         run_saves.append(os.path.exists(tmp_path / "last.pt") and checkpoint.load(tmp_path / "last.pt")["step"])
         return {"rank": 3.0}
 
-    _, run = trained(tmp_path, plan(10, log_every=4, checks=frozenset({3, 9})), observe=observe)
+    _, run = trained(tmp_path, plan(10, log_every=4, evals=frozenset({3, 9})), evaluate=evaluate)
     assert [row["step"] for row in run.metrics()] == [3, 4, 8, 9, 10], "each step has one row"
     assert [row["step"] for row in run.metrics() if "rank" in row] == looked == [3, 9]
     assert run_saves == [False, 3], "a check is saved after it was passed"
@@ -169,7 +185,7 @@ def test_when_it_logs_looks_and_saves(tmp_path):
 
 def test_a_number_that_is_none_ends_the_run_with_its_step(tmp_path):
     with pytest.raises(Diverged, match="at step 7 the loss is nan"):
-        trained(tmp_path, plan(20, log_every=5, checks=frozenset({5})), poison=6)
+        trained(tmp_path, plan(20, log_every=5, evals=frozenset({5})), poison=6)
     state = checkpoint.load(tmp_path / "last.pt")
     assert state["step"] == 5
     assert all(t.isfinite().all() for t in state["method"].values())
@@ -183,13 +199,13 @@ def test_weights_that_overflow_are_not_saved_over_good_ones(tmp_path):
 
 
 def test_a_signal_saves_and_names_the_step(tmp_path):
-    def observe(step):
+    def evaluate(step):
         os.kill(os.getpid(), signal.SIGUSR1)
         return {}
 
     before = [signal.getsignal(s) for s in Signals.CAUGHT]
     with pytest.raises(Stopped, match="at step 4 of 10") as stopped:  # it came while step 3 was being looked at
-        trained(tmp_path, plan(10, checks=frozenset({3})), observe=observe)
+        trained(tmp_path, plan(10, evals=frozenset({3})), evaluate=evaluate)
     assert stopped.value.code == 75
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 4
     assert [signal.getsignal(s) for s in Signals.CAUGHT] == before, "handlers are given back"
@@ -214,7 +230,7 @@ def test_each_step_has_random_numbers_of_its_own_whatever_the_seed():
     assert tuple(torch.rand(2).tolist()) == drawn[0]
 
 
-def test_dropout_after_a_resume_is_that_of_the_run_left_alone(tmp_path):
+def test_a_resumed_run_draws_what_an_undisturbed_one_draws(tmp_path):
     """It stops after step 3; step 4 draws what it would have drawn."""
 
     class Dropping(Regression):
@@ -228,13 +244,13 @@ def test_dropout_after_a_resume_is_that_of_the_run_left_alone(tmp_path):
         run.restore(method, optimizer)
         run.begin()
         try:
-            checked = plan(6, checks=frozenset({3}))
-            train(method, batches(run.step), optimizer, checked, run, cpu, observe)
+            checked = plan(6, evals=frozenset({3}))
+            train(method, batches(run.step), optimizer, checked, run, cpu, evaluate)
         except ZeroDivisionError:
             run.save(3, method, optimizer, {})
         return [x for x in method.seen if isinstance(x, float)]
 
-    def observe(step):
+    def evaluate(step):
         return {"inverse": 1 / (0 if hold else step)}
 
     hold = False
@@ -250,12 +266,12 @@ def test_dropout_after_a_resume_is_that_of_the_run_left_alone(tmp_path):
 def test_time_spent_looking_and_saving_is_not_training_time(monkeypatch):
     from core import loop
 
-    clock = iter([0.0, 10.0, 60.0, 80.0])  # 10 s of steps, 50 s aside, 20 s of steps
+    clock = iter([0.0, 10.0, 60.0, 80.0])  # 10 s of steps, 50 s of other things, 20 s of steps
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
-    window = Window(batch_size=30)
-    window.step(torch.tensor(1.0))
-    with window.aside():
+    meter = Meter(batch_size=30)
+    meter.step(torch.tensor(1.0))
+    with meter.excluded():
         pass
     monkeypatch.setattr(loop.time, "monotonic", lambda: 80.0)
-    window.losses = [torch.tensor(2.0)]
-    assert window.figures(1)["images_per_second"] == pytest.approx(1.0)
+    meter.losses = [torch.tensor(2.0)]
+    assert meter.figures(1)["images_per_second"] == pytest.approx(1.0)

@@ -9,10 +9,16 @@ from timm.optim import Lars
 from torch import nn
 
 from core import optim
-from core.optim import LARS, build, parameter_groups
+from core.method import Traits
+from core.optim import LARS, parameter_groups
+from core.settings import OptimSettings
 from vision.heads import mlp
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-7}  # a few float32 steps, summed in another order
+
+
+def build(module: nn.Module, name: str, lr: float, weight_decay: float, **more) -> torch.optim.Optimizer:
+    return optim.build(module, OptimSettings(name=name, weight_decay=weight_decay, **more), lr)
 
 
 def small_net() -> nn.Module:
@@ -186,8 +192,7 @@ def test_an_unknown_name_lists_the_known():
 class Parts(nn.Module):
     """Two linear layers, the second at a rate that does not decay, the third at a tenth."""
 
-    fixed_lr = ("second",)
-    lr_scales = {"third": 0.1}  # noqa: RUF012
+    traits = Traits(constant_lr=("second",), lr_scale={"third": 0.1})
 
     def __init__(self):
         super().__init__()
@@ -221,8 +226,7 @@ def test_a_constant_rate_outlives_a_checkpoint():
 
 def test_names_reach_modules_and_parameters_and_the_longest_wins():
     class Parts(nn.Module):
-        lr_scales = {"body": 0.5, "body.1": 0.25, "token": 0.1}  # noqa: RUF012
-        opens = {"body": 0.5}  # noqa: RUF012
+        traits = Traits(lr_scale={"body": 0.5, "body.1": 0.25, "token": 0.1}, unfreeze_at={"body": 0.5})
 
         def __init__(self):
             super().__init__()
@@ -237,6 +241,6 @@ def test_names_reach_modules_and_parameters_and_the_longest_wins():
         assert rates[module.body[0].weight] == rates[module.body[10].weight] == 1.0 * share
         assert rates[module.body[1].weight] == 0.5 * share
         assert (rates[module.token], rates[module.head.weight]) == (0.2, 2.0)
-    Parts.opens = {"bodi": 0.5}
+    Parts.traits = Traits(unfreeze_at={"bodi": 0.5})
     with pytest.raises(AssertionError, match="bodi"):
         build(module, "sgd", 1.0, 0.0)

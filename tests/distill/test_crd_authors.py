@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.identity import LATER, identity
-from distill.method.crd import CRD
+from distill.method.crd import CRD, MemoryTargets, Staged
 
 B, M, D, E, P, N = 5, 40, 3, 7, 4, 11  # batch, images, the networks' widths, embedding, negatives
 TAU, MOMENTUM = 0.5, 0.75
@@ -68,35 +68,40 @@ def authors(method: CRD, student: Tensor, teacher: Tensor, constants: list[float
     return total
 
 
-def found_and_expected(method: CRD, step: int, constants: list[float], epsilon: float = 0.0) -> tuple[list, list]:
-    """Value, then gradients of the student's features, the student's embedding layer and the teacher's."""
+def targets(teacher: Tensor) -> MemoryTargets:
+    return MemoryTargets(teacher[:, None], labels=INDICES, indices=INDICES, drawn=torch.full((B,), DRAWN))
+
+
+def found_and_expected(method: CRD, step: int, constants: list[float], epsilon: float = 0.0) -> tuple[list, list, Staged]:
+    """Value, then gradients of the student's features, the student's embedding layer and the teacher's; what ours stages."""
     results = []
     for which in ("ours", "authors"):
         student, teacher = normal(B, D, seed=step).requires_grad_(), normal(B, E, seed=10 + step)
         method.zero_grad()
         if which == "ours":
-            targets = teacher[:, None], INDICES, torch.full((B,), DRAWN), INDICES
-            loss = method.objective(student[:, None], targets, 0.0)[0]
+            output = method.objective(student[:, None], targets(teacher), 0.0)
+            loss, staged = output.loss, output.staged
         else:
             loss = authors(method, student, teacher, constants, epsilon)
         loss.backward()
         layers = method.students.weight.grad.clone(), method.teachers.weight.grad.clone()
         results.append([loss.detach(), student.grad, *layers])
-    return results[0], results[1]
+    return results[0], results[1], staged
 
 
 def test_value_and_gradients_are_the_authors():
     method, constants = crd("memory"), []
     for step in range(3):  # from the second on, memories and the constant of the first are at work
-        for found, expected in zip(*found_and_expected(method, step, constants), strict=True):
+        ours, theirs, staged = found_and_expected(method, step, constants)
+        for found, expected in zip(ours, theirs, strict=True):
             torch.testing.assert_close(found, expected, **CLOSE)
-        method.after_step(0.0)
+        method.after_step(staged, 0.0)
         torch.testing.assert_close(method.log_constants.exp() * M, torch.tensor(constants, dtype=torch.float64), **CLOSE)
 
 
 def test_the_authors_epsilon_makes_no_difference():
     """Their 1e-7 beside N/M in the denominators moves each of the 2 (N + 1) logarithms by at most 1e-7 M/N."""
-    (found, *_), (expected, *_) = found_and_expected(crd("memory"), 0, [], epsilon=1e-7)
+    (found, *_), (expected, *_), _ = found_and_expected(crd("memory"), 0, [], epsilon=1e-7)
     assert 0 < abs(float(found - expected)) <= 2 * (N + 1) * 1e-7 * M / N
 
 
@@ -109,7 +114,7 @@ def test_positives_of_the_batch_have_the_same_value_where_the_memory_agrees_but_
         with torch.no_grad():
             method.student_memory[INDICES] = F.normalize(method.students(student), dim=1)
             method.teacher_memory[INDICES] = F.normalize(method.teachers(teacher), dim=1)
-        loss = method.objective(student[:, None], (teacher[:, None], INDICES, torch.full((B,), DRAWN), INDICES), 0.0)[0]
+        loss = method.objective(student[:, None], targets(teacher), 0.0).loss
         loss.backward()
         values.append(loss.detach())
         gradients.append(student.grad)

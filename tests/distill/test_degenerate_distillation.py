@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 import torch
-from degenerate import DTYPES, INPUTS, TINY, changed, refused, wrong
+from degenerate import DTYPES, INPUTS, TINY, changed_record, refused, wrong
 from test_distillation_methods import NAMES, B, batch, made, teacher_made
 from torch import Tensor
 
@@ -28,27 +28,28 @@ def cold(name: str) -> list[str]:
 
 
 def objective(method, change, batch: Batch, images: int = B, views: int | None = None):
-    """Two steps' losses, of what `change` makes of the features (or the images, where feature maps are compared)."""
+    """Two steps' outputs, of what `change` makes of the features (or the images, where feature maps are compared)."""
     for _ in range(2):
         if isinstance(method, WithMaps):
             x = change(torch.randn(B, 1, 16, 16, generator=torch.Generator().manual_seed(2))).requires_grad_()
             made_of_it = Batch([x[:images]], batch.indices[: len(x)][:images], batch.labels[: len(x)][:images])
-            yield method(made_of_it, 0.5)[0], x
+            yield method(made_of_it, 0.5), x
             continue
-        features = torch.randn(B, views or method.views, method.encoder.dim, generator=torch.Generator().manual_seed(2))
+        features = torch.randn(B, views or method.traits.views, method.encoder.dim, generator=torch.Generator().manual_seed(2))
         x = change(features.relu()).requires_grad_()
         with torch.no_grad():
             targets = method.targets(batch)
-        targets = changed(changed(targets, change, B), lambda t: t[:images], len(x))
-        yield method.objective(x[:images], tuple(targets), 0.5)[0], x
+        targets = changed_record(changed_record(targets, change, B), lambda t: t[:images], len(x))
+        yield method.objective(x[:images], targets, 0.5), x
 
 
 def not_finite(method, change, some: Batch, images: int = B, views: int | None = None, dtype: torch.dtype | None = None):
     with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-        for step, (loss, x) in enumerate(objective(method, change, some, images, views)):
+        for step, (output, x) in enumerate(objective(method, change, some, images, views)):
             method.zero_grad()
+            loss = output.loss
             loss.backward()
-            method.after_step(0.5)
+            method.after_step(output.staged, 0.5)
             gradients = [(f"gradient of {n}", p.grad) for n, p in method.named_parameters()]
             state = [(f"state {n}", value) for n, value in method.state_dict().items() if n != "log_constants" or step]
             if found := wrong([("loss", loss), ("gradient of the input", x.grad), *gradients, *state]):

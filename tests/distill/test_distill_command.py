@@ -142,7 +142,7 @@ def test_mistakes_are_one_line(files, tmp_path):
         ([teacher, "--student=,"], "student=,: say what to train"),
         ([teacher, "--beside=nowhere.safetensors"], "beside=nowhere.safetensors: no such file"),
         ([teacher, f"--beside={files}/encoder.safetensors, {files}/none.safetensors"], "beside=/"),
-        ([teacher, "--method=kd"], "has no classifier, which this method asks"),
+        ([teacher, "--method=kd"], "has no classifier, which this method needs"),
         ([f"--teacher={files}/other.safetensors", "--method=kd"], "they must be the same"),
         ([teacher, "--method=seeed"], "did you mean seed"),
         ([teacher, "--student=test_resnet,test_resnet"], "each one once"),

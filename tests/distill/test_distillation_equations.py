@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.method.crd import CRD
+from distill.method import Student, Targets
+from distill.method.crd import CRD, MemoryTargets
 from distill.method.dino import DINO
 from distill.method.fitnet import FitNet
 from distill.method.regression import Regression
@@ -80,8 +81,9 @@ def test_seed_over_two_steps():
             p = softmax([dot(teacher, a) for a in anchors], 0.3)
             q = softmax([dot(student, a) for a in anchors], 0.4)
             value += cross_entropy(p, q) / B / V
-        same(method.objective(features, (told,), 0.0)[0], value)
-        method.after_step(0.0)
+        output = method.objective(features, Targets(told), 0.0)
+        same(output.loss, value)
+        method.after_step(output.staged, 0.0)
         newest = [unit(told[i, v].tolist()) for v in range(V) for i in range(B)]  # 10 of 11
         assert sum(any(math.dist(row, new) < 1e-12 for row in method.queue.rows.tolist()) for new in newest) == B * V
 
@@ -102,8 +104,9 @@ def test_dino_over_two_steps():
                 p = softmax(less(scores[i][a], centre), 0.2)
                 q = softmax(linear(method.projector, features[i, b].tolist()), 0.5)
                 value += cross_entropy(p, q) / B / 2
-        same(method.objective(features, (told,), 0.0)[0], value)
-        method.after_step(0.0)
+        output = method.objective(features, Targets(told), 0.0)
+        same(output.loss, value)
+        method.after_step(output.staged, 0.0)
         centre = [m * c + (1 - m) * g for c, g in zip(centre, mean([s for row in scores for s in row]), strict=True)]
         shift = [m * c + (1 - m) * g for c, g in zip(shift, mean([t for row in units for t in row]), strict=True)]
         same(method.center, centre)
@@ -116,7 +119,7 @@ def test_simkd():
     value = 0.0
     for features, told in zip(FEATURES[:, 0].tolist(), TOLD[:, 0].tolist(), strict=True):
         value += sum(d * d for d in less(linear(method.projector, features), told)) / E / B
-    same(method.objective(FEATURES[:, :1], (TOLD[:, :1],), 0.0)[0], value)
+    same(method.objective(FEATURES[:, :1], Targets(TOLD[:, :1]), 0.0).loss, value)
 
 
 def test_cosine_regression_is_the_squared_distance_of_unit_vectors():
@@ -125,7 +128,7 @@ def test_cosine_regression_is_the_squared_distance_of_unit_vectors():
     for i, v in IMAGES:
         student, teacher = unit(linear(method.projector, FEATURES[i, v].tolist())), unit(TOLD[i, v].tolist())
         value += math.dist(student, teacher) ** 2 / B / V
-    same(method.objective(FEATURES, (TOLD,), 0.0)[0], value)
+    same(method.objective(FEATURES, Targets(TOLD), 0.0).loss, value)
 
 
 def test_fitnets_hint():
@@ -145,7 +148,8 @@ def test_fitnets_hint():
                 found = dot(weight[k], ours[:, y, x].tolist()) + bias[k]
                 value += (found - told) ** 2 / (B * E * 4)
     last = normal(B, 9, 2, 2, seed=7), normal(B, 9, 2, 2, seed=8)  # is not compared
-    same(method.combine(FEATURES[:, 0], [], None, 0.0, pairs=[hints, last])[0], 2.5 * value)
+    maps = [tuple(network) for network in zip(hints, last, strict=True)]
+    same(method.combine(Student(FEATURES[:, 0], maps=maps[0]), Targets(maps=maps[1]), 0.0).loss, 2.5 * value)
 
 
 @pytest.mark.parametrize("positives", ["memory", "batch"])
@@ -186,11 +190,13 @@ def test_crd_over_two_steps(positives):
                     value -= math.log(1 - e / (e + ratio)) / B
         guesses = [softmax(linear(method.head, x), 1) for x in features[:, 0].tolist()]
         ce = sum(-math.log(q[y]) for q, y in zip(guesses, labels, strict=True)) / B
-        targets = told, torch.tensor(indices), torch.full((B,), drawn), torch.tensor(labels)
-        loss, scalars = method.objective(features, targets, 0.0)
-        same(scalars["distil"], 0.8 * value)
+        more = {"indices": torch.tensor(indices), "drawn": torch.full((B,), drawn)}
+        targets = MemoryTargets(told, labels=torch.tensor(labels), **more)
+        output = method.objective(features, targets, 0.0)
+        loss, scalars = output.loss, output.scalars
+        same(scalars["distill"], 0.8 * value)
         same(loss, 0.5 * ce + 0.8 * value)
-        method.after_step(0.0)
+        method.after_step(output.staged, 0.0)
         for name, memory in memories.items():
             for i, new in zip(indices, embedded[name], strict=True):
                 memory[i] = unit([m * old + (1 - m) * x for old, x in zip(memory[i], new, strict=True)])

@@ -10,6 +10,7 @@ from core import cli, optim
 from core.batchnorm import sync_batchnorm
 from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
+from core.settings import OptimSettings
 from core.training import build_method
 from distill.teacher import Member, Teacher
 from distill.train import TOOL
@@ -53,7 +54,7 @@ def made(name: str, *more: str, dtype=torch.float32, smooth: bool = False, prepa
 def batch(method, step: int = 0, dtype=torch.float32) -> Batch:
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(B, 1, SIZE, SIZE, generator=generator)
-    views = [images + 0.5 * torch.randn(images.shape, generator=generator) for _ in range(method.views)]
+    views = [images + 0.5 * torch.randn(images.shape, generator=generator) for _ in range(method.traits.views)]
     indices = torch.randperm(IMAGES, generator=generator)[:B]
     labels = torch.randint(len(CLASSES), (B,), generator=generator)
     return Batch([local_rows(view.to(dtype)) for view in views], local_rows(indices), local_rows(labels), epoch=step)
@@ -65,13 +66,14 @@ def steps(name: str, dtype, count: int) -> dict[str, Tensor]:
     model, found = wrap(method), {}
     trained = [p for p in method.parameters() if p.requires_grad]
     for step in range(count):
-        model(batch(method, step, dtype), step / count)[0].backward()
+        output = model(batch(method, step, dtype), step / count)
+        output.loss.backward()
         found[f"gradient of step {step}"] = torch.cat([p.grad.flatten() for p in trained])
         with torch.no_grad():
             for p in trained:
                 p -= 0.01 * p.grad / p.grad.norm().clamp(min=1)
                 p.grad = None
-        method.after_step(step / count)
+        method.after_step(output.staged, step / count)
     return found | {f"state: {key}": value.clone() for key, value in method.state_dict().items()}
 
 
@@ -96,11 +98,11 @@ def test_the_teacher_does_not_move_and_the_student_learns(name):
     told = method.teacher.members[0]
     before = {k: v.clone() for k, v in (told.encoder.state_dict() | told.head.state_dict()).items()}
     assert not any("teacher." in key for key in method.state_dict())  # no part of a checkpoint
-    optimizer, losses = optim.build(method, "adamw", 2e-3, 0.0), []
+    optimizer, losses = optim.build(method, OptimSettings(name="adamw", weight_decay=0.0), 2e-3), []
     fixed = batch(method)
     for step in range(30):
         method.train()
-        loss, _ = method(fixed, 0.5)
+        loss = method(fixed, 0.5).loss
         loss.backward()
         assert all(p.grad is None for m in (told.encoder, told.head) for p in m.parameters())
         if step == 0:
@@ -119,12 +121,12 @@ def test_a_step_after_a_teacher_of_another_width_size_and_channels(name):
     teacher = teacher_made(name="test_byobnet", channels=3, size=24)
     method = made(name, teacher=teacher)
     assert method.encoder.dim != teacher.dim
-    loss, _ = method(batch(method), 0.5)
-    assert loss.isfinite()
-    loss.backward()
+    output = method(batch(method), 0.5)
+    assert output.loss.isfinite()
+    output.loss.backward()
     assert all(p.grad.isfinite().all() for p in method.encoder.parameters())
     assert sum(p.grad.abs().sum() for p in method.encoder.parameters()) > 0
-    method.after_step(0.5)
+    method.after_step(output.staged, 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,13 +142,14 @@ def test_from_a_saved_state_it_goes_on_to_the_same_bits(name):
     def run(method, start: int, stop: int) -> None:
         for step in range(start, stop):
             torch.manual_seed(step)
-            method(batch(method, step), step / 4)[0].backward()
+            output = method(batch(method, step), step / 4)
+            output.loss.backward()
             with torch.no_grad():
                 for p in method.parameters():
                     if p.grad is not None:
                         p -= 0.01 * p.grad / p.grad.norm().clamp(min=1)
                         p.grad = None
-            method.after_step(step / 4)
+            method.after_step(output.staged, step / 4)
 
     whole, first, second = made(name), made(name), made(name)
     run(whole, 0, 4)
@@ -194,12 +197,12 @@ def test_crd_with_kd_adds_hintons_loss():
     alone, both = (made("crd", "method.ce=0.5", f"method.kd={kd}", dtype=torch.float64) for kd in (0, 3))
     both.load_state_dict(alone.state_dict())
     some = batch(alone, dtype=torch.float64)
-    (less, _), (more, scalars) = alone(some, 0.0), both(some, 0.0)
+    less, more = alone(some, 0.0).loss, both(some, 0.0)
     student = both.head(both.encoder(some.views[0])) / 4
-    teacher = both.teacher(some, ("logits",))[0][:, 0].double() / 4
+    teacher = both.teacher(some, ("logits",))["logits"][:, 0].double() / 4
     divergence = (teacher.softmax(1) * (teacher.log_softmax(1) - student.log_softmax(1))).sum(1).mean() * 4**2
-    torch.testing.assert_close(more - less, 3 * divergence)
-    torch.testing.assert_close(scalars["kd"], divergence.detach())
+    torch.testing.assert_close(more.loss - less, 3 * divergence)
+    torch.testing.assert_close(more.scalars["kd"], divergence.detach())
     with pytest.raises(ValueError, match=r"method\.kd=-1\.0: must be 0 or more"):
         made("crd", "method.kd=-1.0")
 
@@ -207,7 +210,7 @@ def test_crd_with_kd_adds_hintons_loss():
 def test_methods_of_features_need_no_labels_where_ce_is_0():
     for name in ("rkd", "pkt", "crd"):
         method = made(name, "method.ce=0")
-        assert not method.needs_labels
+        assert not method.traits.needs_labels
         assert method.head is None
         some = batch(method)
-        assert method(Batch(some.views, some.indices, None), 0.0)[0].isfinite()
+        assert method(Batch(some.views, some.indices, None), 0.0).loss.isfinite()

@@ -13,7 +13,7 @@ from distill.teacher import Member, Teacher
 from vision import artifact, encoders
 from vision.augment import Recipe
 
-WANTS = ("features", "logits")
+NEEDS = ("features", "logits")
 
 
 def some(epoch: int = 0, start: int = 0) -> Batch:
@@ -21,39 +21,39 @@ def some(epoch: int = 0, start: int = 0) -> Batch:
     return Batch(views, torch.arange(start, start + 4), None, epoch)
 
 
-def test_it_says_what_its_network_says_to_half_precision():
-    master = teacher_made()
-    features, logits = master(some(), WANTS)
+def test_outputs_are_the_networks_to_half_precision():
+    network = teacher_made()
+    features, logits = network(some(), NEEDS).values()
     with torch.no_grad():
         for v, view in enumerate(some().views):
-            expected = master.members[0].encoder(view)
+            expected = network.members[0].encoder(view)
             torch.testing.assert_close(features[:, v], expected.half().float(), rtol=0, atol=0)
-            torch.testing.assert_close(logits[:, v], master.head(expected).half().float(), rtol=0, atol=0)
+            torch.testing.assert_close(logits[:, v], network.head(expected).half().float(), rtol=0, atol=0)
 
 
 def test_methods_that_want_different_things_share_what_was_kept(tmp_path):
-    master = teacher_made()
-    master.cache = Cache(tmp_path, {}, 20, 2 * (master.dim + len(CLASSES)), 1e9)
-    features, logits = master(some(), WANTS)
-    assert torch.equal(master(some(), ("logits",))[0], logits)
-    assert torch.equal(master(some(), ("features",))[0], features)
-    assert (master.cache.hits, master.cache.misses) == (2, 1)
+    network = teacher_made()
+    network.cache = Cache(tmp_path, {}, 20, 2 * (network.dim + len(CLASSES)), 1e9)
+    features, logits = network(some(), NEEDS).values()
+    assert torch.equal(network(some(), ("logits",))["logits"], logits)
+    assert torch.equal(network(some(), ("features",))["features"], features)
+    assert (network.cache.hits, network.cache.misses) == (2, 1)
 
 
 def test_kept_equals_asked_to_the_bit_and_the_network_is_not_asked_again(tmp_path):
-    asked = [teacher_made()(some(epoch), WANTS) for epoch in (0, 1)]
-    master = teacher_made()
-    width = 2 * (master.dim + len(CLASSES))
-    master.cache = Cache(tmp_path, {"a": 1}, 20, width, 1e9)
-    first = [master(some(epoch), WANTS) for epoch in (0, 1)]
+    asked = [teacher_made()(some(epoch), NEEDS) for epoch in (0, 1)]
+    network = teacher_made()
+    width = 2 * (network.dim + len(CLASSES))
+    network.cache = Cache(tmp_path, {"a": 1}, 20, width, 1e9)
+    first = [network(some(epoch), NEEDS) for epoch in (0, 1)]
     later = teacher_made()
     later.cache = Cache(tmp_path, {"a": 1}, 20, width, 1e9)
     later.outputs = None  # it cannot be asked
-    again = [later(some(epoch), WANTS) for epoch in (0, 1)]
+    again = [later(some(epoch), NEEDS) for epoch in (0, 1)]
     for one, two, three in zip(asked, first, again, strict=True):
-        for a, b, c in zip(one, two, three, strict=True):
-            assert torch.equal(a, b)
-            assert torch.equal(a, c)
+        for name in NEEDS:
+            assert torch.equal(one[name], two[name])
+            assert torch.equal(one[name], three[name])
     assert (later.cache.hits, later.cache.misses) == (2, 0)
 
 
@@ -85,9 +85,9 @@ def test_what_exceeds_the_limit_is_not_kept(tmp_path):
 def test_views_are_brought_to_the_teachers_size_channels_and_normalisation():
     encoder = encoders.create("test_resnet", 3, 24)
     member = Member("colour", encoder, None, None, torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1]))
-    master = Teacher([member], torch.tensor([0.3]), torch.tensor([0.25]))
+    network = Teacher([member], torch.tensor([0.3]), torch.tensor([0.25]))
     levels = torch.rand(2, 1, SIZE, SIZE)
-    seen = master.seen((levels - 0.3) / 0.25, member)
+    seen = network.seen((levels - 0.3) / 0.25, member)
     wanted = F.interpolate(levels.expand(-1, 3, -1, -1), (24, 24), mode="bilinear", align_corners=False)
     wanted = (wanted - member.mean.view(3, 1, 1)) / member.std.view(3, 1, 1)
     torch.testing.assert_close(seen, wanted, atol=1e-5, rtol=0)

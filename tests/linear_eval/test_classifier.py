@@ -7,10 +7,11 @@ from processes import on
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from core import gradcache, loop, optim
+from core import gradcache, optim
 from core.batchnorm import sync_batchnorm
 from core.distributed import average_gradients, local_rows, world_size
 from core.method import Batch
+from core.settings import OptimSettings
 from linear_eval.classifier import Classifier
 from vision import encoders
 
@@ -39,10 +40,10 @@ def batch(step: int = 0, size: int = 16) -> Batch:
 
 
 def steps(method: Classifier, count: int, start: int = 0, total: int = 10) -> None:
-    optimizer = optim.build(method, "adamw", 0.01, 0.05)
+    optimizer = optim.build(method, OptimSettings(name="adamw", weight_decay=0.05), 0.01)
     for step in range(start, start + count):
         optim.schedule(optimizer, 0.01, None, step / total)
-        method(batch(step), step / total)[0].backward()
+        method(batch(step), step / total).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -105,11 +106,11 @@ def gradients(settings: dict, way: str) -> Tensor:
     if way == "chunks":
         for norm in (m for m in method.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.eval()
-        gradcache.backward(method, loop.chunks(data, B // 4), 0.7, contextlib.nullcontext)
+        gradcache.backward(method, data, B // 4, 0.7, contextlib.nullcontext)
     else:
         for norm in (m for m in method.modules() if isinstance(m, nn.BatchNorm2d) and way == "whole, statistics kept"):
             norm.eval()
-        method(data, 0.7)[0].backward()
+        method(data, 0.7).loss.backward()
         average_gradients([p for p in method.parameters() if p.requires_grad])
     return torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
 
@@ -139,10 +140,11 @@ def test_chunks_have_the_gradient_of_the_whole(name):
 
 def test_a_fixed_batch_is_learned():
     method, fixed = made(), batch()
-    optimizer = optim.build(method, "adamw", 3e-3, 0.0)
+    optimizer = optim.build(method, OptimSettings(name="adamw", weight_decay=0.0), 3e-3)
     losses = []
     for _ in range(25):
-        loss, scalars = method(fixed, 0.0)
+        output = method(fixed, 0.0)
+        loss, scalars = output.loss, output.scalars
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ from processes import on
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core import cli, gradcache, loop, training
+from core import cli, gradcache, training
 from core.batchnorm import sync_batchnorm
 from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
@@ -55,7 +55,8 @@ def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
 
 def test_the_loss_is_the_mean_of_the_parts_losses():
     method = made()
-    loss, told = method(batch(), 0.5)
+    output = method(batch(), 0.5)
+    loss, told = output.loss, output.scalars
     kind, losses = type(method).__mro__[2], []
     specs = method.parts(0)
     assert specs[0] is None
@@ -66,7 +67,7 @@ def test_the_loss_is_the_mean_of_the_parts_losses():
         D = method.encoder.dim
         rows = encoder(torch.cat(batch().views)).unflatten(0, (2, B)).transpose(0, 1)  # B,2,d
         rows = torch.nn.functional.pad(rows, (0, D - rows.shape[-1]))
-        losses.append(kind.objective(method, rows, (), 0.5)[0])
+        losses.append(kind.objective(method, rows, None, 0.5).loss)
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-9, atol=0)
     torch.testing.assert_close(told["loss_smallest"], losses[1], rtol=1e-9, atol=0)
     assert len({float(one.detach()) for one in losses}) == 3
@@ -77,7 +78,7 @@ def test_other_parts_are_drawn_at_every_step_and_the_same_after_a_cut():
     drawn = [method.parts(step)[2] for step in range(12)]
     assert len({str(spec) for spec in drawn}) > 8
     assert drawn == [made().parts(step)[2] for step in range(12)]
-    method.after_step(0.1)
+    method.after_step(None, 0.1)
     again = made()
     again.load_state_dict(method.state_dict())
     assert int(again.sandwiches) == 1
@@ -87,9 +88,9 @@ def test_a_queue_takes_a_batch_a_step_however_many_parts_there_are():
     after = []
     for method in (made("moco_v2"), made("moco_v2", alone=True)):
         before = method.queue.rows.clone()  # K,D
-        method(batch(), 0.5)
+        output = method(batch(), 0.5)
         assert torch.equal(method.queue.rows, before)
-        method.after_step(0.5)
+        method.after_step(output.staged, 0.5)
         after.append(int((method.queue.rows != before).any(dim=1).sum()))
     assert after[0] == after[1] > 0
 
@@ -97,7 +98,7 @@ def test_a_queue_takes_a_batch_a_step_however_many_parts_there_are():
 def gradients(name: str) -> Tensor:
     method = made(name)
     model = wrap(method)
-    loss, _ = model(batch(), 0.4)
+    loss = model(batch(), 0.4).loss
     loss.backward()
     return torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
 
@@ -111,7 +112,7 @@ def test_two_processes_are_one():
 
 def test_in_chunks_too_every_part_is_trained():
     method = made()
-    gradcache.backward(method, loop.chunks(batch(), 4), 0.4, plain)  # BatchNorm sees a chunk: no equality
+    gradcache.backward(method, batch(), 4, 0.4, plain)  # BatchNorm sees a chunk: no equality
     assert all(p.grad is not None and p.grad.any() for p in method.parameters() if p.requires_grad and p.ndim > 1)
 
 

@@ -146,7 +146,7 @@ CASES = {
     "lejepa_invariance": Case(
         invariance_loss, lambda z: equations.lejepa_prediction(z, 2) / P, ((V, P),), half=False
     ),  # its one caller hands it float32
-    "lejepa": Case(lambda z: lejepa(P, SLICES, KNOTS).objective(z, (), PROGRESS)[0], lejepa_paper, ((V, P),)),
+    "lejepa": Case(lambda z: lejepa(P, SLICES, KNOTS).objective(z, None, PROGRESS).loss, lejepa_paper, ((V, P),)),
     "log_sum_exp": Case(
         lambda q, skipped: log_sum_exp(q, like(KEYS, q), 0.2, skipped).mean(),
         lambda q, skipped: equations.log_sum_exp(q, KEYS, 0.2, skipped),

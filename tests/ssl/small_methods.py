@@ -41,7 +41,7 @@ def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool
     for module in list(method.modules()) if smooth else ():
         for child in [n for n, m in module.named_children() if isinstance(m, nn.ReLU)]:
             setattr(module, child, nn.SiLU())
-    if world_size() > 1 and method.sync_batchnorm:
+    if world_size() > 1 and method.traits.sync_batchnorm:
         sync_batchnorm(method)
     return method.to(dtype=dtype, memory_format=torch.channels_last)
 

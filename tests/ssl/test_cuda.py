@@ -6,8 +6,9 @@ import torch
 from small_methods import NAMES, batch, made
 from torch import Tensor, nn
 
-from core import gradcache, loop, optim
+from core import gradcache, optim
 from core.method import Batch
+from core.settings import OptimSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 PROGRESS = 0.4
@@ -24,8 +25,8 @@ def exact_products():
 
 
 def on_gpu(data: Batch) -> Batch:
-    """As loaders hand it over: views on the device, the rest where it was."""
-    return Batch([view.to(DEVICE) for view in data.views], data.indices, data.labels)
+    """As loaders hand it over: views and labels on the device, the rest where it was."""
+    return Batch([view.to(DEVICE) for view in data.views], data.indices, data.labels.to(DEVICE))
 
 
 def gradient(method: nn.Module) -> Tensor:
@@ -37,7 +38,7 @@ def test_loss_and_gradient_are_the_cpus(name):
     """float64, so that what is left is rounding."""
     data = batch(name, dtype=torch.float64)
     here, there = made(name, dtype=torch.float64), made(name, dtype=torch.float64).to(DEVICE)
-    losses = [here(data, PROGRESS)[0], there(on_gpu(data), PROGRESS)[0]]
+    losses = [here(data, PROGRESS).loss, there(on_gpu(data), PROGRESS).loss]
     for loss in losses:
         loss.backward()
     torch.testing.assert_close(losses[1].cpu(), losses[0], rtol=1e-9, atol=0)
@@ -48,16 +49,16 @@ def test_loss_and_gradient_are_the_cpus(name):
 def test_steps_in_bf16_whole_and_in_chunks_stay_finite(name):
     autocast = partial(torch.autocast, "cuda", torch.bfloat16)
     method = made(name).to(DEVICE, memory_format=torch.channels_last)
-    optimizer = optim.build(method, "adamw", 1e-3, 0.0)
+    optimizer = optim.build(method, OptimSettings(name="adamw", weight_decay=0.0), 1e-3)
     for step in range(4):
         data = on_gpu(batch(name, step))
         if step % 2:
-            gradcache.backward(method, loop.chunks(data, 8), PROGRESS, autocast)
+            output = gradcache.backward(method, data, 8, PROGRESS, autocast)
         else:
             with autocast():
-                loss, _ = method(data, PROGRESS)
-            loss.backward()
+                output = method(data, PROGRESS)
+            output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        method.after_step(PROGRESS)
+        method.after_step(output.staged, PROGRESS)
     assert all(value.isfinite().all() for value in method.state_dict().values() if value.is_floating_point())

@@ -1,4 +1,6 @@
 """One process and two give one curve: 20 steps of the real loop at the same global batch, for each method."""
+from dataclasses import replace
+
 import pytest
 import torch
 from commands import SMALL, shortened
@@ -15,9 +17,7 @@ METHODS = {
 def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     """Losses of 20 steps, in float64, by the objects of ssl/pretrain.py.  rate: times the learning rate."""
     from core import cli, distributed, loop, training
-    from core.batchnorm import sync_batchnorm
     from core.distributed import World, rank, world_size
-    from core.method import Batch
     from core.run import Run
     from ssl.pretrain import TOOL
     from vision import loaders
@@ -32,16 +32,13 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     encoder, recipe = build_encoder(words, dataset)
     method = training.build_method(words, encoder).double()
     deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
-    if world.size > 1 and method.sync_batchnorm:
-        sync_batchnorm(method)
-    optimizer = training.build_optimizer(words, method)
-    plan = training.build_plan(words, deal.steps_an_epoch, world.size, None)
-    batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches(0, plan.steps)
-    doubled = (Batch([view.double() for view in b.views], b.indices, b.labels) for b in batches)
+    optimizer, config = training.build(words, method, world, deal.steps_an_epoch, None, evals=frozenset())
+    batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches(0, config.steps)
+    doubled = (replace(b, views=[view.double() for view in b.views]) for b in batches)
     run = Run(f"{out}/{world.size}-{rate}", {})
     run.begin()
-    plan = loop.Plan(**vars(plan) | {"precision": None, "checks": frozenset(), "rate": lambda p, at=plan.rate: rate * at(p)})
-    loop.train(method, doubled, optimizer, plan, run, world.device, observe=lambda step: {})
+    config = replace(config, rate=lambda p, at=config.rate: rate * at(p))
+    loop.train(method, doubled, optimizer, config, run, world.device, evaluate=lambda step: {})
     assert distributed.world_size() == world.size
     return [row["loss"] for row in run.metrics()] if distributed.is_main() else []
 

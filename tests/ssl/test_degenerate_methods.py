@@ -3,10 +3,11 @@
 Methods are found by listing the folder, functions by listing the module, so a new one is tested too.
 """
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
-from degenerate import DTYPES, INPUTS, TINY, changed, refused, wrong
+from degenerate import DTYPES, INPUTS, TINY, changed, changed_record, refused, wrong
 from loss_cases import CASES
 from small_methods import FOLDER, NAMES, B, batch, made
 from torch import Tensor
@@ -28,18 +29,19 @@ def cold(name: str) -> list[str]:
     return [f"method.{key}={[TINY, TINY] if '[' in value else TINY}".replace(" ", "") for key, value in found.items()]
 
 
-def not_finite(method, features: Tensor, targets: tuple, dtype: torch.dtype | None = None) -> list[str]:
+def not_finite(method, features: Tensor, targets, dtype: torch.dtype | None = None) -> list[str]:
     """Two steps, the second after what the first left in memories: what is not finite."""
     found = []
     for step in range(2):
         features = features.detach().requires_grad_()
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-            loss, scalars = method.objective(features, targets, 0.5)
+            output = method.objective(features, targets, 0.5)
+            loss, scalars = output.loss, output.scalars
         method.zero_grad()
         loss.backward()
         numbers = [(key, value) for key, value in scalars.items() if isinstance(value, Tensor)]
         gradients = [(f"gradient of {n}", p.grad) for n, p in method.named_parameters()]
-        method.after_step(0.5)
+        method.after_step(output.staged, 0.5)
         state = [(f"state {n}", value) for n, value in method.state_dict().items()]
         found += wrong([("loss", loss), ("gradient of features", features.grad), *numbers, *gradients, *state])
         if found:
@@ -58,14 +60,14 @@ def test_a_method_is_finite_at_degenerate_inputs(name):
     targets = method.targets(batch(name))
     for what, change in INPUTS.items():
         method.load_state_dict(state)
-        problems[what] = not_finite(method, change(features_of(method)), changed(targets, change, B), DTYPES.get(what))
-    for label in (torch.zeros(B, dtype=torch.long), torch.arange(B)) if method.needs_labels else ():
-        problems[f"labels {label.tolist()}"] = not_finite(method, features_of(method), (label,))
+        problems[what] = not_finite(method, change(features_of(method)), changed_record(targets, change, B), DTYPES.get(what))
+    for label in (torch.zeros(B, dtype=torch.long), torch.arange(B)) if method.traits.needs_labels else ():
+        problems[f"labels {label.tolist()}"] = not_finite(method, features_of(method), replace(targets, labels=label))
     if words := cold(name):
         method = made(name, *words)
         for what in ("ordinary", "huge", "all rows equal"):
             method.load_state_dict(state)
-            features, told = INPUTS[what](features_of(method)), changed(targets, INPUTS[what], B)
+            features, told = INPUTS[what](features_of(method)), changed_record(targets, INPUTS[what], B)
             problems[f"temperature {TINY}, {what}"] = not_finite(method, features, told)
     assert not {what: found for what, found in problems.items() if found}
 
@@ -83,7 +85,7 @@ def test_a_method_is_finite_on_images_that_are_all_black(name):
 def test_one_image_or_one_view_is_finite_or_refused_in_one_line(name):
     for images, views in ((1, 2), (B, 1)):
         method = made(name)
-        targets = changed(method.targets(batch(name)), lambda x, images=images: x[:images], B)
+        targets = changed_record(method.targets(batch(name)), lambda x, images=images: x[:images], B)
         try:
             assert not not_finite(method, features_of(method, views)[:images], targets)
         except ValueError as error:

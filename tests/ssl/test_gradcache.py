@@ -3,6 +3,7 @@
 float64, so that what is left is rounding. Encoders without BatchNorm, whose statistics would be a chunk's, except where
 the test is about just that; heads see the whole batch, with BatchNorm and all.
 """
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,10 +12,10 @@ from processes import on
 from small_methods import NAMES, B, batch, made
 from torch import Tensor, nn
 
-from core import gradcache, loop
+from core import dropout, gradcache, loop
 from core.batchnorm import split_batchnorm
 from core.distributed import wrap
-from core.method import Batch, Method
+from core.method import Batch, Method, Output
 from ssl.method.moco_v3 import MoCoV3
 from ssl.method.simclr import SimCLR
 
@@ -29,13 +30,13 @@ def gradient(method: nn.Module) -> Tensor:
 
 
 def whole(method: Method, data: Batch) -> tuple[Tensor, Tensor]:
-    loss, _ = wrap(method)(data, PROGRESS)
+    loss = wrap(method)(data, PROGRESS).loss
     loss.backward()
     return loss.detach(), gradient(method)
 
 
 def chunked(method: Method, data: Batch, chunk: int) -> tuple[Tensor, Tensor]:
-    loss, _ = gradcache.backward(method, loop.chunks(data, chunk), PROGRESS, plain)
+    loss = gradcache.backward(method, data, chunk, PROGRESS, plain).loss
     return loss.detach(), gradient(method)
 
 
@@ -51,10 +52,12 @@ def test_chunks_give_the_gradient_of_the_whole_batch(name):
     expected = whole(make(), data)
     for chunk in (4, 8):
         method = make()
-        assert off(chunked(method, data, chunk), expected) < 1e-10
+        output = gradcache.backward(method, data, chunk, PROGRESS, plain)
+        assert off((output.loss.detach(), gradient(method)), expected) < 1e-10
         other = make()
-        other(data, PROGRESS)
-        method.after_step(PROGRESS), other.after_step(PROGRESS)  # teacher, queue and centre go on as after a whole batch
+        whole_output = other(data, PROGRESS)
+        method.after_step(output.staged, PROGRESS)  # teacher, queue and center move as after a whole batch
+        other.after_step(whole_output.staged, PROGRESS)
         for (key, value), after in zip(method.state_dict().items(), other.state_dict().values(), strict=True):
             torch.testing.assert_close(value, after, rtol=1e-10, atol=1e-12, msg=key)
 
@@ -73,7 +76,7 @@ def test_a_batch_of_4096_in_chunks_of_64(kind):
     data = Batch(views, torch.arange(4096))
     expected = whole(method, data)
     method.zero_grad()
-    assert len(loop.chunks(data, 64)) == 64
+    assert len(data.split(64)) == 64
     assert off(chunked(method, data, 64), expected) < 1e-10
     method.zero_grad()
     pieces = [whole(method, piece) for _, piece in loop.pieces(data, 64)]  # gradients add up
@@ -85,7 +88,7 @@ def test_an_encoders_batchnorm_sees_a_chunk_and_moves_its_statistics_once():
     data = batch("simclr", dtype=double)
     split, method = made("simclr", dtype=double), made("simclr", dtype=double)
     split_batchnorm(split.encoder, 4)
-    split.joint_views = method.joint_views = False  # groups of a view
+    split.traits = method.traits = replace(method.traits, joint_views=False)  # groups of a view
     expected = whole(split, data)
     assert off(chunked(method, data, B // 4), expected) < 1e-10
     heads = [m.running_mean for m in method.projector.modules() if isinstance(m, nn.BatchNorm1d)]
@@ -95,12 +98,15 @@ def test_an_encoders_batchnorm_sees_a_chunk_and_moves_its_statistics_once():
     assert set(counted) == {2 * 4}  # two views of four chunks, not twice that
 
 
-def test_dropout_falls_alike_in_both_passes():
+@pytest.mark.parametrize("per_image", [False, True])
+def test_dropout_falls_alike_in_both_passes(per_image):
     """Else the features' gradient would go back through other units than those that made them."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(192, 48), nn.Dropout(0.5), nn.Linear(48, 24))
     encoder.dim = 24
     method = SimCLR(encoder, 32, 16, 0.1).double()
+    if per_image:
+        dropout.per_image(method)
     data = Batch([torch.randn(16, 3, 8, 8, dtype=double) for _ in range(2)], torch.arange(16))
     masks = []
     encoder[2].register_forward_hook(lambda _, inputs, out: masks.append((out == 0).clone()))
@@ -111,6 +117,43 @@ def test_dropout_falls_alike_in_both_passes():
     assert not torch.equal(masks[0], masks[1])
 
 
+def test_dropout_of_images_makes_chunks_the_whole_batch():
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(192, 48), nn.Dropout(0.5), nn.Linear(48, 24))
+    encoder.dim = 24
+    method = dropout.per_image(SimCLR(encoder, 32, 16, 0.1).double())
+    data = Batch([torch.randn(16, 3, 8, 8, dtype=double) for _ in range(2)], torch.randperm(100)[:16], step=3, seed=4)
+    expected = whole(method, data)
+    for chunk in (4, 8):
+        method.zero_grad()
+        assert off(chunked(method, data, chunk), expected) < 1e-10
+
+
+class Tokens(Method):
+    """Features of every view, and a tensor of another shape beside them; the loss mixes images."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.patches = nn.Linear(12, 5), nn.Linear(3, 2)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        features = torch.stack([self.encoder(view.flatten(1)) for view in batch.views], 1)
+        return features, self.patches(batch.views[0].flatten(2).mT)  # B,V,5 and B,4,2
+
+    def objective(self, features: tuple[Tensor, Tensor], targets: None, progress: float) -> Output:
+        first, patches = features
+        return Output((first.flatten(1) @ first.flatten(1).T).logsumexp(1).mean() + patches.mean(0).square().sum())
+
+
+@pytest.mark.parametrize("chunk", [3, 4, 8])
+def test_each_of_several_features_sends_its_gradient_back(chunk):
+    torch.manual_seed(0)
+    method, data = Tokens().double(), Batch([torch.randn(8, 3, 2, 2, dtype=double) for _ in range(2)], torch.arange(8))
+    expected = whole(method, data)
+    method.zero_grad()
+    assert off(chunked(method, data, chunk), expected) < 1e-12
+
+
 @pytest.mark.parametrize("name", ["simclr", "dino_vit", "swav"])
 def test_chunks_in_bf16_are_the_whole_batch_in_bf16(name):
     """Features are rounded to 8 bits alike in both; what differs is the order of sums in the weights' gradients."""
@@ -118,11 +161,11 @@ def test_chunks_in_bf16_are_the_whole_batch_in_bf16(name):
     data = batch(name, size=32)
     method = made(name, *WITHOUT_BATCHNORM)
     with autocast():
-        loss, _ = method(data, PROGRESS)
+        loss = method(data, PROGRESS).loss
     loss.backward()
     expected = loss.detach(), gradient(method)
     method.zero_grad()
-    loss, _ = gradcache.backward(method, loop.chunks(data, 4), PROGRESS, autocast)
+    loss = gradcache.backward(method, data, 4, PROGRESS, autocast).loss
     assert loss.dtype == torch.float32
     assert off((loss.detach(), gradient(method)), expected) < 2**-7
 

@@ -10,6 +10,7 @@ from core import loop, optim
 from core.memory import Queue
 from core.method import Method
 from core.schedule import cosine
+from core.settings import OptimSettings
 from ssl.method import pairs, unordered_pairs
 
 PROGRESS = 0.4
@@ -38,7 +39,8 @@ def test_the_listed_methods_are_those_we_know():
 def test_forward_gives_a_loss_and_changes_nothing_but_batchnorms_statistics(name):
     method = made(name)
     before = snapshot(method)
-    loss, scalars = method(batch(name), PROGRESS)
+    output = method(batch(name), PROGRESS)
+    loss, scalars = output.loss, output.scalars
     assert loss.shape == ()
     assert loss.isfinite()
     assert all(isinstance(value, (int, float, Tensor)) for value in scalars.values())
@@ -52,7 +54,7 @@ def test_gradient_reaches_the_whole_encoder_and_never_the_teacher(name):
     with torch.no_grad():
         for p in method.encoder.parameters():  # residual branches start as nothing: their last norm's γ is 0
             p.add_(0.01 * torch.randn_like(p))
-    method(batch(name), PROGRESS)[0].backward()
+    method(batch(name), PROGRESS).loss.backward()
     for key, parameter in method.named_parameters():
         if key.startswith("teacher."):
             assert not parameter.requires_grad, key
@@ -69,10 +71,10 @@ def test_gradient_reaches_the_whole_encoder_and_never_the_teacher(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fixed_batch_is_learned(name):
     method, fixed = made(name), batch(name)
-    optimizer = optim.build(method, "adamw", 2e-3, 0.0)
+    optimizer = optim.build(method, OptimSettings(name="adamw", weight_decay=0.0), 2e-3)
     losses = []
     for _ in range(15):  # no after_step: the task stays the same
-        loss, _ = method(fixed, PROGRESS)
+        loss = method(fixed, PROGRESS).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -82,10 +84,10 @@ def test_a_fixed_batch_is_learned(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_autocast_stays_finite_and_near(name):
-    exact = made(name)(batch(name), PROGRESS)[0]
+    exact = made(name)(batch(name), PROGRESS).loss
     method = made(name)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = method(batch(name), PROGRESS)
+        loss = method(batch(name), PROGRESS).loss
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
@@ -101,7 +103,7 @@ def gradients(name: str, count: int, *more: str) -> Tensor:
     for norm in (m for m in method.modules() if isinstance(m, _BatchNorm)):
         norm.eval()
     for _, piece in loop.pieces(batch(name, dtype=torch.float64), count):
-        (method(piece, PROGRESS)[0] / count).backward()
+        (method(piece, PROGRESS).loss / count).backward()
     return torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
 
 
@@ -110,7 +112,7 @@ def test_accumulation_is_the_large_batch_where_the_loss_is_a_mean_over_images_an
     """`per_image` says which: where it is False, a piece has only its own negatives, statistics or assignments."""
     whole, accumulated = gradients(name, 1), gradients(name, 4)
     apart = (whole - accumulated).norm() / whole.norm()
-    assert (apart < 1e-10) if made(name).per_image else (apart > 1e-3), apart
+    assert (apart < 1e-10) if made(name).traits.per_image else (apart > 1e-3), apart
 
 
 def test_pairs_of_views():
@@ -130,7 +132,7 @@ def test_any_method_takes_local_crops(name):
     data = batch(name, local=2)
     for view in data.views:
         view.requires_grad_()
-    loss, _ = method(data, PROGRESS)
+    loss = method(data, PROGRESS).loss
     loss.backward()
     assert all(view.grad.norm() > 0 for view in data.views)
     assert set(seen) == ({data.views[0].shape[-1]} if hasattr(method, "teacher") else set())
@@ -173,9 +175,9 @@ def test_the_teacher_starts_as_the_student_and_moves_as_the_equation_says(name):
         for _, student in pairs:
             student.add_(torch.randn_like(student))
     olds = [t.clone() for t, _ in pairs]
-    method(batch(name), PROGRESS)
+    output = method(batch(name), PROGRESS)
     buffers = [b.clone() for b in method.teacher.buffers()]
-    method.after_step(PROGRESS)
+    method.after_step(output.staged, PROGRESS)
     m = cosine(PROGRESS, *method.momentum)
     assert 0.9 < m < 1
     for old, (teacher, student) in zip(olds, pairs, strict=True):
@@ -188,29 +190,25 @@ def test_simclr_is_lightlys_loss_on_both_views_in_one_batch():
     method, data = made("simclr"), batch("simclr")
     first, second = method.projector(method.encoder(torch.cat(data.views))).chunk(2)
     expected = NTXentLoss(temperature=method.temperature)(first, second)
-    torch.testing.assert_close(method(data, 0.0)[0], expected, rtol=1e-5, atol=0)  # float32
-    torch.testing.assert_close(method.objective(method.embed(data), (), 0.0)[0], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(method(data, 0.0).loss, expected, rtol=1e-5, atol=0)  # float32
+    torch.testing.assert_close(method.objective(method.embed(data), None, 0.0).loss, expected, rtol=1e-5, atol=0)
 
 
 # ---- remembered embeddings
 
 
-def test_a_queue_holds_the_newest_in_order_wraps_around_and_takes_nothing_before_the_step_ends():
+def test_a_queue_holds_the_newest_in_order_and_wraps_around():
     queue, remembered = Queue(48, 8), []
     for _ in range(4):
-        before = queue.rows.clone()
-        for new in torch.randn(2, 16, 8):
-            queue.remember(new)
-            remembered.extend(new)
-        assert torch.equal(queue.rows, before)
-        queue.update()
+        new = torch.randn(2, 16, 8)
+        queue.commit(*new)
+        remembered.extend(new.flatten(0, 1))
         newest = torch.stack(remembered[-48:])
         in_order = queue.rows.roll(-int(queue.oldest), 0)  # from the oldest to the newest
         assert torch.equal(in_order[-len(newest) :], newest)
     queue = Queue(10, 8)
-    queue.remember(new)  # more than fit
-    queue.update()
-    assert torch.equal(queue.rows.roll(-int(queue.oldest), 0), new[-10:])
+    queue.commit(new[1])  # more than fit
+    assert torch.equal(queue.rows.roll(-int(queue.oldest), 0), new[1, -10:])
 
 
 def test_a_queue_longer_than_the_data_is_shortened_and_said():
@@ -227,12 +225,13 @@ def test_every_queue_is_filled_by_the_step_with_unit_vectors_and_fitted_to_the_d
     method: Method = made(name)
     queues = [m for m in method.modules() if isinstance(m, Queue)]
     for step in range(4):
-        method(batch(name, step), PROGRESS)
         before = [queue.rows.clone() for queue in queues]
-        method.after_step(PROGRESS)
+        output = method(batch(name, step), PROGRESS)
+        unchanged = [torch.equal(queue.rows, rows) for queue, rows in zip(queues, before, strict=True)]
+        assert all(unchanged), "until the step ends"
+        method.after_step(output.staged, PROGRESS)
         for queue, rows in zip(queues, before, strict=True):
             assert B <= (queue.rows != rows).any(1).sum() <= 2 * B
-            assert queue.fresh == []
             torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(48), rtol=1e-5, atol=0)  # float32
     assert bool(method.prepare(images=70, batch_size=B)) is bool(queues)
     assert all(len(queue) == 32 for queue in queues)

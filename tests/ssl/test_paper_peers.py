@@ -11,6 +11,7 @@ from loss_cases import K, dino, dino_views, lejepa, value_and_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.method import joined
 from ssl import losses
 from ssl.losses import nearest
 from ssl.method import pairs, unordered_pairs
@@ -113,7 +114,7 @@ def test_sigreg_and_the_lejepa_objective_are_lightlys(monkeypatch):
     rounded = 1e-6  # lightly keeps e^(−t²/2) and the weights in float32
     assert_equal(lambda *z: sigreg(torch.stack(z, 1), directions), lambda *z: peer.sigreg(torch.stack(z)), crops, rounded)
     assert_equal(
-        lambda *z: method.objective(torch.stack(z, 1), (), progress)[0],
+        lambda *z: method.objective(torch.stack(z, 1), None, progress).loss,
         lambda *z: peer(global_proj=torch.stack(z[:2]), local_proj=torch.stack(z[2:])),
         crops,
         rounded,
@@ -144,14 +145,15 @@ def test_dinos_centre_and_temperature_over_steps_are_the_papers_and_lightlys():
         progress, batch = epoch / 10, dino_views(N)
         teacher = [method.teacher(view) for view in batch.views]
         student = [method.projector(method.encoder(view)) for view in batch.views]
-        loss, scalars = method(batch, progress)
+        output = method(batch, progress)
+        loss, scalars = output.loss, output.scalars
         T = min(0.04 + 0.03 * progress / 0.5, 0.07)
         assert scalars["teacher_temperature"] == pytest.approx(T, rel=ROUNDING)
         centre = torch.tensor(expected, dtype=torch.float64)
         paper = equations.dino(torch.stack(student, 1), torch.stack(teacher, 1), centre, 0.1, T)
         assert loss.item() == pytest.approx(paper.item(), rel=ROUNDING)
         assert loss.item() == pytest.approx(peer(teacher, student, epoch=epoch).item(), rel=1e-6)  # temperatures in float32
-        method.after_step(progress)
+        method.after_step(output.staged, progress)
         mean = [sum(float(view[n, k]) for n in range(N) for view in teacher) / (2 * N) for k in range(K)]
         expected = [0.9 * c + 0.1 * m for c, m in zip(expected, mean, strict=True)]
         assert method.centre.tolist() == pytest.approx(expected, rel=1e-9)
@@ -163,12 +165,12 @@ def test_dinos_centre_moves_once_a_step_by_all_pieces_of_the_batch():
     """Gradient accumulation: two forwards before one after_step."""
     method, pieces = dino(warmup=0.0), [dino_views(N // 2) for _ in range(2)]
     teacher = torch.stack([method.teacher(view) for piece in pieces for view in piece.views])
+    staged = []
     for piece in pieces:
-        method(piece, 0.5)
+        staged.append(method(piece, 0.5).staged)
         assert method.centre.count_nonzero() == 0
-    method.after_step(0.5)
+    method.after_step(joined(staged), 0.5)
     torch.testing.assert_close(method.centre, 0.1 * teacher.mean((0, 1)), rtol=1e-9, atol=0)
-    assert method.fresh == []
 
 
 @pytest.mark.parametrize("count", [1, 5])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from core.distributed import local_rows, mean, total, world_size
 from core.method import Batch
+from core.method import joined as join
 
 
 def forgets_the_number_of_processes(z: Tensor) -> Tensor:
@@ -47,10 +48,11 @@ def centre() -> Tensor:
     """DINO's, after one step in two pieces."""
     torch.manual_seed(4)
     method = dino(0.0)
+    staged = []
     for _ in range(2):
         whole = dino_views()
-        method(Batch([local_rows(view) for view in whole.views], local_rows(whole.indices)), PROGRESS)
-    method.after_step(PROGRESS)
+        staged.append(method(Batch([local_rows(view) for view in whole.views], local_rows(whole.indices)), PROGRESS).staged)
+    method.after_step(join(staged), PROGRESS)
     return method.centre
 
 

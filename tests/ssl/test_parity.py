@@ -33,15 +33,15 @@ def steps(case: tuple[str, ...], dtype: torch.dtype, count: int, smooth: bool = 
     trained = [p for p in method.parameters() if p.requires_grad]
     found = {}
     for step in range(count):
-        loss, _ = model(batch(name, step, dtype), step / count)
-        loss.backward()
+        output = model(batch(name, step, dtype), step / count)
+        output.loss.backward()
         if step in (0, count - 1):
             found[f"gradient of step {step}"] = torch.cat([p.grad.flatten() for p in trained])
         with torch.no_grad():
             for p in trained:
                 p -= RATE * p.grad
                 p.grad = None
-        method.after_step(step / count)
+        method.after_step(output.staged, step / count)
     return found | {f"state: {key}": value.clone() for key, value in method.state_dict().items()}
 
 

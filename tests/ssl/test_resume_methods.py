@@ -30,8 +30,7 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
     method = training.build_method(words, encoder)
     deal = loaders.Plan(48, words.batch_size, words.seed, world)  # epochs of 3 steps
     method.prepare(deal.images, deal.batch_size)
-    optimizer = training.build_optimizer(words, method)
-    plan = loop.Plan(**vars(training.build_plan(words, deal.steps_an_epoch, 1, None)) | {"checks": frozenset({4})})
+    optimizer, config = training.build(words, method, world, deal.steps_an_epoch, None, evals=frozenset({4}))
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches
 
     def until_killed():
@@ -42,7 +41,7 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
 
     run.restore(method, optimizer)
     run.begin()
-    loop.train(method, until_killed(), optimizer, plan, run, device, observe=lambda step: {})
+    loop.train(method, until_killed(), optimizer, config, run, device, evaluate=lambda step: {})
     momenta = {f"optimizer {i} {key}": value for i, s in enumerate(optimizer.state.values()) for key, value in s.items()}
     return method.state_dict() | {key: value for key, value in momenta.items() if isinstance(value, torch.Tensor)}
 
