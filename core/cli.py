@@ -2,48 +2,48 @@
 
 `--name value`, `--name=value` and `name=value` all mean Hydra's `name=value`; its groups, `--multirun` and launchers
 work as ever, and `--cfg` prints what was understood. Nothing here imports torch, so `--help` and a mistyped setting answer
-at once. Only this file knows how settings are written as text; `derive` changes them for another tool or run, and `save` and
-`load` hand them to another process.
+at once. Only this file knows how settings are written as text; `derive` changes them for another tool or run, and
+core/settings_file.py hands them to another process.
 """
 import difflib
-import json
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from core import composition, home, recipe, signals, terminal
 from core.composition import KINDS, Tool
 from core.errors import RunError
 from core.home import expand  # noqa: F401, for those who have paths from settings
-from core.recipe import Recipe
+from core.origin import located, one_line
+from core.recipe import RecipeFile
 from core.settings import (
     Origin,
     PretrainSettings,
     Settings,
-    choices,
     document,  # noqa: F401, for those who write settings down
     flat,
     help_text,
-    plain,
+    marked,
+    plain,  # noqa: F401, for tools
     texts_of,
     types_of,
 )
+from core.settings_file import FLAG, load, save, yaml_text  # noqa: F401, for tools
 
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
 QUOTED = r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\""""  # in quotes, with none inside but escaped ones
-SETTINGS = "--settings"  # how a process of ours is told the file with its settings
 FLAGS = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 HELP = ("-h", "--help")
+_noted: set[str] = set()  # former names that a note was printed about
 STOPPED = (75, 130)  # exit codes of a run that was told to stop
 
 
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:
-    """Understand the words, run, and turn a user's mistake into one line and exit code 2, a signal into one and code 75."""
+    """Parse the command line, run, and turn a user's mistake into one line and exit code 2, a signal into one and code 75."""
     terminal.protect()
     with signals.installed(tool.module):
         _place(tool)
@@ -62,28 +62,29 @@ def _place(tool: Tool) -> None:
 
 
 def _main(tool: Tool, run: Callable[[Any], int | None], argv: list[str]) -> int:
-    file = None
+    file, settings = None, None
     try:
         if any(a in HELP for a in argv):
             print(_help(tool, [a for a in argv if a not in HELP]))
             return 0
-        if argv[:1] == [SETTINGS] and len(argv) == 2:  # a child of one of our processes
+        if argv[:1] == [FLAG] and len(argv) == 2:  # a child of one of our processes
             home.prepare()
-            return run(load(tool, argv[1])) or 0
-        words, flags = overrides(argv, tool.settings)
-        words, file = with_recipe(tool, words)
-        check_choices(tool, words)
+            settings = load(tool, argv[1])
+            return run(settings) or 0
+        overrides, flags = parse(argv, tool.settings)
+        overrides, file = with_recipe(tool, overrides)
+        check_choices(tool, overrides)
         if "cfg" not in flags and (note := home.prepare()):
             print(note, file=sys.stderr, flush=True)
         if "multirun" in flags:
-            return _multirun(tool, run, words, file)
-        settings = compose(tool, words, file.lines if file else ())
+            return _multirun(tool, run, overrides, file)
+        settings = compose(tool, overrides, file)
         if "cfg" in flags:
             print(yaml_text(settings), end="")
             return 0
         return run(settings) or 0
     except ValueError as error:
-        return _refuse(error, file)
+        return _refuse(located(tool, settings, error) if settings else one_line(error, file))
     except RunError as error:
         signals.say("error: " + " ".join(str(error).split()))
         return error.code
@@ -91,21 +92,21 @@ def _main(tool: Tool, run: Callable[[Any], int | None], argv: list[str]) -> int:
 
 def _help(tool: Tool, argv: list[str]) -> str:
     """Of the tool, or of the choices that are named beside --help, as in `--help method=simclr`."""
-    words = [word for word in overrides(argv, tool.settings)[0] if word.partition("=")[0] in tool.groups()]
-    check_choices(tool, words)
-    explained = "\n\n".join(tool.explained(*pair) for pair in texts(words).items())
+    overrides = [override for override in parse(argv, tool.settings)[0] if override.partition("=")[0] in tool.groups()]
+    check_choices(tool, overrides)
+    explained = "\n\n".join(tool.explained(*pair) for pair in texts(overrides).items())
     return explained or help_text(tool.summary, tool.settings, tool.groups())
 
 
-def _refuse(error: ValueError, file: Recipe | None = None) -> int:
-    print(f"error: {file.where(error) if file else ''}{' '.join(str(error).split())}", file=sys.stderr)
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
     return 2
 
 
-def overrides(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], set[str]]:
+def parse(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], set[str]]:
     """Command-line arguments → Hydra's overrides, and which of the flags multirun and cfg are among them."""
     flags = {FLAGS[a] for a in argv if a in FLAGS}
-    words, rest = [], list(argv)
+    overrides, rest = [], list(argv)
     while rest:
         argument = rest.pop(0)
         if argument in FLAGS:
@@ -113,6 +114,7 @@ def overrides(argv: list[str], known: type = PretrainSettings) -> tuple[list[str
                 rest.pop(0)
             continue
         name, equals, value = argument.removeprefix("--").partition("=")
+        name = _today(name, known)
         if not re.fullmatch(NAME, name) or not (equals or argument.startswith("--")):
             raise ValueError(f"'{argument}' is no setting; write name=value or --name value (see --help)")
         alone = types_of(known).get(name) is bool and "=" in "".join(rest[:1])  # --compile +data.labels=none
@@ -123,12 +125,24 @@ def overrides(argv: list[str], known: type = PretrainSettings) -> tuple[list[str
                 raise ValueError(f"--{name} needs a value: --{name} value (see --help)")
             value = "true"
         if name == "data" and value.startswith("hf:"):
-            words.append("data=hf")
+            overrides.append("data=hf")
             name, value = "data.root", value.removeprefix("hf:")
-        word = f"{name}={value}"
+        override = f"{name}={value}"
         quoted = _quoted(name, value, name in texts_of(known), "multirun" in flags)
-        words.append(word if recipe.named(name, value) else f"{name}={quoted}")
-    return words, flags
+        overrides.append(override if recipe.path_of(name, value) else f"{name}={quoted}")
+    return overrides, flags
+
+
+def _today(name: str, known: type) -> str:
+    """The setting's name; of a former one, today's, with a note."""
+    former = {once: new for new, once in marked(known, "once").items() if once}
+    sign, bare = re.fullmatch(r"([+~]*)(.*)", name, re.DOTALL).groups()
+    if bare not in former:
+        return name
+    if bare not in _noted:
+        _noted.add(bare)
+        print(f"note: {bare} is now called {former[bare]}", file=sys.stderr, flush=True)
+    return sign + former[bare]
 
 
 def _quoted(name: str, value: str, text: bool, several: bool) -> str:
@@ -137,36 +151,36 @@ def _quoted(name: str, value: str, text: bool, several: bool) -> str:
         return value
     if not text and len(value) > 1 and value[0] + value[-1] in ("[]", "{}"):
         return value
-    plain = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if text else r"[\w./:+-]+"
-    if re.fullmatch(plain, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
+    bare = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if text else r"[\w./:+-]+"
+    if re.fullmatch(bare, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
         return value  # a group's choice cannot be null, but an optional group's may be one that is not there
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
 
 
-def with_recipe(tool: Tool, words: list[str]) -> tuple[list[str], Recipe | None]:
-    """`recipe=PATH.yaml` among the words becomes the file's words, before the others and less those said again."""
-    last = next((word for word in reversed(words) if word.startswith("recipe=")), "=")
-    if not (path := recipe.named(*last.split("=", 1))):
-        return words, None
-    words = [word for word in words if not word.startswith("recipe=")]
-    said = {word.partition("=")[0].lstrip("+") for word in words}
+def with_recipe(tool: Tool, overrides: list[str]) -> tuple[list[str], RecipeFile | None]:
+    """`recipe=PATH.yaml` becomes the file's overrides, before the others and less those that the command line repeats."""
+    last = next((override for override in reversed(overrides) if override.startswith("recipe=")), "=")
+    if not (path := recipe.path_of(*last.split("=", 1))):
+        return overrides, None
+    overrides = [override for override in overrides if not override.startswith("recipe=")]
+    repeated = {override.partition("=")[0].lstrip("+") for override in overrides}
     try:
         content, lines = recipe.read(path)
-        found, _ = overrides(content, tool.settings)
+        found, _ = parse(content, tool.settings)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith("recipe=") else f"{path}: {error}") from error
-    found = [word for word in found if word.partition("=")[0] not in said]
-    names = [word.partition("=")[0] for word in found]
+    found = [override for override in found if override.partition("=")[0] not in repeated]
+    names = [override.partition("=")[0] for override in found]
     if "recipe" in names:
         raise ValueError(f"{path}: recipe: a recipe names no other")
     lines = {name: lines.get(name.lstrip("+~"), 1) for name in names}
-    return [*(["recipe='null'"] if tool.choices("recipe") else []), *found, *words], Recipe(path, lines)
+    return [*(["recipe='null'"] if tool.choices("recipe") else []), *found, *overrides], RecipeFile(path, lines)
 
 
-def check_choices(tool: Tool, words: list[str]) -> None:
+def check_choices(tool: Tool, overrides: list[str]) -> None:
     known = tool.groups() | ({"recipe": [*found, "null", "a file PATH.yaml"]} if (found := tool.choices("recipe")) else {})
-    for name, _, value in (text.partition("=") for text in words):
+    for name, _, value in (text.partition("=") for text in overrides):
         for choice in value.split(",") if name in known else ():
             choice = choice.strip("'\" ")
             if choice not in known[name]:
@@ -175,18 +189,25 @@ def check_choices(tool: Tool, words: list[str]) -> None:
                 raise ValueError(f"{name}={choice}: there are {', '.join(known[name])}{hint}")
 
 
-def compose(tool: Tool, words: list[str], from_recipe: Collection[str] = ()) -> Any:
-    """→ tool.settings, complete.  words: overrides in Hydra's grammar.  Raises ValueError in one line for a wrong one."""
+def compose(tool: Tool, overrides: list[str], file: RecipeFile | None = None) -> Any:
+    """→ tool.settings, complete.  overrides: overrides in Hydra's grammar.  Raises ValueError in one line for a wrong one.
+
+    file: a recipe file, some of whose settings are among them.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return composition.composed(tool, words, Origin(tuple(words), frozenset(from_recipe)))
+        return composition.composed(tool, overrides, _origin(overrides, file))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(tool, error, words)) from error
+        raise ValueError(_explain(tool, error, overrides)) from error
 
 
-def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) -> int:
+def _origin(overrides: Collection[str], file: RecipeFile | None) -> Origin:
+    return Origin(tuple(overrides), file.path, dict(file.lines)) if file else Origin(tuple(overrides))
+
+
+def _multirun(tool: Tool, run: Callable, overrides: list[str], file: RecipeFile | None) -> int:
     """Hydra's own main: several runs, here or through a launcher such as hydra/launcher=submitit_slurm.
 
     One that fails lets the others run; one that is stopped ends them all. The exit code is the worst.
@@ -203,15 +224,14 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
     codes = [0]
 
     def one(config) -> int:
-        hydra_config = HydraConfig.get()
+        hydra_config, composed = HydraConfig.get(), None
         _place(tool)
         try:
-            said = list(hydra_config.overrides.task)
-            origin = Origin(tuple(said), frozenset(file.lines if file else ()))
+            origin = _origin(hydra_config.overrides.task, file)
             composed = composition.finish(tool, OmegaConf.create(config), hydra_config.runtime.choices, origin)
             return run(composed) or 0
         except ValueError as error:
-            return _refuse(error, file)
+            return _refuse(located(tool, composed, error) if composed else one_line(error, file))
 
     def job(config):
         code = sweep.run_in_job(partial(one, config)) if sweep.in_job() else one(config)
@@ -222,76 +242,71 @@ def _multirun(tool: Tool, run: Callable, words: list[str], file: Recipe | None) 
         codes.append(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the exception itself, for one line of our own
-    sys.argv = [tool.module, "--multirun", *words, *sweep.defaults(texts(words), tool.module)]
+    sys.argv = [tool.module, "--multirun", *overrides, *sweep.defaults(texts(overrides), tool.module)]
     try:
         with sweep.submitted():
             hydra.main(version_base=None, config_path=str(tool.primary.parent), config_name=tool.primary.stem)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(tool, error, words)) from error
+        raise ValueError(_explain(tool, error, overrides)) from error
     return max(codes)
 
 
-def _explain(tool: Tool, error: Exception, words: list[str]) -> str:
-    """Hydra's message as one line that names the word, and the nearest right one."""
+def _explain(tool: Tool, error: Exception, overrides: list[str]) -> str:
+    """Hydra's message as one line that names the setting, and the nearest right one."""
     text = str(error) + (f"\n{error.__cause__}" if error.__cause__ else "")
     if found := re.search(r"Could not override '([^']+)'", text):
         name = found[1]
-        groups = [w for w in words if w.split("=")[0] in tool.groups() and "," not in w]
-        known = [*tool.groups(), *types_of(tool.settings), *(flat(compose(tool, groups)) if groups != words else ())]
+        groups = [w for w in overrides if w.split("=")[0] in tool.groups() and "," not in w]
+        known = [*tool.groups(), *types_of(tool.settings), *(flat(compose(tool, groups)) if groups != overrides else ())]
         near = difflib.get_close_matches(name, known, 1, 0.6)
         return f"there is no setting '{name}'; {f'did you mean {near[0]}?' if near else 'see --help'}"
-    for name, _, value in (w.partition("=") for w in words):
+    for name, _, value in (w.partition("=") for w in overrides):
         if f"{name}={value}" in text and name in types_of(tool.settings):
             return f"{name}={value}: must be {KINDS.get(types_of(tool.settings)[name], 'a list like [0.9,0.999]')}"
         if name == "optim":
-            return f"optim={value}: optim has words of its own; say --optim.name {value}"
+            return f"optim={value}: optim has settings of its own; use --optim.name {value}"
     return text.splitlines()[0]
 
 
 # ---- settings as other forms -------------------------------------------------------------------------------------------
 
 
-def yaml_text(settings: Settings) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(plain(settings)))
-
-
-def given(settings: Settings) -> dict[str, str]:
-    """Dotted setting → its text, of all that the command line and a recipe file say."""
+def explicit(settings: Settings) -> dict[str, str]:
+    """Dotted setting → its text, of all that the command line and a recipe file set."""
     return {name: value for name, value in texts(settings.origin.overrides).items() if name != "recipe"}
 
 
-def texts(words: Collection[str]) -> dict[str, str]:
+def texts(overrides: Collection[str]) -> dict[str, str]:
     """Overrides → dotted setting → its text, without quotes."""
-    return {_name(word): word.partition("=")[2].strip("'\"") for word in words}
+    return {_name(override): override.partition("=")[2].strip("'\"") for override in overrides}
 
 
-def _name(word: str) -> str:
+def _name(override: str) -> str:
     """The dotted setting that an override is about."""
-    return word.partition("=")[0].lstrip("+~")
+    return override.partition("=")[0].lstrip("+~")
 
 
 def derive(tool: Tool, settings: Settings, drop: Collection[str] = (), keep: Collection[str] | None = None,
            changes: Mapping[str, Any] | None = None) -> Any:
-    """The settings of a tool from those of another run: what was given for `settings`, less `drop`, with `changes`.
+    """The settings of a tool from those of another run: what was set explicitly there, less `drop`, with `changes`.
 
     drop, keep: settings that are left out, or alone kept; a group's name stands for all in it. changes: dotted setting → value.
     Raises ValueError as `compose`.
     """
     changes = changes or {}
 
-    def stays(word: str) -> bool:
-        name = _name(word)
+    def stays(override: str) -> bool:
+        name = _name(override)
         among = {name, name.partition(".")[0]}
         return name not in changes and not among & {*drop} and (keep is None or bool(among & {*keep}))
 
-    kept = [word for word in settings.origin.overrides if stays(word)]
-    words = [*kept, *(_word(name, value) for name, value in changes.items())]
-    return compose(tool, words, settings.origin.from_recipe - changes.keys())
+    kept = [override for override in settings.origin.overrides if stays(override)]
+    overrides = [*kept, *(_override(name, value) for name, value in changes.items())]
+    lines = {name: line for name, line in settings.origin.lines.items() if name not in changes}
+    return compose(tool, overrides, RecipeFile(settings.origin.file, lines))
 
 
-def _word(name: str, value: Any) -> str:
+def _override(name: str, value: Any) -> str:
     """One setting in Hydra's grammar."""
     if isinstance(value, (str, os.PathLike)):
         return f"{name}={_quoted(name, str(value), text=True, several=False)}"
@@ -299,9 +314,9 @@ def _word(name: str, value: Any) -> str:
 
 
 def arguments(settings: Settings, names: Callable[[str], bool] = lambda name: True) -> list[str]:
-    """What was given, as arguments of a command line that give the very same again.  names: which settings"""
-    words = [word for word in settings.origin.overrides if names(_name(word))]
-    return [argument for word in words for argument in _spelled(word, type(settings))]
+    """What was set explicitly, as arguments of a command line that gives the very same settings.  names: which of them"""
+    overrides = [override for override in settings.origin.overrides if names(_name(override))]
+    return [argument for override in overrides for argument in _spelled(override, type(settings))]
 
 
 def argument(name: str, value: Any) -> list[str]:
@@ -311,13 +326,13 @@ def argument(name: str, value: Any) -> list[str]:
     return [f"--{name}", text] if text and not text.startswith("--") else [f"--{name}={text}"]
 
 
-def _spelled(word: str, kind: type[Settings]) -> list[str]:
-    name, _, value = word.partition("=")
+def _spelled(override: str, kind: type[Settings]) -> list[str]:
+    name, _, value = override.partition("=")
     for text in (_unquoted(value), value):
         pair = [f"{name}={text}"] if name[0] in "+~" or not text or text.startswith("--") else [f"--{name}", text]
-        if overrides(pair, kind)[0] == [word]:
+        if parse(pair, kind)[0] == [override]:
             return pair
-    return [word]
+    return [override]
 
 
 def _unquoted(value: str) -> str:
@@ -326,25 +341,3 @@ def _unquoted(value: str) -> str:
         return value
     text = re.sub(r"(\\*)\\'", lambda m: m[1][: len(m[1]) // 2] + "'", value[1:-1])
     return re.sub(r"\\+$", lambda m: m[0][: len(m[0]) // 2], text)
-
-
-def save(settings: Settings, path: Path) -> list[str]:
-    """Write settings for another process of the same tool.  → the arguments that it is started with"""
-    origin = {"overrides": settings.origin.overrides, "from_recipe": sorted(settings.origin.from_recipe)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"values": plain(settings), "choices": choices(settings), "origin": origin}
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(json.dumps(content), "utf-8", "surrogateescape")
-    half.replace(path)
-    return [SETTINGS, str(path)]
-
-
-def load(tool: Tool, path: str) -> Any:
-    """What `save` has written.  → tool.settings.  Raises ValueError where it is no such file."""
-    try:
-        content = json.loads(Path(path).read_text("utf-8", "surrogateescape"))
-        origin = content["origin"]
-        origin = Origin(tuple(origin["overrides"]), frozenset(origin["from_recipe"]))
-        return composition.typed(tool.settings, content["values"], content["choices"], origin)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{SETTINGS} {path}: holds no settings of {tool.module} ({type(error).__name__})") from error

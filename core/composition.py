@@ -6,7 +6,7 @@ from typing import Any
 
 from core import places, ranges
 from core.recipe import text
-from core.settings import Group, Origin, PretrainSettings, Settings, flat, hints
+from core.settings import Group, Origin, PretrainSettings, Settings, flat, hints, marked
 
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -39,6 +39,14 @@ class Tool:
         found = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
         return found.get(group, found)
 
+    def sets(self, group: str, choice: str) -> set[str]:
+        """The settings outside of the group that a choice of it sets."""
+        from omegaconf import OmegaConf
+
+        path = self.file(group, choice)
+        content = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
+        return set(flat({name: value for name, value in content.items() if name not in (group, "defaults")}))
+
     def explained(self, group: str, choice: str) -> str:
         """Help on a group's choice: what its yaml says of itself, its settings, and which others it sets."""
         from omegaconf import OmegaConf
@@ -62,13 +70,13 @@ class Tool:
         return {g: found for g in GROUPS if g in known and (found := self.choices(g))}
 
 
-def composed(tool: Tool, words: list[str], origin: Origin) -> Any:
+def composed(tool: Tool, overrides: list[str], origin: Origin) -> Any:
     """→ tool.settings.  Raises ValueError, HydraException, OmegaConfBaseException."""
     from hydra import compose, initialize_config_dir
 
     register(tool)
     with initialize_config_dir(str(tool.primary.parent), version_base=None):
-        config = compose(tool.primary.stem, words, return_hydra_config=True)
+        config = compose(tool.primary.stem, overrides, return_hydra_config=True)
     return finish(tool, config, config.hydra.runtime.choices, origin)
 
 
@@ -78,7 +86,7 @@ def register(tool: Tool) -> None:
 
     from core.searchpath import search
 
-    ConfigStore.instance().store(name="words", node=_schema(tool.settings))
+    ConfigStore.instance().store(name="settings", node=_schema(tool.settings))
     search(tool.searched)
 
 
@@ -124,7 +132,7 @@ def finish(tool: Tool, config, choices, origin: Origin) -> Any:
     settings = typed(tool.settings, values, names, origin)
     dotted = flat(settings)
     ranges.check(dotted)
-    places.check(dotted)
+    places.check(dotted, marked(tool.settings, "path"))
     return settings
 
 

@@ -30,24 +30,34 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; kept by exec
 
 
-def guarded(run: Callable[[], int]) -> int:
-    """Run as one process among others: an expected failure is one line, printed by whoever is in charge of printing."""
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def guarded(run: Callable[[], int], describe: Callable[[ValueError], str] = one_line) -> int:
+    """Run as one process among others: an expected failure is one line, printed by whoever is in charge of printing.
+
+    describe: a mistake of the user's → its line.
+    """
     try:
         return run()
     except (Stopped, signals.StopRequest) as stopped:
         return _stopped(stopped)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, RunError) as error:
-        _tell("error: " + " ".join(str(error).split()))
-        return 2 if isinstance(error, ValueError) else error.code
+    except ValueError as error:
+        _tell(f"error: {describe(error)}")
+        return 2
+    except RunError as error:
+        _tell(f"error: {one_line(error)}")
+        return error.code
     except Exception as error:
         if not lost_connection(traceback.format_exc()) or (environment() or (0, 1))[1] == 1:
             _tell(traceback.format_exc())
             return 1
         if number := signals.requested():  # the others were faster
             return _stopped(signals.StopRequest(number))
-        why = " ".join(str(error).split())[:160]
+        why = one_line(error)[:160]
         _tell(f"error: another process died or was stopped (connection closed: {why}); {RESUMES}")
         time.sleep(2)  # whoever ends first is blamed: let it be the process that failed, not this one
         return 1

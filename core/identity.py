@@ -3,46 +3,64 @@
 A file is known by its content and not by its path, so a file under another name, or images in another place, are the same
 run; another encoder under the old path, or more images in the old folder, are another one.
 """
+import dataclasses
 import hashlib
 import json
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.cli import expand, flat
+from core.home import expand
+from core.settings import PretrainSettings, Settings, flat, marked
 
-# What does not change the result: where a run happens and how closely it is watched.
-MACHINE = ("device", "devices", "workers", "out", "resume", "log_every", "save_minutes", "checks", "stop_on_collapse")
-MACHINE += ("until", "report", "storage", "trials", "parallel", "node", "interval")
-MACHINE += ("trackers", "data.root", "data.download", "cache", "cache_gb", "picture", "beside")
-# Settings that came later. At these values they are left out, so that older runs keep their identity.
-LATER = {"scratch": False, "method.kd": 0.0, "method.kd_temperature": 4.0}
-LATER |= {"method.positives": "batch", "method.unbiased": False}
-FILES = ("encoder", "teacher", "student", "against", "space")  # settings whose value may name files, by comma
-SUFFIXES = (".safetensors", ".py")  # of those files
+# Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
+UNAFFECTING = {"data.root", "data.download"}
+ORIGINAL_DEFAULTS = {"method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False}
+SUFFIXES = (".safetensors", ".py")  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 WEIGHTS = "content "  # what the value of a setting begins with that names a file
 
 
-def identity(config) -> dict[str, Any]:
-    """Dotted name → value of all settings that change the result; a file's value is the digest of its content."""
-    out = {k: v for k, v in flat(config).items() if k not in MACHINE and not k.startswith("chosen.")}  # chosen: of older files
-    out = {k: v for k, v in out.items() if k not in LATER or v != LATER[k]}
-    return out | {name: by_content(out[name]) for name in FILES if isinstance(out.get(name), str)}
+def identity(config: Settings | Mapping[str, Any], kind: type[Settings] = PretrainSettings) -> dict[str, Any]:
+    """Dotted name → value of all settings that change the result; a file's value is the digest of its content.
+
+    kind: the class of settings that a mapping, such as the content of a config.yaml, is of.
+    """
+    return {name: by_content(value) for name, value in settings_as_written(config, kind).items()}
 
 
-def settings_as_written(config) -> dict[str, Any]:
+def settings_as_written(config: Settings | Mapping[str, Any], kind: type[Settings] = PretrainSettings) -> dict[str, Any]:
     """The identity that versions before content was compared gave a configuration: files by their paths."""
-    out = identity(config)
-    return out | {name: value for name, value in flat(config).items() if name in FILES and name in out}
+    kind = type(config) if isinstance(config, Settings) else kind
+    left_out = UNAFFECTING | unaffecting(kind)
+    original = ORIGINAL_DEFAULTS | {
+        name: value for name, value in marked(kind, "original_default").items() if value is not dataclasses.MISSING
+    }
+    return {
+        name: value
+        for name, value in flat(config).items()
+        if name not in left_out
+        and not name.startswith("chosen.")  # of config.yaml
+        and (name not in original or value != original[name])
+    }
 
 
-def by_content(value: str) -> str:
-    """A setting's text with the digest of its content in place of every file that it names.
+@cache
+def unaffecting(kind: type[Settings]) -> set[str]:
+    """The settings of a tool that change no result, under their former names too."""
+    names = {name for name, affects in marked(kind, "affects_result").items() if not affects}
+    return names | {once for name, once in marked(kind, "once").items() if name in names and once}
+
+
+def by_content(value: Any) -> Any:
+    """A setting's value; of text, with the digest of its content in place of every file that it names.
 
     "runs/x/encoder.safetensors" → "content 0f3c…"; "space.py:build" → "content 77ab…:build"; "resnet50" stays. A file that is
     not there stays too: its reader refuses it.
     """
+    if not isinstance(value, str):
+        return value
     whole = _by_content(value)  # a path may have commas in it
     return whole if whole != value else ",".join(_by_content(part) for part in value.split(","))
 
@@ -77,7 +95,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     if not (has_images(old) and has_images(new)):
         old, new = ({k: v for k, v in one.items() if not k.startswith(IMAGES)} for one in (old, new))
-    old, new = ({k: by_content(v) if k in FILES and isinstance(v, str) else v for k, v in one.items()} for one in (old, new))
+    old, new = ({name: by_content(value) for name, value in one.items()} for one in (old, new))
     return [
         f"{name}: {old.get(name, 'absent')} → {new.get(name, 'absent')}"
         for name in sorted({*old, *new})

@@ -1,34 +1,36 @@
 """Paths among the settings: an output folder that is a run's own, weights of a kind that the tools read."""
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.home import expand
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-FOLDERS = ("out", "cache")  # settings that name a folder to write to
-WEIGHTS = ("encoder", "teacher", "student", "beside", "against", "encoders")  # encoder files or names, some several by comma
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".h5", ".npz")
 EXPORTED = (".onnx", ".pt2", ".engine", ".torchscript.pt")
 
 
-def check(flat: dict[str, Any]) -> None:
-    """Raises ValueError for a path that cannot be meant.  flat: dotted setting → value"""
+def check(flat: Mapping[str, Any], paths: Mapping[str, str]) -> None:
+    """Raises ValueError for a path that cannot be meant.
+
+    flat: dotted setting → value; paths: setting → "folder" (to write to) or "weights" (encoder files, several by comma)
+    """
     for name, value in flat.items():
         if isinstance(value, str) and value.startswith("~"):
             try:
                 expand(value)
             except ValueError as error:
                 raise ValueError(f"{name}={error}") from error
-    for name in FOLDERS:
-        if isinstance(value := flat.get(name), str) and not value.strip():
+    named = {name: (flat[name], path) for name, path in paths.items() if isinstance(flat.get(name), str)}
+    for name, (value, path) in named.items():
+        if path == "folder" and not value.strip():
             raise ValueError(f"{name}={value}: is empty; name a folder, such as {name}=runs/mine")
     if isinstance(out := flat.get("out"), str) and out != "auto":
         check_out(out)
-    for name in WEIGHTS:
-        if isinstance(value := flat.get(name), str):
-            for path in value.split(","):
-                check_weights(name, path.strip())
+    for name, (value, path) in named.items():
+        for part in value.split(",") if path == "weights" else ():
+            check_weights(name, part.strip())
 
 
 def check_out(out: str) -> None:

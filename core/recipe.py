@@ -1,12 +1,12 @@
-"""A file of words: `--recipe PATH.yaml`, a plain mapping of what could be said on the command line.
+"""A file of settings: `--recipe PATH.yaml`, a plain mapping of what could stand on the command line.
 
     method: simclr
     optim: {lr: 0.4}          # as --optim.lr 0.4
     augment: asymmetric
     augment.crop: [0.2, 1.0]  # a group's choice and its settings, side by side
 
-What the command line says itself comes later and wins. The words that result are the run's, as if each had been said:
-the file's name is no part of its identity.
+The command line comes later and wins. The settings that result are the run's, as if each had been given there: the file's
+name is no part of its identity.
 """
 import codecs
 import re
@@ -17,9 +17,9 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecipeFile:
     path: str
-    lines: Mapping[str, int]  # setting that the file, and not the command line, says → its line
+    lines: Mapping[str, int]  # setting of the file, and not of the command line → its line
 
     def where(self, error: ValueError) -> str:
         """ "PATH, line 3: " where the error is about one of the file's settings, so that the user looks there."""
@@ -28,7 +28,7 @@ class Recipe:
         return f"{self.path}, line {self.lines[found[1]]}: " if found else ""
 
 
-def named(name: str, value: str) -> str:
+def path_of(name: str, value: str) -> str:
     """The file that a setting names: of recipe=PATH.yaml the path, of any other ""."""
     return value if name == "recipe" and value.endswith((".yaml", ".yml")) else ""
 
@@ -50,7 +50,7 @@ def read(path: str) -> tuple[list[str], dict[str, int]]:
     try:
         content = _decoded(file.read_bytes())
         if not isinstance(node := yaml.compose(content), yaml.MappingNode):
-            raise ValueError(f"recipe={path}: must be a mapping of words, such as 'method: simclr'")
+            raise ValueError(f"recipe={path}: must be a mapping of settings, such as 'method: simclr'")
         content = OmegaConf.to_container(OmegaConf.create(content))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -87,7 +87,7 @@ def _flat(content: dict, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def text(value: Any) -> str:
-    """A value as one would say it: null, true, 0.4, [0.2,1.0], text as it is."""
+    """A value as one would type it: null, true, 0.4, [0.2,1.0], text as it is."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(text, value))}]"
     if isinstance(value, dict):

@@ -7,7 +7,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +19,7 @@ from core import checkpoint, lock
 from core import identity as identities
 from core.distributed import gather_objects, is_main
 from core.errors import DiskFull
+from core.settings import PretrainSettings, Settings, document
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
 FINISHED = ("encoder.safetensors", "classifier.safetensors")  # what training leaves at its end
@@ -31,7 +34,13 @@ class Run:
     here, before anything is written. `begin` makes the folder.
     """
 
-    def __init__(self, folder: str | Path, settings: dict, resume: str = "auto", images: dict[str, str] | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Settings | Mapping[str, Any],
+        resume: str = "auto",
+        images: dict[str, str] | None = None,
+    ):
         self.folder = Path(folder).expanduser()
         self.settings, self.identity = settings, identities.identity(settings) | (images or {})
         self.step = 0  # of last.pt
@@ -56,7 +65,7 @@ class Run:
         if resume == "never":
             raise ValueError(f"{out} holds a run already; {another(self.folder)}, or resume=auto to go on")
         state = checkpoint.load(self.last) if self.last.exists() else None
-        before = state["config"] if state else _identity(self.folder)
+        before = state["config"] if state else self._identity()
         if changes := identities.difference(before, self.identity):
             way = way_out(self.folder, changes)
             raise ValueError(f"{out} holds a run of another configuration ({'; '.join(changes)}); {way}")
@@ -67,6 +76,18 @@ class Run:
             )
         self._unchecked = identities.has_images(self.identity) and not identities.has_images(before)
         return state
+
+    def _identity(self) -> dict:
+        """Of a run that has no last.pt: it was killed before it saved, or its tool keeps none."""
+        try:
+            if (kept := self.folder / "identity.json").exists():
+                return dict(json.loads(kept.read_text("utf-8")))
+            content = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
+            kind = type(self.settings) if isinstance(self.settings, Settings) else PretrainSettings
+            return identities.identity(content, kind)
+        except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException, YAMLError) as error:
+            why = "holds a config.yaml or identity.json that is none of ours"
+            raise ValueError(f"out={self.folder} {why}; {another(self.folder)}") from error
 
     def _signature(self) -> list:
         """Changes when another command works in the folder."""
@@ -82,7 +103,7 @@ class Run:
                 if self._signature() != self._seen:
                     raise ValueError(f"out={self.folder} was changed by another command meanwhile; give the command again")
                 checkpoint.sweep(self.folder)
-                self.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.settings)))
+                self.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(document(self.settings))))
                 self.write("identity.json", json.dumps(self.identity, indent=1, sort_keys=True) + "\n")
             except OSError as error:
                 raise ValueError(f"out={self.folder} cannot be written: {error.strerror}; give another out") from error
@@ -181,17 +202,6 @@ def way_out(folder: Path, changes: list[str]) -> str:
     if encoder.is_file():
         return f"{fixed}; to train on from its weights say encoder={encoder} and {more}"
     return f"{fixed}, or {more}"
-
-
-def _identity(folder: Path) -> dict:
-    """Of a run that has no last.pt: it was killed before it saved, or its tool keeps none."""
-    try:
-        if (kept := folder / "identity.json").exists():
-            return dict(json.loads(kept.read_text("utf-8")))
-        return identities.identity(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-    except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException, YAMLError) as error:
-        why = "holds a config.yaml or identity.json that is none of ours"
-        raise ValueError(f"out={folder} {why}; {another(folder)}") from error
 
 
 def _stat(path: Path):

@@ -4,6 +4,7 @@
 Imports no torch, so that --help answers at once; core/cli.py makes these objects of the command line.
 """
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,49 @@ from functools import cache
 from typing import Any, ClassVar
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a settings class."""
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be, and how a refusal puts it."""
+
+    text: str
+    low: float = -math.inf  # the least of them
+    above: float = -math.inf  # less than any of them
+    high: float = math.inf  # the largest of them
+    below: float = math.inf  # more than any of them
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        return self.text
+
+
+POSITIVE, NATURAL = Range("more than 0", above=0), Range("0 or more", low=0)
+SHARE, PROPER_SHARE = Range("from 0 to less than 1", low=0, below=1), Range("between 0 and 1", above=0, below=1)
+Allowed = Range | tuple[str, ...]
+
+
+def option(
+    default: Any,
+    help: str,
+    allowed: Allowed | None = None,
+    *,
+    affects_result: bool = True,
+    original_default: Any = dataclasses.MISSING,
+    path: str = "",
+    once: str = "",
+) -> Any:
+    """A field of a settings class.
+
+    allowed: a range of numbers, or names to choose from; None, where the default is None, is always allowed.
+    affects_result: False for what says where a run happens and how closely it is watched (core/identity.py).
+    original_default: of a field that came later, the value that older runs had; at it the field is no part of an identity.
+    path: "folder", if it names a folder to write to, or "weights", if it names encoder files, several by comma.
+    once: the name that it had before, which the command line and recipe files still understand.
+    """
     factory = {"default_factory": lambda: default} if isinstance(default, (list, dict)) else {"default": default}
-    return field(**factory, metadata={"help": help})
+    metadata = {"help": help, "allowed": allowed, "affects_result": affects_result, "path": path, "once": once}
+    return field(**factory, metadata=metadata | {"original_default": original_default})
 
 
 class Group(Mapping[str, Any]):
@@ -56,8 +96,14 @@ class Group(Mapping[str, Any]):
 class Origin:
     """Where settings come from."""
 
-    overrides: tuple[str, ...] = ()  # what the command line and a recipe file say, in Hydra's grammar
-    from_recipe: frozenset[str] = frozenset()  # names that the recipe file says and the command line does not
+    overrides: tuple[str, ...] = ()  # of the command line and of a recipe file, in Hydra's grammar
+    file: str = ""  # the recipe file
+    lines: Mapping[str, int] = field(default_factory=dict)  # setting of the file, and not of the command line → its line
+
+    @property
+    def names(self) -> set[str]:
+        """The settings that are set explicitly."""
+        return {override.split("=", 1)[0].lstrip("+~") for override in self.overrides}
 
 
 @dataclass(frozen=True)
@@ -69,20 +115,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    name: str = option("adamw", "lars | sgd | adamw")
-    lr: float = option(1e-3, "for 256 images; `scaling` makes it the batch's")
-    scaling: str = option("linear", "lr × batch/256 (linear), × √(batch/256) (sqrt), or as it is (none)")
-    weight_decay: float = option(1e-4, "biases and norms are left out, unless decay_all")
-    momentum: float = option(0.9, "of lars and sgd")
+    name: str = option("adamw", "lars | sgd | adamw", ("lars", "sgd", "adamw"))
+    lr: float = option(1e-3, "for 256 images; `scaling` makes it the batch's", POSITIVE)
+    scaling: str = option(
+        "linear", "lr × batch/256 (linear), × √(batch/256) (sqrt), or as it is (none)",
+        ("linear", "sqrt", "none"),
+    )
+    weight_decay: float = option(1e-4, "biases and norms are left out, unless decay_all", NATURAL)
+    momentum: float = option(0.9, "of lars and sgd", SHARE)
     betas: list[float] = option([0.9, 0.999], "of adamw")
-    eta: float = option(0.001, "lars's trust coefficient")
+    eta: float = option(0.001, "lars's trust coefficient", POSITIVE)
     lars_clip: bool = option(False, "lars may only shrink a step (LARC)")
     decay_all: bool = option(False, "weight decay on biases and norms too")
-    bias_scale: float = option(1.0, "lr of biases and norms, as a share of lr")
-    end_weight_decay: float | None = option(None, "where weight decay ends, along a cosine; null: it stays")
-    warmup: float = option(0.1, "share of the run over which lr rises linearly")
-    warmup_lr: float = option(0.0, "where it rises from")
-    end_lr: float = option(0.0, "where the cosine ends")
+    bias_scale: float = option(1.0, "lr of biases and norms, as a share of lr", NATURAL)
+    end_weight_decay: float | None = option(None, "where weight decay ends, along a cosine; null: it stays", NATURAL)
+    warmup: float = option(0.1, "share of the run over which lr rises linearly", SHARE)
+    warmup_lr: float = option(0.0, "where it rises from", NATURAL)
+    end_lr: float = option(0.0, "where the cosine ends", NATURAL)
 
 
 @dataclass(frozen=True)
@@ -90,15 +139,21 @@ class CommonSettings(Settings):
     """Of every tool that reads images."""
 
     data: Group | None = option(None, "what to run on")
-    encoder: str = option("small", "small, any timm name, or an encoder.safetensors")
-    stem: str = option("auto", "auto (small up to 64 px) | small (3×3, stride 1, no pooling) | half (stride 2) | full")
+    encoder: str = option("small", "small, any timm name, or an encoder.safetensors", path="weights")
+    stem: str = option(
+        "auto", "auto (small up to 64 px) | small (3×3, stride 1, no pooling) | half (stride 2) | full",
+        ("auto", "small", "half", "full"),
+    )
     pretrained: bool = option(False, "timm's published weights")
-    image_size: int = option(224, "pixels a side")
-    seed: int = option(0, "of every random number")
-    device: str = option("auto", "auto | cpu | cuda")
-    devices: int = option(1, "processes, one a GPU; several on a CPU work too")
-    workers: int = option(-1, "processes that decode image files; -1: one a core that is free")
-    out: str = option("auto", "run folder; auto: runs/… named by the configuration")
+    image_size: int = option(224, "pixels a side", POSITIVE)
+    seed: int = option(0, "random seed", Range("from 0 to 2**63 - 1", low=0, high=2**63 - 1))
+    device: str = option("auto", "auto | cpu | cuda", affects_result=False)
+    devices: int = option(1, "processes, one a GPU; several on a CPU work too", POSITIVE, affects_result=False)
+    workers: int = option(
+        -1, "processes that decode image files; -1: one a core that is free",
+        Range("-1 (as many as fit) or a number of processes", low=-1), affects_result=False,
+    )
+    out: str = option("auto", "run folder; auto: runs/… named by the configuration", affects_result=False, path="folder")
 
 
 @dataclass(frozen=True)
@@ -107,34 +162,76 @@ class TrainingSettings(CommonSettings):
 
     method: Group | None = option(None, "what to train with")
     augment: Group | None = option(None, "how views are made")
-    epochs: float = option(100, "passes over the images")
-    steps: int | None = option(None, "optimizer steps, instead of epochs")
-    batch_size: int = option(256, "images a step, over all processes")
-    accumulate: int = option(1, "pieces of a process's share of the batch; each has only its own negatives: see chunk")
-    chunk: int | None = option(None, "images of a process that pass the encoder at a time; exact gradients (GradCache)")
-    clip: float | None = option(None, "largest norm of the gradient")
+    epochs: float = option(100, "passes over the images", POSITIVE)
+    steps: int | None = option(None, "optimizer steps, instead of epochs", POSITIVE)
+    batch_size: int = option(256, "images a step, over all processes", POSITIVE)
+    accumulate: int = option(
+        1, "pieces of a process's share of the batch; each has only its own negatives: see chunk",
+        POSITIVE,
+    )
+    chunk: int | None = option(
+        None, "images of a process that pass the encoder at a time; exact gradients (GradCache)",
+        POSITIVE,
+    )
+    clip: float | None = option(None, "largest norm of the gradient", POSITIVE)
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": ""})
-    precision: str = option("auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it")
+    precision: str = option(
+        "auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it",
+        ("auto", "fp32", "bf16"),
+    )
     compile: bool = option(False, "torch.compile the encoder")
-    resume: str = option("auto", "auto (go on where the folder's run stopped) | never")
-    checks: int = option(10, "checks on validation images in a run")
-    log_every: int = option(10, "steps between rows of metrics.jsonl")
-    trackers: str = option("tensorboard", "tensorboard, wandb, mlflow, by comma, or none: where figures go, offline by default")
-    save_minutes: float = option(5, "minutes between saves, beside those at checks")
+    resume: str = option("auto", "auto (resume the folder's run) | never", ("auto", "never"), affects_result=False)
+    checks: int = option(10, "checks on validation images in a run", POSITIVE, affects_result=False)
+    log_every: int = option(10, "steps between rows of metrics.jsonl", POSITIVE, affects_result=False)
+    trackers: str = option(
+        "tensorboard", "tensorboard, wandb, mlflow, by comma, or none: where figures go, offline by default",
+        affects_result=False,
+    )
+    save_minutes: float = option(5, "minutes between saves, beside those at checks", POSITIVE, affects_result=False)
 
 
 @dataclass(frozen=True)
 class PretrainSettings(TrainingSettings):
-    scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights")
-    stop_on_collapse: bool = option(True, "end a run whose features collapse")
-    until: float | None = option(None, "epochs after which to pause; the same command without it goes on")
-    report: bool = option(True, "pictures, and scores at the end")
+    scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights", original_default=False)
+    stop_on_collapse: bool = option(True, "end a run whose features collapse", affects_result=False)
+    until: float | None = option(
+        None, "epochs after which to pause; the same command without it resumes",
+        POSITIVE, affects_result=False,
+    )
+    report: bool = option(True, "pictures, and scores at the end", affects_result=False)
 
 
 @cache
 def types_of(kind: type) -> dict[str, type]:
     """Dotted setting → its type, without "or None"."""
     return _types(kind)
+
+
+@cache
+def marked(kind: type[Settings], mark: str, prefix: str = "") -> dict[str, Any]:
+    """Dotted setting → what its field says of `mark`: "allowed", "affects_result", … For those whose field says anything."""
+    out = {}
+    for f in dataclasses.fields(kind):
+        hint = hints(kind)[f.name]
+        if dataclasses.is_dataclass(hint):
+            out |= marked(hint, mark, f"{prefix}{f.name}.")
+        elif mark in f.metadata:
+            out[prefix + f.name] = f.metadata[mark]
+    return out
+
+
+def refuse(flat: Mapping[str, Any], wrong: Mapping[str, str]) -> None:
+    """Raise ValueError for the first wrong setting.  flat: dotted setting → value; wrong: setting → what would be right"""
+    for name, right in wrong.items():
+        raise ValueError(f"{name}={flat[name]}: must be {right}")
+
+
+def check_allowed(settings: "Settings") -> None:
+    """Raises ValueError for a setting that its field does not allow."""
+    values = flat(settings)
+    allowed = {name: a for name, a in marked(type(settings), "allowed").items() if a is not None and values[name] is not None}
+    wrong = {name: " or ".join(a) if isinstance(a, tuple) else str(a) for name, a in allowed.items() if values[name] not in a}
+    refuse(values, wrong)
 
 
 @cache
@@ -183,9 +280,9 @@ def choices(settings: Settings) -> dict[str, str]:
     return {name: value.name for name, value in values.items() if isinstance(value, Group)}
 
 
-def document(settings: Settings) -> dict[str, Any]:
-    """What config.yaml holds: all settings, and under `chosen` the name of each group's choice."""
-    return plain(settings) | {"chosen": choices(settings)}
+def document(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
+    """What config.yaml holds: all settings, and under `chosen` the name of each group's choice. A mapping stays as it is."""
+    return plain(settings) | {"chosen": choices(settings)} if isinstance(settings, Settings) else dict(settings)
 
 
 def help_text(summary: str, kind: type, groups: dict[str, list[str]]) -> str:

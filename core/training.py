@@ -4,30 +4,17 @@ import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import cli, identity, trackers, world
+from core import cli, identity, origin, trackers, world
 from core.machine import cores
-from core.settings import CommonSettings, Settings, TrainingSettings
+from core.settings import CommonSettings, Settings, TrainingSettings, check_allowed, refuse
 
 if TYPE_CHECKING:
     from core.distributed import World
     from core.loop import TrainConfig
     from core.method import Method
-
-POSITIVE = ("batch_size", "accumulate", "chunk", "clip", "image_size", "epochs", "steps", "log_every", "save_minutes", "until")
-POSITIVE += ("devices", "checks", "optim.lr", "optim.eta")
-NATURAL = ("optim.weight_decay", "optim.warmup_lr", "optim.end_lr", "optim.bias_scale")
-SHARES = ("optim.momentum", "optim.warmup")
-CHOICES = {
-    "optim.name": ("lars", "sgd", "adamw"),
-    "optim.scaling": ("linear", "sqrt", "none"),
-    "precision": ("auto", "fp32", "bf16"),
-    "stem": ("auto", "small", "half", "full"),
-    "resume": ("auto", "never"),
-}
 
 
 def start(tool: cli.Tool, check: Callable[[Any], None], run: Callable[[Any], int], settings: CommonSettings) -> int:
@@ -42,37 +29,21 @@ def start(tool: cli.Tool, check: Callable[[Any], None], run: Callable[[Any], int
             return distributed.launch(tool.module, cli.save(settings, Path(place, "settings.json")), settings.devices)
     if distributed.LAUNCHED in os.environ:
         distributed.end_with_parent()
-    return distributed.guarded(partial(run, settings))
-
-
-def refuse(flat: dict[str, Any], wrong: dict[str, str]) -> None:
-    """Raise ValueError for the first wrong word.  wrong: its name → what would be right."""
-    for name, right in wrong.items():
-        raise ValueError(f"{name}={flat[name]}: must be {right}")
+    return distributed.guarded(partial(run, settings), partial(origin.located, tool, settings))
 
 
 def check(settings: Settings) -> None:
     """Refuse what can be refused of the settings that tools share before anything is loaded or launched."""
-    flat = cli.flat(settings)
-    given = {name for name, value in flat.items() if value is not None}
-    wrong = {name: "more than 0" for name in POSITIVE if name in given and not 0 < flat[name] < inf}
-    wrong |= {name: "0 or more" for name in NATURAL if name in given and not flat[name] >= 0}
-    wrong |= {name: "from 0 to less than 1" for name in SHARES if name in given and not 0 <= flat[name] < 1}
+    check_allowed(settings)
+    flat, wrong = cli.flat(settings), {}
     betas = flat.get("optim.betas", [0, 0])
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         wrong["optim.betas"] = "two numbers from 0 to less than 1"
-    if "optim.end_weight_decay" in given and not flat["optim.end_weight_decay"] >= 0:
-        wrong["optim.end_weight_decay"] = "0 or more, or null"
     if flat.get("chunk") and flat["accumulate"] > 1:
         wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
-    if flat["workers"] < -1:
-        wrong["workers"] = "-1 (as many as fit) or a number of processes"
     wrong |= {name: too_many() for name in ("workers", "devices", "parallel") if flat.get(name, 0) > most_processes()}
-    if not 0 <= flat["seed"] < 2**63:
-        wrong["seed"] = "from 0 to 2**63 - 1"
     if flat.get("batch_size", 0) % max(flat["devices"], 1):
         wrong["batch_size"] = f"a multiple of devices={flat['devices']}"
-    wrong |= {name: " or ".join(known) for name, known in CHOICES.items() if name in flat and flat[name] not in known}
     refuse(flat, wrong)
     if "trackers" in flat:
         trackers.check(flat["trackers"])

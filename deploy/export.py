@@ -93,7 +93,7 @@ def run(settings: ExportSettings) -> int:
     module, data = portable.load(source, settings.preprocess), build_data(settings)
     check_classes(settings.data.name, data.classes, module.card.classes)
     images = fingerprints(data)
-    run = Run(training.folder(settings, f"export-{settings.data.name}", images), cli.document(settings), images=images)
+    run = Run(training.folder(settings, f"export-{settings.data.name}", images), settings, images=images)
     against = None if settings.against is None else portable.load(cli.expand(settings.against), settings.preprocess)
     run.begin()
     unchecked = run.folder / UNCHECKED

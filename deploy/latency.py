@@ -77,7 +77,7 @@ def run(settings: LatencySettings) -> int:
     from vision import artifact, cost
 
     device = pick_device(settings.device, 0)
-    place = Run(training.folder(settings, "latency"), cli.document(settings))
+    place = Run(training.folder(settings, "latency"), settings)
     modules = {name: portable.named(name, settings.channels, settings.image_size) for name in settings.encoders.split(",")}
     place.begin()
     rows, missing, frameworks = [], {}, settings.frameworks.split(",")

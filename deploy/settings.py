@@ -11,7 +11,7 @@ INT8 = ("auto", "static", "channel", "mixed", "dynamic", "torchao", "trained", "
 
 @dataclass(frozen=True)
 class ExportSettings(CommonSettings):
-    encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors")
+    encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors", path="weights")
     augment: Group | None = option(None, "views are not made here; data sets may say how")
     preprocess: bool = option(False, "resizing and normalisation inside: the file takes bytes, images of any size")
     int8: str = option("auto", "static | channel | mixed | dynamic | torchao | trained; auto: the first that passes; none")
@@ -19,7 +19,10 @@ class ExportSettings(CommonSettings):
     calibration: int = option(512, "training images that INT8 ranges are taken from")
     most_lost: float = option(1.0, "points of accuracy that INT8 may cost")
     smaller: bool = option(False, "keep INT8 for its size where it is not faster")
-    against: str | None = option(None, "another file that is measured beside it, such as the one before pruning")
+    against: str | None = option(
+        None, "another file that is measured beside it, such as the one before pruning",
+        path="weights",
+    )
     gallery: int = option(0, "training images to leave as files, for deploy.serve to look for neighbours among")
     torchscript: bool = option(False, "a TorchScript file too, which torch no longer develops")
     batch: int = option(64, "images of the larger batch that is timed, beside one")
@@ -28,7 +31,7 @@ class ExportSettings(CommonSettings):
 
 @dataclass(frozen=True)
 class PruneSettings(CommonSettings):
-    encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors")
+    encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors", path="weights")
     augment: Group | None = option(None, "views are not made here; data sets may say how")
     kind: str = option("structured", "structured (whole channels: faster) | unstructured (single weights: zeros, no faster)")
     keep: float = option(0.5, "share of the multiply-adds that stays, at most; of unstructured, of the weights")
@@ -37,14 +40,17 @@ class PruneSettings(CommonSettings):
 
 @dataclass(frozen=True)
 class LatencySettings(Settings):
-    encoders: str = option("small", "small, timm names, encoder.safetensors and classifier.safetensors, by commas")
+    encoders: str = option(
+        "small", "small, timm names, encoder.safetensors and classifier.safetensors, by commas",
+        path="weights",
+    )
     frameworks: str = option("torch,torch.compile,onnxruntime", "of these, and TensorRT where it is installed, by commas")
     batches: str = option("1,8,64", "images at once, by commas")
     threads: str = option("0", "of the CPU, several by commas; 0: all cores")
     image_size: int = option(224, "pixels a side of encoders by name; files have their own")
     channels: int = option(3, "of encoders by name")
-    device: str = option("cpu", "cpu | cuda")
-    out: str = option("auto", "folder; auto: runs/latency-…")
+    device: str = option("cpu", "cpu | cuda", affects_result=False)
+    out: str = option("auto", "folder; auto: runs/latency-…", affects_result=False, path="folder")
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,26 @@
 """What distillation understands beside what every tool does. No torch here."""
 from dataclasses import dataclass
 
-from core.settings import TrainingSettings, option
+from core.settings import NATURAL, TrainingSettings, option
 
 
 @dataclass(frozen=True)
 class DistillSettings(TrainingSettings):
-    teacher: str | None = option(None, "an encoder or classifier.safetensors, or a timm name; several by comma: an ensemble")
-    student: str | None = option(None, "what to train: any encoder; several by comma, one after the other")
-    cache: str = option("runs/teachers", "folder of the teacher's kept outputs; none: ask it anew for every student")
-    cache_gb: float = option(20.0, "disk that they may take; epochs beyond it are computed anew")
+    teacher: str | None = option(
+        None, "an encoder or classifier.safetensors, or a timm name; several by comma: an ensemble",
+        path="weights",
+    )
+    student: str | None = option(None, "what to train: any encoder; several by comma, one after the other", path="weights")
+    cache: str = option(
+        "runs/teachers", "folder of the teacher's kept outputs; none: ask it anew for every student",
+        affects_result=False, path="folder",
+    )
+    cache_gb: float = option(20.0, "disk that they may take; epochs beyond it are computed anew", NATURAL, affects_result=False)
     steps_at: list[float] = option([], "shares of the run after which lr falls to a tenth, such as [0.6,0.8]; empty: cosine")
-    beside: str | None = option(None, "further encoder files for the table, by comma: a student pretrained alone, from scratch")
+    beside: str | None = option(
+        None, "further encoder files for the table, by comma: a student pretrained alone, from scratch",
+        affects_result=False, path="weights",
+    )
 
 
 def listed(names: str | None) -> list[str]:

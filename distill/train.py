@@ -129,7 +129,7 @@ def student(settings: DistillSettings, world) -> None:
     torch.manual_seed(settings.seed)
     dataset = build_data(settings)
     name, images = f"distil-{settings.method.name}-{settings.data.name}", fingerprints(dataset)
-    run = Run(training.folder(settings, name, images), cli.document(settings), settings.resume, images)
+    run = Run(training.folder(settings, name, images), settings, settings.resume, images)
     encoder, recipe = build_encoder(settings, dataset)
     teacher = load(settings.teacher, recipe.mean, recipe.std, world.device)
     classes = check_classes(dataset, teacher, settings)

@@ -36,7 +36,7 @@ def fingerprint(recipe: Path) -> str:
     """Of the whole configuration that the recipe makes."""
     from ssl.pretrain import TOOL
 
-    words, _ = cli.overrides(["--recipe", str(recipe)])
+    words, _ = cli.parse(["--recipe", str(recipe)])
     words, _ = cli.with_recipe(TOOL, words)
     return identity.fingerprint(identity.identity(cli.compose(TOOL, words)))
 

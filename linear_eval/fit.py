@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import cli, loop, trackers, training
+from core import loop, trackers, training
 from core.distributed import World, broadcast_object, is_main
 from core.run import ProgressBar, Run, say
 from core.schedule import plateaus, stepped
@@ -44,7 +44,7 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     dataset = dataset or build_data(settings)
     images = fingerprints(dataset)
     folder = training.folder(settings, f"finetune-{settings.data.name}", images)
-    run = Run(folder, cli.document(settings), settings.resume, images)
+    run = Run(folder, settings, settings.resume, images)
     check_labels(dataset, settings.data.name)
     check_validation(dataset, settings)
     encoder, recipe = build_encoder(settings, dataset)

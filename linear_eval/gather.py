@@ -34,7 +34,7 @@ def gather(settings: EvaluateSettings, world: World) -> Material:
     torch.manual_seed(settings.seed)
     dataset = build_data(settings)
     images = fingerprints(dataset)
-    run = Run(training.folder(settings, f"evaluate-{settings.data.name}", images), cli.document(settings), images=images)
+    run = Run(training.folder(settings, f"evaluate-{settings.data.name}", images), settings, images=images)
     check_labels(dataset, settings.data.name)
     if not len(dataset.validation):
         raise ValueError("data.validation=0: there must be validation images, for settings to be chosen on")

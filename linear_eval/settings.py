@@ -20,7 +20,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class FinetuneSettings(TrainingSettings):
-    scratch: bool = option(False, "forget the encoder's weights: train from scratch")
+    scratch: bool = option(False, "forget the encoder's weights: train from scratch", original_default=False)
     attention: str = option("none", "none | cbam: attention modules after a convolutional encoder's stages")
     labels: float = option(1.0, "share of the labelled training images to train on, stratified")
     draw: int = option(0, "which images that share is")
@@ -32,15 +32,21 @@ class FinetuneSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class EvaluateSettings(CommonSettings):
-    encoder: str | None = option(None, "an encoder.safetensors, or any timm name (pretrained=true: timm's weights)")
+    encoder: str | None = option(
+        None, "an encoder.safetensors, or any timm name (pretrained=true: timm's weights)",
+        path="weights",
+    )
     protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result says what was changed")
     augment: Group | None = option(None, "how images are varied in fine-tuning")
     attention: str = option("none", "none | cbam, for a timm name")
     parts: list[str] = option(list(PARTS), "what to evaluate by")
     suite: str | None = option(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
     smote: bool = option(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
-    cache: str = option("runs/features", "folder of kept features; none: keep nothing")
-    picture: bool = option(True, "look at images for the report: neighbours, confusions, maps of the features, Grad-CAM")
+    cache: str = option("runs/features", "folder of kept features; none: keep nothing", affects_result=False, path="folder")
+    picture: bool = option(
+        True, "look at images for the report: neighbours, confusions, maps of the features, Grad-CAM",
+        affects_result=False,
+    )
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -39,8 +39,11 @@ class SupernetSettings(PretrainSettings):
 @dataclass(frozen=True)
 class SearchSettings(PretrainSettings):
     study: str = option("search", "its name: the same name goes on with it, or joins it")
-    storage: str = option("auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…")
-    trials: int = option(30, "choices to train, in all; what limits refuse does not count")
+    storage: str = option(
+        "auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…",
+        affects_result=False,
+    )
+    trials: int = option(30, "choices to train, in all; what limits refuse does not count", affects_result=False)
     space: str = option("resnet", SPACES_TEXT)
     tune: str = option("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or word:low:high")
     objectives: str = option("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
@@ -54,9 +57,15 @@ class SearchSettings(PretrainSettings):
     sampler: str = option("tpe", "tpe | gp | nsga2 | evolution | random")
     rungs: int = option(3, "stops of successive halving; 1: everything is trained to the end")
     factor: int = option(3, "a rung's epochs over those of the one before; 1/factor go on")
-    parallel: int = option(0, "workers on this machine; 0: one a GPU, or one")
-    node: int = option(0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm")
-    interval: float = option(60.0, "seconds; twice that without a sign of life, and a worker's trial is given back")
+    parallel: int = option(0, "workers on this machine; 0: one a GPU, or one", affects_result=False)
+    node: int = option(
+        0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm",
+        affects_result=False,
+    )
+    interval: float = option(
+        60.0, "seconds; twice that without a sign of life, and a worker's trial is given back",
+        affects_result=False,
+    )
 
 
 def objectives(said: str) -> list[str]:

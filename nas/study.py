@@ -66,7 +66,8 @@ def check(settings: SearchSettings) -> None:
 
 def said(settings: SearchSettings) -> list[str]:
     """Names of the settings that were said. A recipe file may name its paper's encoder: that is no mistake of the user's."""
-    return [name for name in cli.given(settings) if not (name in settings.origin.from_recipe and name in ("encoder", "stem"))]
+    of_paper = settings.origin.lines.keys() & {"encoder", "stem"}
+    return [name for name in cli.explicit(settings) if name not in of_paper]
 
 
 def plan(settings: SearchSettings):

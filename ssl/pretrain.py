@@ -45,7 +45,7 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
         torch.manual_seed(settings.seed)
         dataset = build_data(settings)
         name, images = f"{settings.method.name}-{settings.data.name}", fingerprints(dataset)
-        run = Run(training.folder(settings, name, images), cli.document(settings), settings.resume, images)
+        run = Run(training.folder(settings, name, images), settings, settings.resume, images)
 
         def initial():
             """The encoder, its input and the method as training begins with them, the same at every call."""

@@ -29,7 +29,7 @@ def _train(settings: PretrainSettings, drop: tuple[str, ...], changed: str, valu
     """The command of this run without the settings called `drop`, or beneath them, and with another one in their place."""
     given = cli.arguments(settings, lambda name: name.split(".")[0] not in (*drop, "out"))
     groups = {"method": settings.method.name, "data": settings.data.name}
-    usual = [w for name, choice in groups.items() if name != changed and name not in cli.given(settings)
+    usual = [w for name, choice in groups.items() if name != changed and name not in cli.explicit(settings)
              for w in cli.argument(name, choice)]
     out = [] if settings.out == "auto" else ["--out", f"{settings.out}-{suffix}"]
     module = "nas.supernet" if hasattr(settings, "space") else "ssl.pretrain"

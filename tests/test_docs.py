@@ -73,7 +73,7 @@ def test_a_command_is_understood(said, monkeypatch, capsys):
     if said.module == "vision.augment":  # its words are those of pretraining
         module = importlib.import_module("ssl.pretrain")
     if hasattr(module, "TOOL"):
-        words, flags = cli.overrides(said.words, module.TOOL.settings)
+        words, flags = cli.parse(said.words, module.TOOL.settings)
         words, _ = cli.with_recipe(module.TOOL, [w for w in words if not w.startswith("hydra")])
         cli.check_choices(module.TOOL, words)
         assert "multirun" in flags or cli.compose(module.TOOL, words)

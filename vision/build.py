@@ -28,7 +28,7 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     else:
         if settings.pretrained and (published := encoders.pretrained_input(settings.encoder)):
             channels, (mean, std, own) = 3, published
-            size = size if "image_size" in cli.given(settings) else own
+            size = size if "image_size" in cli.explicit(settings) else own
         encoder = encoders.create(settings.encoder, channels, size, settings.stem, settings.pretrained, local, attention)
     if scratch:
         encoder = encoders.build(encoder.spec)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from commands import ROOT, shortened
 
-from core import cli, recipe
-from core.cli import compose, overrides
-from core.settings import types_of
+from core import cli, origin, recipe
+from core.cli import compose, parse
+from core.settings import choices, types_of
 from ssl.pretrain import TOOL
 
 MODULES = ("ssl.pretrain", "linear_eval.evaluate", "linear_eval.finetune", "distill.train", "nas.search", "nas.supernet",
@@ -21,7 +21,7 @@ MODULES = ("ssl.pretrain", "linear_eval.evaluate", "linear_eval.finetune", "dist
 
 def said(*argv: str):
     """Command line → configuration."""
-    words, _ = overrides(list(argv))
+    words, _ = parse(list(argv))
     cli.check_choices(TOOL, words)
     return compose(TOOL, words)
 
@@ -94,8 +94,8 @@ PATHS = ["a b", "~/x y", "a=b", "it's", r"back\slash", "end\\", r"both\'", "a,b"
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_arrives_letter_by_letter(path):
     assert said(f"--out={path}", f"data.root={path}").out == path
-    words, _ = overrides([f"--data.root={path}"])
-    again, _ = overrides(words)  # as sent to the processes that a launcher starts
+    words, _ = parse([f"--data.root={path}"])
+    again, _ = parse(words)  # as sent to the processes that a launcher starts
     assert compose(TOOL, again).data.root == path
 
 
@@ -104,7 +104,7 @@ def test_a_path_that_a_tool_hands_to_another_arrives_letter_by_letter(path, tmp_
     settings = cli.derive(TOOL, said(), changes={"out": path})
     assert settings.out == path
     assert cli.load(TOOL, cli.save(settings, tmp_path / "settings.json")[1]) == settings
-    assert overrides(cli.arguments(settings))[0] == list(settings.origin.overrides)
+    assert parse(cli.arguments(settings))[0] == list(settings.origin.overrides)
 
 
 CLONES = ["nolabel-main (1)", "José", "it's", "a,b", "c#", "two words", "R&D [x]", "x{y}", "50%", "a=b", "$x", "${x}", 'q"q',
@@ -115,7 +115,7 @@ CLONES = ["nolabel-main (1)", "José", "it's", "a,b", "c#", "two words", "R&D [x
 @pytest.mark.parametrize("module", shortened(MODULES, 2))
 def test_a_clone_in_a_folder_of_any_name_composes(tmp_path, name, module):
     found = clone(importlib.import_module(module).TOOL, tmp_path / name)
-    assert cli.choices(compose(found, [])).get("data") == ("digits" if found.searched else None)
+    assert choices(compose(found, [])).get("data") == ("digits" if found.searched else None)
 
 
 def clone(tool: cli.Tool, folder: Path) -> cli.Tool:
@@ -227,3 +227,33 @@ def test_several_runs_with_an_unknown_word(tmp_path: Path):
     command = [sys.executable, "-m", "ssl.pretrain", "-m", "sed=0,1", f"hydra.sweep.dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("error: there is no setting 'sed'; did you mean seed?\n", 2)
+
+
+@pytest.mark.parametrize(("error", "source"), [
+    ("seed=3: is odd", ""),
+    ("optim.lr=0.45: is large", " (set by method=byol)"),
+    ("method.dim=256: is large", " (the default of method=byol)"),
+    ("workers=-1: is small", " (the default)"),
+    ("no setting here", ""),
+    ("unheard=3: of no setting", ""),
+])
+def test_an_error_names_where_its_setting_comes_from(error, source):
+    settings = said("--method=byol", "--seed=3")
+    assert origin.located(TOOL, settings, ValueError(error)) == error + source
+
+
+def test_a_processs_error_names_it_too(tmp_path, capsys):
+    """The line is written by core/guard.py, in a process that may be one of several."""
+    from core import training
+
+    def run(settings):
+        raise ValueError(f"optim.lr={settings.optim.lr}: is a matter of taste")
+
+    def start(settings):
+        return training.start(TOOL, lambda settings: None, run, settings)
+
+    (tmp_path / "mine.yaml").write_text("method: simclr\noptim: {lr: 0.5}\n")
+    assert cli.main(TOOL, start, [f"--recipe={tmp_path / 'mine.yaml'}"]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'mine.yaml'}, line 2: optim.lr=0.5: is a matter of taste\n"
+    assert cli.main(TOOL, start, ["--method=moco_v2"]) == 2
+    assert capsys.readouterr().err.endswith("is a matter of taste (set by method=moco_v2)\n")

@@ -19,7 +19,7 @@ IMAGES = {"images.train": "40 images, 00", "images.classes": "2 (cat, dog; 00)"}
 
 
 def said(*argv: str, tool=TOOL):
-    return cli.compose(tool, cli.overrides(list(argv), tool.settings)[0])
+    return cli.compose(tool, cli.parse(list(argv), tool.settings)[0])
 
 
 def test_identity_holds_what_changes_the_result_and_nothing_else():
@@ -120,5 +120,5 @@ def test_a_run_of_an_older_version_keeps_its_folder(weights, tmp_path, monkeypat
 def test_the_identities_of_older_runs_stay(monkeypatch, module, words, expected):
     monkeypatch.chdir(ROOT)
     tool = importlib.import_module(module).TOOL
-    given, _ = cli.with_recipe(tool, cli.overrides(shlex.split(words), tool.settings)[0])
+    given, _ = cli.with_recipe(tool, cli.parse(shlex.split(words), tool.settings)[0])
     assert fingerprint(identity(cli.compose(tool, given))) == expected

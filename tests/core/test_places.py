@@ -9,10 +9,13 @@ from core import cli, places
 from linear_eval.evaluate import TOOL as EVALUATE
 from ssl.pretrain import TOOL
 
+WEIGHTS = ("encoder", "teacher", "student", "beside", "against", "encoders")
+PATHS = {"out": "folder", "cache": "folder", **dict.fromkeys(WEIGHTS, "weights")}
+
 
 def refused(flat: dict) -> str:
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the text is what the tests are about)
-        places.check(flat)
+        places.check(flat, PATHS)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -42,18 +45,18 @@ def test_an_output_among_other_files_is_refused(here, out, why):
 
 @pytest.mark.parametrize("out", ["auto", "runs/x", "new", "~/runs/x", str(ROOT / "runs" / "x"), "../other"])
 def test_a_folder_of_its_own_is_not(here, out):
-    places.check({"out": out})
+    places.check({"out": out}, PATHS)
 
 
 def test_a_run_goes_on_in_its_folder_and_a_new_one_begins_in_an_empty_one(here):
     Path("config.yaml").touch()
-    places.check({"out": "."})
+    places.check({"out": "."}, PATHS)
     os.chdir(here.parent / "home")
     with pytest.raises(ValueError, match="home folder"):
-        places.check({"out": "."})
+        places.check({"out": "."}, PATHS)
     (here.parent / "empty").mkdir()
     os.chdir(here.parent / "empty")
-    places.check({"out": "."})
+    places.check({"out": "."}, PATHS)
 
 
 @pytest.mark.parametrize("tool", [TOOL, EVALUATE], ids=["pretrain", "evaluate"])
@@ -110,4 +113,4 @@ def test_a_file_that_is_not_there(here, name):
     "x/y.safetensors", "tf_efficientnet_b0.ns_jft_in1k,resnet50", "timm/no-such-thing", None,
 ])
 def test_names_and_our_own_files_pass(here, name):
-    places.check({"encoder": name, "out": "auto"})
+    places.check({"encoder": name, "out": "auto"}, PATHS)

@@ -43,7 +43,7 @@ def file(tmp_path: Path):
 
 def said(*argv: str):
     """Command line → configuration."""
-    words, _ = cli.overrides(list(argv))
+    words, _ = cli.parse(list(argv))
     words, _ = cli.with_recipe(TOOL, words)
     cli.check_choices(TOOL, words)
     return cli.compose(TOOL, words)
@@ -141,10 +141,10 @@ def test_a_wrong_word_is_told_with_its_file_and_the_nearest_right_one(file, caps
 
 
 NO_RECIPE = {
-    "- method\n- simclr": "must be a mapping of words",
-    "simclr": "must be a mapping of words",
-    "": "must be a mapping of words",
-    "# only a comment": "must be a mapping of words",
+    "- method\n- simclr": "must be a mapping of settings",
+    "simclr": "must be a mapping of settings",
+    "": "must be a mapping of settings",
+    "# only a comment": "must be a mapping of settings",
     "method: [": "no YAML, line",
     "seed: 1\nseed: 2": "no YAML, line 2: found duplicate key seed",
     "\tseed: 1": "no YAML, line 1",

@@ -118,7 +118,7 @@ def test_the_student_alone_beside_it(files, tmp_path, method):
 
 def test_folders_of_several_students(tmp_path):
     def outs(student: str) -> list[tuple[str, str]]:
-        words, _ = cli.overrides(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.settings)
+        words, _ = cli.parse(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.settings)
         words = cli.compose(TOOL, words)
         return [(job.encoder, str(Path(job.out).relative_to(tmp_path))) for job in jobs(words)]
 

@@ -35,7 +35,7 @@ def test_a_recipe_says_what_it_expects_and_builds_with_every_method(path, tmp_pa
     file = tmp_path / "t.safetensors"
     file.touch()
     for method in METHODS:
-        words, _ = cli.with_recipe(TOOL, cli.overrides(
+        words, _ = cli.with_recipe(TOOL, cli.parse(
             [f"--recipe={path}", f"--method={method}", f"--teacher={file}"], TOOL.settings)[0])
         words = cli.compose(TOOL, words)
         check(words)

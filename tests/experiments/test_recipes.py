@@ -48,7 +48,7 @@ def command(path: str) -> list[str]:
 
 
 def composed(argv: list[str], *more: str):
-    words, _ = cli.overrides(argv)
+    words, _ = cli.parse(argv)
     words, _ = cli.with_recipe(TOOL, words)
     words += more
     cli.check_choices(TOOL, words)

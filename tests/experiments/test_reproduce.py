@@ -324,7 +324,7 @@ def test_every_table_of_ours_says_what_its_tools_understand(monkeypatch):
                     assert module.main
                     continue
                 tool = module.TOOL
-                words, _ = cli.overrides(cell.command[2:], tool.settings)
+                words, _ = cli.parse(cell.command[2:], tool.settings)
                 words, _ = cli.with_recipe(tool, words)
                 cli.check_choices(tool, words)
                 cli.compose(tool, words)

@@ -24,7 +24,7 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     from vision.build import build_encoder
     from vision.data import build_data
 
-    said, _ = cli.overrides([*SMALL, "--steps=20", f"--method={name.split(',')[0]}", *METHODS[name]])
+    said, _ = cli.parse([*SMALL, "--steps=20", f"--method={name.split(',')[0]}", *METHODS[name]])
     words = cli.compose(TOOL, said)
     world = World(rank(), world_size(), rank(), world_size(), torch.device("cpu"))
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ def measured(monkeypatch):
 
 def trained(root, out, *said: str, module=ssl.pretrain):
     """→ test.json and report.md of a run."""
-    words, _ = cli.overrides([*said, f"--data.root={root}", f"--out={out}"], module.TOOL.settings)
+    words, _ = cli.parse([*said, f"--data.root={root}", f"--out={out}"], module.TOOL.settings)
     assert module.run(cli.compose(module.TOOL, words)) == 0
     return json.loads((out / "test.json").read_text()), (out / "report.md").read_text()
 

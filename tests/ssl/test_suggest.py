@@ -14,7 +14,7 @@ GIVEN = ["--data=folder", "--data.root=/photos/a b=c's, (x)\\", "--encoder=test_
 
 
 def composed(*argv: str):
-    words, _ = cli.overrides(list(argv))
+    words, _ = cli.parse(list(argv))
     return cli.compose(TOOL, words)
 
 
@@ -22,7 +22,7 @@ def parsed(command: str, module: str) -> list[str]:
     """The words that a shell and the tool make of it."""
     said = shlex.split(command)
     assert said[:5] == ["uv", "run", "python", "-m", module]
-    return cli.overrides(said[5:])[0]
+    return cli.parse(said[5:])[0]
 
 
 @pytest.mark.parametrize("length", [["--epochs=5"], ["--steps=20", "--until=1"], []])
@@ -76,15 +76,15 @@ def test_the_evaluation_is_of_the_same_data_and_split():
 def test_a_supernets_is_a_supernet():
     from nas.supernet import TOOL as SUPERNET
 
-    said, _ = cli.overrides(["--data=fashion_mnist", "--space=my.py:f", "--epochs=1"], SUPERNET.settings)
+    said, _ = cli.parse(["--data=fashion_mnist", "--space=my.py:f", "--epochs=1"], SUPERNET.settings)
     words = cli.compose(SUPERNET, said)
     said = shlex.split(suggest.train_on(words))
     assert said[4] == "nas.supernet"
-    again = cli.compose(SUPERNET, cli.overrides(said[5:], SUPERNET.settings)[0])
+    again = cli.compose(SUPERNET, cli.parse(said[5:], SUPERNET.settings)[0])
     assert again.space == "my.py:f"
 
 
 @pytest.mark.parametrize("value", ["", "it's", "a\\", "\\'", "'", "a b", "--x", "true", "null", "[1,2]", "é ü", "$HOME `x`"])
 def test_any_text_survives(value):
-    word = cli.overrides([f"data.root={value}"])[0]
-    assert cli.overrides(shlex.split(shlex.join(cli._spelled(word[0], PretrainSettings))))[0] == word
+    word = cli.parse([f"data.root={value}"])[0]
+    assert cli.parse(shlex.split(shlex.join(cli._spelled(word[0], PretrainSettings))))[0] == word
