@@ -17,8 +17,8 @@ EPSILON = 1e-7
 
 def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² · mean_i KL(softmax(t_i / T) ‖ softmax(s_i / T)).  Logits B,K.  Hinton et al. 2015, arXiv 1503.02531, §2."""
-    found, told = ((at_least_fp32(z) / temperature).log_softmax(1) for z in (student, teacher))
-    return F.kl_div(found, told, reduction="batchmean", log_target=True) * temperature**2
+    ours, theirs = ((at_least_fp32(z) / temperature).log_softmax(1) for z in (student, teacher))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
 def standardised(logits: Tensor, unbiased: bool = True) -> Tensor:
@@ -51,8 +51,8 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: fl
         rest = others.logsumexp(1, keepdim=True)
         return torch.cat([logp[target][:, None], rest], 1), others - rest
 
-    found, told = parts(student), parts(teacher)
-    tckd, nckd = (F.kl_div(f, t, reduction="batchmean", log_target=True) for f, t in zip(found, told, strict=True))
+    ours, theirs = parts(student), parts(teacher)
+    tckd, nckd = (F.kl_div(f, t, reduction="batchmean", log_target=True) for f, t in zip(ours, theirs, strict=True))
     return (alpha * tckd + beta * nckd) * temperature**2
 
 
@@ -61,9 +61,9 @@ def dist(student: Tensor, teacher: Tensor, beta: float, gamma: float, temperatur
 
     Of softmax(z / T).  Logits B,K.  Huang et al. 2022, arXiv 2205.10536, eqs. 6–10.
     """
-    found, told = ((at_least_fp32(z) / temperature).softmax(1) for z in (student, teacher))
-    between = 1 - _pearson(found, told).mean()
-    within = 1 - _pearson(gather(found).T, gather(told).T).mean()
+    ours, theirs = ((at_least_fp32(z) / temperature).softmax(1) for z in (student, teacher))
+    between = 1 - _pearson(ours, theirs).mean()
+    within = 1 - _pearson(gather(ours).T, gather(theirs).T).mean()
     return (beta * between + gamma * within) * temperature**2
 
 
@@ -94,8 +94,9 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
     Tung and Mori 2019, arXiv 1907.09682, eqs. 1–4. B is the global batch.
     """
-    found, told = (unit(q @ gather(q).T, dim=1) for q in (at_least_fp32(student).flatten(1), at_least_fp32(teacher).flatten(1)))
-    return (found - told).square().mean()
+    rows = (at_least_fp32(maps).flatten(1) for maps in (student, teacher))
+    ours, theirs = (unit(q @ gather(q).T, dim=1) for q in rows)
+    return (ours - theirs).square().mean()
 
 
 def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
@@ -110,8 +111,8 @@ def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         p = ((x @ gather(x).T + 1) / 2).clamp(min=0)  # a cosine of −1 may be less by rounding
         return p / p.sum(1, keepdim=True)
 
-    found, told = shares(student), shares(teacher)
-    return (told * ((told + EPSILON) / (found + EPSILON)).log()).mean()
+    ours, theirs = shares(student), shares(teacher)
+    return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
 
 
 def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:

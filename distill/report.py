@@ -1,4 +1,4 @@
-"""The table at the end: teacher, student, and what the student must beat; what each is worth and what it costs."""
+"""The table at the end: teacher, student, and what the student must beat; how good each is and what it costs."""
 import json
 import shlex
 from functools import partial
@@ -54,8 +54,8 @@ def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     return right / len(dataset.test) * 100
 
 
-def final(run, settings: DistillSettings, dataset, method, master, recipe, world, seconds: float) -> None:
-    """results.json, report.md, and the table on the terminal."""
+def final(run, settings: DistillSettings, dataset, method, teacher, recipe, world, seconds: float) -> dict[str, dict]:
+    """results.json, report.md, and the table on the terminal.  → the table's rows, on the main process"""
     device, rows = world.device, {}
     labelled = dataset.classes is not None and dataset.test.labels is not None and len(dataset.test) > 0
     normalisation = torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std)
@@ -68,7 +68,7 @@ def final(run, settings: DistillSettings, dataset, method, master, recipe, world
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
     beside = [from_file(path, "beside") for path in listed(settings.beside)]
-    entries = {f"teacher: {m.name}": m for m in master.members} | {f"student: {student.name}, {settings.method.name}": student}
+    entries = {f"teacher: {m.name}": m for m in teacher.members} | {f"student: {student.name}, {settings.method.name}": student}
     entries |= {f"beside: {m.name}": m for m in beside} | {f"untrained: {untrained.name}": untrained}
     for name, member in entries.items():
         encoder, head = member.encoder.to(device), member.head
@@ -79,15 +79,15 @@ def final(run, settings: DistillSettings, dataset, method, master, recipe, world
             rows[name]["classifier"] = classifier_accuracy(member, dataset, device)
         rows[name] |= costs(encoder, device)
     if not is_main():
-        return
-    cache = master.cache
+        return {}
+    cache = teacher.cache
     found = {
         "tool": "distill.train", "words": run.identity, "rows": rows, "seconds": round(seconds, 1),
         "cache": {"hits": cache.hits, "misses": cache.misses} if cache else None,
         "hardware": hardware(), "versions": versions(),
     }
     run.write("results.json", json.dumps(found, indent=1) + "\n")
-    title = f"# {settings.method.name} on {dataset.name}: {method.encoder.spec.name} after {master.name}"
+    title = f"# {settings.method.name} on {dataset.name}: {method.encoder.spec.name} after {teacher.name}"
     lines = [title, "", *table(rows), ""]
     if labelled:
         lines += [
@@ -102,11 +102,12 @@ def final(run, settings: DistillSettings, dataset, method, master, recipe, world
     if cache:
         print(f"teacher: {cache.hits} steps read from {cache.folder}, {cache.misses} computed")
     if not beside:
-        print("\n".join(alone(run, settings, classifier=labelled and student.head is not None)))
+        print("\n".join(baseline_command(run, settings, classifier=labelled and student.head is not None)))
+    return rows
 
 
-def alone(run, settings: DistillSettings, classifier: bool) -> list[str]:
-    """The command that trains the same encoder without the teacher, and the word that puts it into the table.
+def baseline_command(run, settings: DistillSettings, classifier: bool) -> list[str]:
+    """The command that trains the same encoder without the teacher, and the setting that puts it into the table.
 
     A classifier is trained with the same optimizer and views; without one the encoder is pretrained.
     """
@@ -118,8 +119,9 @@ def alone(run, settings: DistillSettings, classifier: bool) -> list[str]:
     then |= {"batch_size": settings.batch_size, "seed": settings.seed}
     if classifier:
         then |= {"method.smoothing": 0} | _optimizer(settings)
-    words = [*_arguments(first), *cli.arguments(settings, partial(_is_shared, classifier)), *_arguments(then | {"out": out})]
-    command = f"uv run python -m {tool} {shlex.join(words)}"
+    shared = cli.arguments(settings, partial(_is_shared, classifier))
+    arguments = [*_arguments(first), *shared, *_arguments(then | {"out": out})]
+    command = f"uv run python -m {tool} {shlex.join(arguments)}"
     again = f"         then this one again, with {shlex.join(cli.argument('beside', f'{out}/{name}.safetensors'))}"
     return [f"next:    {command}", f"{again}: the student alone in the same table"]
 

@@ -139,8 +139,8 @@ def member(name: str) -> Member:
     return from_file(name, "teacher")
 
 
-def from_file(name: str, word: str) -> Member:
-    """word: the setting that named the file, for what is said where it is none of ours."""
+def from_file(name: str, setting: str) -> Member:
+    """setting: the one that named the file, which an error is to name."""
     path = cli.expand(name)
     try:
         if artifact.read_card(path).classes is None:
@@ -149,7 +149,7 @@ def from_file(name: str, word: str) -> Member:
             whole, card = artifact.load_classifier(path)
             encoder, head = whole.encoder, whole.head
     except SettingError as error:
-        raise error.of(word) from error
+        raise error.of(setting) from error
     return Member(name, encoder, head, card.classes, torch.tensor(card.mean), torch.tensor(card.std))
 
 

@@ -7,9 +7,9 @@ Nothing here imports torch before the settings are understood: a mistyped one is
 """
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
 from pathlib import Path
 
 from core import cli, training
@@ -35,8 +35,7 @@ def check(settings: DistillSettings) -> None:
     if not listed(settings.teacher):
         raise ValueError("teacher=…: say which encoder teaches, such as runs/…/encoder.safetensors or resnet50")
     training.check(settings)
-    wrong = {} if 0 <= settings.cache_gb < inf else {"cache_gb": "0 or more"}
-    at = list(settings.steps_at)
+    wrong, at = {},  list(settings.steps_at)
     if not all(0 < share < 1 for share in at) or at != sorted(at):
         wrong["steps_at"] = "shares of the run, rising, such as [0.6,0.8]"
     if settings.chunk:
@@ -45,13 +44,14 @@ def check(settings: DistillSettings) -> None:
     if flat.get("augment.local.views"):
         wrong["augment.local.views"] = "0: the teacher sees what the student sees, whole images"
     training.refuse(flat, wrong)
-    word, names = students(settings)
+    setting, names = students(settings)
     if not names or len(set(names)) < len(names):
         way = "each one once" if names else "say what to train, such as resnet18"
-        raise ValueError(f"{word}={getattr(settings, word)}: {way}")
-    for said, path in [*(("teacher", name) for name in listed(settings.teacher)), *((word, name) for name in names)]:
+        raise ValueError(f"{setting}={getattr(settings, setting)}: {way}")
+    named = [*(("teacher", name) for name in listed(settings.teacher)), *((setting, name) for name in names)]
+    for setting, path in named:
         if path.endswith(".safetensors") and not cli.expand(path).is_file():
-            raise ValueError(f"{said}={path}: no such file")
+            raise ValueError(f"{setting}={path}: no such file")
     for path in listed(settings.beside):
         if not cli.expand(path).is_file():
             raise ValueError(f"beside={path}: no such file")
@@ -101,18 +101,31 @@ def check_names(settings: DistillSettings) -> None:
         from_file(path, "beside")
 
 
+@dataclass(frozen=True)
+class DistillResult:
+    """What a student's run leaves."""
+
+    folder: Path
+    encoder: Path  # encoder.safetensors
+    classifier: Path | None  # classifier.safetensors, of a method that trains one
+    rows: Mapping[str, Mapping[str, float]]  # the table: teacher, student, baselines → scores in % and costs; main process
+
+
 def run(settings: DistillSettings) -> int:
-    """From settings to report, one student after the other."""
+    distill(settings)
+    return 0
+
+
+def distill(settings: DistillSettings) -> list[DistillResult]:
+    """From settings to reports, one student after the other."""
     from core import distributed
 
     with distributed.session(settings.device) as world:
         check_names(settings)
-        for job in jobs(settings):
-            student(job, world)
-    return 0
+        return [train_student(job, world) for job in jobs(settings)]
 
 
-def student(settings: DistillSettings, world) -> None:
+def train_student(settings: DistillSettings, world) -> DistillResult:
     """One run."""
     import torch
 
@@ -176,9 +189,11 @@ def student(settings: DistillSettings, world) -> None:
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
     head = getattr(method, "head", None)
     if head is not None:
-        told = dataset.classes or teacher.classes  # without labels the classifier is the teacher's
-        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, told))
-    report.final(run, settings, dataset, method, teacher, recipe, world, time.monotonic() - start)
+        classes = dataset.classes or teacher.classes  # without labels the classifier is the teacher's
+        run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, classes))
+    rows = report.final(run, settings, dataset, method, teacher, recipe, world, time.monotonic() - start)
+    classifier = None if head is None else run.folder / "classifier.safetensors"
+    return DistillResult(run.folder, run.folder / "encoder.safetensors", classifier, rows)
 
 
 def check_classes(dataset, teacher, settings: DistillSettings) -> int:

@@ -179,7 +179,7 @@ class Train:
             if settings.devices > 1:
                 launched(ssl.pretrain.TOOL.module, settings, out, Beating(beat, starting).tick)
             else:
-                ssl.pretrain.run(settings, [Beating(beat, starting)])
+                ssl.pretrain.pretrain(settings, [Beating(beat, starting)])
         beat()
         encoder, card = artifact.load(out / "encoder.safetensors")
         figures = self.judge(encoder, card, BANK, beat)

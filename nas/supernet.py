@@ -114,8 +114,8 @@ def whole(spaced: Space, channels: int, size: int) -> Spec:
     return spec
 
 
-def run(settings: SupernetSettings, listeners=()) -> int:
-    """ssl.pretrain.run, of the space's largest encoder with all the others inside."""
+def pretrain(settings: SupernetSettings, listeners=()) -> ssl.pretrain.PretrainResult:
+    """ssl.pretrain.pretrain, of the space's largest encoder with all the others inside."""
     spaced = space.named(settings.space)
 
     def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Recipe]:
@@ -125,7 +125,12 @@ def run(settings: SupernetSettings, listeners=()) -> int:
     def method_of(settings: SupernetSettings, encoder: nn.Module) -> Method:
         return sandwiched(training.build_method(settings, encoder), spaced, settings.subnets, settings.seed)
 
-    return ssl.pretrain.run(settings, listeners, encoder_of, method_of)
+    return ssl.pretrain.pretrain(settings, listeners, encoder_of, method_of)
+
+
+def run(settings: SupernetSettings) -> int:
+    pretrain(settings)
+    return 0
 
 
 def main() -> int:
@@ -190,7 +195,7 @@ class Inherit(Train):
         if settings.devices > 1:
             launched(TOOL.module, settings, out, lambda step: None)
         else:
-            run(settings)
+            pretrain(settings)
 
     def part(self, spec: Spec) -> nn.Module:
         return inherited(self.encoder, self.card, spec, self.images, self.device)

@@ -6,6 +6,8 @@
 Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +27,29 @@ def main() -> int:
     return cli.main(TOOL, partial(training.start, TOOL, training.check, run))
 
 
-def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=training.build_method) -> int:
+def run(settings: PretrainSettings) -> int:
+    pretrain(settings)
+    return 0
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run leaves."""
+
+    folder: Path
+    encoder: Path  # encoder.safetensors
+    steps: int  # done
+    finished: bool  # False where it was paused
+    scores: Mapping[str, Mapping[str, float]]  # on test images, by source, in %; empty without labels or without a report
+
+
+def pretrain(
+    settings: PretrainSettings, listeners=(), encoder_of=None, method_of=training.build_method
+) -> PretrainResult:
     """One run, from settings to report.  listeners: further ones of its figures (core/run.py).
 
     encoder_of(settings, dataset) → an encoder of random weights and its input, method_of(settings, encoder) → the method:
-    what is trained, where it is not what the settings say. The report calls both again, for the encoder as it began.
+    what is trained, where the settings alone do not say it. The report calls both again, for the encoder as it began.
     """
     import torch
 
@@ -99,11 +119,12 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
         report.skipped(run, dataset.skipped)
         origin = {"tool": TOOL.module, "words": run.identity}
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
-        if run.step < config.steps:
-            say(f"paused at step {run.step} of {config.steps}: {run.folder}/encoder.safetensors; without until= it goes on")
+        finished, scores = run.step >= config.steps, {}
+        if not finished:
+            say(f"paused at step {run.step} of {config.steps}: {run.folder}/encoder.safetensors; without until= it resumes")
         elif settings.report:
-            report.final(run, health, dataset, encoder, settings, lambda: initial()[0])
-    return 0
+            scores = report.final(run, health, dataset, encoder, settings, lambda: initial()[0])
+    return PretrainResult(run.folder, run.folder / "encoder.safetensors", run.step, finished, scores)
 
 
 def begins_trained(settings: PretrainSettings) -> bool:

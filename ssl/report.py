@@ -150,16 +150,16 @@ def test_scores(
 
 def final(
     run: Run, health: Health, dataset: Dataset, encoder: nn.Module, settings: PretrainSettings, initial: Callable[[], nn.Module]
-) -> None:
-    """report.md, and the gist of it on the terminal.  initial: makes the encoder that training began with, once more.
-    Collective.
+) -> dict[str, dict[str, float]]:
+    """report.md, and its essence on the terminal.  initial: makes the encoder that training began with, once more.
+    Collective.  Returns the test scores by source, on the main process.
     """
     scores, unread = {}, 0
     if health.bank is not None and len(dataset.test) and dataset.test.labels is not None:
         before = health.calibrated(initial().to(health.device))
         scores, unread = test_scores(health, dataset, encoder, before)
     if not is_main():
-        return
+        return {}
     lines = [f"# {settings.method.name} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
     if health.bank is None:
         lines += ["No labels, so no accuracy: the label-free verdict is all there is to say here.", ""]
@@ -167,7 +167,7 @@ def final(
         lines += _table("validation", _validation_scores(health))
         if scores:
             run.write("test.json", json.dumps(scores, indent=1) + "\n")
-            lines += _table("test", scores) + _candour(scores)
+            lines += _table("test", scores) + _baselines_ahead(scores)
         if unread:
             skipped(run, dataset.skipped)
             lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
@@ -187,6 +187,7 @@ def final(
     if health.bank is not None:
         ends.append(f"         {suggest.evaluate(settings, path)}")
     print("\n".join([*lines, *ends]))
+    return scores
 
 
 def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
@@ -216,8 +217,8 @@ def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
     return [*rows, ""]
 
 
-def _candour(scores: dict[str, dict[str, float]]) -> list[str]:
-    """Say it where training did not pay."""
+def _baselines_ahead(scores: dict[str, dict[str, float]]) -> list[str]:
+    """Which baselines beat the pretrained encoder, and in which score."""
     ours = scores["pretrained"]
     behind = [
         f"{name} in {label}"

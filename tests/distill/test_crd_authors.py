@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.identity import LATER, identity
+from core.identity import ORIGINAL_DEFAULTS, identity
 from distill.method.crd import CRD, MemoryTargets, Staged
 
 B, M, D, E, P, N = 5, 40, 3, 7, 4, 11  # batch, images, the networks' widths, embedding, negatives
@@ -125,7 +125,7 @@ def test_positives_of_the_batch_have_the_same_value_where_the_memory_agrees_but_
 def test_a_run_from_before_the_setting_is_one_with_positives_of_the_batch():
     """It wrote no method.positives; the new default is another run, and the earlier gradient can be resumed."""
     before = {"method": {"weight": 0.8}}
-    assert LATER["method.positives"] == "batch"
+    assert ORIGINAL_DEFAULTS["method.positives"] == "batch"
     assert identity({"method": {"weight": 0.8, "positives": "batch"}}) == identity(before)
     assert identity({"method": {"weight": 0.8, "positives": "memory"}}) != identity(before)
 

@@ -11,7 +11,7 @@ from core import checkpoint
 
 COLLAPSING = '''
 from torch.nn import functional as F
-from core.method import Method
+from core.method import Method, Output
 
 class Collapsing(Method):
     """Two views must be alike, and nothing keeps images apart: no negatives, no predictor, no stop-gradient."""
@@ -22,7 +22,7 @@ class Collapsing(Method):
 
     def forward(self, batch, progress):
         first, second = (self.encoder(view) for view in batch.views)
-        return -F.cosine_similarity(first, second).mean(), {}
+        return Output(-F.cosine_similarity(first, second).mean())
 '''
 
 
