@@ -110,10 +110,10 @@ def test_the_best_weights_are_those_of_the_best_check(monkeypatch):
     for step in range(4):
         with torch.no_grad():
             method.weight.fill_(step)
-        assert not watch.enough()
+        assert not watch.should_stop()
         watch.check(step)
     assert watch.best["weight"].item() == 1  # the first of equals
-    assert watch.enough()
+    assert watch.should_stop()
 
 
 def test_plateaus_are_torchs():
