@@ -5,7 +5,7 @@ A recipe is a list of views; a view is the SimCLR family's chain (Chen et al. 20
     random resized crop → flip → colour jitter → greyscale → Gaussian blur → solarize → normalise
 
 `View.draw` turns (seed, epoch, index, view) into parameters, the same whatever the process or worker
-(vision/random.py); `render` applies them to the batch (vision/pixels.py). Each image has its own parameters, its own
+(core/counter_rng.py); `render` applies them to the batch (vision/pixels.py). Each image has its own parameters, its own
 order of the four jitter operations included, and for given parameters the result is that of torchvision's functional
 operations on float tensors.
 
@@ -23,8 +23,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core import counter_rng
 from core.settings import TrainingSettings
-from vision import random
 from vision.pixels import colour_jitter, gaussian_blur, greyscale, normalise, resized_crop, solarize, where_
 
 ORDERS = torch.tensor(list(permutations(range(4))))  # 24,4
@@ -88,7 +88,7 @@ class View:
 
     def draw(self, seed: int, epoch: int, indices: Tensor, stream: int, height: Tensor, width: Tensor) -> Draw:
         """Parameters for the images at `indices` (B), `height` and `width` (B, or scalars) pixels large."""
-        u = random.uniform(seed, epoch, indices, stream, 2 * ATTEMPTS + 14)
+        u = counter_rng.uniform(seed, epoch, indices, stream, 2 * ATTEMPTS + 14)
         crop, u = u[:, : 2 * ATTEMPTS + 2], u[:, 2 * ATTEMPTS + 2 :].unbind(1)
         spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue], device=indices.device)
         centre = torch.tensor([1.0, 1.0, 1.0, 0.0], device=indices.device)
@@ -288,7 +288,7 @@ def draw_picture(settings: TrainingSettings) -> None:
 
     dataset = build_data(settings)
     recipe = Recipe(settings.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
-    indices = random.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
+    indices = counter_rng.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
     path = Path("runs", f"augment-{settings.data.name}.png") if settings.out == "auto" else cli.expand(settings.out)
     png = picture(dataset.pretrain.resized(indices, recipe.size), recipe, settings.seed, indices)
     try:

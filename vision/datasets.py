@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision import random
+from core import counter_rng
 from vision.decode import reason
 from vision.folder import load_folder
 from vision.hub import load_hub
@@ -174,7 +174,7 @@ def _synthetic(name: str, root: str | None, download: bool) -> tuple:
     number, side, shapes = 2_000, 32, ("disc", "square", "triangle", "cross", "ring")
     index = torch.arange(number)
     labels = index % 10
-    u = random.uniform(0, 0, index, random.SPLIT, 12 + side * side)
+    u = counter_rng.uniform(0, 0, index, counter_rng.SPLIT, 12 + side * side)
     draws, noise = u[:, :12, None, None].unbind(1), u[:, 12:].view(number, 1, side, side)  # each number,1,1
     place = torch.arange(side) + 0.5
     radius = 6 + 5 * draws[0]

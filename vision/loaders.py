@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core import counter_rng
 from core.distributed import World
 from core.method import Batch
 from core.run import say
-from vision import random
 from vision.augment import Recipe
 from vision.encoders import fit_channels
 from vision.splits import Images
@@ -31,7 +31,7 @@ class Plan:
     """Which images make step s on this process."""
 
     def __init__(self, images: int, batch_size: int, seed: int, world: World, labels: Tensor | None = None):
-        """labels: those of the images, where classes are to be equally frequent (`random.balanced`)."""
+        """labels: those of the images, where classes are to be equally frequent (`counter_rng.balanced`)."""
         if batch_size < 1 or batch_size % world.size:
             raise ValueError(f"batch_size={batch_size} does not divide among {world.size} processes")
         if batch_size > images:
@@ -51,8 +51,8 @@ class Plan:
 
     def _shuffled(self, epoch: int) -> Tensor:
         if self.labels is not None:
-            return random.balanced(self.seed, epoch, self.labels)
-        return random.permutation(self.seed, epoch, self.images)
+            return counter_rng.balanced(self.seed, epoch, self.labels)
+        return counter_rng.permutation(self.seed, epoch, self.images)
 
 
 class MemoryLoader:

@@ -8,7 +8,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from vision import random
+from core import counter_rng
 
 
 def shares(seed: int, epoch: int, indices: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -16,7 +16,7 @@ def shares(seed: int, epoch: int, indices: Tensor, mixup: float, cutmix: float) 
 
     indices: B; mixup, cutmix: α, 0 for never; both: either, half of the time each.  → B, B bool, B,2 in [0, 1)
     """
-    u = random.uniform(seed, epoch, indices, random.MIX, 4)
+    u = counter_rng.uniform(seed, epoch, indices, counter_rng.MIX, 4)
     cut = u[:, 1] < {(True, True): 0.5, (False, True): 1.0}.get((mixup > 0, cutmix > 0), 0.0)
     alpha = torch.where(cut, cutmix, mixup).double().numpy(force=True)
     share = torch.from_numpy(betaincinv(alpha, alpha, u[:, 0].double().numpy(force=True))).float()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vision import random
+from core import counter_rng
 from vision.streamed import Progress, Streamed, drop_unreadable
 
 VALIDATION_CAP = 5_000
@@ -130,7 +130,7 @@ def _carve(split: Images | Streamed, share: float, cap: int, seed: int, use: int
     counts = labels.bincount()
     # A file keeps its random number when another one turns out unreadable: it belongs to the row, not the position.
     rows = split.rows if isinstance(split, Streamed) else torch.arange(len(split))
-    order = random.keys(seed, use, rows, random.SPLIT).argsort(stable=True)
+    order = counter_rng.keys(seed, use, rows, counter_rng.SPLIT).argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]  # class by class, in random order within each
     rank = torch.empty_like(labels)
     rank[order] = torch.arange(len(split)) - (counts.cumsum(0) - counts).repeat_interleave(counts)

@@ -12,6 +12,7 @@ The teacher moves in `after_step`, which is the same sequence as the authors' "b
 import torch
 from torch import Tensor, nn
 
+from core import counter_rng
 from core.batchnorm import average_statistics, split_batchnorm
 from core.distributed import gather, local_rows, world_size
 from core.memory import Queue
@@ -20,7 +21,6 @@ from core.numerics import unit
 from core.schedule import cosine
 from ssl.losses import exact, queue_contrastive
 from ssl.method import check_constants, pairs
-from vision import random
 from vision.heads import mlp
 
 
@@ -82,7 +82,7 @@ class MoCoV2(Method):
             return unit(exact(self.teacher(view)), dim=1)
         # a fixed random rank for each image: which images meet in a group changes with every batch
         indices = gather(indices.to(view.device))
-        order = random.words(0, 0, indices, random.SHUFFLE, 1)[:, 0].argsort(stable=True)  # W*B
+        order = counter_rng.random_bits(0, 0, indices, counter_rng.SHUFFLE, 1)[:, 0].argsort(stable=True)  # W*B
         shuffled = local_rows(gather(view)[order])
         if view.ndim == 4:
             shuffled = shuffled.contiguous(memory_format=torch.channels_last)

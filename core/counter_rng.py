@@ -29,7 +29,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
-def words(seed: int, epoch: int, indices: Tensor, stream: int, count: int) -> Tensor:
+def random_bits(seed: int, epoch: int, indices: Tensor, stream: int, count: int) -> Tensor:
     """`count` random 32-bit words for each index.  indices: B int64 → B,count int64 in [0, 2³²)."""
     blocks = torch.arange((count + 3) // 4, device=indices.device)
     rows = (indices & _LOW)[:, None]
@@ -40,7 +40,7 @@ def words(seed: int, epoch: int, indices: Tensor, stream: int, count: int) -> Te
 
 def uniform(seed: int, epoch: int, indices: Tensor, stream: int, count: int) -> Tensor:
     """Uniform numbers in [0, 1).  indices: B int64 → B,count float32 (24 random bits, each value exact)."""
-    return (words(seed, epoch, indices, stream, count) >> 8).to(torch.float32) * 2.0**-24
+    return (random_bits(seed, epoch, indices, stream, count) >> 8).to(torch.float32) * 2.0**-24
 
 
 def permutation(seed: int, epoch: int, length: int, stream: int = ORDER) -> Tensor:
@@ -50,7 +50,7 @@ def permutation(seed: int, epoch: int, length: int, stream: int = ORDER) -> Tens
 
 def keys(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
     """63 random bits for each index, to sort by.  indices: B int64 → B int64"""
-    high, low = words(seed, epoch, indices, stream, 2).unbind(1)
+    high, low = random_bits(seed, epoch, indices, stream, 2).unbind(1)
     return (high >> 1 << 32) | low
 
 
