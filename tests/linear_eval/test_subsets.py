@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from core import counter_rng
 from linear_eval import subsets
 
 SIZES = [1, 3, 40, 250, 1000]
