@@ -137,7 +137,7 @@ def student(settings: DistillSettings, world) -> None:
     split = dataset.train if method.needs_labels else dataset.pretrain
     if method.needs_labels and len(split.labels.unique()) < 2:
         raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
-    deal = loaders.Plan(len(split), settings.batch_size, settings.seed, world)
+    deal = loaders.BatchSampler(len(split), settings.batch_size, settings.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
     if world.size > 1 and method.sync_batchnorm:
         sync_batchnorm(method)

@@ -59,7 +59,7 @@ def run(settings: PretrainSettings, listeners=(), encoder_of=None, method_of=tra
             raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
         if method.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
             raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
-        deal = loaders.Plan(len(dataset.pretrain), settings.batch_size, settings.seed, world)
+        deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
         if world.size > 1 and method.sync_batchnorm:
             sync_batchnorm(method)

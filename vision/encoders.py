@@ -21,7 +21,7 @@ from torch import nn
 from core.errors import SettingError
 from vision import attention as attentions
 from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
-from vision.pixels import GREY
+from vision.pixels import LUMA
 from vision.stems import small_stem
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
@@ -268,27 +268,17 @@ def has_depthwise(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def has_blind_taps(model: nn.Module, sizes: Iterable[int]) -> bool:
-    """Does a convolution have weights that no pixel reaches at one of these image sizes, as 3×3 on a map of one pixel has?
+def has_unreached_weights(model: nn.Module, sizes: Iterable[int]) -> bool:
+    """Whether a convolution has weights that no pixel reaches at one of these image sizes, as 3×3 on a map of one pixel has.
 
     Their gradient is 0. oneDNN's kernel for bf16 on CPUs leaves it unset instead: what was in memory before, NaN at times
     (torch 2.15; 3×3 of stride 2 on one pixel, the memory filled with NaN first: 20 of 30 backward passes).
     """
-    found = False
-
-    def look(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal found
-        for i in (0, 1):
-            side, out = inputs[0].shape[2 + i], output.shape[2 + i]
-            pad = layer.padding[i] if isinstance(layer.padding, tuple) else 0
-            starts = [o * layer.stride[i] - pad for o in range(out)]
-            taps = [t * layer.dilation[i] for t in range(layer.kernel_size[i])]
-            found |= any(all(not 0 <= start + tap < side for start in starts) for tap in taps)
-
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not layers:
         return False
-    handles = [layer.register_forward_hook(look) for layer in layers]
+    unreached: list[bool] = []
+    handles = [layer.register_forward_hook(lambda *call: unreached.append(_leaves_weights(*call))) for layer in layers]
     training, like = model.training, layers[0].weight
     model.eval()
     try:
@@ -298,7 +288,19 @@ def has_blind_taps(model: nn.Module, sizes: Iterable[int]) -> bool:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return found
+    return any(unreached)
+
+
+def _leaves_weights(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> bool:
+    """Whether some row or column of the kernel lies outside this input at every place of the output."""
+    for i in (0, 1):
+        side, count = inputs[0].shape[2 + i], output.shape[2 + i]
+        pad = layer.padding[i] if isinstance(layer.padding, tuple) else 0
+        starts = [o * layer.stride[i] - pad for o in range(count)]
+        offsets = [k * layer.dilation[i] for k in range(layer.kernel_size[i])]
+        if any(all(not 0 <= start + offset < side for start in starts) for offset in offsets):
+            return True
+    return False
 
 
 def fit_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
@@ -308,5 +310,5 @@ def fit_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
     dtype = images.dtype if images.is_floating_point() else torch.float32
-    grey = (images * torch.tensor(GREY, dtype=dtype, device=images.device)[:, None, None]).sum(1, keepdim=True)
+    grey = (images * torch.tensor(LUMA, dtype=dtype, device=images.device)[:, None, None]).sum(1, keepdim=True)
     return grey if images.is_floating_point() else grey.round().to(torch.uint8)

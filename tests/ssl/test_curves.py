@@ -31,7 +31,7 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     dataset = build_data(words)
     encoder, recipe = build_encoder(words, dataset)
     method = training.build_method(words, encoder).double()
-    deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
+    deal = loaders.BatchSampler(len(dataset.pretrain), words.batch_size, words.seed, world)
     if world.size > 1 and method.sync_batchnorm:
         sync_batchnorm(method)
     optimizer = training.build_optimizer(words, method)

@@ -28,7 +28,7 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
     dataset = build_data(words)
     encoder, recipe = build_encoder(words, dataset)
     method = training.build_method(words, encoder)
-    deal = loaders.Plan(48, words.batch_size, words.seed, world)  # epochs of 3 steps
+    deal = loaders.BatchSampler(48, words.batch_size, words.seed, world)  # epochs of 3 steps
     method.prepare(deal.images, deal.batch_size)
     optimizer = training.build_optimizer(words, method)
     plan = loop.Plan(**vars(training.build_plan(words, deal.steps_an_epoch, 1, None)) | {"checks": frozenset({4})})

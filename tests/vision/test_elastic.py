@@ -85,10 +85,10 @@ def test_the_whole_is_untouched_by_its_parts_and_as_it_was_without_them(encoder)
         assert torch.equal(tensor, before[name]), name
     plain.load_state_dict(before)
     assert torch.equal(encoder.eval()(images()), plain.eval()(images()))
-    assert artifact.dumps(encoder, _Recipe, {}) == artifact.dumps(plain, _Recipe, {})
+    assert artifact.dumps(encoder, _Normalization, {}) == artifact.dumps(plain, _Normalization, {})
 
 
-class _Recipe:
+class _Normalization:
     mean, std = (0.5,), (0.5,)
 
 

@@ -18,7 +18,7 @@ def test_shares_are_beta_distributed():
     assert kstest(share.numpy(), "uniform").pvalue > 0.01
     assert kstest(centre.flatten().numpy(), "uniform").pvalue > 0.01
     _, cut, _ = shares(0, 0, INDICES, 0.2, 1.0)
-    assert 0.47 < cut.float().mean() < 0.53  # of 4,000 draws: two standard deviations are .016
+    assert 0.47 < cut.float().mean() < 0.53  # of 4,000 params: two standard deviations are .016
 
 
 def test_they_are_a_function_of_seed_epoch_and_image():
