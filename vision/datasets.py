@@ -22,7 +22,7 @@ from vision.decode import reason
 from vision.folder import load_folder
 from vision.hub import load_hub
 from vision.shards import load_shards
-from vision.splits import STATISTICS, Dataset, Images, split_off
+from vision.splits import STATISTICS, Dataset, Images, complete_splits
 from vision.streamed import Progress
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "synthetic", "folder", "shards", "hf")
@@ -64,7 +64,7 @@ def load(
         return load_hub(root, download, labels, max_corrupt, validation, seed, progress)
 
     train, test, classes, *unlabelled = READERS[name](name, root, download)
-    train, held_out, test = split_off(train, None, test, validation, seed)
+    train, held_out, test = complete_splits(train, None, test, validation, seed)
     pretrain = train
     if unlabelled:
         pretrain = Images(torch.cat((train.images, unlabelled[0])), None, f"{name}/pretrain")

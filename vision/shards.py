@@ -10,7 +10,6 @@ import io
 import os
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +22,7 @@ from vision.decode import SUFFIXES, Unreadable
 from vision.folder import SPLITS
 from vision.listing import listed, printable, walk
 from vision.shard_index import DOTTED, PLAIN, UNKNOWN, ignored_members, indexed, label_texts
-from vision.splits import Dataset, assemble
+from vision.splits import Collection, Dataset, assemble
 from vision.streamed import Progress, Streamed
 
 ROLES = {name: role for role, names in SPLITS.items() for name in names}
@@ -73,36 +72,33 @@ class Shards(Streamed):
 
 def load_shards(
     root: str | Path | None, labels: str = "auto", max_corrupt: float = 0.2, validation: float = 0.1, seed: int = 0,
-    progress: Progress | None = None, image_size: int = 224,
+    progress: Progress | None = None,
 ) -> Dataset:
     """A folder of shards as a data set; splits by folder (train/) or by name (imagenet1k-validation-07.tar), else all train.
 
     Labels are the numbers or the names in .cls members (vision/shard_labels.py). Where most images of train have one, the
-    others are left out; else there are no labels; `skipped` says so, and why. As of a folder, validation is the test split
-    where there is no other, and what is missing is carved out of train. Raises ValueError, one line, with the fix.
+    others are left out; else there are no labels; `skipped` gives the reason. As of a folder, validation is the test split
+    where there is no other, and what is missing is held out of train. Raises ValueError, one line, with the fix.
     """
     root = _existing(root)
-    ignored, skipped = Counter(), {}
-    splits, meaning = {}, None
-    for role, paths in _roles(root, ignored, skipped).items():
+    found, meaning = Collection("shards", str(root)), None
+    for role, paths in _roles(root, found.ignored, found.skipped).items():
         index, broken = indexed(paths, progress)
-        skipped |= broken
-        ignored += ignored_members(index)
-        split = _of_samples(Shards(paths, index), ignored)
+        found.skipped |= broken
+        found.ignored += ignored_members(index)
+        split = _of_samples(Shards(paths, index), found.ignored)
         if role == "train":
             if not len(split):
                 raise ValueError(f"data.root={root} has shards without images; members end in "
                                  f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
             if labels != "none":
-                meaning = _labels(split, root, labels == "folders", max_corrupt, skipped)
+                meaning = _labels(split, root, labels == "folders", max_corrupt, found.skipped)
         if meaning:
-            split = _labelled(split, meaning, f"{root}, {role}", skipped)
-            if not len(split):
-                continue
-        splits[role] = split
-    classes = meaning.names if meaning else None
-    dataset = assemble("shards", str(root), splits, classes, skipped, max_corrupt, validation, seed, progress, image_size)
-    return replace(dataset, ignored=dict(+ignored))
+            split = _labelled(split, meaning, f"{root}, {role}", found.skipped)
+        if len(split) or not meaning:
+            found.splits[role] = split
+    found.classes = meaning.names if meaning else None
+    return assemble(found, max_corrupt, validation, seed, progress)
 
 
 def _of_samples(split: Shards, ignored: Counter) -> Shards:
@@ -194,9 +190,3 @@ def _roles(root: Path, ignored: Counter, skipped: dict[str, str]) -> dict[str, l
         there = listed(+ignored) or "nothing else"
         raise ValueError(f"data.root={root} has no .tar for train ({there}); shards are uncompressed .tar files")
     return found
-
-
-def _stamp(paths: list[bytes]) -> bytes:
-    """Of the shards as they are: paths, sizes, times of change."""
-    stats = ((path, os.stat(path)) for path in paths)
-    return b"\n".join(b"%s %d %d" % (path, status.st_size, status.st_mtime_ns) for path, status in stats)

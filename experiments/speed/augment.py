@@ -147,7 +147,7 @@ def from_files(settings, world, folder: Path) -> dict[str, dict]:
     size, count, batch = settings.file_size, settings.files, settings.file_batch
     paths = photographs(folder, count)
     plan, recipe = BatchSampler(count, batch, 0, world), Augmentation(size, MEAN, STD, **STRONG)
-    loader = StreamLoader(scan(folder)[0], recipe, plan, 3, settings.workers)
+    loader = StreamLoader(scan(folder).files, recipe, plan, 3, settings.workers)
     peers = {name: through(Peer(paths, *chain), batch, settings.workers, world) for name, chain in chains(size).items()}
     case = f"two {size}×{size} views of {WIDTH}×{HEIGHT} JPEGs, batch {batch}"
     return against(peers, case, lambda: run(loader, world), settings.rounds)

@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from vision import datasets, splits
 from vision.datasets import DEBIAN_FASHION_MNIST, NAMES, load
-from vision.splits import Images, split_off
+from vision.splits import Images, complete_splits
 
 RNG = np.random.default_rng(0)
 needs_debian = pytest.mark.skipif(not DEBIAN_FASHION_MNIST.exists(), reason="apt-get install dataset-fashion-mnist")
@@ -64,7 +64,7 @@ def numbers(split: Images) -> list[int]:
 ])
 def test_validation_is_stratified_and_capped(counts, share, expected):
     split = labelled(counts)
-    train, validation, _ = split_off(split, None, split, share, seed=0)
+    train, validation, _ = complete_splits(split, None, split, share, seed=0)
     assert validation.labels.bincount(minlength=len(counts)).tolist() == expected
     assert sorted(numbers(train) + numbers(validation)) == list(range(sum(counts)))
     for part in (train, validation):
@@ -76,7 +76,7 @@ def test_validation_is_a_function_of_the_seed():
     split = labelled([200], unlabelled=True)
 
     def drawn(seed):
-        return numbers(split_off(split, None, split, 0.1, seed)[1])
+        return numbers(complete_splits(split, None, split, 0.1, seed)[1])
 
     pinned = [2, 3, 7, 32, 51, 61, 69, 77, 85, 92, 96, 103, 113, 114, 127, 136, 158, 161, 183, 192]
     assert drawn(0) == drawn(0)
@@ -88,7 +88,7 @@ def test_validation_is_a_function_of_the_seed():
 
 def test_more_classes_than_the_cap_allows(monkeypatch):
     monkeypatch.setattr(splits, "VALIDATION_CAP", 3)
-    _, validation, _ = split_off(labelled([4] * 5), None, labelled([1]), 0.5, seed=0)
+    _, validation, _ = complete_splits(labelled([4] * 5), None, labelled([1]), 0.5, seed=0)
     assert len(validation) == 3
 
 

@@ -192,7 +192,7 @@ def test_crops_are_torchvisions_of_the_decoded_file(folder):
 def test_a_large_jpeg_is_read_no_smaller_than_its_smallest_crop_needs(tmp_path):
     y, x = np.mgrid[:800, :1000]
     Image.fromarray(((x + y) % 256).astype(np.uint8)).save(tmp_path / "x.jpg")
-    split = scan(tmp_path)[0]
+    split = scan(tmp_path).files
     asked = []
     read = split.read
     split.read = lambda index, at_least, mode="RGB": asked.append(at_least) or read(index, at_least, mode)
