@@ -62,7 +62,7 @@ class Sandwich(Method):
         """→ B,S·V,D: the whole's views first."""
         found = []
         for spec in self.parts(int(self.sandwiches)):
-            with self.encoder.showing(spec):
+            with self.encoder.activated(spec):
                 found.append(super().embed(batch))
         return torch.cat(found, dim=1)
 

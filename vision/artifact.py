@@ -3,7 +3,7 @@
 The tensors carry timm's names. The header holds one JSON text under "nolabel": the encoder's spec, how images are made
 into its input (vision/preprocess.py; files without that entry mean the same way), its features, and where it came from.
 Loading is strict and runs no pickle. A fine-tuned classifier is the same file with its last layer in it too: it loads as an
-encoder wherever one is asked for, and as a whole by `load_classifier`.
+encoder wherever one is needed, and as a whole by `load_classifier`.
 """
 import json
 from dataclasses import dataclass, replace

@@ -113,9 +113,9 @@ class Augmentation:
     ):
         local_views({"local": local})
         local = {"views": 0, "size": 1.0} | (local or {})
-        known = [f.name for f in fields(View) if f.name != "size"]
-        _refuse_unknown("augment", settings, ["views", "local", *known])
-        _refuse_unknown("augment.local", local, [*LOCAL, *known])
+        names = [f.name for f in fields(View) if f.name != "size"]
+        _refuse_unknown("augment", settings, ["views", "local", *names])
+        _refuse_unknown("augment.local", local, [*LOCAL, *names])
         if not isinstance(views, int) or views < 1:
             raise ValueError(f"augment.views={views}: a whole number, 1 or more")
         if type(local["size"]) not in (int, float) or not 0 < local["size"] <= 1:

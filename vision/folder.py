@@ -132,25 +132,25 @@ def load_folder(
     with the fix.
     """
     root = _existing(root)
-    found = Collection("folder", str(root))
+    collection = Collection("folder", str(root))
     folders = _official_splits(root)
     if any(folders.values()):
-        found.ignored += _outside(root, list(folders.values()))
+        collection.ignored += _outside(root, list(folders.values()))
     for role, folder in folders.items():
-        split, classes, ignored, skipped = scan(root, folder, labels, found.classes)
+        split, classes, ignored, skipped = scan(root, folder, labels, collection.classes)
         if role == "train":
-            found.classes, labels = classes, "auto" if classes else "none"  # classes come from train alone
-        found.ignored += ignored
-        found.skipped |= skipped
-        if found.classes and classes is None and len(split):
+            collection.classes, labels = classes, "auto" if classes else "none"  # classes come from train alone
+        collection.ignored += ignored
+        collection.skipped |= skipped
+        if collection.classes and classes is None and len(split):
             place = printable(os.fsencode(root / folder))
-            found.skipped[place] = f"{len(split)} images without class folders, so not used for {role}"
+            collection.skipped[place] = f"{len(split)} images without class folders, so not used for {role}"
         elif len(split) or role == "train":
-            found.splits[role] = split
-    if not len(found.splits["train"]):
-        raise ValueError(f"data.root={root} {_contents(found.ignored, found.skipped)}; image files end in "
+            collection.splits[role] = split
+    if not len(collection.splits["train"]):
+        raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
                          f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
-    return assemble(found, max_corrupt, validation, seed, progress)
+    return assemble(collection, max_corrupt, validation, seed, progress)
 
 
 def _existing(root: str | Path | None) -> Path:

@@ -52,25 +52,25 @@ def load_hub(
     from datasets import Image
 
     tables = _tables(root, download)
-    found, names = Collection("hf", str(root)), _roles(tables)
+    collection, names = Collection("hf", str(root)), _roles(tables)
     image, column = _columns(tables[names["train"]].features, root)
     column = None if labels == "none" else column
     for role, name in names.items():
         table, place = tables[name], f"{root}/{name}"
         if image not in table.features:
-            found.skipped[place] = f"has no column {image!r}, so not used for {role}"
+            collection.skipped[place] = f"has no column {image!r}, so not used for {role}"
             continue
         split = HFImages(table.select_columns([image]).cast_column(image, Image(decode=False)), image, place)
         values = None
-        if column in table.features and (role == "train" or found.classes):
+        if column in table.features and (role == "train" or collection.classes):
             values = hub_labels.of_table(table, column, root, max_corrupt)
         if role == "train" and values:
-            found.classes = _classes(values, place, found.skipped)
-        if found.classes:
-            split = _labelled(split, values, found.classes, place, role, found.skipped)
+            collection.classes = _classes(values, place, collection.skipped)
+        if collection.classes:
+            split = _labelled(split, values, collection.classes, place, role, collection.skipped)
         if split is not None:
-            found.splits[role] = split
-    return assemble(found, max_corrupt, validation, seed, progress)
+            collection.splits[role] = split
+    return assemble(collection, max_corrupt, validation, seed, progress)
 
 
 def _roles(tables: dict[str, Any]) -> dict[str, str]:

@@ -184,7 +184,7 @@ def blur(plane, size, limit, sigma, padded, half, full):
 
 @contracted
 def interleave(r, g, b, gain, shift, out):
-    """Three lines of n → n,3 in one line, normalised."""
+    """Three lines of n → n,3 in one line, normalized."""
     gain_r, gain_g, gain_b = gain[0], gain[1], gain[2]
     shift_r, shift_g, shift_b = shift[0], shift[1], shift[2]
     for p in range(len(r)):

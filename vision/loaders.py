@@ -108,7 +108,7 @@ class MemoryLoader:
 class StreamLoader:
     """A split on disk: worker processes decode and crop, all else is done for the whole batch on the device.
 
-    For a file that cannot be read its neighbour stands in (`Streamed.readable`); `skipped` says which and why.
+    For a file that cannot be read its neighbor stands in (`Streamed.readable`); `skipped` holds it and the reason.
     """
 
     def __init__(self, split: Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int):

@@ -4,7 +4,7 @@
 
 `vision.streamed` makes the pixels of evaluation with it, `deploy.model` those of an upload; an exported graph that takes
 images of any size repeats it (deploy/portable.py). Data sets that lie in memory are square already: `Images.resized` is
-their resize, by the same filter in floating point, which differs by one grey level at most. No torch here.
+their resize, by the same filter in floating point, which differs by one gray level at most. No torch here.
 """
 from __future__ import annotations
 

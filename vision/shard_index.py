@@ -42,8 +42,8 @@ def indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, np
         kept = folder / f"{_cache_key(paths)}.npz"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")):
-            if (found := _kept(kept)) is not None:
-                return found, {}
+            if (index := _kept(kept)) is not None:
+                return index, {}
             index, broken = read_index(paths, progress)
             if not broken:
                 with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
@@ -71,8 +71,8 @@ def _cache_key(paths: list[bytes]) -> str:
 def _kept(path: Path) -> dict[str, np.ndarray] | None:
     """None where it is not there, or broken."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in COLUMNS}
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in COLUMNS}
     except Exception:  # whatever half a file makes numpy or zipfile raise
         return None
 
@@ -135,7 +135,7 @@ def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[di
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's sample and what it is of it, as WebDataset tells them: up to the first dot of its last part, and the rest."""
+    """A member's sample and its part of it, as WebDataset has them: up to the first dot of its last part, and the rest."""
     folder, slash, last = name.rpartition("/")
     stem, _, kind = last.partition(".")
     return f"{folder}{slash}{stem}", kind.lower()
@@ -149,7 +149,7 @@ def _long(name: str) -> str:
 def _members(file: BinaryIO, path: bytes, keys: list, broken: dict[str, str]) -> Iterator[tarfile.TarInfo]:
     """Every member whose header can be read. A damaged header costs its member: the next valid one is looked for.
 
-    keys: images found so far, for what is told of a shard that ends too soon.
+    keys: of the images so far, for the message about a shard that ends too soon.
     """
     start, shard = 0, printable(path)
     while True:

@@ -2,7 +2,7 @@
 
 TOLERANCE: ours and torchvision's float32 sums run in another order. A pixel in [0, 1] is off by a few ulp of 6e-8 after
 one operation (resampling and the hue's division the most), and jitter (two factors up to 1.8, or 3.2 in hue's slope)
-and normalisation (1/std = 4) enlarge it: below 1e-5 for one operation, below 5e-5 for the chain. A wrong pixel, weight
+and normalization (1/std = 4) enlarge it: below 1e-5 for one operation, below 5e-5 for the chain. A wrong pixel, weight
 or order shows as 1e-2 and more.
 """
 import os
@@ -147,8 +147,8 @@ def test_each_jitter_operation_alone(operation, official, factors, channels):
             torch.testing.assert_close(got[i], official(x[i], factor), atol=ONE, rtol=0)
 
 
-def test_hue_of_every_colour():
-    """All corners, edges and ties of the colour cube: the hue's six sectors and their borders."""
+def test_hue_of_every_color():
+    """All corners, edges and ties of the color cube: the hue's six sectors and their borders."""
     levels = torch.tensor([0.0, 0.2, 0.5, 0.50001, 0.8, 1.0])
     x = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 12, 18)
     for turns in (-0.5, -1 / 3, -0.1, 0.0, 1e-3, 1 / 6, 0.5):
@@ -376,7 +376,7 @@ def test_picture_shows_images_above_their_views(tmp_path):
         rows = torch.tensor(list(image.resize((50, 30), Image.Resampling.NEAREST).convert("L").tobytes()))
     cells = rows.view(3, 10, 5, 10)[:, 1:9, :, 1:9].permute(0, 2, 1, 3)  # rows,B,S,S
     for row in cells:  # this augmentation changes nothing
-        assert (row - images[:, 0].long()).abs().max() <= 1  # normalising and back, rounded to 8 bits
+        assert (row - images[:, 0].long()).abs().max() <= 1  # normalizing and back, rounded to 8 bits
 
 
 @pytest.mark.long

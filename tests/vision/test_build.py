@@ -37,7 +37,7 @@ def same(one: torch.nn.Module, two: torch.nn.Module) -> bool:
     return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_a_file_brings_its_weights_size_channels_and_normalisation(saved):
+def test_a_file_brings_its_weights_size_channels_and_normalization(saved):
     encoder, augmentation = built(f"encoder={saved}")
     assert same(encoder, artifact.load(saved)[0])
     assert (encoder.spec.channels, augmentation.size) == (3, 24)
@@ -77,7 +77,7 @@ def published(tmp_path_factory) -> str:
 
 
 def test_published_weights_bring_the_input_that_they_were_trained_with(published):
-    """Digits are grey and 8 pixels; the weights know colour at 40, and another size only where it is asked for."""
+    """Digits are grey and 8 pixels; the weights know color at 40, and another size only where it is asked for."""
     encoder, augmentation = built(f"encoder={published}", "pretrained=true")
     assert (encoder.spec.channels, augmentation.size) == (3, 40)
     assert augmentation.mean.tolist() == pytest.approx([0.2, 0.3, 0.4])

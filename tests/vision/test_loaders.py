@@ -210,7 +210,7 @@ def fragile(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_files_are_told_and_their_neighbours_stand_in(fragile, workers):
+def test_broken_files_are_told_and_their_neighbors_stand_in(fragile, workers):
     count = len(fragile)
     broken = [3, count // 2, count - 1]
     paths = [fragile.path(i) for i in broken]
@@ -242,7 +242,7 @@ def test_too_many_broken_files_end_in_one_line(fragile, workers):
     assert "\n" not in str(caught.value)
 
 
-def test_a_grey_encoder_reads_colour_files(folder):
+def test_a_grey_encoder_reads_color_files(folder):
     split = load_folder(folder, validation=0).train
     batch = next(loader(split, augmentation(16, 1), BatchSampler(len(split), 4, 0, world()), 1).batches(0, 1))
     assert [view.shape for view in batch.views] == [(4, 1, 16, 16)] * 2
