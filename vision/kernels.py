@@ -10,7 +10,8 @@ nor keep a process from forking.
 """
 import math
 import threading
-from typing import Any, NamedTuple
+from collections import namedtuple
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -207,34 +208,13 @@ def store(planes, gray, gain, shift, out):
         interleave(planes[0], planes[1], planes[2], gain, shift, out)
 
 
-class ParamArrays(NamedTuple):
-    """`ViewParams` as contiguous arrays, without `source`."""
-
-    box: Any
-    flip: Any
-    jitter: Any
-    order: Any
-    factors: Any
-    grey: Any
-    blur: Any
-    sigma: Any
-    solarize: Any
-
-
-class Scratch(NamedTuple):
-    """Memory that one thread reuses for all its images; `rows` and `columns` are (first, count, weights) of `triangles`."""
-
-    planes: Any  # C,S*S: the image
-    middle: Any
-    turned: Any
-    padded: Any
-    rows: Any
-    columns: Any
+ParamArrays = namedtuple("ParamArrays", [f.name for f in fields(ViewParams) if f.name != "source"])  # each contiguous
+Scratch = namedtuple("Scratch", "planes middle turned padded rows columns")  # memory that a thread uses for each of its images
 
 
 @inner
 def allocate(channels, height, width, size, radius):
-    """Scratch for images of this size.  radius: the blur's largest."""
+    """Scratch for images of this size; rows and columns are `triangles`' (first, count, weights).  radius: the blur's."""
     wide = size + 2 * radius
     longest = max(size * width, size * wide)
     most = 2 * (max(height, width) // size + 2) + 1

@@ -92,46 +92,67 @@ def ignored_members(index: dict[str, np.ndarray]) -> Counter:
 
 def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """One walk over the headers of all shards.  → COLUMNS, and shard, or place in it → why it could not be read."""
-    columns = {name: array("q") for name in ("shard", "offset", "size", "label", "dotted", "ends")}
-    names, texts, ignored, broken = bytearray(), {}, Counter(), {}
+    reader = _IndexReader()
     for number, path in enumerate(paths):
+        reader.read_shard(number, path)
+        if progress:
+            progress(number + 1, len(paths))
+    return reader.index(), reader.broken
+
+
+class _IndexReader:
+    """Collects the columns of an index, shard by shard."""
+
+    def __init__(self) -> None:
+        self.columns = {name: array("q") for name in ("shard", "offset", "size", "label", "dotted", "ends")}
+        self.names, self.texts, self.ignored = bytearray(), {}, Counter()
+        self.broken: dict[str, str] = {}
+
+    def read_shard(self, number: int, path: bytes) -> None:
         labels: dict[str, int] = {}  # key of a sample → its row of `texts`
         keys: list[tuple[str, str]] = []  # of each image: with the dots of its name, and up to the first
         try:
             with open(path, "rb") as file:
-                for member in _members(file, path, keys, broken):
-                    key, kind = split_name(member.name)
-                    end = b"." + kind.rpartition(".")[2].encode("utf-8", "surrogateescape")
-                    if not member.isreg():
-                        continue
-                    if litter := litter_of(member.name):
-                        ignored[litter] += 1
-                    elif end == b".cls":
-                        file.seek(member.offset_data)
-                        text = file.read(min(member.size, LONGEST_LABEL + 1))
-                        labels[_long(member.name)] = texts.setdefault(text, len(texts))
-                    elif end in SUFFIXES:
-                        keys.append((_long(member.name), key))
-                        names += member.name.encode("utf-8", "surrogateescape")
-                        columns["ends"].append(len(names))
-                        columns["dotted"].append(DOTTED if "." in kind else PLAIN)
-                        for name, value in (("shard", number), ("offset", member.offset_data), ("size", member.size)):
-                            columns[name].append(value)
-                    else:
-                        ignored[kind_of(member.name.encode("utf-8", "surrogateescape"))] += 1
+                for member in _members(file, path, keys, self.broken):
+                    if member.isreg():
+                        self._add(member, number, file, labels, keys)
         except OSError as error:
-            broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
-        for row, (long, short) in enumerate(keys, len(columns["label"])):
-            columns["label"].append(labels.get(long, labels.get(short, UNKNOWN)))
-            if columns["dotted"][row] == DOTTED and long in labels:
-                columns["dotted"][row] = OWN_LABEL
-        if progress:
-            progress(number + 1, len(paths))
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    index = {name: np.frombuffer(column, np.int64) for name, column in columns.items()}
-    index |= {"shard": index["shard"].astype(np.int32), "dotted": index["dotted"].astype(np.int8), "text_ends": ends}
-    blobs = (("names", names), ("texts", b"".join(texts)), ("ignored", json.dumps(ignored).encode()))
-    return index | {name: np.frombuffer(blob, np.uint8) for name, blob in blobs}, broken
+            self.broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
+        for row, (long, short) in enumerate(keys, len(self.columns["label"])):
+            self.columns["label"].append(labels.get(long, labels.get(short, UNKNOWN)))
+            if self.columns["dotted"][row] == DOTTED and long in labels:
+                self.columns["dotted"][row] = OWN_LABEL
+
+    def _add(self, member: tarfile.TarInfo, number: int, file: BinaryIO, labels: dict[str, int], keys: list) -> None:
+        """One member of shard `number`: an image, a label, or another file."""
+        key, kind = split_name(member.name)
+        end = b"." + _bytes(kind.rpartition(".")[2])
+        if litter := litter_of(member.name):
+            self.ignored[litter] += 1
+        elif end == b".cls":
+            file.seek(member.offset_data)
+            text = file.read(min(member.size, LONGEST_LABEL + 1))
+            labels[_long(member.name)] = self.texts.setdefault(text, len(self.texts))
+        elif end in SUFFIXES:
+            keys.append((_long(member.name), key))
+            self.names += _bytes(member.name)
+            row = {"ends": len(self.names), "dotted": DOTTED if "." in kind else PLAIN, "shard": number,
+                   "offset": member.offset_data, "size": member.size}
+            for name, value in row.items():
+                self.columns[name].append(value)
+        else:
+            self.ignored[kind_of(_bytes(member.name))] += 1
+
+    def index(self) -> dict[str, np.ndarray]:
+        index = {name: np.frombuffer(column, np.int64) for name, column in self.columns.items()}
+        ends = np.cumsum([len(text) for text in self.texts], dtype=np.int64)
+        index |= {"shard": index["shard"].astype(np.int32), "dotted": index["dotted"].astype(np.int8), "text_ends": ends}
+        blobs = {"names": self.names, "texts": b"".join(self.texts), "ignored": json.dumps(self.ignored).encode()}
+        return index | {name: np.frombuffer(blob, np.uint8) for name, blob in blobs.items()}
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -197,13 +197,13 @@ def test_crop_resize_is_pillows(size):
 
 
 def test_kept_code_depends_on_every_file_that_is_compiled_into_it():
-    """Each of our modules that a compiled file imports is one whose contents name the kept code, but for type annotations."""
+    """Each of our modules that a compiled file imports is one whose contents name the kept code."""
     folder = Path(compiling.__file__).parent
     for name in ("compiling", "kernels", "resample", "resize"):
         assert name in compiling.SOURCES
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("vision."):
-                assert node.module.removeprefix("vision.") in (*compiling.SOURCES, "view_params")
+                assert node.module.removeprefix("vision.") in compiling.SOURCES
 
 
 def test_kept_code_has_another_name_after_a_change(tmp_path, monkeypatch):
