@@ -26,7 +26,7 @@ class Batch:
     epoch: int = 0  # which pass over the images
     step: int = 0  # of the run
     seed: int = 0  # of the run
-    boxes: Sequence[Tensor] = ()  # a view each, B,5 float32: top, left, height, width (source pixels), flipped (0, 1)
+    boxes: Sequence[Tensor] = ()  # a view each, B,5: top, left, height, width as shares of the image, flipped (0 or 1)
     clean: Sequence[Tensor] = ()  # B,C,S,S each: global crops without distortion, where a method asks for them
 
     def split(self, size: int) -> "list[Batch]":

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from core.errors import RunError
 from deploy import resize_graph
-from linear_eval.features import evenly, images_of, plain
+from linear_eval.features import evenly, images_of
 from linear_eval.knn import knn_accuracy
 from vision import artifact, encoders
+from vision.pixels import normalize_images
 from vision.splits import Dataset, Images
 
 BLOCK = 250  # images an answer
@@ -26,7 +27,7 @@ class Portable(nn.Module):
     preprocess: B,C,H,W uint8 of any size instead; the center square is taken as for evaluation (deploy/resize_graph.py).
     """
 
-    def __init__(self, model: nn.Module, card: artifact.Card, preprocess: bool):
+    def __init__(self, model: nn.Module, card: artifact.EncoderHeader, preprocess: bool):
         super().__init__()
         self.model, self.card, self.preprocess = model, card, preprocess
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1))
@@ -63,7 +64,7 @@ class Portable(nn.Module):
     def takes(self, split: Images, indices: Tensor) -> np.ndarray:
         """A split's images as it takes them."""
         images = images_of(split, indices, self.card.spec.image_size, self.card.spec.channels)
-        images = images if self.preprocess else plain(images, self.mean.flatten(), self.std.flatten())
+        images = images if self.preprocess else normalize_images(images, self.mean.flatten(), self.std.flatten())
         return images.contiguous().numpy()
 
     def drawn(self, split: Images, seed: int, count: int = 64) -> Iterator[np.ndarray]:
@@ -86,7 +87,7 @@ def named(name: str, channels: int, size: int) -> Portable:
         return load(name)
     torch.manual_seed(0)
     encoder = encoders.create(name, channels, size).eval()
-    card = artifact.Card(encoder.spec, (0.0,) * channels, (1.0,) * channels, encoder.dim, {})
+    card = artifact.EncoderHeader(encoder.spec, (0.0,) * channels, (1.0,) * channels, encoder.dim, {})
     return Portable(encoder, card, preprocess=False).to(memory_format=torch.channels_last)
 
 

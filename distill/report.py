@@ -12,10 +12,11 @@ from core.machine import hardware, versions
 from core.settings import OptimSettings
 from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
-from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
+from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from vision import cost, encoders
+from vision.pixels import normalize_images
 
 TIMED = 30  # forward passes of one image, of which the median counts
 COLUMNS = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "classifier": "classifier"}
@@ -49,7 +50,7 @@ def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     with evaluating(encoder):
         for rows in torch.arange(len(dataset.test)).split(512):
             images = images_of(dataset.test, rows, spec.image_size, spec.channels).to(device)
-            found = head(encoder(plain(images, member.mean, member.std))).argmax(1).cpu()
+            found = head(encoder(normalize_images(images, member.mean, member.std))).argmax(1).cpu()
             right += int((found == dataset.test.labels[rows]).sum())
     return right / len(dataset.test) * 100
 

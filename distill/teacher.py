@@ -17,7 +17,7 @@ from distill.method import map_shapes, maps_of
 from distill.settings import listed
 from linear_eval.features import fingerprint
 from vision import artifact, encoders
-from vision.pixels import normalise
+from vision.pixels import normalize
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Teacher:
             x = view
         else:
             x = view * self.std.to(view).view(-1, 1, 1) + self.mean.to(view).view(-1, 1, 1)  # 0..1
-            x = normalise(encoders.fit_channels(x, spec.channels), member.mean.to(x), member.std.to(x))
+            x = normalize(encoders.fit_channels(x, spec.channels), member.mean.to(x), member.std.to(x))
         if x.shape[-1] != spec.image_size:
             smaller = x.shape[-1] > spec.image_size
             x = F.interpolate(x, (spec.image_size,) * 2, mode="bilinear", antialias=smaller, align_corners=False)
@@ -143,7 +143,7 @@ def from_file(name: str, setting: str) -> Member:
     """setting: the one that named the file, which an error is to name."""
     path = cli.expand(name)
     try:
-        if artifact.read_card(path).classes is None:
+        if artifact.read_header(path).classes is None:
             (encoder, card), head = artifact.load(path), None
         else:
             whole, card = artifact.load_classifier(path)

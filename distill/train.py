@@ -150,7 +150,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     split = dataset.train if method.traits.needs_labels else dataset.pretrain
     if method.traits.needs_labels and len(split.labels.unique()) < 2:
         raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
-    deal = loaders.Plan(len(split), settings.batch_size, settings.seed, world)
+    deal = loaders.BatchSampler(len(split), settings.batch_size, settings.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
     optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, evals=frozenset())

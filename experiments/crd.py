@@ -21,7 +21,7 @@ import numpy as np
 
 from core import checkpoint
 from core.machine import certificate
-from vision.datasets import DEBIAN_FASHION_MNIST
+from vision.small_sets import DEBIAN_FASHION_MNIST
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "experiments" / "distillation" / "crd_small.json"

@@ -31,7 +31,7 @@ from linear_eval.knn import knn_accuracy
 from nas.space import Choice, choose, tabular
 from ssl.pretrain import TOOL
 from vision import cost, datasets, encoders, loaders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.splits import Dataset
 
 KEPT = Path(__file__).resolve().parent / "tabular" / "fashion_mnist.json"
@@ -77,8 +77,8 @@ def judged(encoder: nn.Module, data: Dataset, train, validation) -> float:
 def pretrain(method: Method, seed: int, settings, data: Dataset, train, observe=lambda step: {}) -> None:
     """Train on these images alone; observe: called after each epoch."""
     with session("cpu") as world, tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(SIZE, data.mean, data.std, **cli.plain(settings.augment))
-        deal = loaders.Plan(len(train), settings.batch_size, seed, world)
+        recipe = Augmentation(SIZE, data.mean, data.std, **cli.plain(settings.augment))
+        deal = loaders.BatchSampler(len(train), settings.batch_size, seed, world)
         method.prepare(deal.images, deal.batch_size)
         evals = frozenset(deal.steps_an_epoch * (epoch + 1) for epoch in range(int(settings.epochs)))
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, None, evals=evals, seed=seed)

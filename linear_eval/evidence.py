@@ -3,11 +3,12 @@ import numpy as np
 import torch
 
 from linear_eval import knn
-from linear_eval.features import BLOCK, images_of, plain
+from linear_eval.features import BLOCK, images_of
 from linear_eval.fit import Fitted
 from linear_eval.gather import TRAINED, Material
 from linear_eval.gradcam import gradcam
 from linear_eval.report import Evidence, Overlays, headline
+from vision.pixels import normalize_images
 from vision.splits import Images
 from vision.streamed import Streamed
 
@@ -64,7 +65,7 @@ def overlays(fitted: Fitted, count: int) -> Overlays | None:
     places = np.linspace(0, len(fitted.test) - 1, min(count, BLOCK, len(fitted.test))).astype(int)
     chosen = torch.from_numpy(fitted.test[places])
     images = images_of(split, chosen, spec.image_size, spec.channels)
-    x = plain(images.to(next(method.parameters()).device), fitted.recipe.mean, fitted.recipe.std)
+    x = normalize_images(images.to(next(method.parameters()).device), fitted.recipe.mean, fitted.recipe.std)
     method.eval()
     with torch.no_grad():
         predicted = method.classify(x).argmax(1)

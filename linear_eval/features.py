@@ -23,7 +23,7 @@ from core.batchnorm import SplitBatchNorm
 from core.distributed import broadcast_object, gather, gather_objects, is_main, rank, world_size
 from core.run import counting
 from vision.encoders import fit_channels
-from vision.pixels import normalise
+from vision.pixels import normalize_images
 from vision.splits import Images
 from vision.streamed import Streamed
 
@@ -86,11 +86,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def plain(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 B,C,S,S → normalised float, channels-last: what a frozen encoder is given."""
-    return normalise(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
-
-
 def of_encoder(name: str, encoder: nn.Module, mean: Tensor, std: Tensor, device: torch.device, maps: bool = True) -> Source:
     """A frozen encoder's output and, with `maps`, its last feature maps pooled in two ways, all in one pass.
 
@@ -103,7 +98,7 @@ def of_encoder(name: str, encoder: nn.Module, mean: Tensor, std: Tensor, device:
 
     def describe(images: Tensor) -> Tensor:
         with evaluating(encoder):
-            return torch.cat(columns(encoder, plain(images.to(device), mean, std), count), dim=1).float()
+            return torch.cat(columns(encoder, normalize_images(images.to(device), mean, std), count), dim=1).float()
 
     with evaluating(encoder):
         widths = [c.shape[1] for c in columns(encoder, _noise(encoder), count)]
@@ -186,7 +181,7 @@ def calibrated(
     for _ in range(10):
         for block in blocks_of_images:
             for part in block.split(256):
-                encoder(plain(part.to(device), mean, std))
+                encoder(normalize_images(part.to(device), mean, std))
     return encoder
 
 

@@ -14,13 +14,14 @@ from core.run import ProgressBar, Run, say
 from core.schedule import plateaus, stepped
 from linear_eval import subsets
 from linear_eval.classifier import Classifier
-from linear_eval.features import Source, collect, evaluating, plain
+from linear_eval.features import Source, collect, evaluating
 from linear_eval.outcome import Outcome
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.build import build_encoder, compile_encoder, precision
 from vision.data import build_data, fingerprints
+from vision.pixels import normalize_images
 from vision.splits import Dataset
 
 
@@ -30,7 +31,7 @@ class Fitted:
 
     folder: Path
     method: Classifier
-    recipe: Recipe
+    recipe: Augmentation
     dataset: Dataset
     outcome: Outcome
     test: np.ndarray  # M indices of the test images that could be read
@@ -51,7 +52,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     train, validation = (_some(split, settings) for split in (dataset.train, dataset.validation))
     counts = train.labels.bincount(minlength=len(dataset.classes))
     method = training.build_method(settings, encoder, counts=counts, seed=settings.seed)
-    deal = loaders.Plan(len(train), settings.batch_size, settings.seed, world, train.labels if settings.balanced else None)
+    labels = train.labels if settings.balanced else None
+    deal = loaders.BatchSampler(len(train), settings.batch_size, settings.seed, world, labels)
     watch = Watch(method, validation, recipe, world.device, settings.early_stop)
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
     optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, should_stop=watch.should_stop)
@@ -123,12 +125,12 @@ def _some(split, settings: FinetuneSettings):
     return split.select(torch.from_numpy(subsets.share(split.labels, settings.labels, settings.seed, settings.draw)))
 
 
-def predict(method: Classifier, split, recipe: Recipe, device: torch.device, title: str):
+def predict(method: Classifier, split, recipe: Augmentation, device: torch.device, title: str):
     """Class probabilities of a split, by all processes.  → Features with x: N,K on the main one"""
 
     def describe(images: Tensor) -> Tensor:
         with evaluating(method):
-            return method.classify(plain(images.to(device), recipe.mean, recipe.std)).float().softmax(1)
+            return method.classify(normalize_images(images.to(device), recipe.mean, recipe.std)).float().softmax(1)
 
     spec = method.encoder.spec
     return collect(Source(title, "", describe, spec.image_size, spec.channels, "float32"), split, device, title=title)
@@ -148,7 +150,7 @@ def rate(settings: FinetuneSettings, watch: "Watch", cosine):
 class Watch:
     """Validation accuracy as it comes in, the same on all processes; the best weights, where a run may end early."""
 
-    def __init__(self, method: Classifier, validation, recipe: Recipe, device: torch.device, early_stop: int):
+    def __init__(self, method: Classifier, validation, recipe: Augmentation, device: torch.device, early_stop: int):
         self.method, self.validation, self.recipe, self.device = method, validation, recipe, device
         self.early_stop, self.scores, self.best = early_stop, [], None
 

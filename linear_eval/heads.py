@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core import counter_rng
 from core.schedule import cosine
 from linear_eval.outcome import Outcome
-from vision import random
 
 BLOCK = 4_096  # rows that are converted from half precision at a time, outside training
 
@@ -116,7 +116,7 @@ def fitted(
     labels = tensor(labels).cpu()
     step, steps = 0, epochs * -(-len(train) // batch_size)
     for epoch in range(epochs):
-        for rows in random.permutation(seed, epoch, len(train)).split(batch_size):
+        for rows in counter_rng.permutation(seed, epoch, len(train)).split(batch_size):
             rows = rows.sort().values
             x = standard(train[rows.numpy()])  # B,D
             y = F.one_hot(labels[rows], classes).T.to(device, dtype)[:, None]  # C,1,B

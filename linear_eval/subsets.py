@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision import random
+from core import counter_rng
 
-LABELLED = 0xFFFF0101  # the counter's stream word: clear of views (0, 1, 2, …) and of the uses named in vision/random.py
+LABELLED = 0xFFFF0101  # the counter's stream word: clear of views (0, 1, 2, …) and of the uses named in core/counter_rng.py
 
 
 def share(labels: np.ndarray | Tensor, share: float, seed: int, draw: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def per_class(labels: np.ndarray | Tensor, count: int, seed: int, draw: int) -> 
 
 def _first(labels: np.ndarray, counts: np.ndarray, seed: int, draw: int) -> np.ndarray:
     """The images of rank below `counts` of their class.  labels: N; counts: C → sorted indices"""
-    key = random.keys(seed, draw, torch.arange(len(labels)), LABELLED).numpy()
+    key = counter_rng.keys(seed, draw, torch.arange(len(labels)), LABELLED).numpy()
     order = np.lexsort((key, labels))  # class by class, each at random
     sizes = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -23,7 +23,7 @@ from core.distributed import World, end_with_parent
 from core.errors import RunError, Stopped
 from core.method import Batch
 from core.settings import PretrainSettings, types_of
-from linear_eval.features import collect, evenly, images_of, of_encoder, plain, rankme
+from linear_eval.features import collect, evenly, images_of, of_encoder, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
@@ -33,7 +33,8 @@ from nas.sampler import excess
 from nas.settings import PROXIES, SearchSettings, limits, objectives, tuned
 from nas.space import Choice
 from vision import artifact, cost, encoders, loaders
-from vision.augment import Recipe
+from vision.augment import Augmentation
+from vision.pixels import normalize_images
 from vision.splits import Dataset
 
 BANK = 10_000  # training images that vote, evenly drawn
@@ -67,24 +68,24 @@ def foretold(proxy: str, choice: Choice, settings: SearchSettings, data: Dataset
 
 def some_images(data: Dataset, spec: encoders.Spec) -> torch.Tensor:
     images = images_of(data.pretrain, evenly(len(data.pretrain), SCORED), spec.image_size, spec.channels)
-    return plain(images, torch.tensor(data.mean), torch.tensor(data.std))
+    return normalize_images(images, torch.tensor(data.mean), torch.tensor(data.std))
 
 
 def some_losses(settings: SearchSettings, data: Dataset, encoder) -> list[Callable[[], torch.Tensor]]:
     """The method's loss of two batches."""
     method = training.build_method(settings, encoder)
     method.prepare(len(data.pretrain), SCORED)
-    card = artifact.Card(encoder.spec, data.mean, data.std, encoder.dim, {})
+    card = artifact.EncoderHeader(encoder.spec, data.mean, data.std, encoder.dim, {})
     views = batches(settings, data.pretrain, card, SCORED, settings.seed, torch.device("cpu"))
     return [lambda batch=batch: method(batch, 0.0).loss for batch in islice(views, 2)]
 
 
 def batches(
-    settings: PretrainSettings, split, card: artifact.Card, size: int, seed: int, device: torch.device
+    settings: PretrainSettings, split, card: artifact.EncoderHeader, size: int, seed: int, device: torch.device
 ) -> Iterator[Batch]:
     """An epoch of the split's views, as an encoder of this card is trained on them."""
-    recipe = Recipe(card.spec.image_size, card.mean, card.std, **cli.plain(settings.augment))
-    deal = loaders.Plan(len(split), size, seed, World(0, 1, 0, 1, device))
+    recipe = Augmentation(card.spec.image_size, card.mean, card.std, **cli.plain(settings.augment))
+    deal = loaders.BatchSampler(len(split), size, seed, World(0, 1, 0, 1, device))
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
 
@@ -199,7 +200,7 @@ class Train:
         """Where training begins: the seed's random weights."""
         torch.manual_seed(self.settings.seed)
         encoder = encoders.build(choice.spec)
-        recipe = Recipe(choice.spec.image_size, self.data.mean, self.data.std, **cli.plain(self.settings.augment))
+        recipe = Augmentation(choice.spec.image_size, self.data.mean, self.data.std, **cli.plain(self.settings.augment))
         return artifact.dumps(encoder, recipe, {"tool": "nas.search", "choice": choice.json})
 
     def folder(self, entry: Entry) -> Path:
@@ -219,7 +220,7 @@ class Train:
 
     # ---- afterwards
 
-    def judge(self, encoder, card: artifact.Card, bank: int, beat: Callable[[], None]) -> dict[str, float]:
+    def judge(self, encoder, card: artifact.EncoderHeader, bank: int, beat: Callable[[], None]) -> dict[str, float]:
         """What its features are worth on validation images; of as many training images as `bank` says, neighbours are found."""
         encoder.to(self.device)
         figures, names = {}, self.names

@@ -27,7 +27,7 @@ from core.batchnorm import sync_batchnorm
 from core.distributed import world_size
 from core.method import Batch, Method, Output
 from core.settings import types_of
-from linear_eval.features import evenly, images_of, plain
+from linear_eval.features import evenly, images_of
 from nas import space
 from nas.entry import Entry
 from nas.objective import OURS, Train, launched
@@ -35,8 +35,9 @@ from nas.settings import SearchSettings, SupernetSettings
 from nas.space import Choice, Space, largest, smallest
 from nas.storage import folder
 from vision import artifact, elastic, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.encoders import Spec
+from vision.pixels import normalize_images
 from vision.splits import Dataset
 
 TOOL = cli.Tool(
@@ -62,7 +63,7 @@ class Sandwich(Method):
         """→ B,S·V,D: the whole's views first."""
         features = []
         for spec in self.parts(int(self.sandwiches)):
-            with self.encoder.showing(spec):
+            with self.encoder.activated(spec):
                 features.append(super().embed(batch))
         return torch.cat(features, dim=1)
 
@@ -118,9 +119,9 @@ def pretrain(settings: SupernetSettings, listeners=()) -> ssl.pretrain.PretrainR
     """ssl.pretrain.pretrain, of the space's largest encoder with all the others inside."""
     spaced = space.named(settings.space)
 
-    def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Recipe]:
+    def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Augmentation]:
         encoder = encoders.build(whole(spaced, dataset.channels, settings.image_size))
-        return encoder.train(), Recipe(encoder.spec.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
+        return encoder.train(), Augmentation(encoder.spec.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
 
     def method_of(settings: SupernetSettings, encoder: nn.Module) -> Method:
         return sandwiched(training.build_method(settings, encoder), spaced, settings.subnets, settings.seed)
@@ -150,7 +151,7 @@ def check(settings: SupernetSettings) -> None:
 # ----------------------------------------------------------------------------------------------------------------- its parts
 
 
-def inherited(encoder: nn.Module, card: artifact.Card, spec: Spec, images: Tensor, device: torch.device) -> nn.Module:
+def inherited(encoder: nn.Module, card: artifact.EncoderHeader, spec: Spec, images: Tensor, device: torch.device) -> nn.Module:
     """A part of a supernet with BatchNorm statistics of its own.  images: N,C,S,S uint8."""
     return recalibrate(elastic.extract(encoder, spec).to(device), images, torch.tensor(card.mean), torch.tensor(card.std))
 
@@ -166,7 +167,7 @@ def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -
     encoder.train()
     device = next(encoder.parameters()).device
     for part in images.split(256):
-        encoder(plain(part.to(device), mean, std))
+        encoder(normalize_images(part.to(device), mean, std))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return encoder.eval()
@@ -201,7 +202,7 @@ class Inherit(Train):
         return inherited(self.encoder, self.card, spec, self.images, self.device)
 
     def first(self, choice: Choice) -> bytes:
-        recipe = Recipe(choice.spec.image_size, self.card.mean, self.card.std, **cli.plain(self.settings.augment))
+        recipe = Augmentation(choice.spec.image_size, self.card.mean, self.card.std, **cli.plain(self.settings.augment))
         return artifact.dumps(self.part(choice.spec), recipe, {"tool": TOOL.module, "choice": choice.json})
 
     def advance(self, choice: dict, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:

@@ -15,7 +15,8 @@ from linear_eval.features import calibrated, evaluating, pixels_of, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
-from vision.augment import Recipe, render
+from vision.augment import Augmentation, render
+from vision.pixels import normalize_images
 from vision.splits import Dataset
 
 BANK, WATCHED = 10_000, 2_000  # images at most: labelled ones to vote, validation ones to judge
@@ -29,10 +30,10 @@ LEARNT_RATIO = 0.8  # of the untrained encoder's alignment ratio
 UNTRAINED, BEFORE = "untrained", "before training"  # the encoder at step 0: of random weights, or of a file's or timm's
 
 
-def features(encoder: nn.Module, images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:
+def features(encoder: nn.Module, images: Tensor, recipe: Augmentation, device: torch.device) -> Tensor:
     """Frozen features of a block in evaluation mode.  B,C,S,S uint8 → B,D float32 on the CPU."""
     with evaluating(encoder):
-        return encoder(recipe.plain(images.to(device))).float().cpu()
+        return encoder(normalize_images(images.to(device), recipe.mean, recipe.std)).float().cpu()
 
 
 def feature_std(z: Tensor) -> float:
@@ -74,7 +75,8 @@ class Health:
     """
 
     def __init__(
-        self, dataset: Dataset, recipe: Recipe, device: torch.device, seed: int, encoder: nn.Module, began: str = UNTRAINED
+        self, dataset: Dataset, recipe: Augmentation, device: torch.device, seed: int, encoder: nn.Module,
+        began: str = UNTRAINED,
     ):
         self.recipe, self.device, self.seed, self.began = recipe, device, seed, began
         spec, self.dim = encoder.spec, encoder.dim
@@ -184,7 +186,7 @@ class Health:
 
     def view(self, encoder: nn.Module, number: int) -> Describe:
         """A function to the features of one augmented view of watched images, the same view at every check."""
-        draw = self.recipe.views[number].draw(
+        draw = self.recipe.views[number].sample_params(
             self.seed, CHECK_EPOCH, torch.arange(len(self.watched)), number, self.size, self.size
         )
 

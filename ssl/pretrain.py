@@ -78,7 +78,7 @@ def pretrain(
             raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
         if method.traits.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
             raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
-        deal = loaders.Plan(len(dataset.pretrain), settings.batch_size, settings.seed, world)
+        deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise)

@@ -48,7 +48,7 @@ def opening(
 
 
 def listen(
-    run: Run, config: TrainConfig, settings: PretrainSettings, recipe: augment.Recipe, dataset: Dataset, listeners
+    run: Run, config: TrainConfig, settings: PretrainSettings, recipe: augment.Augmentation, dataset: Dataset, listeners
 ) -> None:
     """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
     if not is_main() or run.step >= config.steps:
@@ -180,7 +180,8 @@ def final(
         ]
     path = run.folder / "encoder.safetensors"
     pictures = [f"![{name}]({name}.png)" for name in ("curves", "views")]
-    load = ["```python", "import safetensors.torch, timm, torch", artifact.snippet(artifact.read_card(path), str(path)), "```"]
+    snippet = artifact.snippet(artifact.read_header(path), str(path))
+    load = ["```python", "import safetensors.torch, timm, torch", snippet, "```"]
     page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
     run.write("report.md", "\n".join(page))
     ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {suggest.train_on(settings)}"]

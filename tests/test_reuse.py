@@ -14,7 +14,7 @@ from PIL import Image
 from deploy.export import check_classes
 from nas.ledger import Ledger
 from vision import artifact, datasets, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.data import fingerprints
 
 SMALL = ["--encoder=test_resnet", "--image_size=16", "--batch_size=16", "--checks=1", "--log_every=1", "--steps=2"]
@@ -36,7 +36,7 @@ def encoder_file(path: Path, seed: int, head: bool = False) -> Path:
     torch.manual_seed(seed)
     encoder = encoders.create("test_resnet", 3, 16)
     more = (torch.nn.Linear(encoder.dim, 2), ("cat", "dog")) if head else ()
-    path.write_bytes(artifact.dumps(encoder.eval(), Recipe(16, (0.5,) * 3, (0.25,) * 3), {}, *more))
+    path.write_bytes(artifact.dumps(encoder.eval(), Augmentation(16, (0.5,) * 3, (0.25,) * 3), {}, *more))
     return path
 
 

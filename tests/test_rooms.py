@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("core", "vision", "ssl", "linear_eval", "distill", "nas", "deploy", "experiments", "paper_figures")
 TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
 LIBRARIES = {"linear_eval.knn", "linear_eval.probe", "linear_eval.features", "linear_eval.samples"}  # what any tool may call
-FROM_CORE_IN_VISION = {"core.distributed", "core.method", "core.cli", "core.errors", "core.settings", "core.machine"}
-FROM_CORE_IN_VISION |= {"core.run.say", "core.run.counting"}
+FROM_CORE_IN_VISION = {"core.counter_rng", "core.distributed", "core.method", "core.cli", "core.errors", "core.settings"}
+FROM_CORE_IN_VISION |= {"core.machine", "core.run.say", "core.run.counting"}
 
 
 def imports(source: str) -> set[str]:

@@ -3,7 +3,7 @@
 The tensors carry timm's names. The header holds one JSON text under "nolabel": the encoder's spec, how images are made
 into its input (vision/preprocess.py; files without that entry mean the same way), its features, and where it came from.
 Loading is strict and runs no pickle. A fine-tuned classifier is the same file with its last layer in it too: it loads as an
-encoder wherever one is asked for, and as a whole by `load_classifier`.
+encoder wherever one is needed, and as a whole by `load_classifier`.
 """
 import json
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from torch import nn
 
 from core.errors import SettingError
 from vision import attention, cifar, classic, encoders, searched
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.listing import class_name
 from vision.preprocess import Preprocessing, check_known
 
@@ -26,8 +26,8 @@ OURS = {"classic": classic.__all__, "cifar": cifar.__all__, "searched": searched
 
 
 @dataclass(frozen=True)
-class Card:
-    """What an encoder file says of itself."""
+class EncoderHeader:
+    """What the header of an encoder file states."""
 
     spec: encoders.Spec
     mean: tuple[float, ...]
@@ -42,6 +42,9 @@ class Card:
         return _preprocessing(self.spec, self)
 
 
+Card = EncoderHeader  # its name in older programs
+
+
 class Classifier(nn.Module):
     """B,C,H,W → B,K: logits over classes."""
 
@@ -54,20 +57,22 @@ class Classifier(nn.Module):
 
 
 def dumps(
-    encoder: nn.Module, recipe: Recipe, origin: dict, head: nn.Linear | None = None, classes: tuple[str, ...] | None = None
+    encoder: nn.Module, moments: Augmentation | EncoderHeader, origin: dict, head: nn.Linear | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> bytes:
     """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files.
 
+    moments: its `mean` and `std` normalize the encoder's input.
     head, classes: a classifier on the encoder's features, and its classes' names in the order of its outputs.
     """
     header = {
         "format": FORMAT,
         "encoder": encoder.spec.json,
-        "mean": _digits(recipe.mean),
-        "std": _digits(recipe.std),
+        "mean": _rounded(moments.mean),
+        "std": _rounded(moments.std),
         "dim": encoder.dim,
         "origin": origin,
-        "preprocessing": _preprocessing(encoder.spec, recipe).json,
+        "preprocessing": _preprocessing(encoder.spec, moments).json,
     }
     state = encoder.state_dict()
     if head is not None:
@@ -82,15 +87,15 @@ def dumps(
     return safetensors.torch.save(tensors, {"nolabel": json.dumps(header, sort_keys=True)})
 
 
-def _preprocessing(spec: encoders.Spec, recipe: Recipe | Card) -> Preprocessing:
-    return Preprocessing(spec.image_size, spec.channels, tuple(_digits(recipe.mean)), tuple(_digits(recipe.std)))
+def _preprocessing(spec: encoders.Spec, moments: Augmentation | EncoderHeader) -> Preprocessing:
+    return Preprocessing(spec.image_size, spec.channels, tuple(_rounded(moments.mean)), tuple(_rounded(moments.std)))
 
 
-def _digits(values) -> list[float]:
+def _rounded(values) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def read_card(path: str | Path) -> Card:
+def read_header(path: str | Path) -> EncoderHeader:
     """The header alone.  Raises ValueError when the file is not one of ours."""
     path = Path(path).expanduser()
     if not path.is_file():
@@ -103,41 +108,41 @@ def read_card(path: str | Path) -> Card:
         check_known(header.get("preprocessing", {}))
         spec = encoders.Spec.of(header["encoder"])
         classes = tuple(map(class_name, header["classes"])) if "classes" in header else None  # older files': as on their disk
-        return Card(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
+        return EncoderHeader(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise SettingError("encoder", f"{path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 
 
-def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, Card]:
-    """The encoder in evaluation mode, and its card.  Strict: every weight must be there and fit. A classifier's last layer
+def load(path: str | Path, several_sizes: bool = False) -> tuple[nn.Module, EncoderHeader]:
+    """The encoder in evaluation mode, and its header.  Strict: every weight must be there and fit. A classifier's last layer
     is left out.
 
     several_sizes: it is to take other sizes than its own too (`encoders.create`).
     """
-    card = read_card(path)
-    if several_sizes and "img_size" in card.spec.arguments:
-        card = replace(card, spec=replace(card.spec, arguments=card.spec.arguments | {"dynamic_img_size": True}))
-    encoder = encoders.build_resizable(card.spec)
-    card = replace(card, spec=encoder.spec)
-    weights, _ = _tensors(path, card)
-    _fill(encoder, weights, path, card)
-    return encoder.eval(), card
+    header = read_header(path)
+    if several_sizes and "img_size" in header.spec.arguments:
+        header = replace(header, spec=replace(header.spec, arguments=header.spec.arguments | {"dynamic_img_size": True}))
+    encoder = encoders.build_resizable(header.spec)
+    header = replace(header, spec=encoder.spec)
+    weights, _ = _tensors(path, header)
+    _fill(encoder, weights, path, header)
+    return encoder.eval(), header
 
 
-def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
-    """The whole classifier in evaluation mode, and its card.  Raises ValueError where the file holds an encoder alone."""
-    encoder, card = load(path)
-    if card.classes is None:
+def load_classifier(path: str | Path) -> tuple[Classifier, EncoderHeader]:
+    """The whole classifier in evaluation mode, and its header.  Raises ValueError where the file holds an encoder alone."""
+    encoder, header = load(path)
+    if header.classes is None:
         raise SettingError("encoder", f"{path} holds an encoder without a classifier; fine-tune it first")
-    _, weights = _tensors(path, card)
-    head = nn.Linear(card.dim, len(card.classes), bias="bias" in weights)
-    _fill(head, weights, path, card)
-    return Classifier(encoder, head).eval(), card
+    _, weights = _tensors(path, header)
+    head = nn.Linear(header.dim, len(header.classes), bias="bias" in weights)
+    _fill(head, weights, path, header)
+    return Classifier(encoder, head).eval(), header
 
 
-def load_whole(path: str | Path) -> tuple[nn.Module, Card]:
-    """The classifier where the file holds one, else the encoder, in evaluation mode, and its card."""
-    return load(path) if read_card(path).classes is None else load_classifier(path)
+def load_whole(path: str | Path) -> tuple[nn.Module, EncoderHeader]:
+    """The classifier where the file holds one, else the encoder, in evaluation mode, and its header."""
+    return load(path) if read_header(path).classes is None else load_classifier(path)
 
 
 def encoder_in(model: nn.Module) -> nn.Module:
@@ -145,49 +150,49 @@ def encoder_in(model: nn.Module) -> nn.Module:
     return model.encoder if isinstance(model, Classifier) else model
 
 
-def _tensors(path: str | Path, card: Card) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The encoder's weights, and its classifier's where the card tells of one."""
+def _tensors(path: str | Path, header: EncoderHeader) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The encoder's weights, and its classifier's where the header names classes."""
     try:
         weights = safetensors.torch.load_file(Path(path).expanduser())
     except (SafetensorError, OSError) as error:
-        raise _misfit(path, card, error) from error
-    of_head = [name for name in weights if card.classes is not None and name.startswith(HEAD)]
+        raise _misfit(path, header, error) from error
+    of_head = [name for name in weights if header.classes is not None and name.startswith(HEAD)]
     head = {name.removeprefix(HEAD): weights.pop(name) for name in of_head}
     return weights, head
 
 
-def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: str | Path, card: Card) -> None:
+def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: str | Path, header: EncoderHeader) -> None:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise _misfit(path, card, error) from error
+        raise _misfit(path, header, error) from error
 
 
-def _misfit(path: str | Path, card: Card, error: Exception) -> ValueError:
-    return SettingError("encoder", f"{path}: its weights do not fit {card.spec.name}: {_line(error)}")
+def _misfit(path: str | Path, header: EncoderHeader, error: Exception) -> ValueError:
+    return SettingError("encoder", f"{path}: its weights do not fit {header.spec.name}: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def snippet(card: Card, path: str) -> str:
+def snippet(header: EncoderHeader, path: str) -> str:
     """A few lines of plain timm that load the file and make its input: what report.md and the README show.
 
     They leave `model` and `prepare`, a PIL image → 1,C,S,S.  Models that timm lacks need one line of ours more, which puts
     them into its registry.
     """
-    spec = card.spec
+    spec = header.spec
     extra = "".join(f", {k}={v!r}" for k, v in spec.arguments.items())
     weights = f"safetensors.torch.load_file({path!r})"
-    if card.classes is not None:  # without the classifier
+    if header.classes is not None:  # without the classifier
         weights = f"{{name: t for name, t in {weights}.items() if name[0] != '.'}}"
     lines = [
         *(f"from vision import {room}" for room, models in OURS.items() if spec.name.split(".")[0] in models),
         f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
         *_surgery(spec),
         f"model.load_state_dict({weights})",
-        *_input(card.preprocessing),
+        *_input(header.preprocessing),
     ]
     return "\n".join(line for line in lines if line)
 

@@ -18,24 +18,24 @@ def places(model: nn.Module) -> list[tuple[str, int, bool]]:
     Raises ValueError for a model whose stages timm does not keep as chains.
     """
     modules = dict(model.named_modules())
-    found = []
+    ends = []
     for i, info in enumerate(getattr(model, "feature_info", [])):
         name, channels = info["module"], info["num_chs"]
         stage = modules.get(name)
         parent, _, _ = name.rpartition(".")
         if isinstance(stage, nn.Sequential):
-            found.append((name, channels, True))
+            ends.append((name, channels, True))
         elif isinstance(getattr(stage, "blocks", None), nn.Sequential):
-            found.append((f"{name}.blocks", channels, True))
+            ends.append((f"{name}.blocks", channels, True))
         elif isinstance(stage, (nn.MaxPool2d, nn.Identity)):
             continue  # timm notes VGG's last pool too; the stage ended before it
         elif "." not in parent and isinstance(modules.get(parent), nn.Sequential) and not list(stage.parameters()):
-            found.append((name, channels, False))
+            ends.append((name, channels, False))
         elif i > 0:  # the first that timm notes may be the stem
             raise _unfit(model)
-    if not found:
+    if not ends:
         raise _unfit(model)
-    return found
+    return ends
 
 
 def attach(model: nn.Module, images: torch.Tensor) -> None:
@@ -58,9 +58,9 @@ def attach(model: nn.Module, images: torch.Tensor) -> None:
 
 def lines(model: nn.Module) -> list[str]:
     """What `attach` does to a model that has none yet, as Python with timm alone."""
-    found = places(model)
-    appended = {name: channels for name, channels, chain in found if chain}
-    wrapped = {name: channels for name, channels, chain in found if not chain}
+    ends = places(model)
+    appended = {name: channels for name, channels, chain in ends if chain}
+    wrapped = {name: channels for name, channels, chain in ends if not chain}
     new = "timm.layers.cbam.CbamModule(channels).eval()"
     steps = [
         (appended, f"model.get_submodule(name).append({new})"),

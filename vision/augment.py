@@ -1,11 +1,11 @@
-"""Augmentation of whole batches on the device: uint8 in, normalised float views out.
+"""Augmentation of whole batches on the device: uint8 in, normalized float views out.
 
-A recipe is a list of views; a view is the SimCLR family's chain (Chen et al. 2020, arXiv 2002.05709, appendix A):
+An augmentation is a list of views; a view is the SimCLR family's chain (Chen et al. 2020, arXiv 2002.05709, appendix A):
 
-    random resized crop → flip → colour jitter → greyscale → Gaussian blur → solarize → normalise
+    random resized crop → flip → color jitter → grayscale → Gaussian blur → solarize → normalize
 
-`View.draw` turns (seed, epoch, index, view) into parameters, the same whatever the process or worker
-(vision/random.py); `render` applies them to the batch (vision/pixels.py). Each image has its own parameters, its own
+`View.sample_params` turns (seed, epoch, index, view) into parameters, the same whatever the process or worker
+(core/counter_rng.py); `render` applies them to the batch (vision/pixels.py). Each image has its own parameters, its own
 order of the four jitter operations included, and for given parameters the result is that of torchvision's functional
 operations on float tensors.
 
@@ -13,7 +13,6 @@ operations on float tensors.
 """
 import difflib
 import io
-import math
 import sys
 from dataclasses import dataclass, fields, replace
 from itertools import permutations
@@ -23,38 +22,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core import counter_rng
 from core.settings import TrainingSettings
-from vision import random
-from vision.pixels import colour_jitter, gaussian_blur, greyscale, normalise, resized_crop, solarize, where_
+from vision.pixels import color_jitter, gaussian_blur, grayscale, normalize, resized_crop, solarize, where_
+from vision.view_params import ATTEMPTS, ViewParams, crop_box
 
 ORDERS = torch.tensor(list(permutations(range(4))))  # 24,4
-ATTEMPTS = 10  # crops tried before the central one is taken, as torchvision does
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The parameters of one view of B images. Every field is a tensor whose first dimension is B."""
-
-    box: Tensor  # B,4 int64: top, left, height, width
-    flip: Tensor  # bool
-    jitter: Tensor  # bool
-    order: Tensor  # B,4 int64: which operation comes first, second, …
-    factors: Tensor  # B,4: brightness, contrast, saturation, hue
-    grey: Tensor  # bool
-    blur: Tensor  # bool
-    sigma: Tensor  # pixels
-    solarize: Tensor  # bool
-
-    def to(self, device: torch.device) -> "Draw":
-        return Draw(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
-
-    def __getitem__(self, rows: slice | Tensor) -> "Draw":
-        return Draw(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)
 class View:
-    """How one view is drawn. Probabilities are `flip`, `jitter`, `grey`, `blur`, `solarize`; the rest are strengths."""
+    """How one view is sampled. Probabilities are `flip`, `jitter`, `grey`, `blur`, `solarize`; the rest are strengths."""
 
     size: int  # pixels a side
     crop: tuple[float, float] = (0.08, 1.0)  # share of the image's area
@@ -86,16 +64,19 @@ class View:
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"augment.hue={self.hue}: hue turns by at most 0.5")
 
-    def draw(self, seed: int, epoch: int, indices: Tensor, stream: int, height: Tensor, width: Tensor) -> Draw:
+    def sample_params(self, seed: int, epoch: int, indices: Tensor, stream: int, height, width) -> ViewParams:
         """Parameters for the images at `indices` (B), `height` and `width` (B, or scalars) pixels large."""
-        u = random.uniform(seed, epoch, indices, stream, 2 * ATTEMPTS + 14)
+        u = counter_rng.uniform(seed, epoch, indices, stream, 2 * ATTEMPTS + 14)
         crop, u = u[:, : 2 * ATTEMPTS + 2], u[:, 2 * ATTEMPTS + 2 :].unbind(1)
+        sides = [torch.as_tensor(side, device=indices.device).expand(len(indices)) for side in (height, width)]
+        source = torch.stack(sides, dim=1)  # B,2
         spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue], device=indices.device)
-        centre = torch.tensor([1.0, 1.0, 1.0, 0.0], device=indices.device)
-        low = torch.where(centre > 0, (centre - spread).clamp(min=0), -spread)
-        factors = low + torch.stack(u[3:7], dim=1) * (centre + spread - low)  # B,4
-        return Draw(
-            box=crop_box(crop, height, width, self.crop, self.ratio),
+        center = torch.tensor([1.0, 1.0, 1.0, 0.0], device=indices.device)
+        low = torch.where(center > 0, (center - spread).clamp(min=0), -spread)
+        factors = low + torch.stack(u[3:7], dim=1) * (center + spread - low)  # B,4
+        return ViewParams(
+            source=source,
+            box=crop_box(crop, source, self.crop, self.ratio),
             flip=u[0] < self.flip,
             jitter=u[1] < self.jitter,
             order=ORDERS.to(indices.device)[(u[2] * len(ORDERS)).long()],
@@ -107,11 +88,11 @@ class View:
         )
 
 
-LOCAL = ("views", "size")  # what `local` says beside a view's own settings
+LOCAL = ("views", "size")  # settings of `local` that a view does not have
 
 
-class Recipe:
-    """The views of a method's batch, and the data's normalisation.
+class Augmentation:
+    """The views of a method's batch, and the data's normalization.
 
     settings: `View`'s fields. A plain value holds for every view; a list with one entry a view gives each its own.
     local: multi-crop (Caron et al. 2020, arXiv 2006.09882, §3.3): `views` more of them, `size` times as large, with
@@ -132,9 +113,9 @@ class Recipe:
     ):
         local_views({"local": local})
         local = {"views": 0, "size": 1.0} | (local or {})
-        known = [f.name for f in fields(View) if f.name != "size"]
-        _refuse_unknown("augment", settings, ["views", "local", *known])
-        _refuse_unknown("augment.local", local, [*LOCAL, *known])
+        names = [f.name for f in fields(View) if f.name != "size"]
+        _refuse_unknown("augment", settings, ["views", "local", *names])
+        _refuse_unknown("augment.local", local, [*LOCAL, *names])
         if not isinstance(views, int) or views < 1:
             raise ValueError(f"augment.views={views}: a whole number, 1 or more")
         if type(local["size"]) not in (int, float) or not 0 < local["size"] <= 1:
@@ -149,29 +130,25 @@ class Recipe:
         self.views += [replace(self.views[0], size=self.local_size, **own)] * local["views"]
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 
-    def draw(self, seed: int, epoch: int, indices: Tensor, height, width) -> list[Draw]:
-        """One `Draw` a view for the images at `indices` (B int64)."""
-        return [view.draw(seed, epoch, indices, i, height, width) for i, view in enumerate(self.views)]
+    def sample_params(self, seed: int, epoch: int, indices: Tensor, height, width) -> list[ViewParams]:
+        """One `ViewParams` a view for the images at `indices` (B int64), `height` and `width` (B, or scalars) large."""
+        return [view.sample_params(seed, epoch, indices, i, height, width) for i, view in enumerate(self.views)]
 
-    def render(self, images: Tensor | list[Tensor], draws: list[Draw]) -> list[Tensor]:
+    def render(self, images: Tensor | list[Tensor], params: list[ViewParams]) -> list[Tensor]:
         """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,S,S uint8) → B,C,S,S float a view.
 
         S is `size`, and `local_size` for local crops.
         """
         cropped = isinstance(images, list)
-        sources = images if cropped else [images] * len(draws)
+        sources = images if cropped else [images] * len(params)
         return [
-            render(source, draw, view.size, self.mean, self.std, cropped)
-            for source, draw, view in zip(sources, draws, self.views, strict=True)
+            render(source, p, view.size, self.mean, self.std, cropped)
+            for source, p, view in zip(sources, params, self.views, strict=True)
         ]
-
-    def plain(self, images: Tensor) -> Tensor:
-        """Evaluation: uint8 B,C,S,S → normalised float, channels-last."""
-        return normalise(images.float() / 255, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 
 
 def local_views(settings: dict) -> int:
-    """How many local crops a recipe's settings ask for."""
+    """The number of local crops in the settings of an augmentation."""
     local = settings.get("local") or {}
     if not isinstance(local, dict):
         raise ValueError(f"augment.local={local}: settings such as {{views: 6, size: 0.43}}")
@@ -181,10 +158,10 @@ def local_views(settings: dict) -> int:
     return count
 
 
-def _refuse_unknown(where: str, given: dict, known: list[str]) -> None:
-    if unknown := sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+def _refuse_unknown(where: str, settings: dict, names: list[str]) -> None:
+    if unknown := sorted(set(settings) - set(names)):
+        near = difflib.get_close_matches(unknown[0], names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
         raise ValueError(f"{where}.{unknown[0]} is not a setting; {hint}")
 
 
@@ -203,70 +180,50 @@ def _of_view(name: str, value, view: int, views: int):
     return tuple(numbers) if is_pair else value
 
 
-def crop_box(u: Tensor, height, width, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
-    """RandomResizedCrop's box: the first of ten attempts that fits, else the largest central one of an allowed ratio.
-
-    u: B,22 uniform numbers; height, width: B or scalars → B,4 int64 (top, left, height, width).
-    """
-    height = torch.as_tensor(height, device=u.device).expand(len(u)).float()
-    width = torch.as_tensor(width, device=u.device).expand(len(u)).float()
-    area, log_ratio = u[:, :ATTEMPTS], u[:, ATTEMPTS : 2 * ATTEMPTS]
-    area = (scale[0] + area * (scale[1] - scale[0])) * (height * width)[:, None]
-    aspect = torch.exp(math.log(ratio[0]) + log_ratio * (math.log(ratio[1]) - math.log(ratio[0])))
-    w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()  # B,10
-    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-    first = fits.int().argmax(1, keepdim=True)
-    w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-
-    whole = width / height
-    central_w = torch.where(whole > ratio[1], (height * ratio[1]).round(), width)
-    central_h = torch.where(whole < ratio[0], (width / ratio[0]).round(), height)
-    found = fits.any(1)
-    w, h = torch.where(found, w, central_w), torch.where(found, h, central_h)
-    top = torch.where(found, (u[:, -2] * (height - h + 1)).floor(), ((height - h) / 2).floor())
-    left = torch.where(found, (u[:, -1] * (width - w + 1)).floor(), ((width - w) / 2).floor())
-    return torch.stack([top, left, h, w], dim=1).long()
-
-
-def render(images: Tensor, draw: Draw, size: int, mean: Tensor, std: Tensor, cropped: bool = False) -> Tensor:
-    """One view of a batch.  images: B,C,H,W uint8 → B,C,S,S float32, normalised, channels-last.
+def render(
+    images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
+) -> Tensor:
+    """One view of a batch.  images: B,C,H,W uint8 → B,C,S,S float32, normalized, channels-last.
 
     cropped: the images are the crops already, resized to S, and only the flip is left to do of the geometry.
     """
     if images.device.type == "cpu":
         from vision import kernels  # on first use: half a second, and some more where it has to be compiled first
 
-        return kernels.render(images, draw, size, mean, std, cropped)
-    return render_by_torch(images, draw.to(images.device), size, mean.to(images.device), std.to(images.device), cropped)
+        return kernels.render(images, params, size, mean, std, cropped)
+    device = images.device
+    return render_by_torch(images, params.to(device), size, mean.to(device), std.to(device), cropped)
 
 
-def render_by_torch(images: Tensor, draw: Draw, size: int, mean: Tensor, std: Tensor, cropped: bool = False) -> Tensor:
+def render_by_torch(
+    images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
+) -> Tensor:
     """`render` by whole-batch operations: what a GPU runs, and what the compiled kernel is tested against."""
     if cropped:
-        x = where_(draw.flip, lambda x: x.flip(-1), images.float() / 255)
+        x = where_(params.flip, lambda x: x.flip(-1), images.float() / 255)
     else:
-        x = resized_crop(images, draw.box, draw.flip, size)
-    x = colour_jitter(x, draw.jitter, draw.order, draw.factors)
+        x = resized_crop(images, params.box, params.flip, size)
+    x = color_jitter(x, params.jitter, params.order, params.factors)
     if x.shape[1] == 3:
-        x = where_(draw.grey, greyscale, x)
-    x = where_(draw.blur, gaussian_blur, x, draw.sigma)
-    x = where_(draw.solarize, solarize, x)
-    return normalise(x, mean, std).contiguous(memory_format=torch.channels_last)
+        x = where_(params.grey, grayscale, x)
+    x = where_(params.blur, gaussian_blur, x, params.sigma)
+    x = where_(params.solarize, solarize, x)
+    return normalize(x, mean, std).contiguous(memory_format=torch.channels_last)
 
 
-def picture(images: Tensor, recipe: Recipe, seed: int = 0, indices: Tensor | None = None) -> bytes:
+def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None) -> bytes:
     """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,S,S uint8; indices: B, else 0, 1, …"""
     from PIL import Image
 
     indices = torch.arange(len(images)) if indices is None else indices
-    views = recipe.render(images, recipe.draw(seed, 0, indices, *images.shape[2:]))
+    views = augmentation.render(images, augmentation.sample_params(seed, 0, indices, *images.shape[2:]))
     views = [torch.nn.functional.interpolate(view, images.shape[2:]) for view in views]  # local crops as large
-    mean, std = recipe.mean[:, None, None], recipe.std[:, None, None]
+    mean, std = augmentation.mean[:, None, None], augmentation.std[:, None, None]
     grid = torch.stack([images.float() / 255, *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
     grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
     array = (grid * 255).round().to(torch.uint8).expand(-1, -1, 3).numpy()
-    scale = max(1, 96 // recipe.size)
+    scale = max(1, 96 // augmentation.size)
     image = Image.fromarray(array).resize((array.shape[1] * scale, array.shape[0] * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -287,16 +244,16 @@ def draw_picture(settings: TrainingSettings) -> None:
     from vision.data import build_data
 
     dataset = build_data(settings)
-    recipe = Recipe(settings.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
-    indices = random.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
+    augmentation = Augmentation(settings.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
+    indices = counter_rng.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
     path = Path("runs", f"augment-{settings.data.name}.png") if settings.out == "auto" else cli.expand(settings.out)
-    png = picture(dataset.pretrain.resized(indices, recipe.size), recipe, settings.seed, indices)
+    png = picture(dataset.pretrain.resized(indices, augmentation.size), augmentation, settings.seed, indices)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png)
     except OSError as error:
         raise ValueError(f"out={path} cannot be written: {error.strerror}") from None
-    print(f"{path}: {len(indices)} images of {settings.data.name} above their {len(recipe.views)} views")
+    print(f"{path}: {len(indices)} images of {settings.data.name} above their {len(augmentation.views)} views")
 
 
 if __name__ == "__main__":

@@ -7,22 +7,22 @@ from torch import nn
 from core import cli
 from core.settings import CommonSettings
 from vision import artifact, encoders
-from vision.augment import Recipe, local_views
+from vision.augment import Augmentation, local_views
 from vision.splits import Dataset
 
 
-def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module, Recipe]:
-    """The encoder, and how views are made for it. One read from a file keeps its own input size and normalisation, and so
-    does one with timm's published weights: colour images (grey ones are repeated), of the size that they were trained with
-    unless `image_size` was said. `scratch` builds the same encoder with random weights.
+def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module, Augmentation]:
+    """The encoder, and how views are made for it. One read from a file keeps its own input size and normalization, and so
+    does one with timm's published weights: color images (gray ones are repeated), of the size that they were trained with
+    unless `image_size` is set. `scratch` builds the same encoder with random weights.
     """
-    recipe = cli.plain(settings.augment)
-    local = local_views(recipe) > 0
+    augment = cli.plain(settings.augment)
+    local = local_views(augment) > 0
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     channels, size, mean, std = dataset.channels, settings.image_size, dataset.mean, dataset.std
     if settings.encoder.endswith(".safetensors"):
-        encoder, card = artifact.load(cli.expand(settings.encoder), local)
-        mean, std = card.mean, card.std
+        encoder, header = artifact.load(cli.expand(settings.encoder), local)
+        mean, std = header.mean, header.std
         if attention not in ("none", encoder.spec.attention):
             raise ValueError(f"attention={attention}: {settings.encoder} was made without; give it to a timm name")
     else:
@@ -32,11 +32,11 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
         encoder = encoders.create(settings.encoder, channels, size, settings.stem, settings.pretrained, local, attention)
     if scratch:
         encoder = encoders.build(encoder.spec)
-    views = Recipe(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **recipe)
-    if local and (why := encoders.unfit_reason(encoder, views.local_size)):
-        raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {views.local_size} px "
+    augmentation = Augmentation(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **augment)
+    if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
+        raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
                          f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
-    return encoder.train(), views
+    return encoder.train(), augmentation
 
 
 def compile_encoder(encoder: nn.Module) -> None:
@@ -63,5 +63,5 @@ def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterab
         else:
             fast = torch.cpu._is_amx_tile_supported() and not encoders.has_depthwise(encoder)
             sizes = {*sizes} or {encoder.spec.image_size}
-            name = "bf16" if fast and not encoders.has_blind_taps(encoder, sizes) else "fp32"
+            name = "bf16" if fast and not encoders.has_unreached_weights(encoder, sizes) else "fp32"
     return torch.bfloat16 if name == "bf16" else None

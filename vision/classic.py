@@ -107,7 +107,7 @@ class LeNet5(Chain):
 
 
 class AlexNet(Chain):
-    """B,C,H,W → B,4096, or B,K with classes. Without local response normalisation, as arXiv 1404.5997 has it."""
+    """B,C,H,W → B,4096, or B,K with classes. Without local response normalization, as arXiv 1404.5997 has it."""
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.5) -> None:
         super().__init__()

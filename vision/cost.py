@@ -43,7 +43,7 @@ def latency(encoder: nn.Module, device: torch.device, batch: int = 1, timed: int
 
 
 def memory(encoder: nn.Module, batch: int = 1) -> float:
-    """MB (10⁶ bytes) that weights and, at the most, two neighbouring layers' outputs take in a forward pass in float32.
+    """MB (10⁶ bytes) that weights and, at the most, two neighboring layers' outputs take in a forward pass in float32.
 
     The floor of what a device must hold, not what an allocator happened to reserve: the same on every machine.
     """

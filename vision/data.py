@@ -13,11 +13,11 @@ from vision.splits import Dataset
 
 def build_data(settings: CommonSettings) -> Dataset:
     """The data set, and notes to the terminal on what of it is left out or ignored: also to standard error."""
-    given = cli.plain(settings.data)
-    if given.get("root"):
-        given["root"] = str(cli.expand(given["root"]))
+    options = cli.plain(settings.data)
+    if options.get("root"):
+        options["root"] = str(cli.expand(options["root"]))
     with counting("checking images") as progress:
-        dataset = datasets.load(**given, seed=settings.seed, progress=progress)
+        dataset = datasets.load(**options, seed=settings.seed, progress=progress)
     for note in data_notes(dataset):
         say(f"note: {note}")
     return dataset
@@ -25,18 +25,18 @@ def build_data(settings: CommonSettings) -> Dataset:
 
 def data_notes(dataset: Dataset) -> list[str]:
     """What a user should know of the data before anything is computed: a line on what was left out, one on what was ignored."""
-    found = []
+    notes = []
     if dataset.skipped:
         kinds = [re.sub(r"\d+", "N", why) for why in dataset.skipped.values()]  # "30 by 9 pixels …" and others are of one kind
         example = dict(zip(reversed(kinds), reversed(dataset.skipped.values()), strict=True))
         counts, total = Counter(kinds), len(kinds)
         few = [f"{count:,} × {example[kind]}" if count > 1 else example[kind] for kind, count in counts.most_common(3)]
         why = ", ".join([*few, "…"] if len(counts) > len(few) else few)
-        found.append(f"{total:,} {'item is' if total == 1 else 'items are'} left out ({one_line(why)}); "
+        notes.append(f"{total:,} {'item is' if total == 1 else 'items are'} left out ({one_line(why)}); "
                      f"first: {one_line(next(iter(dataset.skipped)))}")
     if ignored := ignored_note(dataset.ignored):
-        found.append(ignored)
-    return found
+        notes.append(ignored)
+    return notes
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:

@@ -35,7 +35,7 @@ TURNS = dict(enumerate((  # EXIF orientation 2 … 8 → what turns it upright
     _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE,
     _TURN.ROTATE_90), start=2))
 
-# A good picture with broken EXIF is used, and Pillow's warning of it names no file, so it tells nobody anything. Here,
+# A good picture with broken EXIF is used; Pillow's warning of it names no file, so it is of no use. Filtered here,
 # not around the call: `warnings.catch_warnings` is the whole process's, and files are decoded in threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
@@ -45,7 +45,7 @@ class Unreadable(ValueError):
 
 
 class NoImage(Unreadable):
-    """Of no format that is known here."""
+    """Of no format that is read here."""
 
 
 class TooLarge(Unreadable):
@@ -55,8 +55,8 @@ class TooLarge(Unreadable):
 def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most: int | None = None) -> Image.Image:
     """The first frame, upright, 8 bits a channel, as `mode` "RGB" or "L".
 
-    Transparency is laid over white; deep grey is scaled to 0..255 by its range (`_eight_bits`); a TIFF with further bands
-    is unreadable. PNG texts and colour profiles of any size are allowed. With `at_least` a JPEG
+    Transparency is laid over white; deep gray is scaled to 0..255 by its range (`_eight_bits`); a TIFF with further bands
+    is unreadable. PNG texts and color profiles of any size are allowed. With `at_least` a JPEG
     may come out smaller, its short side still ≥ at_least, at a fraction of the time and memory (libjpeg's DCT scaling).
     The suffix does not matter, the content does.  most: pixels beyond which it is not decoded; None: `MAX_PIXELS`.  Raises
     Unreadable.
@@ -128,17 +128,17 @@ def _identify(file: BinaryIO) -> Image.Image:
     raise failure or NoImage("not an image, or of an unknown format")
 
 
-_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # TIFF 6.0: PhotometricInterpretation → bands of its colours
+_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # TIFF 6.0: PhotometricInterpretation → bands of its colors
 
 
 def check_bands(tags: ImageFileDirectory_v2 | dict) -> None:
-    """Raises Unreadable where a TIFF has bands beside grey, RGB or CMYK and one of alpha: Pillow would drop them silently."""
+    """Raises Unreadable where a TIFF has bands beside gray, RGB or CMYK and one of alpha: Pillow would drop them silently."""
     photometric, samples, extra = tags.get(262, 0), tags.get(277, 1), tuple(tags.get(338, ()))
     beyond = samples - _BANDS.get(photometric, samples)
     alpha = beyond == 1 and extra in ((), (1,), (2,), (999,))  # associated, unassociated; old writers': not stated, Corel's
     inks = photometric == 5 and tags.get(332, 1) != 1  # InkSet: four inks that are not cyan, magenta, yellow and black
     if inks or (beyond > 0 and not alpha):
-        raise Unreadable(f"{samples} bands; only grey, RGB and CMYK are read, with or without alpha")
+        raise Unreadable(f"{samples} bands; only gray, RGB and CMYK are read, with or without alpha")
 
 
 def _tags(file: BinaryIO) -> ImageFileDirectory_v2 | dict:
@@ -161,24 +161,24 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """H,W of 16-bit, 32-bit or float grey → H,W uint8, scaled by range and never clipped.
+def _eight_bits(gray: np.ndarray) -> np.ndarray:
+    """H,W of 16-bit, 32-bit or float gray → H,W uint8, scaled by range and never clipped.
 
     The range is the type's where the values fit it (integers: 0..65535; floats: 0..1, else 0..255), so that brightness
     means the same in every image of a set; otherwise the image's own least to greatest finite value.
     """
-    finite = grey[np.isfinite(grey)]
+    finite = gray[np.isfinite(gray)]
     if not finite.size:
         raise Unreadable("no finite pixel")
     low, high = float(finite.min()), float(finite.max())
-    for usual in (65535.0,) if grey.dtype.kind in "iu" else (1.0, 255.0):
+    for usual in (65535.0,) if gray.dtype.kind in "iu" else (1.0, 255.0):
         if low >= 0 and high <= usual:
             low, high = 0.0, usual
             break
-    scaled = (grey.astype(np.float32) - low) * (255 / max(high - low, 1e-30))
+    scaled = (gray.astype(np.float32) - low) * (255 / max(high - low, 1e-30))
     return np.rint(np.clip(np.nan_to_num(scaled, posinf=255, neginf=0), 0, 255)).astype(np.uint8)
 
 
 def reason(error: Exception) -> str:
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (words.splitlines() or [""])[0][:100] or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [""])[0][:100] or type(error).__name__

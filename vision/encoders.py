@@ -2,11 +2,11 @@
 
 Every encoder is a timm model without its classifier, so its weights carry timm's names and plain timm can load them;
 `vision.classic` adds LeNet-5 and AlexNet to timm's registry, `vision.cifar` the small networks of the distillation
-literature, `vision.searched` networks of many shapes, `vision.attention` a CBAM behind each stage where asked.
+literature, `vision.searched` networks of many shapes, `vision.attention` a CBAM behind each stage (attention="cbam").
 Inputs of up to 64 pixels get a small-image stem: the first convolution 3×3 with stride 1, and no pooling after it, so
 the first stage sees the image at its own resolution. Transformers get patches an eighth of the image long instead. Ours
-halve images over 16 pixels in their stem ("half"): on two CPU cores four times the images an hour are
-worth more. Published weights come by timm's names for them, by `hf-hub:owner/model` or by `local-dir:path`.
+halve images over 16 pixels in their stem ("half"), with which two CPU cores train on four times the images an hour.
+Published weights come by timm's names for them, by `hf-hub:owner/model` or by `local-dir:path`.
 """
 import difflib
 import logging
@@ -21,7 +21,7 @@ from torch import nn
 from core.errors import SettingError
 from vision import attention as attentions
 from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
-from vision.pixels import GREY
+from vision.pixels import LUMA
 from vision.stems import small_stem
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
@@ -58,9 +58,9 @@ class Spec:
         return {name: value for name, value in asdict(self).items() if (name, value) not in absent}
 
     @staticmethod
-    def of(said: dict) -> "Spec":
+    def of(stated: dict) -> "Spec":
         """From its `json`, on which JSON may have left lists for tuples."""
-        return Spec(**said | {name: tuples(said[name]) for name in ("arguments", "pruned") if name in said})
+        return Spec(**stated | {name: tuples(stated[name]) for name in ("arguments", "pruned") if name in stated})
 
 
 def create(
@@ -118,7 +118,7 @@ def specify(
 
 
 def _published(name: str) -> tuple[dict, str, dict]:
-    """hf-hub:… or local-dir:… → what its config.json says: (the weights' input, timm's name of the model, arguments)."""
+    """hf-hub:… or local-dir:… → the contents of its config.json: (the weights' input, timm's name of the model, arguments)."""
     source, _, place = name.partition(":")
     if source not in SOURCES:
         raise SettingError("encoder", f"{name}: timm's sources are hf-hub:owner/model and local-dir:path")
@@ -175,7 +175,7 @@ def build(spec: Spec, weights: str | None = None) -> nn.Module:
     if spec.stem != "full":
         try:
             small_stem(model, spec.channels, spec.image_size, stride=2 if spec.stem == "half" else 1)
-        except Exception as error:  # a stem that is built otherwise than all that are known here
+        except Exception as error:  # a stem of another construction
             raise Unfit("encoder", f"{spec.name} has a stem that stem={spec.stem} cannot replace: {_line(error)}") from error
     model.spec = spec
     model.dim = _features(model, spec)
@@ -268,27 +268,17 @@ def has_depthwise(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def has_blind_taps(model: nn.Module, sizes: Iterable[int]) -> bool:
-    """Does a convolution have weights that no pixel reaches at one of these image sizes, as 3×3 on a map of one pixel has?
+def has_unreached_weights(model: nn.Module, sizes: Iterable[int]) -> bool:
+    """Whether a convolution has weights that no pixel reaches at one of these image sizes, as 3×3 on a map of one pixel has.
 
     Their gradient is 0. oneDNN's kernel for bf16 on CPUs leaves it unset instead: what was in memory before, NaN at times
     (torch 2.15; 3×3 of stride 2 on one pixel, the memory filled with NaN first: 20 of 30 backward passes).
     """
-    found = False
-
-    def look(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal found
-        for i in (0, 1):
-            side, out = inputs[0].shape[2 + i], output.shape[2 + i]
-            pad = layer.padding[i] if isinstance(layer.padding, tuple) else 0
-            starts = [o * layer.stride[i] - pad for o in range(out)]
-            taps = [t * layer.dilation[i] for t in range(layer.kernel_size[i])]
-            found |= any(all(not 0 <= start + tap < side for start in starts) for tap in taps)
-
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not layers:
         return False
-    handles = [layer.register_forward_hook(look) for layer in layers]
+    unreached: list[bool] = []
+    handles = [layer.register_forward_hook(lambda *call: unreached.append(_leaves_weights(*call))) for layer in layers]
     training, like = model.training, layers[0].weight
     model.eval()
     try:
@@ -298,15 +288,27 @@ def has_blind_taps(model: nn.Module, sizes: Iterable[int]) -> bool:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return found
+    return any(unreached)
+
+
+def _leaves_weights(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> bool:
+    """Whether some row or column of the kernel lies outside this input at every place of the output."""
+    for i in (0, 1):
+        side, count = inputs[0].shape[2 + i], output.shape[2 + i]
+        pad = layer.padding[i] if isinstance(layer.padding, tuple) else 0
+        starts = [o * layer.stride[i] - pad for o in range(count)]
+        offsets = [k * layer.dilation[i] for k in range(layer.kernel_size[i])]
+        if any(all(not 0 <= start + offset < side for start in starts) for offset in offsets):
+            return True
+    return False
 
 
 def fit_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """Grey images for a colour encoder are repeated; colour ones for a grey encoder become luma.  uint8 or float in and out."""
+    """Gray images for a color encoder are repeated; color ones for a gray encoder become luma.  uint8 or float in and out."""
     if images.shape[1] == channels:
         return images
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
     dtype = images.dtype if images.is_floating_point() else torch.float32
-    grey = (images * torch.tensor(GREY, dtype=dtype, device=images.device)[:, None, None]).sum(1, keepdim=True)
-    return grey if images.is_floating_point() else grey.round().to(torch.uint8)
+    gray = (images * torch.tensor(LUMA, dtype=dtype, device=images.device)[:, None, None]).sum(1, keepdim=True)
+    return gray if images.is_floating_point() else gray.round().to(torch.uint8)

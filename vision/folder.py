@@ -5,27 +5,32 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from vision.decode import SUFFIXES, reason
 from vision.listing import class_name, entries, kind_of, listed, printable, suffix, walk
-from vision.splits import Dataset, assemble
+from vision.splits import Collection, Dataset, assemble
 from vision.streamed import Files, Progress, first_skipped
 
 SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
-def scan(
-    root: str | Path, within: str = "", labels: str = "auto", classes: tuple[str, ...] | None = None
-) -> tuple[Files, tuple[str, ...] | None, Counter, dict[str, str]]:
+class Scan(NamedTuple):
+    """The images below a folder."""
+
+    files: Files  # names relative to root
+    classes: tuple[str, ...] | None
+    ignored: Counter  # how many other files of which suffix, as `Dataset.ignored`
+    skipped: dict[str, str]  # folders that cannot be read, and labels that are not used → reason
+
+
+def scan(root: str | Path, within: str = "", labels: str = "auto", classes: tuple[str, ...] | None = None) -> Scan:
     """The images below root/within, in an order that no file system decides; hidden and other files are passed over.
 
-    → files (names relative to root), classes or None, how many other files of which suffix (`Dataset.ignored`), and what
-    was left out → reason: folders that cannot be read, labels that are not used.
     Labelled by first-level sub-folder where at least two have images and none lies beside them (`labels` "auto"; with
     "folders" anything else is an error; "none" never). Given `classes` (those of train), folders must be among them,
     and a split with none of them, as many a test/, is unlabelled. Folders whose names are equal in Unicode's NFC are one
@@ -41,27 +46,35 @@ def scan(
             name_of[group] = class_name(group)
         group_of.append(groups.setdefault(name_of[group], len(groups)))
     files = Files(root, np.frombuffer(buffer, np.uint8), np.frombuffer(offsets, np.int64))
-
-    names = tuple(groups)  # "" for images directly in the folder
-    if labels == "none":
-        classes = None
-    elif classes is None:
-        if labels == "auto" and (stray := _stray(groups, group_of)):
-            skipped[f"{printable(os.fsencode(Path(root, within)))}, labels"] = stray
-        classes = names if len(names) > 1 and "" not in names else None
-        if classes is None and labels == "folders":
-            raise ValueError(f"data.labels=folders needs two sub-folders with images, and no image beside them, in "
-                             f"{Path(root, within)}; data.labels=none takes it unlabelled")
-    elif not set(names) & set(classes):
-        classes = None
-    elif strange := sorted(set(names) - set(classes)):
-        raise ValueError(f"data.root={root}: {within} has images in {strange[0] or 'no class folder'!r}, which is no "
-                         f"class of train; move them, or set data.labels=none")
+    if classes is None and labels == "auto" and (stray := _stray(groups, group_of)):
+        skipped[f"{printable(os.fsencode(Path(root, within)))}, labels"] = stray
+    classes = _classes(tuple(groups), root, within, labels, classes)
     if classes is not None:
         number = {name: k for k, name in enumerate(classes)}
-        class_of = torch.tensor([number[name] for name in names])
+        class_of = torch.tensor([number[name] for name in groups])
         files.labels = class_of[torch.from_numpy(np.frombuffer(group_of, np.int64))]
-    return files, classes, ignored, skipped
+    return Scan(files, classes, ignored, skipped)
+
+
+def _classes(
+    names: tuple[str, ...], root: str | Path, within: str, labels: str, of_train: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """The classes of a split, None where it is unlabelled.  names: of its sub-folders, "" for images directly in it."""
+    if labels == "none":
+        return None
+    if of_train is None:
+        if len(names) > 1 and "" not in names:
+            return names
+        if labels == "folders":
+            raise ValueError(f"data.labels=folders needs two sub-folders with images, and no image beside them, in "
+                             f"{Path(root, within)}; data.labels=none takes it unlabelled")
+        return None
+    if not set(names) & set(of_train):
+        return None
+    if strange := sorted(set(names) - set(of_train)):
+        raise ValueError(f"data.root={root}: {within} has images in {strange[0] or 'no class folder'!r}, which is no "
+                         f"class of train; move them, or set data.labels=none")
+    return of_train
 
 
 def _stray(groups: dict[str, int], group_of: array) -> str:
@@ -107,38 +120,37 @@ def _outside(root: Path, splits: list[str]) -> Counter:
 
 def load_folder(
     root: str | Path | None, labels: str = "auto", max_corrupt: float = 0.2, validation: float = 0.1, seed: int = 0,
-    progress: Progress | None = None, image_size: int = 224,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """A folder of images as a data set: train/, val/, test/ as they are, and what is missing carved out of train.
+    """A folder of images as a data set: train/, val/, test/ as they are, and what is missing held out of train.
 
     Labelled train/ and val/ without test/: val/ is the test split, as ImageNet's published figures have it, and
-    validation is carved out of train. A labelled folder with neither gives 20 % (at most 10,000) for test, the same
+    validation is held out of train. A labelled folder with neither gives 20 % (at most 10,000) for test, the same
     whatever the seed; an unlabelled one has an empty test split, for there is nothing to score. An official split
-    without class folders beside a labelled train cannot be scored either: it is left out, which `skipped` says. Files that
-    are no images, and what lies beside official splits, are counted in `ignored`. Raises ValueError, one line, with the fix.
+    without class folders beside a labelled train cannot be scored either: it is left out, and `skipped` gives the reason.
+    Files that are no images, and what lies beside official splits, are counted in `ignored`. Raises ValueError, one line,
+    with the fix.
     """
     root = _existing(root)
-    files, ignored, skipped, classes = {}, Counter(), {}, None
-    splits = _official_splits(root)
-    if any(splits.values()):
-        ignored += _outside(root, list(splits.values()))
-    for role, folder in splits.items():
-        split, found, other, why = scan(root, folder, labels, classes)
+    collection = Collection("folder", str(root))
+    folders = _official_splits(root)
+    if any(folders.values()):
+        collection.ignored += _outside(root, list(folders.values()))
+    for role, folder in folders.items():
+        split, classes, ignored, skipped = scan(root, folder, labels, collection.classes)
         if role == "train":
-            classes, labels = found, "auto" if found else "none"  # classes come from train alone
-        ignored += other
-        skipped |= why
-        if classes and found is None and len(split):
+            collection.classes, labels = classes, "auto" if classes else "none"  # classes come from train alone
+        collection.ignored += ignored
+        collection.skipped |= skipped
+        if collection.classes and classes is None and len(split):
             place = printable(os.fsencode(root / folder))
-            skipped[place] = f"{len(split)} images without class folders, so not used for {role}"
+            collection.skipped[place] = f"{len(split)} images without class folders, so not used for {role}"
         elif len(split) or role == "train":
-            files[role] = split
-    if not len(files["train"]):
-        raise ValueError(f"data.root={root} {_contents(ignored, skipped)}; image files end in "
+            collection.splits[role] = split
+    if not len(collection.splits["train"]):
+        raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
                          f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
-
-    dataset = assemble("folder", str(root), files, classes, skipped, max_corrupt, validation, seed, progress, image_size)
-    return replace(dataset, ignored=dict(ignored))
+    return assemble(collection, max_corrupt, validation, seed, progress)
 
 
 def _existing(root: str | Path | None) -> Path:

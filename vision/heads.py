@@ -15,7 +15,7 @@ def mlp(
 
     dims: widths from input to output.  last_norm: None; "affine" (BatchNorm); "scale" (BatchNorm that scales but does
     not shift, as SimCLR's output layer); "plain" (BatchNorm with neither, as MoCo v3's).
-    A linear layer that BatchNorm follows has no bias, the mean would swallow it; the last has one unless told otherwise.
+    A linear layer that BatchNorm follows has no bias, the mean would swallow it; the last has one unless `last_bias` is False.
     """
     layers: list[nn.Module] = []
     last = len(dims) - 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from vision import hub_labels
 from vision.decode import Unreadable, reason
 from vision.folder import SPLITS
-from vision.splits import Dataset, assemble
+from vision.splits import Collection, Dataset, assemble
 from vision.streamed import Progress, Streamed
 
 
@@ -49,38 +49,48 @@ def load_hub(
     progress: Progress | None,
 ) -> Dataset:
     """A data set of the Hub (name or name:configuration), a folder or .parquet file, or what save_to_disk wrote."""
-    from datasets import ClassLabel, Image, Value
+    from datasets import Image
 
     tables = _tables(root, download)
-    names = {role: next((name for name in SPLITS[role] if name in tables), None) for role in SPLITS}
-    names["train"] = names["train"] or next(iter(tables))
-    features = tables[names["train"]].features
+    collection, names = Collection("hf", str(root)), _roles(tables)
+    image, column = _columns(tables[names["train"]].features, root)
+    column = None if labels == "none" else column
+    for role, name in names.items():
+        table, place = tables[name], f"{root}/{name}"
+        if image not in table.features:
+            collection.skipped[place] = f"has no column {image!r}, so not used for {role}"
+            continue
+        split = HFImages(table.select_columns([image]).cast_column(image, Image(decode=False)), image, place)
+        values = None
+        if column in table.features and (role == "train" or collection.classes):
+            values = hub_labels.of_table(table, column, root, max_corrupt)
+        if role == "train" and values:
+            collection.classes = _classes(values, place, collection.skipped)
+        if collection.classes:
+            split = _labelled(split, values, collection.classes, place, role, collection.skipped)
+        if split is not None:
+            collection.splits[role] = split
+    return assemble(collection, max_corrupt, validation, seed, progress)
+
+
+def _roles(tables: dict[str, Any]) -> dict[str, str]:
+    """Role → the table that has it, train first."""
+    roles = {role: next((name for name in names if name in tables), None) for role, names in SPLITS.items()}
+    train = roles["train"] or next(iter(tables))
+    return {"train": train} | {role: name for role, name in roles.items() if name not in (None, train)}
+
+
+def _columns(features: Any, root: str | None) -> tuple[str, str | None]:
+    """The names of the columns of images and of labels, the latter None where there is none."""
+    from datasets import ClassLabel, Image, Value
+
     image = next((column for column, kind in features.items() if isinstance(kind, Image)), None)
     if image is None:
         raise ValueError(f"data.root={root} has no column of images, only {', '.join(features)}")
     usual = [column for column in ("label", "labels", "fine_label", "class")
              if isinstance(features.get(column), (ClassLabel, Value))]
-    column = next(iter((*usual, *(column for column, kind in features.items() if isinstance(kind, ClassLabel)))), None)
-    column = None if labels == "none" else column
-
-    splits, classes, skipped = {}, None, {}
-    for role, name in names.items():
-        if name is None or (role != "train" and name == names["train"]):
-            continue
-        table, place = tables[name], f"{root}/{name}"
-        if image not in table.features:
-            skipped[place] = f"has no column {image!r}, so not used for {role}"
-            continue
-        split = HFImages(table.select_columns([image]).cast_column(image, Image(decode=False)), image, place)
-        if role == "train" and column:
-            values = hub_labels.of_table(table, column, root, max_corrupt)
-            classes = _classes(values, place, skipped)
-        elif classes:
-            values = hub_labels.of_table(table, column, root, max_corrupt) if column in table.features else None
-        if classes and (split := _labelled(split, values, classes, place, skipped, role)) is None:
-            continue
-        splits[role] = split
-    return assemble("hf", str(root), splits, classes, skipped, max_corrupt, validation, seed, progress)
+    others = (column for column, kind in features.items() if isinstance(kind, ClassLabel))
+    return image, next(iter((*usual, *others)), None)
 
 
 def _classes(values: hub_labels.Values, place: str, skipped: dict[str, str]) -> tuple[str, ...] | None:
@@ -93,9 +103,9 @@ def _classes(values: hub_labels.Values, place: str, skipped: dict[str, str]) -> 
 
 
 def _labelled(
-    split: HFImages, values: hub_labels.Values | None, classes: tuple[str, ...], place: str, skipped: dict[str, str], role: str
+    split: HFImages, values: hub_labels.Values | None, classes: tuple[str, ...], place: str, role: str, skipped: dict[str, str]
 ) -> HFImages | None:
-    """The rows that have a class of train; None where there is none. What is left out is told in `skipped`."""
+    """The rows that have a class of train; None where there is none. `skipped` gets what is left out, and why."""
     number = {name: k for k, name in enumerate(classes)}
     rows = values.rows if values else [None] * len(split)
     labels = torch.tensor([-1 if value is None else number.get(value, -1) for value in rows], dtype=torch.int64)
@@ -107,10 +117,11 @@ def _labelled(
         skipped |= {f"{place}/{row}": why for row, why in values.wrong.items()}
         empty = sum(value is None for value in rows) - len(values.wrong)
         strange = sorted({value for value in rows if value is not None and value not in number})
-        told = [f"{empty} have no label"] if empty else []
-        told += [f"{lost - empty - len(values.wrong)} have one that train lacks ({', '.join(strange[:3])})"] if strange else []
-        if told:
-            skipped[place] = f"of {len(rows)} rows {' and '.join(told)}: left out"
+        reasons = [f"{empty} have no label"] if empty else []
+        if strange:
+            reasons.append(f"{lost - empty - len(values.wrong)} have one that train lacks ({', '.join(strange[:3])})")
+        if reasons:
+            skipped[place] = f"of {len(rows)} rows {' and '.join(reasons)}: left out"
     split.labels = labels.clamp(min=0)
     return split.select((labels >= 0).nonzero().flatten())
 

@@ -44,12 +44,12 @@ def of_table(table: Any, column: str, root: str, max_corrupt: float) -> Values:
 
 
 def _numbered(values: list[int | None], names: list[str]) -> Values:
-    known = [class_name(name) for name in names]
-    inside = [value is not None and 0 <= value < len(known) for value in values]
-    wrong = {row: f"label {value}, and there are {len(known)} names" for row, value in enumerate(values)
+    classes = [class_name(name) for name in names]
+    inside = [value is not None and 0 <= value < len(classes) for value in values]
+    wrong = {row: f"label {value}, and there are {len(classes)} names" for row, value in enumerate(values)
              if not inside[row] and value not in (None, -1)}
-    rows = [known[value] if good else None for value, good in zip(values, inside, strict=True)]
-    return Values(rows, tuple(dict.fromkeys(known)), wrong)
+    rows = [classes[value] if good else None for value, good in zip(values, inside, strict=True)]
+    return Values(rows, tuple(dict.fromkeys(classes)), wrong)
 
 
 def _whole(values: list[Any], column: str, root: str, max_corrupt: float) -> Values:
@@ -61,9 +61,9 @@ def _whole(values: list[Any], column: str, root: str, max_corrupt: float) -> Val
         first = next(iter(wrong.values())).split()[1].rstrip(",")
         raise ValueError(f"data.root={root}: column {column!r} holds fractions such as {first}, which are no classes; set "
                          f"data.labels=none to take the images unlabelled")
-    found = _sorted([None if value is None or row in wrong else int(value) for row, value in enumerate(there)])
-    found.wrong = wrong
-    return found
+    whole = _sorted([None if value is None or row in wrong else int(value) for row, value in enumerate(there)])
+    whole.wrong = wrong
+    return whole
 
 
 def _sorted(values: list[Any]) -> Values:

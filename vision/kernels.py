@@ -1,26 +1,31 @@
 """The views of vision/augment.py on a CPU, compiled: each image goes through its whole chain while it is in cache.
 
-What an image does not draw costs nothing, and neighbouring operations run block by block. The results are those of
-vision/pixels.py to float32 rounding, and to the bit the same in any batch and at any number of threads, because no
-image shares a sum with another one.
+Operations that an image's parameters leave out cost nothing, and neighboring operations run block by block. The results
+are those of vision/pixels.py to float32 rounding, and to the bit the same in any batch and at any number of threads,
+because no image shares a sum with another one.
 
-The first import compiles, for some seconds; the code is then kept in __pycache__ until this file changes: after a change
-to what it imports (vision/resample.py, a constant of vision/pixels.py), save it anew. Threads are started by each call
-and end with it: so they neither compete with torch's own nor keep a process from forking.
+The first import compiles, for some seconds; the code is then kept in __pycache__ until a source file that it depends on
+changes (vision/compiling.py). Threads are started by each call and end with it: so they neither compete with torch's own
+nor keep a process from forking.
 """
 import math
 import threading
+from collections import namedtuple
+from dataclasses import fields
 
 import numpy as np
 import torch
 from numba import types
 from torch import Tensor
 
-from vision.pixels import BRIGHTNESS, CONTRAST, GREY, HUE, SATURATION, SOLARIZE_AT
-from vision.resample import HALF, ONE, ZERO, clamp, compiled, contracted, f32, inner, load, resize, summing, triangles
+from vision.compiling import compiled, contracted, inner, summing
+from vision.pixels import BRIGHTNESS, CONTRAST, HUE, SATURATION, SOLARIZE_AT
+from vision.preprocess import LUMA
+from vision.resample import HALF, ONE, ZERO, clamp, f32, load, resize, triangles
+from vision.view_params import ViewParams
 
 BLOCK = 1024  # pixels that go through several operations together: three planes of floats take 12 KiB of first-level cache
-RED, GREEN, BLUE = map(f32, GREY)
+RED, GREEN, BLUE = map(f32, LUMA)
 TWO, THREE, SIX = map(f32, (2, 3, 6))
 BRIGHT, TINY, SIXTH = map(f32, (SOLARIZE_AT, 1e-12, 1 / 6))
 
@@ -34,7 +39,7 @@ def luma(r, g, b):
 
 @contracted
 def blend(x, factor, base):
-    """Brightness (base 0) and contrast (base: the mean grey level times 1 − factor)."""
+    """Brightness (base 0) and contrast (base: the mean gray level times 1 − factor)."""
     for p in range(len(x)):
         x[p] = clamp(x[p] * factor + base)
 
@@ -43,8 +48,8 @@ def blend(x, factor, base):
 def saturate(r, g, b, factor):
     rest = ONE - factor
     for p in range(len(r)):
-        grey = luma(r[p], g[p], b[p]) * rest
-        r[p], g[p], b[p] = clamp(r[p] * factor + grey), clamp(g[p] * factor + grey), clamp(b[p] * factor + grey)
+        gray = luma(r[p], g[p], b[p]) * rest
+        r[p], g[p], b[p] = clamp(r[p] * factor + gray), clamp(g[p] * factor + gray), clamp(b[p] * factor + gray)
 
 
 @contracted
@@ -74,7 +79,7 @@ def turn_hue(r, g, b, turns):
 
 
 @summing
-def grey_sum(planes, start, stop):
+def gray_sum(planes, start, stop):
     total = ZERO
     if len(planes) == 1:
         x = planes[0, start:stop]
@@ -89,7 +94,7 @@ def grey_sum(planes, start, stop):
 
 @inner
 def jitter(planes, order, factors):
-    """Two sweeps: up to contrast, which needs the mean grey level of all pixels, and from contrast on."""
+    """Two sweeps: up to contrast, which needs the mean gray level of all pixels, and from contrast on."""
     C, pixels = planes.shape
     contrast = 0
     while order[contrast] != CONTRAST:
@@ -111,11 +116,11 @@ def jitter(planes, order, factors):
                 elif C == 3 and operation == HUE:
                     turn_hue(planes[0, start:stop], planes[1, start:stop], planes[2, start:stop], factor)
             if begin == 0 and end == contrast:
-                total += grey_sum(planes, start, stop)
+                total += gray_sum(planes, start, stop)
 
 
 @contracted
-def greyscale(r, g, b):
+def grayscale(r, g, b):
     for p in range(len(r)):
         r[p] = luma(r[p], g[p], b[p])
 
@@ -180,7 +185,7 @@ def blur(plane, size, limit, sigma, padded, half, full):
 
 @contracted
 def interleave(r, g, b, gain, shift, out):
-    """Three lines of n → n,3 in one line, normalised."""
+    """Three lines of n → n,3 in one line, normalized."""
     gain_r, gain_g, gain_b = gain[0], gain[1], gain[2]
     shift_r, shift_g, shift_b = shift[0], shift[1], shift[2]
     for p in range(len(r)):
@@ -191,77 +196,91 @@ def interleave(r, g, b, gain, shift, out):
 
 
 @contracted
-def store(planes, grey, gain, shift, out):
-    """Normalise.  planes: C,S*S → out: S*S*C; of a grey view only the first plane counts."""
+def store(planes, gray, gain, shift, out):
+    """Normalize.  planes: C,S*S → out: S*S*C; of a gray view only the first plane counts."""
     if len(planes) == 1:
         x, weight, base = planes[0], gain[0], shift[0]
         for p in range(len(x)):
             out[p] = x[p] * weight + base
-    elif grey:
+    elif gray:
         interleave(planes[0], planes[0], planes[0], gain, shift, out)
     else:
         interleave(planes[0], planes[1], planes[2], gain, shift, out)
 
 
-_f32, _flags = types.float32[::1], types.boolean[::1]
-_u8 = types.Array(types.uint8, 4, "C", readonly=True)
+ParamArrays = namedtuple("ParamArrays", [f.name for f in fields(ViewParams) if f.name != "source"])  # each contiguous
+Scratch = namedtuple("Scratch", "planes middle turned padded rows columns")  # memory that a thread uses for each of its images
 
 
-@compiled(types.void(_u8, types.boolean, types.int64[:, ::1], _flags, _flags, types.int64[:, ::1], types.float32[:, ::1],
-                     _flags, _flags, _f32, _flags, _f32, _f32, types.float32[:, :, :, ::1], types.int64, types.int64))
-def render_images(images, cropped, box, flip, jittered, order, factors, grey, blurred, sigma, solarized, gain, shift, out,
-                  start, step):
-    """Images start, start + step, …  images: B,C,H,W; out: B,S,S,C."""
+@inner
+def allocate(channels, height, width, size, radius):
+    """Scratch for images of this size; rows and columns are `triangles`' (first, count, weights).  radius: the blur's."""
+    wide = size + 2 * radius
+    longest = max(size * width, size * wide)
+    most = 2 * (max(height, width) // size + 2) + 1
+    return Scratch(
+        np.empty((channels, size * size), dtype=np.float32), np.empty(longest, dtype=np.float32),
+        np.empty(longest, dtype=np.float32), np.empty(wide * wide, dtype=np.float32),
+        (np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64), np.empty((size, most), dtype=np.float32)),
+        (np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64), np.empty((size, most), dtype=np.float32)),
+    )
+
+
+_floats, _flags, _integers = types.float32[::1], types.boolean[::1], types.int64[:, ::1]
+_images = types.Array(types.uint8, 4, "C", readonly=True)
+_params = types.NamedTuple(
+    (_integers, _flags, _flags, _integers, types.float32[:, ::1], _flags, _flags, _floats, _flags), ParamArrays
+)
+
+
+@compiled(types.void(_images, types.boolean, _params, _floats, _floats, types.float32[:, :, :, ::1], types.int64, types.int64))
+def render_images(images, cropped, params, gain, shift, out, start, step):
+    """Images start, start + step, …  images: B,C,H,W; out: B,S,S,C.  out = rendered · gain + shift, per channel."""
     B, C, H, W = images.shape
     S = out.shape[1]
-    limit = min(max(1, S // 20), S - 1)  # the blur's radius
-    wide = S + 2 * limit
-    planes = np.empty((C, S * S), dtype=np.float32)
-    middle = np.empty(max(S * W, S * wide), dtype=np.float32)
-    turned = np.empty(max(S * W, S * wide), dtype=np.float32)
-    padded = np.empty(wide * wide, dtype=np.float32)
-    most = 2 * (max(H, W) // S + 2) + 1
-    rows = np.empty(S, dtype=np.int64), np.empty(S, dtype=np.int64), np.empty((S, most), dtype=np.float32)
-    columns = np.empty(S, dtype=np.int64), np.empty(S, dtype=np.int64), np.empty((S, most), dtype=np.float32)
+    radius = min(max(1, S // 20), S - 1)
+    scratch = allocate(C, H, W, S, radius)
+    planes = scratch.planes
     for i in range(start, B, step):
         if cropped:
-            load(images[i], flip[i], S, planes)
+            load(images[i], params.flip[i], S, planes)
         else:
-            triangles(box[i, 2], S, False, *rows)
-            triangles(box[i, 3], S, flip[i], *columns)
-            resize(images[i], box[i, 0], box[i, 1], rows, columns, S, planes, middle, turned)
-        if jittered[i]:
-            jitter(planes, order[i], factors[i])
-        is_grey = grey[i] or C == 1
-        if grey[i] and C == 3:
-            greyscale(planes[0], planes[1], planes[2])
-        for c in range(1 if is_grey else C):
-            if blurred[i]:
-                blur(planes[c], S, limit, sigma[i], padded, middle, turned)
-            if solarized[i]:
+            top, left, height, width = params.box[i, 0], params.box[i, 1], params.box[i, 2], params.box[i, 3]
+            triangles(height, S, False, *scratch.rows)
+            triangles(width, S, params.flip[i], *scratch.columns)
+            resize(images[i], top, left, scratch.rows, scratch.columns, S, planes, scratch.middle, scratch.turned)
+        if params.jitter[i]:
+            jitter(planes, params.order[i], params.factors[i])
+        is_gray = params.grey[i] or C == 1
+        if params.grey[i] and C == 3:
+            grayscale(planes[0], planes[1], planes[2])
+        for c in range(1 if is_gray else C):
+            if params.blur[i]:
+                blur(planes[c], S, radius, params.sigma[i], scratch.padded, scratch.middle, scratch.turned)
+            if params.solarize[i]:
                 solarize(planes[c])
-        store(planes, is_grey, gain, shift, out[i].reshape(S * S * C))
+        store(planes, is_gray, gain, shift, out[i].reshape(S * S * C))
 
 
 # -------------------------------------------------------------------------------------------------------------- tensors
 
 
-def render(images: Tensor, draw, size: int, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
+def render(images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
     """`augment.render` on a CPU.  images: B,C,H,W uint8 → B,C,S,S float32, channels-last."""
     B, C, H, W = images.shape
     if C not in (1, 3):
-        raise ValueError(f"images of {C} channels: augmentation knows grey (1) and colour (3)")
+        raise ValueError(f"images of {C} channels: augmentation takes 1 (gray) or 3 (color)")
     assert not cropped or H == W == size, (H, W, size)
-    box = draw.box
+    box = params.box
     if not cropped and len(box):
         fits = (box[:, :2] >= 0) & (box[:, 2:] > 0) & (box[:, :2] + box[:, 2:] <= torch.tensor([H, W]))
         assert fits.all(), "a crop leaves its image"
     out = torch.empty(B, C, size, size, memory_format=torch.channels_last)
     gain = (1 / std.float()).expand(C)
-    fields = [draw.box, draw.flip, draw.jitter, draw.order, draw.factors.float(), draw.grey, draw.blur, draw.sigma.float(),
-              draw.solarize, gain, -mean.float() * gain]
-    arrays = [np.ascontiguousarray(f.numpy()) for f in fields]
-    arguments = (np.ascontiguousarray(images.numpy()), cropped, *arrays, out.permute(0, 2, 3, 1).numpy())
+    as_float = params.map(lambda values: values.float() if values.is_floating_point() else values)
+    arrays = ParamArrays(*(np.ascontiguousarray(getattr(as_float, name).numpy()) for name in ParamArrays._fields))
+    moments = [np.ascontiguousarray(values.numpy()) for values in (gain, -mean.float() * gain)]
+    arguments = (np.ascontiguousarray(images.numpy()), cropped, arrays, *moments, out.permute(0, 2, 3, 1).numpy())
     threads = max(1, min(torch.get_num_threads(), B // 8))
     others = [threading.Thread(target=render_images, args=(*arguments, t, threads)) for t in range(1, threads)]
     for thread in others:

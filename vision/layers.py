@@ -10,9 +10,9 @@ def depths(encoder: nn.Module, coarse: bool = False) -> dict[str, int]:
     """
     names = [name for name, _ in encoder.named_parameters()]
     if hasattr(encoder, "group_matcher"):
-        found = group_parameters(encoder, encoder.group_matcher(coarse=coarse), reverse=True)
+        group = group_parameters(encoder, encoder.group_matcher(coarse=coarse), reverse=True)
     else:
         modules = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-        found = {name: modules.index(name.rpartition(".")[0]) for name in names}
-    order = {number: i for i, number in enumerate(sorted({found[name] for name in names}))}
-    return {name: order[found[name]] for name in names}
+        group = {name: modules.index(name.rpartition(".")[0]) for name in names}
+    order = {number: i for i, number in enumerate(sorted({group[name] for name in names}))}
+    return {name: order[group[name]] for name in names}

@@ -41,12 +41,12 @@ def walk(
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            found = entries(os.path.join(root, folder), ignored)
+            names = entries(os.path.join(root, folder), ignored)
         except OSError as error:
             closed[printable(os.path.join(root, folder))] = reason(error)
             continue
         folders = []
-        for name, kind in found:
+        for name, kind in names:
             if kind == "folder":
                 folders.append((os.path.join(folder, name), group or name))
             elif kind == "file" and suffix(name) in suffixes:
@@ -69,7 +69,7 @@ def entries(folder: bytes, ignored: Counter | None = None) -> list[tuple[bytes, 
         except OSError:  # a symlink to itself
             return "file"
 
-    found = []
+    kept = []
     with os.scandir(folder) as listing:
         for entry in listing:
             if entry.name.lower() in LITTER and kind(entry) == "folder":
@@ -77,8 +77,8 @@ def entries(folder: bytes, ignored: Counter | None = None) -> list[tuple[bytes, 
             elif entry.name.startswith(b"._"):
                 ignored["._*"] += 1  # AppleDouble: what macOS keeps of a file x on other file systems, named ._x
             elif not entry.name.startswith(b"."):
-                found.append((entry.name, kind(entry)))
-    return sorted(found)
+                kept.append((entry.name, kind(entry)))
+    return sorted(kept)
 
 
 def suffix(name: bytes) -> bytes:
@@ -89,17 +89,17 @@ def kind_of(name: bytes) -> str:
     """What an ignored file is counted as: its suffix in lower case, so that a data set has few kinds."""
     if packed := re.search(rb"\.tar\.[a-z0-9]{2,4}$", name.lower()):
         return packed[0].decode()
-    found = suffix(name)
-    if re.fullmatch(rb"\.[0-9]+", found):
+    end = suffix(name)
+    if re.fullmatch(rb"\.[0-9]+", end):
         return ".<number>"  # slices of a scan, IM.0001, IM.0002 …
-    return printable(found) if re.fullmatch(rb"\.[^\s.]{1,12}", found) else WITHOUT_SUFFIX
+    return printable(end) if re.fullmatch(rb"\.[^\s.]{1,12}", end) else WITHOUT_SUFFIX
 
 
 def litter_of(path: str) -> str:
     """What a path of an archive counts as if it is hidden or lies in a folder of LITTER: "._*", "in @eaDir/" …; else ""."""
     *folders, name = path.split("/")
-    if found := next((folder for folder in folders if os.fsencode(folder).lower() in LITTER), None):
-        return f"in {found}/"
+    if litter := next((folder for folder in folders if os.fsencode(folder).lower() in LITTER), None):
+        return f"in {litter}/"
     return "" if not name.startswith(".") else "._*" if name.startswith("._") else "hidden"
 
 
@@ -109,21 +109,21 @@ def ignored_note(ignored: dict[str, int]) -> str:
     folders = Counter({kind: count for kind, count in ignored.items() if kind not in files})
     if not files and not folders:
         return ""
-    said = []
+    parts = []
     if files:
         total = files.total()
-        said.append(f"{total:,} other {'file' if total == 1 else 'files'} ignored ({listed(files)})")
+        parts.append(f"{total:,} other {'file' if total == 1 else 'files'} ignored ({listed(files)})")
     if folders:
         total = folders.total()
-        said.append(f"{total:,} {'folder' if total == 1 else 'folders'} ignored ({listed(folders)})")
-    text = ", ".join(said)
+        parts.append(f"{total:,} {'folder' if total == 1 else 'folders'} ignored ({listed(folders)})")
+    text = ", ".join(parts)
     if not files:
         return text
-    known = {one.decode() for one in SUFFIXES}
-    text += f"; images are recognized by these suffixes: {' '.join(sorted(known))}"
-    if any(one in files for one in HEIC_SUFFIXES if one not in known):
+    suffixes = {one.decode() for one in SUFFIXES}
+    text += f"; images are recognized by these suffixes: {' '.join(sorted(suffixes))}"
+    if any(one in files for one in HEIC_SUFFIXES if one not in suffixes):
         text += "; HEIC needs the package pillow-heif (uv pip install pillow-heif)"
-    if files[".avif"] and ".avif" not in known:
+    if files[".avif"] and ".avif" not in suffixes:
         text += "; AVIF needs Pillow 11.3 or later"
     return text
 

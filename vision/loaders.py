@@ -1,11 +1,11 @@
-"""Data + recipe + world → batches.
+"""Data + augmentation + processes → batches.
 
 Global batch g of an epoch is the same set of images at any number of processes: one seeded order, cut into batches,
 each cut among the processes in turn. What a step sees is a function of its number, so a loader can start at any step.
 """
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,25 +13,26 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core import counter_rng
 from core.distributed import World
 from core.method import Batch
 from core.run import say
-from vision import random
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.encoders import fit_channels
 from vision.splits import Images
 from vision.streamed import Streamed, refuse_many
+from vision.view_params import ViewParams, concatenate
 from vision.workers import items, shared_memory_short
 
-AHEAD = 16_384  # images whose parameters are drawn at once: hundreds of operations, which cost a GPU as much for a few
+AHEAD = 16_384  # images whose parameters are sampled at once: hundreds of operations, which cost a GPU as much for a few
 AT_ONCE = 4_000_000  # decoded pixels that a worker holds at most before it cuts its crops, or one image
 
 
-class Plan:
+class BatchSampler:
     """Which images make step s on this process."""
 
     def __init__(self, images: int, batch_size: int, seed: int, world: World, labels: Tensor | None = None):
-        """labels: those of the images, where classes are to be equally frequent (`random.balanced`)."""
+        """labels: those of the images, where classes are to be equally frequent (`counter_rng.balanced`)."""
         if batch_size < 1 or batch_size % world.size:
             raise ValueError(f"batch_size={batch_size} does not divide among {world.size} processes")
         if batch_size > images:
@@ -51,35 +52,37 @@ class Plan:
 
     def _shuffled(self, epoch: int) -> Tensor:
         if self.labels is not None:
-            return random.balanced(self.seed, epoch, self.labels)
-        return random.permutation(self.seed, epoch, self.images)
+            return counter_rng.balanced(self.seed, epoch, self.labels)
+        return counter_rng.permutation(self.seed, epoch, self.images)
 
 
 class MemoryLoader:
     """A split held in memory: uint8 on the device, every view made there."""
 
-    def __init__(self, split: Images, recipe: Recipe, plan: Plan, channels: int):
-        self.images = fit_channels(split.images, channels).to(plan.world.device)
-        self.labels = None if split.labels is None else split.labels.to(plan.world.device)
-        self.recipe, self.plan = recipe, plan
+    def __init__(self, split: Images, augmentation: Augmentation, sampler: BatchSampler, channels: int):
+        self.images = fit_channels(split.images, channels).to(sampler.world.device)
+        self.labels = None if split.labels is None else split.labels.to(sampler.world.device)
+        self.augmentation, self.sampler = augmentation, sampler
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        height, width = self.images.shape[2:]
-        for step, last in self._blocks(start, stop):
-            epoch, shares = self.plan.at(step)[0], [self.plan.at(s)[1] for s in range(step, last)]
-            here = torch.cat(shares).to(self.images.device)
-            draws = self.recipe.draw(self.plan.seed, epoch, here, height, width)
-            for at, indices in zip(range(0, len(here), len(shares[0])), shares, strict=True):
-                rows = slice(at, at + len(indices))
-                views = self.recipe.render(self.images[here[rows]], [draw[rows] for draw in draws])
-                labels = None if self.labels is None else self.labels[here[rows]]
-                yield Batch(views, indices, labels, epoch, step + at // len(shares[0]), self.plan.seed)
+        seed, (height, width) = self.sampler.seed, self.images.shape[2:]
+        for first, last in self._blocks(start, stop):
+            epoch, shares = self.sampler.at(first)[0], [self.sampler.at(s)[1] for s in range(first, last)]
+            block = torch.cat(shares).to(self.images.device)
+            params = self.augmentation.sample_params(seed, epoch, block, height, width)
+            for step, indices in enumerate(shares, first):
+                begin = (step - first) * len(indices)
+                rows = slice(begin, begin + len(indices))
+                mine = [view[rows] for view in params]
+                views = self.augmentation.render(self.images[block[rows]], mine)
+                labels = None if self.labels is None else self.labels[block[rows]]
+                yield Batch(views, indices, labels, epoch, step, seed, [view.boxes() for view in mine])
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The steps from start to stop, cut at the ends of epochs and into `AHEAD` images at most."""
-        an_epoch = self.plan.steps_an_epoch
-        count = max(1, AHEAD * self.plan.world.size // self.plan.batch_size)
+        an_epoch = self.sampler.steps_an_epoch
+        count = max(1, AHEAD * self.sampler.world.size // self.sampler.batch_size)
         while start < stop:
             last = min(stop, start + count, (start // an_epoch + 1) * an_epoch)
             yield start, last
@@ -89,36 +92,38 @@ class MemoryLoader:
 class StreamLoader:
     """A split on disk: worker processes decode and crop, all else is done for the whole batch on the device.
 
-    For a file that cannot be read its neighbour stands in (`Streamed.readable`); `skipped` says which and why.
+    For a file that cannot be read its neighbor stands in (`Streamed.readable`); `skipped` holds it and the reason.
     """
 
-    def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, channels: int, workers: int):
-        self.split, self.recipe, self.plan, self.channels, self.workers = split, recipe, plan, channels, workers
+    def __init__(self, split: Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int):
+        self.split, self.augmentation, self.sampler = split, augmentation, sampler
+        self.channels, self.workers = channels, workers
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         from vision import resize  # noqa: F401 compiled here, so that worker processes inherit it
 
-        device = self.plan.world.device
-        crops_of = _Crops(self.split, self.recipe, self.plan, start, stop, through_pipes=self._through_pipes())
-        for step, crops in enumerate(items(crops_of, self.workers, pin_memory=device.type == "cuda"), start):
-            if isinstance(crops, str):
-                raise ValueError(crops)
-            crops = crops.tensors()
-            self.skipped.update(crops.skipped)
+        device, seed = self.sampler.world.device, self.sampler.seed
+        steps = _CroppedSteps(self.split, self.augmentation, self.sampler, range(start, stop), self._through_pipes())
+        for step, cropped in enumerate(items(steps, self.workers, pin_memory=device.type == "cuda"), start):
+            if isinstance(cropped, str):
+                raise ValueError(cropped)
+            cropped = cropped.tensors()
+            self.skipped.update(cropped.skipped)
             refuse_many(self.skipped, len(self.split), self.split.max_corrupt)
-            draws = self.recipe.draw(self.plan.seed, crops.epoch, crops.asked, 1, 1)  # as in the worker
-            views = [fit_channels(c.to(device, non_blocking=True), self.channels) for c in crops.views]
-            labels = None if self.split.labels is None else self.split.labels[crops.used].to(device, non_blocking=True)
-            yield Batch(self.recipe.render(views, draws), crops.used, labels, crops.epoch, step, self.plan.seed)
-
+            crops = [fit_channels(view.to(device, non_blocking=True), self.channels) for view in cropped.views]
+            views = self.augmentation.render(crops, cropped.params)
+            labels = self.split.labels
+            labels = None if labels is None else labels[cropped.indices].to(device, non_blocking=True)
+            boxes = [params.boxes().to(device, non_blocking=True) for params in cropped.params]
+            yield Batch(views, cropped.indices, labels, cropped.epoch, step, seed, boxes)
 
     def _through_pipes(self) -> bool:
-        """Does shared memory lack room for the batches that workers hold ready? Then they are copied through pipes."""
+        """Whether batches are copied through pipes, because shared memory lacks room for those that workers hold ready."""
         if not self.workers:
             return False
-        world, batch = self.plan.world, self.plan.batch_size // self.plan.world.size
-        a_batch = batch * sum(3 * view.size**2 for view in self.recipe.views)
+        world, batch = self.sampler.world, self.sampler.batch_size // self.sampler.world.size
+        a_batch = batch * sum(3 * view.size**2 for view in self.augmentation.views)
         free = shared_memory_short(needed := a_batch * (2 * self.workers + 2) * world.local_size)
         if free is not None:
             say(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
@@ -126,67 +131,74 @@ class StreamLoader:
         return free is not None
 
 
-class Crops(NamedTuple):
-    """What a worker hands over: one step's crops, resized."""
+class CroppedBatch(NamedTuple):
+    """What a worker hands over: one step's crops, resized, and the parameters of their views, sampled once."""
 
     epoch: int
-    asked: Tensor  # B int64: the images whose turn it is; they choose the random numbers
-    used: Tensor  # B int64: the images that are here
-    views: list[Tensor]  # V tensors B,3,S,S uint8
+    indices: Any  # B int64: the images that are in it; a neighbor stands in for a file that cannot be read
+    views: list[Any]  # V tensors B,3,S,S uint8
+    params: list[ViewParams]
     skipped: dict[str, str]
 
-    def arrays(self) -> "Crops":
-        """With NumPy arrays, which travel through a pipe; tensors travel through shared memory."""
-        return self._replace(asked=self.asked.numpy(), used=self.used.numpy(), views=[view.numpy() for view in self.views])
+    def arrays(self, views_too: bool) -> "CroppedBatch":
+        """With NumPy arrays, which travel through a pipe; each tensor would take shared memory and a file descriptor."""
+        views = [view.numpy() for view in self.views] if views_too else self.views
+        return self._replace(indices=self.indices.numpy(), views=views, params=[p.map(Tensor.numpy) for p in self.params])
 
-    def tensors(self) -> "Crops":
+    def tensors(self) -> "CroppedBatch":
         """With tensors, which share the arrays' memory."""
-        asked, used, *views = map(torch.as_tensor, (self.asked, self.used, *self.views))
-        return self._replace(asked=asked, used=used, views=views)
+        indices, *views = map(torch.as_tensor, (self.indices, *self.views))
+        return self._replace(indices=indices, views=views, params=[p.map(torch.as_tensor) for p in self.params])
 
 
-class _Crops(Dataset):
-    """Item i: the crops of step start + i, or in words why there cannot be any. Runs in a worker process."""
+class _CroppedSteps(Dataset):
+    """Item i: the crops of step steps[i], or a text that says why there cannot be any. Runs in a worker process."""
 
-    def __init__(self, split: Streamed, recipe: Recipe, plan: Plan, start: int, stop: int, through_pipes: bool = False):
-        self.split, self.recipe, self.plan, self.start, self.stop = split, recipe, plan, start, stop
+    def __init__(
+        self, split: Streamed, augmentation: Augmentation, sampler: BatchSampler, steps: range, through_pipes: bool = False
+    ):
+        self.split, self.augmentation, self.sampler, self.steps = split, augmentation, sampler, steps
         self.through_pipes = through_pipes
-        sizes = [view.size / view.crop[0] ** 0.5 for view in recipe.views]
+        sizes = [view.size / view.crop[0] ** 0.5 for view in augmentation.views]
         self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.steps)
 
-    def __getitem__(self, i: int) -> Crops | str:
-        known = len(self.split.skipped)
+    def __getitem__(self, i: int) -> CroppedBatch | str:
+        before = len(self.split.skipped)
         try:
-            epoch, asked, used, views = self._crop(*self.plan.at(self.start + i))
+            epoch, indices = self.sampler.at(self.steps[i])
+            used, views, params = self._crop(epoch, indices)
         except ValueError as error:  # a worker's exceptions arrive with its traceback, this one is the user's to read
             return str(error)
-        crops = Crops(epoch, asked, used, views, dict(islice(self.split.skipped.items(), known, None)))
-        return crops.arrays() if self.through_pipes else crops
+        skipped = dict(islice(self.split.skipped.items(), before, None))
+        return CroppedBatch(epoch, used, views, params, skipped).arrays(views_too=self.through_pipes)
 
-    def _crop(self, epoch: int, asked: Tensor) -> tuple[int, Tensor, Tensor, list[Tensor]]:
-        used, sizes = torch.empty_like(asked), [view.size for view in self.recipe.views]
-        views = [torch.empty(len(asked), 3, S, S, dtype=torch.uint8) for S in sizes]
-        waiting: list[tuple[int, Image.Image]] = []  # decoded, to be cut together: parameters for many cost little more
-        for row, index in enumerate(asked.tolist()):
+    def _crop(self, epoch: int, indices: Tensor) -> tuple[Tensor, list[Tensor], list[ViewParams]]:
+        """The indices of the images that can be read, every view's crops, and its parameters."""
+        used, sizes = torch.empty_like(indices), [view.size for view in self.augmentation.views]
+        views = [torch.empty(len(indices), 3, S, S, dtype=torch.uint8) for S in sizes]
+        groups: list[list[ViewParams]] = []
+        waiting: list[Image.Image] = []  # decoded, to be cut together: parameters for many cost little more
+        for row, index in enumerate(indices.tolist()):
             image, used[row] = self.split.readable(index, self.at_least)
-            waiting.append((row, image))
-            if row + 1 == len(asked) or sum(i.width * i.height for _, i in waiting) > AT_ONCE:
-                self._cut(epoch, asked, waiting, views)
+            waiting.append(image)
+            if row + 1 == len(indices) or sum(i.width * i.height for i in waiting) > AT_ONCE:
+                rows = slice(row + 1 - len(waiting), row + 1)
+                groups.append(self._cut(epoch, indices[rows], waiting, [view[rows] for view in views]))
                 waiting.clear()
-        return epoch, asked, used, views
+        return used, views, [concatenate(list(parts)) for parts in zip(*groups, strict=True)]
 
-    def _cut(self, epoch: int, asked: Tensor, waiting: list[tuple[int, Image.Image]], views: list[Tensor]) -> None:
-        """Write the crops of these images into their rows of `views`."""
-        rows = [row for row, _ in waiting]
-        height, width = torch.tensor([(image.height, image.width) for _, image in waiting]).T
-        draws = self.recipe.draw(self.plan.seed, epoch, asked[rows], height, width)
-        for i, (row, image) in enumerate(waiting):
+    def _cut(self, epoch: int, indices: Tensor, images: list[Image.Image], views: list[Tensor]) -> list[ViewParams]:
+        """Write these images' crops into `views`.  indices: those that choose the random numbers."""
+        height, width = torch.tensor([(image.height, image.width) for image in images]).T
+        params = self.augmentation.sample_params(self.sampler.seed, epoch, indices, height, width)
+        for i, image in enumerate(images):
             pixels = np.asarray(image)  # H,W,3
-            for view, draw in zip(views, draws, strict=True):
-                crop_resize(image, pixels, draw.box[i].tolist(), view[row])
+            for view, p in zip(views, params, strict=True):
+                crop_resize(image, pixels, p.box[i].tolist(), view[i])
+        return params
 
 
 def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Tensor) -> None:
@@ -202,9 +214,9 @@ def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Ten
 
 
 def loader(
-    split: Images | Streamed, recipe: Recipe, plan: Plan, channels: int, workers: int = 0
+    split: Images | Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int = 0
 ) -> MemoryLoader | StreamLoader:
     """The loader that fits the split: images in memory, or files."""
     if isinstance(split, Images):
-        return MemoryLoader(split, recipe, plan, channels)
-    return StreamLoader(split, recipe, plan, channels, workers)
+        return MemoryLoader(split, augmentation, sampler, channels)
+    return StreamLoader(split, augmentation, sampler, channels, workers)

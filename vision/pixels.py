@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vision.preprocess import GREY
+from vision.preprocess import LUMA
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 SOLARIZE_AT = 128 / 255
@@ -31,58 +31,58 @@ def resized_crop(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor
 def resize_weights(start: Tensor, length: Tensor, source: int, size: int, flip: Tensor | None = None) -> Tensor:
     """Weights that resample source pixels [start, start + length) to `size`.  start, length, flip: B → B,size,source.
 
-    A triangle of half-width max(scale, 1) around each output pixel's centre, cut off at the crop's edges and
-    normalised: Pillow's and torchvision's antialiased bilinear filter.
+    A triangle of half-width max(scale, 1) around each output pixel's center, cut off at the crop's edges and
+    normalized: Pillow's and torchvision's antialiased bilinear filter.
     """
     start, length = start[:, None, None].float(), length[:, None, None].float()
     scale = length / size  # source pixels to an output pixel
     output = torch.arange(size, device=start.device, dtype=torch.float32)[:, None] + 0.5
     if flip is not None:
         output = torch.lerp(output, size - output, flip[:, None, None].float())
-    centre = output * scale  # B,size,1, relative to the crop
+    center = output * scale  # B,size,1, relative to the crop
     pixel = torch.arange(source, device=start.device) + 0.5 - start  # B,1,source
     inside = ((pixel > 0) & (pixel < length)).float()
-    weights = (pixel - centre).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0).mul_(inside)
+    weights = (pixel - center).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0).mul_(inside)
     return weights.div_(weights.sum(-1, keepdim=True))
 
 
 def luma(x: Tensor) -> Tensor:
-    """B,3,H,W → B,1,H,W; grey images as they are."""
+    """B,3,H,W → B,1,H,W; gray images as they are."""
     if x.shape[1] == 1:
         return x
-    return GREY[0] * x[:, 0:1] + GREY[1] * x[:, 1:2] + GREY[2] * x[:, 2:3]
+    return LUMA[0] * x[:, 0:1] + LUMA[1] * x[:, 1:2] + LUMA[2] * x[:, 2:3]
 
 
-def greyscale(x: Tensor) -> Tensor:
+def grayscale(x: Tensor) -> Tensor:
     """Luma in every channel, as memory of its own."""
     return luma(x).expand_as(x).contiguous()
 
 
-def colour_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+def color_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue, each image in its own order.  x: B,C,H,W in [0, 1] → the same.
 
     active: B bool; order: B,4, which operation comes first, second, …; factors: B,4, in BRIGHTNESS … HUE's order.
 
     Three of the four blend the image with another one: y = clamp(f·x + (1 − f)·base), where base is black (brightness),
-    the mean grey level (contrast), or the grey image (saturation). So one expression serves them, and only hue differs.
-    Of grey images, which have neither, only brightness and contrast remain.
+    the mean gray level (contrast), or the gray image (saturation). So one expression serves them, and only hue differs.
+    Of gray images, which have neither, only brightness and contrast remain.
     """
-    colour = x.shape[1] == 3
-    for operation in order.unbind(1) if colour else of_grey(order):
+    color = x.shape[1] == 3
+    for operation in order.unbind(1) if color else gray_order(order):
         factor = factors.gather(1, operation[:, None])[:, 0]
         factor = torch.where(active & (operation != HUE), factor, 1)
-        grey = luma(x)
-        level = grey.mean((1, 2, 3)) * (1 - factor) * (operation == CONTRAST)
+        gray = luma(x)
+        level = gray.mean((1, 2, 3)) * (1 - factor) * (operation == CONTRAST)
         base = level[:, None, None, None]
-        if colour:
-            base = torch.addcmul(base, grey, per_image((1 - factor) * (operation == SATURATION)))
+        if color:
+            base = torch.addcmul(base, gray, per_image((1 - factor) * (operation == SATURATION)))
         x = torch.addcmul(base, x, per_image(factor)).clamp_(0, 1)
-        if colour:
+        if color:
             x = where_(active & (operation == HUE), turn_hue, x, factors[:, HUE])
     return x
 
 
-def of_grey(order: Tensor) -> tuple[Tensor, Tensor]:
+def gray_order(order: Tensor) -> tuple[Tensor, Tensor]:
     """B,4 → B and B: brightness and contrast, in each image's order."""
     brightness, contrast = ((order == operation).int().argmax(1) for operation in (BRIGHTNESS, CONTRAST))
     late = (brightness > contrast).to(order.dtype)
@@ -102,7 +102,7 @@ def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
     is_red, is_green = (high == red).to(x.dtype), (high == green).to(x.dtype)  # lerp by 0 or 1 is a fast, exact where
     difference = torch.lerp(torch.lerp(red - green, blue - red, is_green), green - blue, is_red)
     sector = (4 - 2 * is_green) * (1 - is_red)
-    h = (difference / chroma.clamp(min=1e-12)).add_(sector).div_(6).add_(turns[:, None, None])  # grey has hue 0
+    h = (difference / chroma.clamp(min=1e-12)).add_(sector).div_(6).add_(turns[:, None, None])  # gray has hue 0
     d = h[:, None] + torch.tensor([1 / 2, 1 / 6, -1 / 6], device=x.device)[:, None, None]
     d = d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
     return torch.addcmul((high - 2 * chroma)[:, None], chroma[:, None], d, value=6)
@@ -129,9 +129,15 @@ def solarize(x: Tensor) -> Tensor:
     return torch.lerp(x, 1 - x, (x >= SOLARIZE_AT).to(x.dtype))
 
 
-def normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x − mean) / std.  x: B,C,H,W in [0, 1]; mean, std: C"""
     mean, std = mean.to(x.device)[:, None, None], std.to(x.device)[:, None, None]
     return torch.addcmul(-mean / std, x, 1 / std)
+
+
+def normalize_images(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The input of a frozen encoder, without augmentation.  B,C,S,S uint8; mean, std: C → float32, channels-last"""
+    return normalize(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def per_image(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PNG files whose text or colour profile is larger than Pillow reads."""
+"""PNG files whose text or color profile is larger than Pillow reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _ORIENTING = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # keywords of tex
 
 
 def is_text_limit(error: Exception) -> bool:
-    """Whether Pillow refused a file for the size of its text chunks or colour profile (MAX_TEXT_CHUNK, MAX_TEXT_MEMORY)."""
+    """Whether Pillow refused a file for the size of its text chunks or color profile (MAX_TEXT_CHUNK, MAX_TEXT_MEMORY)."""
     return isinstance(error, ValueError) and "MAX_TEXT_" in str(error)
 
 
 def without_text(file: BinaryIO, keep_orientation: bool) -> BinaryIO:
-    """The same PNG without texts and colour profile, which no pixel depends on. Nothing is decompressed.
+    """The same PNG without texts and color profile, which no pixel depends on. Nothing is decompressed.
 
     Pillow's limits against decompression bombs are the whole process's, and files are decoded in threads: so the file is
     changed, not the limits. keep_orientation: the texts that may hold EXIF stay.

@@ -4,7 +4,7 @@
 
 `vision.streamed` makes the pixels of evaluation with it, `deploy.model` those of an upload; an exported graph that takes
 images of any size repeats it (deploy/portable.py). Data sets that lie in memory are square already: `Images.resized` is
-their resize, by the same filter in floating point, which differs by one grey level at most. No torch here.
+their resize, by the same filter in floating point, which differs by one gray level at most. No torch here.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from vision.decode import decode
 
 DRAFT = 2  # a JPEG's own downscaling stops at this many times the final size, so that it shows little in the result
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision rounds it
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision rounds it
 FIXED = {"resize": "shortest side", "crop": "center", "interpolation": "bilinear", "antialias": True, "range": [0, 1]}
 
 
@@ -50,7 +50,7 @@ class Preprocessing:
         """uint8 …,C,S,S → float32, as an encoder takes it."""
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
         scaled = pixels.astype(np.float32) / np.float32(255)
-        # product and sum are rounded once, as by the fused multiply-add of `pixels.normalise`
+        # product and sum are rounded once, as by the fused multiply-add of `pixels.normalize`
         return (scaled * (1 / std).astype(np.float64) - mean / std).astype(np.float32)
 
 
@@ -81,5 +81,5 @@ def fit_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """C,H,W uint8 with 3 channels → luma where one is wanted, else as they are."""
     if channels != 1:
         return pixels
-    red, green, blue = (np.float32(weight) * plane for weight, plane in zip(GREY, pixels.astype(np.float32), strict=True))
+    red, green, blue = (np.float32(weight) * plane for weight, plane in zip(LUMA, pixels.astype(np.float32), strict=True))
     return np.rint(red + green + blue).astype(np.uint8)[None]  # as `encoders.fit_channels`, summed in its order

@@ -12,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]  # a layer's name → its weight's shape; of
 
 def shapes(model: nn.Module, unpruned: nn.Module) -> Shapes:
     """Of the layers that differ.  Raises ValueError where the two are not of one kind."""
-    before, found = dict(unpruned.named_modules()), {}
+    before, changes = dict(unpruned.named_modules()), {}
     if {*model.state_dict()} != {*unpruned.state_dict()}:
         raise ValueError("a pruned encoder must have the unpruned one's tensors, smaller")
     for name, module in model.named_modules():
@@ -23,8 +23,8 @@ def shapes(model: nn.Module, unpruned: nn.Module) -> Shapes:
         if changed or getattr(module, "groups", 1) != getattr(before[name], "groups", 1):
             shape = tuple(module.weight.shape)
             usual = not isinstance(module, nn.Conv2d) or module.groups == _groups(shape, before[name])
-            found[name] = shape if usual else (*shape, module.groups)
-    return found
+            changes[name] = shape if usual else (*shape, module.groups)
+    return changes
 
 
 def _groups(shape: tuple[int, ...], unpruned: nn.Conv2d) -> int:

@@ -1,32 +1,13 @@
-"""Resampling on a CPU, compiled: crop, antialiased bilinear resize and flip of one image, and what compiles it.
-
-Code that is compiled here is kept in the __pycache__ of the file that calls it (vision/kernels.py, vision/resize.py).
-"""
+"""Resampling on a CPU, compiled: crop, antialiased bilinear resize and flip of one image."""
 import math
 
 import numpy as np
-from numba import njit
+
+from vision.compiling import contracted, inner
 
 f32 = np.float32
 ZERO, HALF, ONE = map(f32, (0, 0.5, 1))
 PER_LEVEL = f32(1 / 255)
-
-inner = njit(nogil=True, error_model="numpy")
-contracted = njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz"})  # a·b + c rounded once
-summing = njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})  # sums in lanes
-
-
-def compiled(signature):
-    """Compile now, and keep the code on disk where a folder for it can be written."""
-
-    def decorate(function):
-        options = {"nogil": True, "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except (RuntimeError, OSError):
-            return njit(signature, **options)(function)
-
-    return decorate
 
 
 @inner
@@ -38,12 +19,12 @@ def triangles(length, size, flip, first, count, weights):
         output = f32(o) + HALF
         if flip:
             output = f32(size) - output
-        centre = output * scale
-        low = max(0, math.floor(centre - width - HALF))
-        high = min(length, math.ceil(centre + width + HALF))
+        center = output * scale
+        low = max(0, math.floor(center - width - HALF))
+        high = min(length, math.ceil(center + width + HALF))
         taps, total = 0, ZERO
         for pixel in range(low, high):
-            weight = ONE - abs(f32(pixel) + HALF - centre) / width
+            weight = ONE - abs(f32(pixel) + HALF - center) / width
             if weight > ZERO:
                 if taps == 0:
                     first[o] = pixel

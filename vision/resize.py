@@ -2,23 +2,24 @@
 import numpy as np
 from numba import types
 
-from vision.resample import compiled, inner, transpose
+from vision.compiling import compiled, inner
+from vision.resample import transpose
 
-PRECISION = 22  # bits behind the point of Pillow's resampling weights
+PRECISION = 22  # fractional bits of Pillow's resampling weights
 
 
 @inner
 def fixed_triangles(length, size, first, count, weights):
-    """Pillow's `precompute_coeffs` of its bilinear filter: as `triangles`, in whole numbers of 2^-22."""
+    """Pillow's `precompute_coeffs` of its bilinear filter: as `triangles`, as integers in units of 2^-22."""
     scale = length / size
     width = max(scale, 1.0)
     exact = np.empty(weights.shape[1])
     for o in range(size):
-        centre = (o + 0.5) * scale
-        low, high = max(0, int(centre - width + 0.5)), min(length, int(centre + width + 0.5))
+        center = (o + 0.5) * scale
+        low, high = max(0, int(center - width + 0.5)), min(length, int(center + width + 0.5))
         total = 0.0
         for k in range(high - low):
-            exact[k] = max(0.0, 1.0 - abs((k + low - centre + 0.5) * (1.0 / width)))
+            exact[k] = max(0.0, 1.0 - abs((k + low - center + 0.5) * (1.0 / width)))
             total += exact[k]
         first[o], count[o] = low, high - low
         for k in range(high - low):

@@ -42,8 +42,8 @@ def indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, np
         kept = folder / f"{_cache_key(paths)}.npz"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")):
-            if (found := _kept(kept)) is not None:
-                return found, {}
+            if (index := _kept(kept)) is not None:
+                return index, {}
             index, broken = read_index(paths, progress)
             if not broken:
                 with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
@@ -71,8 +71,8 @@ def _cache_key(paths: list[bytes]) -> str:
 def _kept(path: Path) -> dict[str, np.ndarray] | None:
     """None where it is not there, or broken."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in COLUMNS}
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in COLUMNS}
     except Exception:  # whatever half a file makes numpy or zipfile raise
         return None
 
@@ -92,50 +92,71 @@ def ignored_members(index: dict[str, np.ndarray]) -> Counter:
 
 def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """One walk over the headers of all shards.  → COLUMNS, and shard, or place in it → why it could not be read."""
-    columns = {name: array("q") for name in ("shard", "offset", "size", "label", "dotted", "ends")}
-    names, texts, ignored, broken = bytearray(), {}, Counter(), {}
+    reader = _IndexReader()
     for number, path in enumerate(paths):
+        reader.read_shard(number, path)
+        if progress:
+            progress(number + 1, len(paths))
+    return reader.index(), reader.broken
+
+
+class _IndexReader:
+    """Collects the columns of an index, shard by shard."""
+
+    def __init__(self) -> None:
+        self.columns = {name: array("q") for name in ("shard", "offset", "size", "label", "dotted", "ends")}
+        self.names, self.texts, self.ignored = bytearray(), {}, Counter()
+        self.broken: dict[str, str] = {}
+
+    def read_shard(self, number: int, path: bytes) -> None:
         labels: dict[str, int] = {}  # key of a sample → its row of `texts`
         keys: list[tuple[str, str]] = []  # of each image: with the dots of its name, and up to the first
         try:
             with open(path, "rb") as file:
-                for member in _members(file, path, keys, broken):
-                    key, kind = split_name(member.name)
-                    end = b"." + kind.rpartition(".")[2].encode("utf-8", "surrogateescape")
-                    if not member.isreg():
-                        continue
-                    if litter := litter_of(member.name):
-                        ignored[litter] += 1
-                    elif end == b".cls":
-                        file.seek(member.offset_data)
-                        text = file.read(min(member.size, LONGEST_LABEL + 1))
-                        labels[_long(member.name)] = texts.setdefault(text, len(texts))
-                    elif end in SUFFIXES:
-                        keys.append((_long(member.name), key))
-                        names += member.name.encode("utf-8", "surrogateescape")
-                        columns["ends"].append(len(names))
-                        columns["dotted"].append(DOTTED if "." in kind else PLAIN)
-                        for name, value in (("shard", number), ("offset", member.offset_data), ("size", member.size)):
-                            columns[name].append(value)
-                    else:
-                        ignored[kind_of(member.name.encode("utf-8", "surrogateescape"))] += 1
+                for member in _members(file, path, keys, self.broken):
+                    if member.isreg():
+                        self._add(member, number, file, labels, keys)
         except OSError as error:
-            broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
-        for row, (long, short) in enumerate(keys, len(columns["label"])):
-            columns["label"].append(labels.get(long, labels.get(short, UNKNOWN)))
-            if columns["dotted"][row] == DOTTED and long in labels:
-                columns["dotted"][row] = OWN_LABEL
-        if progress:
-            progress(number + 1, len(paths))
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    index = {name: np.frombuffer(column, np.int64) for name, column in columns.items()}
-    index |= {"shard": index["shard"].astype(np.int32), "dotted": index["dotted"].astype(np.int8), "text_ends": ends}
-    blobs = (("names", names), ("texts", b"".join(texts)), ("ignored", json.dumps(ignored).encode()))
-    return index | {name: np.frombuffer(blob, np.uint8) for name, blob in blobs}, broken
+            self.broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
+        for row, (long, short) in enumerate(keys, len(self.columns["label"])):
+            self.columns["label"].append(labels.get(long, labels.get(short, UNKNOWN)))
+            if self.columns["dotted"][row] == DOTTED and long in labels:
+                self.columns["dotted"][row] = OWN_LABEL
+
+    def _add(self, member: tarfile.TarInfo, number: int, file: BinaryIO, labels: dict[str, int], keys: list) -> None:
+        """One member of shard `number`: an image, a label, or another file."""
+        key, kind = split_name(member.name)
+        end = b"." + _bytes(kind.rpartition(".")[2])
+        if litter := litter_of(member.name):
+            self.ignored[litter] += 1
+        elif end == b".cls":
+            file.seek(member.offset_data)
+            text = file.read(min(member.size, LONGEST_LABEL + 1))
+            labels[_long(member.name)] = self.texts.setdefault(text, len(self.texts))
+        elif end in SUFFIXES:
+            keys.append((_long(member.name), key))
+            self.names += _bytes(member.name)
+            row = {"ends": len(self.names), "dotted": DOTTED if "." in kind else PLAIN, "shard": number,
+                   "offset": member.offset_data, "size": member.size}
+            for name, value in row.items():
+                self.columns[name].append(value)
+        else:
+            self.ignored[kind_of(_bytes(member.name))] += 1
+
+    def index(self) -> dict[str, np.ndarray]:
+        index = {name: np.frombuffer(column, np.int64) for name, column in self.columns.items()}
+        ends = np.cumsum([len(text) for text in self.texts], dtype=np.int64)
+        index |= {"shard": index["shard"].astype(np.int32), "dotted": index["dotted"].astype(np.int8), "text_ends": ends}
+        blobs = {"names": self.names, "texts": b"".join(self.texts), "ignored": json.dumps(self.ignored).encode()}
+        return index | {name: np.frombuffer(blob, np.uint8) for name, blob in blobs.items()}
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's sample and what it is of it, as WebDataset tells them: up to the first dot of its last part, and the rest."""
+    """A member's sample and its part of it, as WebDataset has them: up to the first dot of its last part, and the rest."""
     folder, slash, last = name.rpartition("/")
     stem, _, kind = last.partition(".")
     return f"{folder}{slash}{stem}", kind.lower()
@@ -149,7 +170,7 @@ def _long(name: str) -> str:
 def _members(file: BinaryIO, path: bytes, keys: list, broken: dict[str, str]) -> Iterator[tarfile.TarInfo]:
     """Every member whose header can be read. A damaged header costs its member: the next valid one is looked for.
 
-    keys: images found so far, for what is told of a shard that ends too soon.
+    keys: of the images so far, for the message about a shard that ends too soon.
     """
     start, shard = 0, printable(path)
     while True:

@@ -42,27 +42,27 @@ class Labels:
 
 
 def parse(text: bytes) -> int | str:
-    """What one .cls says: a number from 0 on, UNKNOWN for -1, or a name in Unicode's NFC.  Raises NoLabel."""
+    """The content of one .cls: a number from 0 on, UNKNOWN for -1, or a name in Unicode's NFC.  Raises NoLabel."""
     if len(text) > LONGEST_LABEL:
         raise NoLabel(f".cls is longer than {LONGEST_LABEL} bytes")
     try:
-        found = text.decode("utf-8-sig").strip("\0 \t\r\n")
+        content = text.decode("utf-8-sig").strip("\0 \t\r\n")
     except UnicodeDecodeError:
         raise NoLabel(".cls is no UTF-8 text") from None
-    if not found:
+    if not content:
         raise NoLabel(".cls is empty")
-    if len(found.splitlines()) > 1:
+    if len(content.splitlines()) > 1:
         raise NoLabel(".cls has several lines")
-    if not _FRACTION.fullmatch(found):
-        return class_name(found)
+    if not _FRACTION.fullmatch(content):
+        return class_name(content)
     try:
-        value = int(found)
+        value = int(content)
     except ValueError:
-        if not float(found).is_integer():  # 3.0 is a number of a class, 3.5 is none
-            raise NoLabel(f".cls is {found[:20]}, a fraction") from None
-        value = int(float(found))
+        if not float(content).is_integer():  # 3.0 is a number of a class, 3.5 is none
+            raise NoLabel(f".cls is {content[:20]}, a fraction") from None
+        value = int(float(content))
     if value != UNKNOWN and not 0 <= value < 2**63:
-        raise NoLabel(f".cls is {found[:20]}; classes are numbered from 0")
+        raise NoLabel(f".cls is {content[:20]}; classes are numbered from 0")
     return value
 
 
@@ -87,35 +87,35 @@ def of_train(texts: Sequence[bytes], counts: Sequence[int], root: Path, max_corr
     if {str(value) for value in weight} <= {*lines}:  # names that are digits, beside letters
         weight = {str(value): n for value, n in weight.items()} if any(isinstance(value, str) for value in weight) else weight
     of_kind = {kind: {value: n for value, n in weight.items() if isinstance(value, kind)} for kind in (int, str)}
-    numbers, words = (sum(of_kind[kind].values()) for kind in (int, str))
-    if not numbers + words:
+    numbers, names = (sum(of_kind[kind].values()) for kind in (int, str))
+    if not numbers + names:
         return None
-    if min(numbers, words) > max_corrupt * (numbers + words):
+    if min(numbers, names) > max_corrupt * (numbers + names):
         number, word = (next(iter(of_kind[kind])) for kind in (int, str))
-        raise ValueError(f"data.root={root}: .cls is a number for {numbers} images ({number}, …) and a name for {words} "
+        raise ValueError(f"data.root={root}: .cls is a number for {numbers} images ({number}, …) and a name for {names} "
                          f"({word}, …); write one kind, name every class in classes.txt, or set data.labels=none")
-    numeric = numbers >= words
+    numeric = numbers >= names
     values = of_kind[int if numeric else str]
 
     if not lines:
-        known = sorted(values)
-        return Labels(tuple(map(str, known)), {value: k for k, value in enumerate(known)}, numeric)
+        present = sorted(values)
+        return Labels(tuple(map(str, present)), {value: k for k, value in enumerate(present)}, numeric)
     place = {value: value for value in range(len(lines))} if numeric else {line: k for k, line in enumerate(lines)}
     strange = {value: n for value, n in values.items() if value not in place}
-    if strange and (len(strange) == len(values) or sum(strange.values()) > max_corrupt * (numbers + words)):
+    if strange and (len(strange) == len(values) or sum(strange.values()) > max_corrupt * (numbers + names)):
         about = f"up to {max(strange)}" if numeric else f"such as {next(iter(strange))}"
         raise ValueError(f"{path} names {len(lines)} classes, and there are labels {about} that it does not name; add their "
                          f"lines, or set data.labels=none")
-    known = sorted(values.keys() - strange.keys(), key=place.__getitem__)
-    return Labels(tuple(lines[place[value]] for value in known), {value: k for k, value in enumerate(known)}, numeric)
+    present = sorted(values.keys() - strange.keys(), key=place.__getitem__)
+    return Labels(tuple(lines[place[value]] for value in present), {value: k for k, value in enumerate(present)}, numeric)
 
 
 def classes_of(texts: Sequence[bytes], labels: Labels) -> tuple[np.ndarray, dict[int, str]]:
     """Of each text its class or UNKNOWN; and row of a text → why it is no label."""
-    found, wrong = np.full(len(texts) + 1, UNKNOWN, np.int64), {}  # the last for images without .cls, whose row is -1
+    class_of, wrong = np.full(len(texts) + 1, UNKNOWN, np.int64), {}  # the last for images without .cls, whose row is -1
     for row, text in enumerate(texts):
         try:
-            found[row] = labels.of(text)
+            class_of[row] = labels.of(text)
         except NoLabel as error:
             wrong[row] = str(error)
-    return found, wrong
+    return class_of, wrong

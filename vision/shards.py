@@ -1,6 +1,6 @@
 """WebDataset shards → a data set: tar files whose members are images, and labels beside them (000123.jpg, 000123.cls).
 
-Members are read where they lie, by offset, so that any image can be asked for: views, order and resuming are those of a
+Members are read where they lie, by offset, so that any image can be read alone: views, order and resuming are those of a
 folder, whatever the number of processes. What lies where is read once and kept in the user's cache.
 """
 
@@ -10,7 +10,6 @@ import io
 import os
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +22,7 @@ from vision.decode import SUFFIXES, Unreadable
 from vision.folder import SPLITS
 from vision.listing import listed, printable, walk
 from vision.shard_index import DOTTED, PLAIN, UNKNOWN, ignored_members, indexed, label_texts
-from vision.splits import Dataset, assemble
+from vision.splits import Collection, Dataset, assemble
 from vision.streamed import Progress, Streamed
 
 ROLES = {name: role for role, names in SPLITS.items() for name in names}
@@ -73,36 +72,33 @@ class Shards(Streamed):
 
 def load_shards(
     root: str | Path | None, labels: str = "auto", max_corrupt: float = 0.2, validation: float = 0.1, seed: int = 0,
-    progress: Progress | None = None, image_size: int = 224,
+    progress: Progress | None = None,
 ) -> Dataset:
     """A folder of shards as a data set; splits by folder (train/) or by name (imagenet1k-validation-07.tar), else all train.
 
     Labels are the numbers or the names in .cls members (vision/shard_labels.py). Where most images of train have one, the
-    others are left out; else there are no labels; `skipped` says so, and why. As of a folder, validation is the test split
-    where there is no other, and what is missing is carved out of train. Raises ValueError, one line, with the fix.
+    others are left out; else there are no labels; `skipped` gives the reason. As of a folder, validation is the test split
+    where there is no other, and what is missing is held out of train. Raises ValueError, one line, with the fix.
     """
     root = _existing(root)
-    ignored, skipped = Counter(), {}
-    splits, meaning = {}, None
-    for role, paths in _roles(root, ignored, skipped).items():
+    collection, meaning = Collection("shards", str(root)), None
+    for role, paths in _roles(root, collection.ignored, collection.skipped).items():
         index, broken = indexed(paths, progress)
-        skipped |= broken
-        ignored += ignored_members(index)
-        split = _of_samples(Shards(paths, index), ignored)
+        collection.skipped |= broken
+        collection.ignored += ignored_members(index)
+        split = _of_samples(Shards(paths, index), collection.ignored)
         if role == "train":
             if not len(split):
                 raise ValueError(f"data.root={root} has shards without images; members end in "
                                  f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
             if labels != "none":
-                meaning = _labels(split, root, labels == "folders", max_corrupt, skipped)
+                meaning = _labels(split, root, labels == "folders", max_corrupt, collection.skipped)
         if meaning:
-            split = _labelled(split, meaning, f"{root}, {role}", skipped)
-            if not len(split):
-                continue
-        splits[role] = split
-    classes = meaning.names if meaning else None
-    dataset = assemble("shards", str(root), splits, classes, skipped, max_corrupt, validation, seed, progress, image_size)
-    return replace(dataset, ignored=dict(+ignored))
+            split = _labelled(split, meaning, f"{root}, {role}", collection.skipped)
+        if len(split) or not meaning:
+            collection.splits[role] = split
+    collection.classes = meaning.names if meaning else None
+    return assemble(collection, max_corrupt, validation, seed, progress)
 
 
 def _of_samples(split: Shards, ignored: Counter) -> Shards:
@@ -123,13 +119,13 @@ def _labels(
     split: Shards, root: Path, required: bool, max_corrupt: float, skipped: dict[str, str]
 ) -> shard_labels.Labels | None:
     """What the .cls members of train mean; None where fewer than half of its images have one.  required: that is an error."""
-    texts, found = label_texts(split.index), split.index["label"][split.rows.numpy()]
-    counts = np.bincount(found[found != UNKNOWN], minlength=len(texts))
+    texts, label_rows = label_texts(split.index), split.index["label"][split.rows.numpy()]
+    counts = np.bincount(label_rows[label_rows != UNKNOWN], minlength=len(texts))
     meaning = shard_labels.of_train(texts, counts, root, max_corrupt)
-    lacking, why = int((found == UNKNOWN).sum()), "have no .cls beside them"
+    lacking, why = int((label_rows == UNKNOWN).sum()), "have no .cls beside them"
     if meaning:
         class_of, wrong = shard_labels.classes_of(texts, meaning)
-        lacking = int((class_of[found] == UNKNOWN).sum())
+        lacking = int((class_of[label_rows] == UNKNOWN).sum())
     elif texts:
         lacking, wrong = len(split), {0: _why_not(texts[0])}
     if texts and wrong:
@@ -154,10 +150,10 @@ def _why_not(text: bytes) -> str:
 def _labelled(split: Shards, meaning: shard_labels.Labels, place: str, skipped: dict[str, str]) -> Shards:
     """The images that have a class of train. The others are left out: named where their .cls is wrong, else counted."""
     class_of, wrong = shard_labels.classes_of(label_texts(split.index), meaning)
-    found = split.index["label"][split.rows.numpy()]
-    labels = class_of[found]
-    bad = np.flatnonzero(np.isin(found, list(wrong)))
-    skipped |= {split.where(int(i)): wrong[int(found[i])] for i in bad[:NAMED]}
+    label_rows = split.index["label"][split.rows.numpy()]
+    labels = class_of[label_rows]
+    bad = np.flatnonzero(np.isin(label_rows, list(wrong)))
+    skipped |= {split.where(int(i)): wrong[int(label_rows[i])] for i in bad[:NAMED]}
     if len(bad) > NAMED:
         skipped[f"{place}, labels"] = f"{len(bad) - NAMED} more images have a .cls that is no label"
     if without := int((labels == UNKNOWN).sum()) - len(bad):
@@ -179,7 +175,7 @@ def _existing(root: str | Path | None) -> Path:
 
 def _roles(root: Path, ignored: Counter, skipped: dict[str, str]) -> dict[str, list[bytes]]:
     """Role → its shards in the order of their paths, train first."""
-    found: dict[str, list[bytes]] = {"train": []}
+    roles: dict[str, list[bytes]] = {"train": []}
     shards = walk(os.fsencode(root), b"", ignored, skipped, frozenset([b".tar"]))
     ignored[".txt"] -= (root / "classes.txt").is_file()
     for path in sorted(root / os.fsdecode(name) for name, _ in shards):
@@ -189,14 +185,8 @@ def _roles(root: Path, ignored: Counter, skipped: dict[str, str]) -> dict[str, l
         words = re.split(r"[-_.]", path.stem.lower())
         folders = [part.lower() for part in path.relative_to(root).parts[:-1]]
         role = next((ROLES[word] for word in (*folders, *words) if word in ROLES), "train")
-        found.setdefault(role, []).append(os.fsencode(path))
-    if not found["train"]:
+        roles.setdefault(role, []).append(os.fsencode(path))
+    if not roles["train"]:
         there = listed(+ignored) or "nothing else"
         raise ValueError(f"data.root={root} has no .tar for train ({there}); shards are uncompressed .tar files")
-    return found
-
-
-def _stamp(paths: list[bytes]) -> bytes:
-    """Of the shards as they are: paths, sizes, times of change."""
-    stats = ((path, os.stat(path)) for path in paths)
-    return b"\n".join(b"%s %d %d" % (path, status.st_size, status.st_mtime_ns) for path, status in stats)
+    return roles

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vision import random
+from core import counter_rng
 from vision.streamed import Progress, Streamed, drop_unreadable
 
 VALIDATION_CAP = 5_000
-TEST_SHARE, TEST_CAP = 0.2, 10_000  # carved where a labelled set has no test split
-FOR_TEST, FOR_VALIDATION = 0, 1  # the counter's epoch word: which carving a random number is for
+STREAMED_SIZE = 224  # pixels a side at which files are used where nothing else is set
+TEST_SHARE, TEST_CAP = 0.2, 10_000  # held out where a labelled set has no test split
+FOR_TEST, FOR_VALIDATION = 0, 1  # in place of the counter's epoch: which holdout a random number is for
 
 # Mean and standard deviation over the pixels of the official train split, per channel in 0..1. MNIST: PyTorch's
 # examples; Fashion-MNIST: computed from Debian's copy (a test repeats it); CIFAR-10, CIFAR-100, STL-10 (labelled
@@ -93,53 +94,61 @@ class Dataset:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """"images.train" → "1,164 images, 0f3c…", and so on: what tells these images, labels and classes from others.
+        """"images.train" → "1,164 images, 0f3c…", and so on: different for other images, labels or classes.
 
         They are part of the identity of a run that sees them (core/identity.py), and the same wherever the files lie.
         """
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if self.pretrain is not self.train:
             splits["pretrain"] = self.pretrain
-        found = {f"images.{role}": f"{len(split):,} images, {split.fingerprint()[:16]}" for role, split in splits.items()}
+        prints = {f"images.{role}": f"{len(split):,} images, {split.fingerprint()[:16]}" for role, split in splits.items()}
         if self.classes:
             labels = hashlib.sha256()
             for split in splits.values():
                 labels.update(b"none" if split.labels is None else split.labels.numpy().tobytes())
             names = ", ".join(self.classes[:3]) + (", …" if len(self.classes) > 3 else "")
             every = hashlib.sha256("\n".join(self.classes).encode()).hexdigest()[:8]
-            found |= {"images.labels": labels.hexdigest()[:16], "images.classes": f"{len(self.classes)} ({names}; {every})"}
-        return found
+            prints |= {"images.labels": labels.hexdigest()[:16], "images.classes": f"{len(self.classes)} ({names}; {every})"}
+        return prints
 
 
-def split_off(
+class Splits(NamedTuple):
+    """No image is in two of them."""
+
+    train: Any  # Images, or a Streamed
+    validation: Any
+    test: Any
+
+
+def complete_splits(
     train: Images | Streamed, validation: Images | Streamed | None, test: Images | Streamed | None, share: float,
     seed: int, test_share: float = TEST_SHARE,
-) -> tuple[Images | Streamed, ...]:
-    """(train, validation, test), where what is None is carved out of train: first test, which knows no seed, so that
-    an encoder pretrained with one seed never meets its own images in the test of another; then validation."""
+) -> Splits:
+    """The splits, where what is None is held out of train: first test, which does not depend on the seed, so that an
+    encoder pretrained with one seed never meets its own images in the test of another; then validation."""
     if test is None:
-        train, test = _carve(train, test_share, TEST_CAP, 0, FOR_TEST)
+        train, test = split_holdout(train, test_share, TEST_CAP, 0, FOR_TEST)
     if validation is None:
-        train, validation = _carve(train, share, VALIDATION_CAP, seed, FOR_VALIDATION)
-    return train, validation, test
+        train, validation = split_holdout(train, share, VALIDATION_CAP, seed, FOR_VALIDATION)
+    return Splits(train, validation, test)
 
 
-def _carve(split: Images | Streamed, share: float, cap: int, seed: int, use: int) -> tuple[Any, Any]:
-    """(what stays, what is carved), both in the order of `split`; stratified where it is labelled."""
+def split_holdout(split: Images | Streamed, share: float, cap: int, seed: int, use: int) -> tuple[Any, Any]:
+    """(what stays, the holdout), both in the order of `split`; stratified where it is labelled."""
     labels = torch.zeros(len(split), dtype=torch.int64) if split.labels is None else split.labels
     counts = labels.bincount()
     # A file keeps its random number when another one turns out unreadable: it belongs to the row, not the position.
     rows = split.rows if isinstance(split, Streamed) else torch.arange(len(split))
-    order = random.keys(seed, use, rows, random.SPLIT).argsort(stable=True)
+    order = counter_rng.keys(seed, use, rows, counter_rng.SPLIT).argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]  # class by class, in random order within each
     rank = torch.empty_like(labels)
     rank[order] = torch.arange(len(split)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    carved = rank < _apportion(counts, share, cap)[labels]
-    return split.select((~carved).nonzero().flatten()), split.select(carved.nonzero().flatten())
+    held_out = rank < _apportion(counts, share, cap)[labels]
+    return split.select((~held_out).nonzero().flatten()), split.select(held_out.nonzero().flatten())
 
 
 def _apportion(counts: Tensor, share: float, cap: int) -> Tensor:
-    """How many of each class to carve.  counts: C int64 → C int64.
+    """How many of each class to hold out.  counts: C int64 → C int64.
 
     round(share · N), at most `cap`, by largest remainders; at least one of every class that keeps another (while that
     respects `cap`), never all of a class.
@@ -157,24 +166,41 @@ def _apportion(counts: Tensor, share: float, cap: int) -> Tensor:
     return (one + take).minimum((counts - 1).clamp(min=0))
 
 
+@dataclass
+class Collection:
+    """The files that a reader finds, before unreadable ones are dropped and missing splits are held out of train."""
+
+    name: str  # the data set's
+    root: str
+    splits: dict[str, Streamed] = field(default_factory=dict)  # "train", maybe "validation" and "test"
+    classes: tuple[str, ...] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)  # as in `Dataset`
+    ignored: Counter = field(default_factory=Counter)
+
+
 def assemble(
-    name: str, where: str, splits: Mapping[str, Streamed], classes: tuple[str, ...] | None, skipped: dict[str, str],
-    max_corrupt: float, validation: float, seed: int, progress: Progress | None, image_size: int = 224,
+    collection: Collection, max_corrupt: float, validation: float, seed: int, progress: Progress | None = None
 ) -> Dataset:
-    """Streamed splits ("train", maybe "validation" and "test") → a Dataset without their unreadable files.
+    """The data set of what was collected, without unreadable files.
 
     Where labelled data has an official validation split and no test that can be scored, as ImageNet, that split is the
-    test, since published figures are figures on it, and validation is carved out of train: nothing is ever selected on
+    test, since published figures are figures on it, and validation is held out of train: nothing is ever selected on
     what is reported.
     """
+    splits, classes = collection.splits, collection.classes
     if classes and "test" not in splits and "validation" in splits:
         splits = {"train": splits["train"], "test": splits["validation"]}
     for split in splits.values():
         split.max_corrupt = max_corrupt
     splits, unreadable = drop_unreadable(splits, max_corrupt, progress)
     if not len(splits["train"]):
-        raise ValueError(f"data.root={where} has no readable image in train; see {next(iter(unreadable), where)}")
-    train, held_out, test = split_off(splits["train"], splits.get("validation"), splits.get("test"), validation, seed,
-                                      TEST_SHARE if classes else 0)
-    return Dataset(name, train, train, held_out, test, classes, 3, image_size, *STATISTICS["imagenet"],
-                   skipped | unreadable)
+        first = next(iter(unreadable), collection.root)
+        raise ValueError(f"data.root={collection.root} has no readable image in train; see {first}")
+    train, held_out, test = complete_splits(
+        splits["train"], splits.get("validation"), splits.get("test"), validation, seed, TEST_SHARE if classes else 0
+    )
+    mean, std = STATISTICS["imagenet"]
+    return Dataset(
+        collection.name, train, train, held_out, test, classes, 3, STREAMED_SIZE, mean, std,
+        collection.skipped | unreadable, dict(+collection.ignored),
+    )

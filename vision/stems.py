@@ -17,10 +17,10 @@ def small_stem(model: nn.Module, channels: int, image_size: int, stride: int = 1
     Models whose first layer cuts patches (transformers) keep it: `specify` chose its patch. One whose stem sees every
     pixel anyway (VGG) keeps it too, and loses the last pools where they would leave no pixel.
     """
-    found = stem_convolution(model)
-    if found is None or "patch_embed" in found[0]:
+    stem = stem_convolution(model)
+    if stem is None or "patch_embed" in stem[0]:
         return
-    name, old = found
+    name, old = stem
     if old.stride != (1, 1):
         new = nn.Conv2d(channels, old.out_channels, 3, stride=stride, padding=1, bias=old.bias is not None)
         model.set_submodule(name, new)

@@ -32,7 +32,7 @@ SAMPLE = 32_768  # bytes at three places of a large file that its fingerprint co
 
 
 class Streamed:
-    """A split decoded on demand. A subclass says where image i's bytes are (`_open`) and what it is called (`where`).
+    """A split decoded on demand. A subclass opens the bytes of image i (`_open`) and names it (`where`).
 
     rows: N int64, which entries of the shared source this split has, ascending; labels: N int64 or None.
     skipped: path → reason of the files found unreadable by *this process's copy* after the check up front.
@@ -80,7 +80,7 @@ class Streamed:
     def resized(self, indices: Tensor, size: int) -> Tensor:
         """→ B,3,size,size uint8: the center square (vision/preprocess.py) of the file that `readable` gives.
 
-        Where `skipped` has grown meanwhile, a file stands for its neighbour in path order, mostly of the same class.
+        Where `skipped` has grown meanwhile, a file stands in for its neighbor in path order, mostly of the same class.
         """
 
         def one(index: int) -> np.ndarray:  # size,size,3
@@ -92,7 +92,7 @@ class Streamed:
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
     def name(self, index: int) -> str:
-        """A short printable name that tells image `index` from all others of the data set."""
+        """A short printable name of image `index`, unique in the data set."""
         return self.where(index)
 
     def fingerprint(self) -> str:
@@ -127,7 +127,7 @@ class Streamed:
         raise NotImplementedError
 
     def _identify(self, digest) -> None:
-        """Add to the digest what is known of all images without reading them: names, sizes. No path, no time of change."""
+        """Add to the digest what takes no reading: names, sizes. No path, no time of change."""
         raise NotImplementedError
 
     def _open(self, row: int) -> BinaryIO:

@@ -118,13 +118,13 @@ def _next(iterator: Iterator, processes: list) -> Any:
                 continue
             if not processes or not (why := _failure(text, error, processes)):
                 raise
-            for process in processes:  # one that hangs in a system call does not end when it is asked to
+            for process in processes:  # one that hangs in a system call does not react to SIGTERM
                 process.kill()
             raise WorkerFailed(f"{why}; {WAY_OUT}") from error
 
 
 def _failure(text: str, error: Exception, processes: list) -> str | None:
-    """Why no item came, in words; None where the fault is not the workers'."""
+    """Why no item came, as text; None where the fault is not the workers'."""
     codes = [process.exitcode for process in processes if process.exitcode]
     if -signal.SIGBUS in codes or "Bus error" in text or "unable to allocate shared memory" in text or (
         "unable to write to file" in text and "torch_" in text

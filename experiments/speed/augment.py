@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from core.distributed import session
 from core.machine import cores
 from experiments.speed.side_by_side import arguments, compare, report, skip
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.folder import scan
-from vision.loaders import MemoryLoader, Plan, StreamLoader
+from vision.loaders import BatchSampler, MemoryLoader, StreamLoader
 from vision.splits import Images
 
 STRONG = dict(crop=(0.08, 1.0), jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grey=0.2, blur=0.5)
@@ -124,7 +124,7 @@ def in_memory(settings, world) -> dict[str, dict]:
     size, count, batch = settings.size, settings.images, settings.batch
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    loader = MemoryLoader(Images(images), Recipe(size, MEAN, STD, **STRONG), Plan(count, batch, 0, world), 3)
+    loader = MemoryLoader(Images(images), Augmentation(size, MEAN, STD, **STRONG), BatchSampler(count, batch, 0, world), 3)
     peers = {name: through(Peer(pixels, *chain), batch, settings.workers, world) for name, chain in chains(size).items()}
     if importlib.util.find_spec("kornia"):
         augment, on_device = of_kornia(size).to(world.device), images.to(world.device)
@@ -146,8 +146,8 @@ def in_memory(settings, world) -> dict[str, dict]:
 def from_files(settings, world, folder: Path) -> dict[str, dict]:
     size, count, batch = settings.file_size, settings.files, settings.file_batch
     paths = photographs(folder, count)
-    plan, recipe = Plan(count, batch, 0, world), Recipe(size, MEAN, STD, **STRONG)
-    loader = StreamLoader(scan(folder)[0], recipe, plan, 3, settings.workers)
+    plan, recipe = BatchSampler(count, batch, 0, world), Augmentation(size, MEAN, STD, **STRONG)
+    loader = StreamLoader(scan(folder).files, recipe, plan, 3, settings.workers)
     peers = {name: through(Peer(paths, *chain), batch, settings.workers, world) for name, chain in chains(size).items()}
     case = f"two {size}×{size} views of {WIDTH}×{HEIGHT} JPEGs, batch {batch}"
     return against(peers, case, lambda: run(loader, world), settings.rounds)
@@ -182,7 +182,7 @@ def through(dataset: Peer, batch: int, workers: int, world):
 
 
 def run(loader: MemoryLoader | StreamLoader, world) -> int:
-    done = sum(len(b.views[0]) for b in loader.batches(0, loader.plan.steps_an_epoch))
+    done = sum(len(b.views[0]) for b in loader.batches(0, loader.sampler.steps_an_epoch))
     finish(world)
     return done
 

@@ -17,8 +17,8 @@ from core.machine import cores
 from experiments.speed.augment import HEIGHT, MEAN, STD, STRONG, WIDTH, photographs
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision import datasets
-from vision.augment import Recipe
-from vision.loaders import MemoryLoader, Plan, StreamLoader
+from vision.augment import Augmentation
+from vision.loaders import BatchSampler, MemoryLoader, StreamLoader
 from vision.splits import Images
 
 
@@ -49,10 +49,10 @@ def streamed(settings, world: World) -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as folder:
         photographs(Path(folder), count)
         split = datasets.load("folder", folder, labels="none").pretrain
-        plan = Plan(len(split), min(batch, len(split)), 0, world)
+        plan = BatchSampler(len(split), min(batch, len(split)), 0, world)
 
         def work(workers: int):
-            loader = StreamLoader(split, Recipe(size, MEAN, STD, **STRONG), plan, 3, workers)
+            loader = StreamLoader(split, Augmentation(size, MEAN, STD, **STRONG), plan, 3, workers)
             return lambda: drain(loader, plan.steps_an_epoch, world.device)
 
         return {
@@ -69,8 +69,8 @@ def in_memory(settings, world: World) -> dict[str, dict]:
         return {}
     count, size = settings.small_images, 32
     pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
-    plan = Plan(count, min(256, count), 0, world)
-    loader = MemoryLoader(Images(pixels), Recipe(size, MEAN, STD, **STRONG), plan, 3)
+    plan = BatchSampler(count, min(256, count), 0, world)
+    loader = MemoryLoader(Images(pixels), Augmentation(size, MEAN, STD, **STRONG), plan, 3)
 
     def work(threads: int):
         return lambda: drain(loader, plan.steps_an_epoch, world.device, threads)

@@ -33,9 +33,9 @@ from experiments.speed.augment import MEAN, STD, STRONG, Peer, of_lightly
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from ssl.method.simclr import SimCLR
 from vision import datasets, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.build import precision
-from vision.loaders import MemoryLoader, Plan
+from vision.loaders import BatchSampler, MemoryLoader
 from vision.splits import Images
 
 DIM, HIDDEN, TEMPERATURE, LR = 128, 512, 0.5, 0.06
@@ -125,7 +125,7 @@ def ours(
 def on_device(pixels: np.ndarray, size: int, batch: int, world: World) -> Callable[[int], Iterator[Batch]]:
     """Our loader: the views of a batch are made on the device."""
     split = Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
-    loader = MemoryLoader(split, Recipe(size, MEAN, STD, **STRONG), Plan(len(pixels), batch, 0, world), 3)
+    loader = MemoryLoader(split, Augmentation(size, MEAN, STD, **STRONG), BatchSampler(len(pixels), batch, 0, world), 3)
     return lambda steps: loader.batches(0, steps)
 
 

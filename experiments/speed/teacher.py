@@ -17,7 +17,7 @@ from distill.cache import Cache
 from distill.train import TOOL
 from experiments.speed.side_by_side import arguments, compare, report
 from vision import encoders, loaders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.splits import Images
 
 PAIRS = (("small", "tiny"), ("resnet18", "tiny"), ("resnet18", "small"))
@@ -31,8 +31,8 @@ def main() -> None:
     with session(settings.device) as world, tempfile.TemporaryDirectory() as folder:
         shape = settings.batch * settings.steps, 1, settings.size, settings.size
         split = Images(torch.randint(256, shape, dtype=torch.uint8))
-        recipe = Recipe(settings.size, [0.3], [0.3], **cli.plain(words.augment))
-        deal = loaders.Plan(len(split), settings.batch, 0, world)
+        recipe = Augmentation(settings.size, [0.3], [0.3], **cli.plain(words.augment))
+        deal = loaders.BatchSampler(len(split), settings.batch, 0, world)
         batches = loaders.loader(split, recipe, deal, 1)
         for large, small in PAIRS:
             network = encoders.create(large, 1, settings.size)

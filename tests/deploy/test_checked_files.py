@@ -21,7 +21,7 @@ def module() -> portable.Portable:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     encoder.spec, encoder.dim = encoders.Spec("test_resnet", 1, 8), 4
-    header = artifact.Card(encoder.spec, (0.5,), (0.25,), 4, {}, ("a", "b"))
+    header = artifact.EncoderHeader(encoder.spec, (0.5,), (0.25,), 4, {}, ("a", "b"))
     return portable.Portable(artifact.Classifier(encoder, nn.Linear(4, 2)), header, False).eval()
 
 
@@ -195,7 +195,7 @@ def test_pruned_grouped_convolutions_come_back_from_their_file(name, tmp_path):
     torch.manual_seed(0)
     encoder = encoders.create(name, 3, 32).eval()
     prune.structured(encoder, encoder, 0.7, 4)
-    header = artifact.Card(encoder.spec, (0.5,) * 3, (0.25,) * 3, encoder.dim, {})
+    header = artifact.EncoderHeader(encoder.spec, (0.5,) * 3, (0.25,) * 3, encoder.dim, {})
     target = tmp_path / "encoder.safetensors"
     prune.write_checked(target, artifact.dumps(encoder, header, {}), encoder)
     again, _ = artifact.load(target)
@@ -208,7 +208,7 @@ def test_pruned_grouped_convolutions_come_back_from_their_file(name, tmp_path):
 def test_a_pruned_file_that_does_not_come_back_replaces_nothing(fault, tmp_path, monkeypatch):
     torch.manual_seed(0)
     encoder = encoders.create("test_resnet", 3, 32).eval()
-    header = artifact.Card(encoder.spec, (0.5,) * 3, (0.25,) * 3, encoder.dim, {})
+    header = artifact.EncoderHeader(encoder.spec, (0.5,) * 3, (0.25,) * 3, encoder.dim, {})
     target = tmp_path / "encoder.safetensors"
     target.write_text("what was there before")
     content = artifact.dumps(encoder, header, {})

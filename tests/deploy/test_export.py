@@ -18,7 +18,7 @@ from core import cli, training
 from deploy import export, portable, quantize, runtime, torchao_int8
 from deploy.card import verdict
 from vision import artifact, datasets, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.splits import Dataset
 
 READS = """
@@ -38,7 +38,8 @@ np.savez(out, **answers)
 
 def fitted() -> tuple[nn.Module, nn.Linear, Dataset]:
     """An encoder with statistics of digits, and a linear layer that tells them apart."""
-    from linear_eval.features import calibrated, images_of, plain
+    from linear_eval.features import calibrated, images_of
+    from vision.pixels import normalize_images
 
     torch.manual_seed(0)
     data = datasets.load("digits", seed=0)
@@ -47,7 +48,7 @@ def fitted() -> tuple[nn.Module, nn.Linear, Dataset]:
     images = images_of(data.train, torch.arange(len(data.train)), 8, 1)
     encoder = calibrated(encoder, images, mean, std, torch.device("cpu")).eval()
     with torch.no_grad():
-        x, y = encoder(plain(images, mean, std)), data.train.labels
+        x, y = encoder(normalize_images(images, mean, std)), data.train.labels
     head = nn.Linear(encoder.dim, 10)
     targets = nn.functional.one_hot(y, 10).float() - 0.1
     solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), targets, driver="gelsd").solution
@@ -62,7 +63,7 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     """A classifier's file and an encoder's."""
     folder = tmp_path_factory.mktemp("files")
     encoder, head, data = fitted()
-    recipe = Recipe(8, data.mean, data.std)
+    recipe = Augmentation(8, data.mean, data.std)
     (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, head, tuple(data.classes)))
     (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
     return folder / "classifier.safetensors", folder / "encoder.safetensors"

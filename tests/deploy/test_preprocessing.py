@@ -14,9 +14,10 @@ from torch import nn
 
 from deploy import gallery, portable, resize_graph, runtime
 from deploy.model import Model
-from linear_eval.features import images_of, plain
+from linear_eval.features import images_of
 from vision import artifact, datasets, encoders
 from vision.folder import scan
+from vision.pixels import normalize_images
 from vision.preprocess import FIXED, Preprocessing
 
 SIZE, MEAN, STD = 32, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -61,21 +62,21 @@ class Pixels(nn.Module):
 
 
 @pytest.fixture(scope="module", params=[3, 1], ids=["colour", "grey"])
-def files(request, tmp_path_factory) -> tuple[artifact.Card, Path]:
+def files(request, tmp_path_factory) -> tuple[artifact.EncoderHeader, Path]:
     """ONNX files of an encoder that hands out its input: plain.onnx and, with preprocessing inside, inside.onnx."""
     out, pixels = tmp_path_factory.mktemp("files"), Pixels(request.param)
-    card = artifact.Card(pixels.spec, MEAN[: request.param], STD[: request.param], pixels.dim, {})
+    card = artifact.EncoderHeader(pixels.spec, MEAN[: request.param], STD[: request.param], pixels.dim, {})
     for name, preprocess in (("plain", False), ("inside", True)):
         runtime.write_onnx(portable.Portable(pixels, card, preprocess).eval(), out / f"{name}.onnx")
     return card, out
 
 
-def evaluated(card: artifact.Card, folder: Path, body: bytes) -> np.ndarray:
+def evaluated(card: artifact.EncoderHeader, folder: Path, body: bytes) -> np.ndarray:
     """The encoder's input in evaluation, C,S,S, by the data set of a folder with this picture in it."""
     folder.mkdir()
     (folder / "x.png").write_bytes(body)
     images = images_of(scan(folder)[0], torch.tensor([0]), SIZE, card.spec.channels)
-    return plain(images, torch.tensor(card.mean), torch.tensor(card.std))[0].numpy()
+    return normalize_images(images, torch.tensor(card.mean), torch.tensor(card.std))[0].numpy()
 
 
 @pytest.mark.parametrize("kind", PICTURES)
@@ -153,12 +154,12 @@ def test_a_gallery_that_is_not_read_as_it_was_written_replaces_nothing(tmp_path,
 # ---------------------------------------------------------------------------------------------------------- what files state
 
 
-def encoder_file(path: Path, channels: int = 3) -> artifact.Card:
+def encoder_file(path: Path, channels: int = 3) -> artifact.EncoderHeader:
     torch.manual_seed(0)
     encoder = encoders.create("test_resnet", channels, SIZE).eval()
-    card = artifact.Card(encoder.spec, MEAN[:channels], STD[:channels], encoder.dim, {})
+    card = artifact.EncoderHeader(encoder.spec, MEAN[:channels], STD[:channels], encoder.dim, {})
     path.write_bytes(artifact.dumps(encoder, card, {}))
-    return artifact.read_card(path)
+    return artifact.read_header(path)
 
 
 def rewritten(path: Path, change) -> None:
@@ -180,7 +181,7 @@ def test_headers_state_the_preprocessing_and_older_files_mean_the_same(tmp_path,
     }
     assert Preprocessing.of(stated) == card.preprocessing == Preprocessing(SIZE, 3, MEAN, STD)
     rewritten(path, lambda header: header.pop("preprocessing"))
-    assert artifact.read_card(path) == card
+    assert artifact.read_header(path) == card
     session = onnxruntime.InferenceSession(files[1] / "plain.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["nolabel"])["preprocessing"] == files[0].preprocessing.json
 

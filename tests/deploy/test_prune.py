@@ -9,9 +9,9 @@ from commands import shortened
 from core import cli, training
 from deploy import prune
 from vision import artifact, cost, encoders, pruned
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
-RECIPE = Recipe(28, (0.3,), (0.3,))
+RECIPE = Augmentation(28, (0.3,), (0.3,))
 
 
 def images(count: int = 4) -> torch.Tensor:
@@ -44,7 +44,7 @@ def test_plain_timm_loads_it_by_the_lines_that_reports_show(tmp_path):
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(artifact.dumps(encoder, RECIPE, {}))
     scope: dict = {}
-    exec(f"import safetensors.torch, timm, torch\n{artifact.snippet(artifact.read_card(path), str(path))}", scope)
+    exec(f"import safetensors.torch, timm, torch\n{artifact.snippet(artifact.read_header(path), str(path))}", scope)
     with torch.no_grad():
         assert torch.equal(scope["model"](images()), encoder(images()))
 

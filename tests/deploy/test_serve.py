@@ -27,7 +27,7 @@ from deploy import portable, runtime, serve
 from deploy.batching import Batcher
 from deploy.model import Model, Outputs, Refused
 from vision import artifact, datasets, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.splits import Dataset
 
 COUNT = 200  # images of the gallery
@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     data = datasets.load("digits", seed=0)
     encoder = encoders.create("tiny", 1, 8).eval()
-    recipe, head = Recipe(8, data.mean, data.std), torch.nn.Linear(encoder.dim, 10)
+    recipe, head = Augmentation(8, data.mean, data.std), torch.nn.Linear(encoder.dim, 10)
     (out / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, head, tuple(data.classes)))
     (out / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
     runtime.write_onnx(portable.load(out / "classifier.safetensors"), out / "model.onnx")

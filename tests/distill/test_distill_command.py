@@ -14,7 +14,7 @@ from core import cli
 from core.identity import identity
 from distill.train import TOOL, jobs
 from vision import artifact, datasets, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
 MODULE = "distill.train"
 SMALL = ["--data=digits", "--batch_size=64", "--steps=12", "--log_every=1"]
@@ -25,7 +25,7 @@ def files(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("teacher"), datasets.load("digits")
     torch.manual_seed(5)
     encoder = encoders.create("test_resnet", 1, 8)
-    recipe = Recipe(8, data.mean, data.std)
+    recipe = Augmentation(8, data.mean, data.std)
     (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
     (folder / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 10), data.classes))
     (folder / "other.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(96, 2), ("cat", "dog")))
@@ -64,7 +64,7 @@ def test_killed_it_ends_with_the_same_bytes(files, tmp_path, method):
     job.wait()
     assert run(*words, f"--out={tmp_path / 'cut'}", logs=tmp_path / "l", module=MODULE).code == 0
     name = "encoder.safetensors" if method == "seed" else "classifier.safetensors"
-    one, two = (artifact.read_card(tmp_path / p / name) for p in ("whole", "cut"))
+    one, two = (artifact.read_header(tmp_path / p / name) for p in ("whole", "cut"))
     assert one == two
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
@@ -72,7 +72,7 @@ def test_killed_it_ends_with_the_same_bytes(files, tmp_path, method):
 def test_a_classifier_is_taken_over_without_labels(tmp_path):
     """simkd to its end: the classifier that it leaves tells apart what the teacher does."""
     encoder, classes = encoders.create("test_resnet", 3, 8), ("cat", "dog", "owl")
-    recipe, teacher = Recipe(8, [0.5] * 3, [0.25] * 3), tmp_path / "t.safetensors"
+    recipe, teacher = Augmentation(8, [0.5] * 3, [0.25] * 3), tmp_path / "t.safetensors"
     teacher.write_bytes(artifact.dumps(encoder, recipe, {}, nn.Linear(encoder.dim, 3), classes))
     words = [f"--teacher={teacher}", "--student=test_resnet", "--method=simkd", "--data=synthetic", "+data.labels=none"]
     words += ["--image_size=8", "--batch_size=64", "--steps=2", f"--out={tmp_path / 'o'}", "--cache=none"]

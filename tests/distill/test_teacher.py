@@ -11,7 +11,7 @@ from distill import teacher
 from distill.cache import Cache
 from distill.teacher import Member, Teacher
 from vision import artifact, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
 NEEDS = ("features", "logits")
 
@@ -108,7 +108,7 @@ def test_an_ensembles_logits_are_the_log_of_its_mean_probability():
 def test_teachers_from_files_and_what_is_none(tmp_path):
     torch.manual_seed(0)
     encoder, head = encoders.create("test_resnet", 1, SIZE), nn.Linear(96, 4)
-    recipe = Recipe(SIZE, [0.2], [0.3])
+    recipe = Augmentation(SIZE, [0.2], [0.3])
     plain, whole = tmp_path / "e.safetensors", tmp_path / "c.safetensors"
     plain.write_bytes(artifact.dumps(encoder, recipe, {}))
     whole.write_bytes(artifact.dumps(encoder, recipe, {}, head, CLASSES))

@@ -15,7 +15,7 @@ from experiments.family import fingerprint
 from linear_eval.names import renamed
 from ssl.pretrain import TOOL
 from vision import encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "recipes"
@@ -91,7 +91,7 @@ def test_the_command_is_what_the_path_says(path):
     assert words.method.name == name
     assert words.data.name == ("folder" if data.startswith("imagenet") else data)
     assert timm.is_model(words.encoder) or words.encoder in encoders.NAMED
-    Recipe(words.image_size, (0.5,), (0.2,), **cli.plain(words.augment))
+    Augmentation(words.image_size, (0.5,), (0.2,), **cli.plain(words.augment))
     given = {line.split(":")[0] for line in Path(path).read_text().splitlines() if re.match(r"\w", line)}
     assert given >= {"method", "data", "encoder", "epochs", "batch_size", "augment"}
 

@@ -16,7 +16,7 @@ from linear_eval.evaluate import TOOL, changes
 from linear_eval.fit import check_labels, check_validation
 from linear_eval.settings import PARTS
 from vision import artifact, datasets, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
 MODULE = "linear_eval.evaluate"
 QUICK = ["--protocol.linear.epochs=2", "--protocol.curve.draws=2", "--protocol.finetune.epochs=1", "--protocol.labels.draws=2"]
@@ -31,7 +31,7 @@ def encoder(tmp_path_factory) -> str:
     data = datasets.load("digits")
     module = encoders.create("test_resnet", 1, 8)
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    path.write_bytes(artifact.dumps(module, Recipe(8, data.mean, data.std), {"tool": "a test"}))
+    path.write_bytes(artifact.dumps(module, Augmentation(8, data.mean, data.std), {"tool": "a test"}))
     return str(path)
 
 

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from core.distributed import rank
 from linear_eval import features
-from linear_eval.features import Source, collect, evaluating, of_encoder, pixels_of, plain
+from linear_eval.features import Source, collect, evaluating, of_encoder, pixels_of
 from vision import datasets, encoders
+from vision.pixels import normalize_images
 from vision.splits import Images
 
 CPU, MEAN, STD = torch.device("cpu"), torch.tensor([0.3]), torch.tensor([0.4])
@@ -58,7 +59,7 @@ def test_the_maps_are_pooled_beside_the_output(name):
     images = split(9, size)
     found = collect(of_encoder("x", module, MEAN, STD, CPU), images, CPU)
     with torch.no_grad():
-        output = module(plain(images.images, MEAN, STD))
+        output = module(normalize_images(images.images, MEAN, STD))
     maps = [seen[stage] for stage in reversed(stages)]
     if name == "test_vit":
         with torch.no_grad():
@@ -100,7 +101,7 @@ def test_an_untrained_encoders_statistics_become_the_datas():
     first = next(m for m in found.modules() if isinstance(m, nn.BatchNorm2d))
     first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with evaluating(found):
-        found(plain(split(300).images, MEAN, STD))
+        found(normalize_images(split(300).images, MEAN, STD))
     torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)), rtol=0, atol=0.15)  # the last pass weighs .65
 
 

@@ -8,11 +8,11 @@ import torch
 from commands import run, start
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from core import cli
+from core import cli, counter_rng
 from core.schedule import plateaus, stepped
 from linear_eval import finetune
 from linear_eval.fit import Watch
-from vision import artifact, datasets, encoders, random
+from vision import artifact, datasets, encoders
 
 # A few seconds: 1,440 images of 8 px, timm's own test model.
 SMALL = ["--data=synthetic", "--image_size=8", "--encoder=test_resnet", "--batch_size=32", "--steps=12", "--checks=3"]
@@ -153,7 +153,7 @@ def test_the_head_alone_is_torchs_linear_layer_on_the_frozen_features(tmp_path):
     torch.nn.init.normal_(peer.weight, std=0.01)
     torch.nn.init.zeros_(peer.bias)
     optimizer = torch.optim.SGD(peer.parameters(), lr=0.1, momentum=0.9)
-    order = random.permutation(0, 0, len(train))
+    order = counter_rng.permutation(0, 0, len(train))
     for step in range(12):
         optimizer.param_groups[0]["lr"] = 0.1 * 64 / 256 * (1 + math.cos(math.pi * step / 12)) / 2
         rows = order[64 * step : 64 * (step + 1)]

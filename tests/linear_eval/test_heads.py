@@ -9,9 +9,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
+from core import counter_rng
 from linear_eval import heads
 from linear_eval.heads import fitted, linear_heads, standard_of
-from vision import random
 
 VARIANTS = {
     "last": [slice(0, 6)],
@@ -48,7 +48,7 @@ def alone(x: np.ndarray, y: np.ndarray, slices: list[slice], rate: float, dtype:
     steps = SETTINGS["epochs"] * math.ceil(len(x) / SETTINGS["batch_size"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     for epoch in range(SETTINGS["epochs"]):
-        for rows in random.permutation(SETTINGS["seed"], epoch, len(x)).split(SETTINGS["batch_size"]):
+        for rows in counter_rng.permutation(SETTINGS["seed"], epoch, len(x)).split(SETTINGS["batch_size"]):
             optimizer.zero_grad()
             nn.CrossEntropyLoss()(head(z[rows]), torch.from_numpy(y)[rows]).backward()
             optimizer.step()

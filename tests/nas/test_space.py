@@ -10,7 +10,7 @@ from nas import space
 from nas.settings import SPACES, tuned
 from nas.space import Choice
 from vision import artifact, cost, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.encoders import Spec
 
 FLAT = {"optim.lr": 0.4, "method.temperature": 0.2, "method.hidden": 2048, "augment.brightness": 0.8, "augment.contrast": 0.8,
@@ -38,7 +38,7 @@ def test_every_point_is_an_encoder_and_its_file_holds_it(name, size, tmp_path):
         assert encoder(x).shape == (2, encoder.dim)
         assert cost.macs(encoder) > 0
         path = tmp_path / f"{choice.hash}.safetensors"
-        path.write_bytes(artifact.dumps(encoder, Recipe(choice.spec.image_size, [0.5], [0.5], views=1), {}))
+        path.write_bytes(artifact.dumps(encoder, Augmentation(choice.spec.image_size, [0.5], [0.5], views=1), {}))
         again, _ = artifact.load(path)
         assert torch.equal(again(x), encoder(x))
 
@@ -46,9 +46,9 @@ def test_every_point_is_an_encoder_and_its_file_holds_it(name, size, tmp_path):
 def test_a_searched_encoder_loads_with_timm_and_the_lines_that_reports_show(tmp_path):
     choice = drawn("resnet", 28, 1)[0]
     encoder, path = encoders.build(choice.spec).eval(), tmp_path / "encoder.safetensors"
-    path.write_bytes(artifact.dumps(encoder, Recipe(choice.spec.image_size, [0.5], [0.5], views=1), {}))
+    path.write_bytes(artifact.dumps(encoder, Augmentation(choice.spec.image_size, [0.5], [0.5], views=1), {}))
     names = {}
-    exec("import safetensors.torch, timm, torch\n" + artifact.snippet(artifact.read_card(path), str(path)), names)
+    exec("import safetensors.torch, timm, torch\n" + artifact.snippet(artifact.read_header(path), str(path)), names)
     x = torch.randn(2, 1, choice.spec.image_size, choice.spec.image_size)
     assert torch.equal(names["model"](x), encoder(x))
 

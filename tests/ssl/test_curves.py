@@ -31,7 +31,7 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     dataset = build_data(words)
     encoder, recipe = build_encoder(words, dataset)
     method = training.build_method(words, encoder).double()
-    deal = loaders.Plan(len(dataset.pretrain), words.batch_size, words.seed, world)
+    deal = loaders.BatchSampler(len(dataset.pretrain), words.batch_size, words.seed, world)
     optimizer, config = training.build(words, method, world, deal.steps_an_epoch, None, evals=frozenset())
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches(0, config.steps)
     doubled = (replace(b, views=[view.double() for view in b.views]) for b in batches)

@@ -10,7 +10,7 @@ from linear_eval import samples
 from linear_eval.features import BLOCK
 from ssl import report
 from ssl.health import Health
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.encoders import Spec
 from vision.folder import load_folder
 from vision.splits import Dataset, Images
@@ -44,12 +44,12 @@ def encoder(channels: int) -> nn.Module:
     return found
 
 
-def recipe(channels: int) -> Recipe:
+def recipe(channels: int) -> Augmentation:
     from core import cli
     from ssl.pretrain import TOOL
 
     augment = cli.plain(cli.compose(TOOL, ["augment=digits"]).augment)
-    return Recipe(SIZE, (0.5,) * channels, (0.5,) * channels, **augment)
+    return Augmentation(SIZE, (0.5,) * channels, (0.5,) * channels, **augment)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def trained(name: str, folder, killed_at: int | None = None, *more: str) -> dict
     dataset = build_data(words)
     encoder, recipe = build_encoder(words, dataset)
     method = training.build_method(words, encoder)
-    deal = loaders.Plan(48, words.batch_size, words.seed, world)  # epochs of 3 steps
+    deal = loaders.BatchSampler(48, words.batch_size, words.seed, world)  # epochs of 3 steps
     method.prepare(deal.images, deal.batch_size)
     optimizer, config = training.build(words, method, world, deal.steps_an_epoch, None, evals=frozenset({4}))
     batches = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels).batches

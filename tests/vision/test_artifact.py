@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vision import artifact, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
 KINDS = {  # name, channels, pixels, stem: of the small, half and full stem, with patches, and with several replacements
     "ours small": ("small", 1, 8, "auto"), "ours half": ("small", 1, 28, "auto"), "ours full": ("small", 3, 96, "auto"),
@@ -20,8 +20,8 @@ KINDS = {  # name, channels, pixels, stem: of the small, half and full stem, wit
 }
 
 
-def recipe(channels: int = 3, size: int = 32) -> Recipe:
-    return Recipe(size, (0.123456789,) * channels, (0.25,) * channels)
+def augmentation(channels: int = 3, size: int = 32) -> Augmentation:
+    return Augmentation(size, (0.123456789,) * channels, (0.25,) * channels)
 
 
 def trained(
@@ -42,7 +42,7 @@ def moved(encoder: nn.Module) -> nn.Module:
 
 def save(model, path, **changes) -> None:
     spec = model.spec
-    path.write_bytes(artifact.dumps(model, recipe(spec.channels, spec.image_size), {"tool": "test"}))
+    path.write_bytes(artifact.dumps(model, augmentation(spec.channels, spec.image_size), {"tool": "test"}))
     if changes:
         tensors, header = safetensors.torch.load_file(path), json.loads(metadata(path)["nolabel"])
         header |= changes
@@ -71,7 +71,7 @@ def test_round_trip_gives_the_same_bytes(tmp_path, kind):
     x = torch.randn(2, spec.channels, spec.image_size, spec.image_size)
     assert not again.training
     assert again(x).detach().numpy().tobytes() == encoder(x).detach().numpy().tobytes()
-    assert artifact.dumps(again, recipe(spec.channels, spec.image_size), {"tool": "test"}) == (
+    assert artifact.dumps(again, augmentation(spec.channels, spec.image_size), {"tool": "test"}) == (
         tmp_path / "e.safetensors").read_bytes()
 
 
@@ -88,11 +88,11 @@ def test_a_layer_that_stands_in_two_places_is_written_in_both(tmp_path):
 
 
 def test_bytes_depend_on_content_alone(resnet):
-    one = artifact.dumps(resnet, recipe(), {"a": 1, "b": 2})
-    assert artifact.dumps(resnet, recipe(), {"b": 2, "a": 1}) == one
+    one = artifact.dumps(resnet, augmentation(), {"a": 1, "b": 2})
+    assert artifact.dumps(resnet, augmentation(), {"b": 2, "a": 1}) == one
     laid_otherwise = trained("resnet18", 3, 32).to(memory_format=torch.channels_last)
-    assert artifact.dumps(laid_otherwise, recipe(), {"a": 1, "b": 2}) == one
-    assert artifact.dumps(trained("resnet18", 3, 32, seed=1), recipe(), {"a": 1, "b": 2}) != one
+    assert artifact.dumps(laid_otherwise, augmentation(), {"a": 1, "b": 2}) == one
+    assert artifact.dumps(trained("resnet18", 3, 32, seed=1), augmentation(), {"a": 1, "b": 2}) != one
 
 
 FEATURES = """
@@ -112,7 +112,7 @@ def test_the_snippet_is_plain_timm(tmp_path):
     for i, kind in enumerate(KINDS):
         encoder = trained(*KINDS[kind])
         save(encoder, tmp_path / f"{i} é.safetensors")
-        text = artifact.snippet(artifact.read_card(tmp_path / f"{i} é.safetensors"), f"{i} é.safetensors")
+        text = artifact.snippet(artifact.read_header(tmp_path / f"{i} é.safetensors"), f"{i} é.safetensors")
         starts = [line.split("(")[0].split(" in ")[0] for line in text.splitlines()]
         small = encoder.spec.stem != "full" and not encoder.spec.arguments.get("patch_size")
         between = ["model.set_submodule"] * small + ["for name, channels"] * (encoder.spec.attention == "cbam")
@@ -137,7 +137,7 @@ def test_the_snippet_is_plain_timm(tmp_path):
 def test_the_snippet_loads_the_classics(tmp_path, spec):
     encoder = moved(encoders.build(spec))
     save(encoder, tmp_path / "e.safetensors")
-    text = artifact.snippet(artifact.read_card(tmp_path / "e.safetensors"), str(tmp_path / "e.safetensors"))
+    text = artifact.snippet(artifact.read_header(tmp_path / "e.safetensors"), str(tmp_path / "e.safetensors"))
     assert text.startswith("from vision import classic\n" if spec.name in ("lenet5", "alexnet") else "model = timm")
     names = {"timm": timm, "torch": torch, "safetensors": safetensors}
     exec(text, names)
@@ -151,16 +151,16 @@ CLASSES = ("T-shirt/top", "Hosen", "プルオーバー")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_classifier_comes_back_whole_and_as_an_encoder(tmp_path, resnet, bias):
     path, head = tmp_path / "c.safetensors", nn.Linear(resnet.dim, 3, bias)
-    path.write_bytes(artifact.dumps(resnet, recipe(), {"tool": "test"}, head, CLASSES))
+    path.write_bytes(artifact.dumps(resnet, augmentation(), {"tool": "test"}, head, CLASSES))
     x = torch.randn(2, 3, 32, 32)
     model, card = artifact.load_classifier(path)
     assert not any(m.training for m in model.modules())
     assert torch.equal(model(x), head(resnet(x)))
     assert (card.classes, card.spec, card.origin) == (CLASSES, resnet.spec, {"tool": "test"})
-    assert artifact.dumps(model.encoder, recipe(), {"tool": "test"}, model.head, card.classes) == path.read_bytes()
+    assert artifact.dumps(model.encoder, augmentation(), {"tool": "test"}, model.head, card.classes) == path.read_bytes()
 
     encoder, card = artifact.load(path)
-    assert card == artifact.read_card(path)
+    assert card == artifact.read_header(path)
     assert torch.equal(encoder(x), resnet(x))
     assert list(encoder.state_dict()) == list(resnet.state_dict())
     names = {"timm": timm, "torch": torch, "safetensors": safetensors}
@@ -180,7 +180,7 @@ def test_no_model_has_weights_of_the_classifiers_name():
 
 def test_an_encoder_alone_is_no_classifier(tmp_path, resnet):
     save(resnet, tmp_path / "e.safetensors")
-    assert artifact.read_card(tmp_path / "e.safetensors").classes is None
+    assert artifact.read_header(tmp_path / "e.safetensors").classes is None
     with pytest.raises(ValueError, match=r"e\.safetensors holds an encoder without a classifier; fine-tune it") as caught:
         artifact.load_classifier(tmp_path / "e.safetensors")
     assert "\n" not in str(caught.value)
@@ -189,7 +189,7 @@ def test_an_encoder_alone_is_no_classifier(tmp_path, resnet):
 @pytest.mark.parametrize("change", ["no head", "bias misnamed", "another shape", "one class more", "a head untold"])
 def test_classifiers_are_loaded_as_strictly(tmp_path, resnet, change):
     path = tmp_path / "c.safetensors"
-    path.write_bytes(artifact.dumps(resnet, recipe(), {}, nn.Linear(resnet.dim, 3), CLASSES))
+    path.write_bytes(artifact.dumps(resnet, augmentation(), {}, nn.Linear(resnet.dim, 3), CLASSES))
     tensors, header = safetensors.torch.load_file(path), json.loads(metadata(path)["nolabel"])
     load = artifact.load_classifier
     match change:
@@ -220,7 +220,7 @@ def test_the_bytes_of_format_1_are_written_out_here():
         '"size": 28, "std": [0.25]}, "std": [0.25]}'
     )
     expected = safetensors.torch.save(dict(encoder.state_dict()), {"nolabel": header})
-    assert artifact.dumps(encoder, recipe(1, 28), {"tool": "test"}) == expected
+    assert artifact.dumps(encoder, augmentation(1, 28), {"tool": "test"}) == expected
 
 
 def test_what_is_no_encoder_file_is_refused_in_one_line(tmp_path, resnet):
@@ -236,7 +236,7 @@ def test_what_is_no_encoder_file_is_refused_in_one_line(tmp_path, resnet):
     }
     for name, content in cases.items():
         path.write_bytes(content)
-        for read in (artifact.read_card, artifact.load):
+        for read in (artifact.read_header, artifact.load):
             with pytest.raises(ValueError, match=r"is not an encoder\.safetensors of nolabel") as caught:
                 read(path)
             assert "\n" not in str(caught.value), name

@@ -1,8 +1,8 @@
-"""Augmentations equal torchvision's functional ones, image by image, and are drawn as torchvision draws them.
+"""Augmentations equal torchvision's functional ones, image by image, and are drawn as torchvision params them.
 
 TOLERANCE: ours and torchvision's float32 sums run in another order. A pixel in [0, 1] is off by a few ulp of 6e-8 after
 one operation (resampling and the hue's division the most), and jitter (two factors up to 1.8, or 3.2 in hue's slope)
-and normalisation (1/std = 4) enlarge it: below 1e-5 for one operation, below 5e-5 for the chain. A wrong pixel, weight
+and normalization (1/std = 4) enlarge it: below 1e-5 for one operation, below 5e-5 for the chain. A wrong pixel, weight
 or order shows as 1e-2 and more.
 """
 import os
@@ -20,8 +20,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from vision import augment, pixels
-from vision.augment import ORDERS, Draw, Recipe, View, picture, render
+from vision.augment import ORDERS, Augmentation, View, picture, render
 from vision.pixels import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from vision.view_params import ViewParams
 
 ONE, CHAIN = 1e-5, 5e-5
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,20 +40,20 @@ def noise(count: int, channels: int, height: int, width: int, seed: int = 0) -> 
     return images.to(torch.uint8)
 
 
-def plain(count: int, height: int, width: int, **changes) -> Draw:
+def unchanging(count: int, height: int, width: int, **changes) -> ViewParams:
     """Parameters that change nothing, with `changes`."""
     no = torch.zeros(count, dtype=torch.bool)
     box = torch.tensor([[0, 0, height, width]]).expand(count, 4)
-    draw = Draw(box=box, flip=no, jitter=no, order=ORDERS[:1].expand(count, 4), factors=torch.zeros(count, 4), grey=no,
-                blur=no, sigma=torch.ones(count), solarize=no)
-    return replace(draw, **changes)
+    params = ViewParams(source=box[:, 2:], box=box, flip=no, jitter=no, order=ORDERS[:1].expand(count, 4),
+                        factors=torch.zeros(count, 4), grey=no, blur=no, sigma=torch.ones(count), solarize=no)
+    return replace(params, **changes)
 
 
 def kernel_size(size: int) -> int:
     return 2 * max(1, size // 20) + 1  # a tenth of the image, odd
 
 
-def by_torchvision(image: torch.Tensor, d: Draw, i: int, size: int, mean, std, cropped: bool = False):
+def by_torchvision(image: torch.Tensor, d: ViewParams, i: int, size: int, mean, std, cropped: bool = False):
     """One image C,H,W uint8 by torchvision → its view, and where solarization's jump makes the comparison unfair."""
     x = image.float() / 255
     if not cropped:
@@ -75,7 +76,7 @@ def by_torchvision(image: torch.Tensor, d: Draw, i: int, size: int, mean, std, c
     return F.normalize(x, list(mean), list(std)), jump
 
 
-def assert_chain(images: torch.Tensor, d: Draw, size: int, got: torch.Tensor, mean, std, cropped: bool = False):
+def assert_chain(images: torch.Tensor, d: ViewParams, size: int, got: torch.Tensor, mean, std, cropped: bool = False):
     assert got.shape == (len(images), images.shape[1], size, size)
     assert got.dtype == torch.float32
     unfair = 0
@@ -95,10 +96,10 @@ def assert_chain(images: torch.Tensor, d: Draw, size: int, got: torch.Tensor, me
 def test_whole_chain(height, width, size, channels):
     count, mean, std = 48, (0.5, 0.4, 0.3)[:channels], (0.25, 0.26, 0.27)[:channels]
     images = noise(count, channels, height, width)
-    recipe = Recipe(size, mean, std, **EVERYTHING)
-    draws = recipe.draw(0, 0, torch.arange(count), height, width)
-    assert len(torch.unique(draws[0].order, dim=0)) > 12  # many of the 24 orders
-    for d, view in zip(draws, recipe.render(images, draws), strict=True):
+    augmentation = Augmentation(size, mean, std, **EVERYTHING)
+    params = augmentation.sample_params(0, 0, torch.arange(count), height, width)
+    assert len(torch.unique(params[0].order, dim=0)) > 12  # many of the 24 orders
+    for d, view in zip(params, augmentation.render(images, params), strict=True):
         assert view.is_contiguous(memory_format=torch.channels_last)
         assert_chain(images, d, size, view, mean, std)
 
@@ -107,10 +108,10 @@ def test_whole_chain(height, width, size, channels):
 def test_chain_of_images_cropped_already(channels):
     images = [noise(40, channels, 32, 32, seed) for seed in (1, 2)]
     mean, std = (0.5,) * channels, (0.25,) * channels
-    recipe = Recipe(32, mean, std, **EVERYTHING)
-    draws = recipe.draw(0, 0, torch.arange(40), 1, 1)  # as StreamLoader draws them: the box is not looked at
+    augmentation = Augmentation(32, mean, std, **EVERYTHING)
+    params = augmentation.sample_params(0, 0, torch.arange(40), 1, 1)  # as StreamLoader params them: the box is not looked at
     before = [part.clone() for part in images]
-    for part, d, view in zip(images, draws, recipe.render(images, draws), strict=True):
+    for part, d, view in zip(images, params, augmentation.render(images, params), strict=True):
         assert_chain(part, d, 32, view, mean, std, cropped=True)
     assert all(map(torch.equal, images, before))
 
@@ -118,7 +119,7 @@ def test_chain_of_images_cropped_already(channels):
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_resized_crop_and_flip(height, width, size):
     images = noise(24, 3, height, width)
-    box = View(size).draw(5, 0, torch.arange(24), 0, height, width).box
+    box = View(size).sample_params(5, 0, torch.arange(24), 0, height, width).box
     box[0], box[1] = torch.tensor([0, 0, height, width]), torch.tensor([height - 1, width - 1, 1, 1])
     flip = torch.arange(24) % 2 == 1
     got = pixels.resized_crop(images, box, flip, size)
@@ -141,13 +142,13 @@ def test_each_jitter_operation_alone(operation, official, factors, channels):
     for factor in factors:
         neutral = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(12, 1)
         neutral[:, operation] = factor
-        got = pixels.colour_jitter(x, torch.ones(12, dtype=torch.bool), ORDERS[:12], neutral)
+        got = pixels.color_jitter(x, torch.ones(12, dtype=torch.bool), ORDERS[:12], neutral)
         for i in range(12):
             torch.testing.assert_close(got[i], official(x[i], factor), atol=ONE, rtol=0)
 
 
-def test_hue_of_every_colour():
-    """All corners, edges and ties of the colour cube: the hue's six sectors and their borders."""
+def test_hue_of_every_color():
+    """All corners, edges and ties of the color cube: the hue's six sectors and their borders."""
     levels = torch.tensor([0.0, 0.2, 0.5, 0.50001, 0.8, 1.0])
     x = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 12, 18)
     for turns in (-0.5, -1 / 3, -0.1, 0.0, 1e-3, 1 / 6, 0.5):
@@ -166,20 +167,20 @@ def test_blur(size, sigma):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_operations_that_take_all_images_of_a_batch_or_none(channels, always):
     mean, std = (0.5,) * channels, (0.25,) * channels
-    recipe = Recipe(32, mean, std, **{name: float(name in always) for name in EVERYTHING})
-    draws = recipe.draw(0, 0, torch.arange(5), 40, 36)
+    augmentation = Augmentation(32, mean, std, **{name: float(name in always) for name in EVERYTHING})
+    params = augmentation.sample_params(0, 0, torch.arange(5), 40, 36)
     images = noise(5, channels, 40, 36)
-    for d, view in zip(draws, recipe.render(images, draws), strict=True):
+    for d, view in zip(params, augmentation.render(images, params), strict=True):
         assert_chain(images, d, 32, view, mean, std)
 
 
 def test_a_single_pixel_survives_every_operation():
-    recipe = Recipe(1, (0.5,), (0.25,), **(EVERYTHING | {"blur": 1.0}))
-    views = recipe.render(noise(20, 1, 5, 5), recipe.draw(0, 0, torch.arange(20), 5, 5))
+    augmentation = Augmentation(1, (0.5,), (0.25,), **(EVERYTHING | {"blur": 1.0}))
+    views = augmentation.render(noise(20, 1, 5, 5), augmentation.sample_params(0, 0, torch.arange(20), 5, 5))
     assert all(view.isfinite().all() for view in views)
 
 
-def test_greyscale_solarize_and_normalise():
+def test_grayscale_solarize_and_normalize():
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     images = torch.cat([every, every.flip(-1), every.mT], dim=1)
     yes = torch.ones(1, dtype=torch.bool)
@@ -187,11 +188,10 @@ def test_greyscale_solarize_and_normalise():
     scaled = images[0].float() / 255
     for change, expected in (({"grey": yes}, F.rgb_to_grayscale(scaled, 3)),
                              ({"solarize": yes}, F.solarize(scaled, 128 / 255)), ({}, scaled)):
-        got = render(images, plain(1, 16, 16, **change), 16, mean, std, cropped=True)[0]
+        got = render(images, unchanging(1, 16, 16, **change), 16, mean, std, cropped=True)[0]
         torch.testing.assert_close(got, F.normalize(expected, mean.tolist(), std.tolist()), atol=ONE, rtol=0)
-    recipe = Recipe(16, tuple(mean.tolist()), tuple(std.tolist()))
-    torch.testing.assert_close(recipe.plain(images)[0], F.normalize(scaled, mean.tolist(), std.tolist()), atol=ONE,
-                               rtol=0)
+    normalized = pixels.normalize_images(images, mean, std)[0]
+    torch.testing.assert_close(normalized, F.normalize(scaled, mean.tolist(), std.tolist()), atol=ONE, rtol=0)
 
 
 # ---------------------------------------------------------------------------------------------------- drawn as they do
@@ -202,7 +202,7 @@ def test_greyscale_solarize_and_normalise():
 def test_crops_are_distributed_as_torchvisions(height, width, scale):
     """Kolmogorov–Smirnov on each side, place, area and shape; (300, 40) and (5, 64) often find no crop that fits."""
     many, ratio = 3_000, (3 / 4, 4 / 3)
-    ours = View(32, crop=scale, ratio=ratio).draw(0, 0, torch.arange(many), 0, height, width).box
+    ours = View(32, crop=scale, ratio=ratio).sample_params(0, 0, torch.arange(many), 0, height, width).box
     torch.manual_seed(0)
     blank = torch.empty(1, height, width)
     theirs = torch.tensor([RandomResizedCrop.get_params(blank, list(scale), list(ratio)) for _ in range(many)])
@@ -226,9 +226,9 @@ def test_crops_are_distributed_as_torchvisions(height, width, scale):
 def test_sizes_of_each_image_make_its_box():
     """One call for images of many sizes gives what a call for each gives."""
     height, width = torch.tensor([8, 500, 31, 1]), torch.tensor([90, 20, 31, 1])
-    together = View(32).draw(0, 4, torch.arange(4), 1, height, width)
+    together = View(32).sample_params(0, 4, torch.arange(4), 1, height, width)
     for i in range(4):
-        alone = View(32).draw(0, 4, torch.tensor([i]), 1, int(height[i]), int(width[i]))
+        alone = View(32).sample_params(0, 4, torch.tensor([i]), 1, int(height[i]), int(width[i]))
         assert torch.equal(alone.box[0], together.box[i])
     assert together.box[3].tolist() == [0, 0, 1, 1]
 
@@ -237,7 +237,7 @@ def test_probabilities_and_strengths():
     many = 20_000
     view = View(32, jitter=0.7, grey=0.2, blur=0.4, solarize=0.1, flip=0.3, brightness=0.4, contrast=1.5,
                 saturation=0.0, hue=0.1, sigma=(0.5, 1.5))
-    d = view.draw(0, 0, torch.arange(many), 0, 32, 32)
+    d = view.sample_params(0, 0, torch.arange(many), 0, 32, 32)
     for name in ("jitter", "grey", "blur", "solarize", "flip"):
         p = getattr(view, name)
         share = getattr(d, name).float().mean().item()
@@ -256,8 +256,8 @@ def test_probabilities_and_strengths():
 def test_what_is_drawn_for_an_image_is_independent():
     """No two parameters share a random number: Spearman's correlation of each pair within four standard errors."""
     many = 20_000
-    d = View(32).draw(0, 0, torch.arange(many), 0, 32, 32)
-    half = View(32, flip=0.5, jitter=0.5, grey=0.5, blur=0.5, solarize=0.5).draw(0, 0, torch.arange(many), 0, 32, 32)
+    d = View(32).sample_params(0, 0, torch.arange(many), 0, 32, 32)
+    half = View(32, flip=0.5, jitter=0.5, grey=0.5, blur=0.5, solarize=0.5).sample_params(0, 0, torch.arange(many), 0, 32, 32)
     drawn = [half.flip, half.jitter, half.grey, half.blur, half.solarize, d.sigma, *d.factors.T, d.order[:, 0],
              d.box[:, 2:].prod(1), d.box[:, 2] / d.box[:, 3]]
     correlation = stats.spearmanr(torch.stack([x.double() for x in drawn], dim=1).numpy()).statistic
@@ -268,24 +268,24 @@ def test_a_view_is_the_same_in_any_company():
     """Parameters exactly. Pixels too where this was measured (x86-64, MKL, one and two threads), but another matrix
     library may sum a batch of one in another order, so a few ulp are allowed."""
     images = noise(300, 3, 40, 36)  # 300: more than are rendered together
-    recipe = Recipe(32, (0.5,) * 3, (0.25,) * 3, **EVERYTHING)
-    draws = recipe.draw(7, 3, torch.arange(300), 40, 36)
-    whole = recipe.render(images, draws)
+    augmentation = Augmentation(32, (0.5,) * 3, (0.25,) * 3, **EVERYTHING)
+    params = augmentation.sample_params(7, 3, torch.arange(300), 40, 36)
+    whole = augmentation.render(images, params)
     for some in ([0], [299], [70, 3], list(range(5, 300, 2))):
         rows = torch.tensor(some)
-        again = recipe.draw(7, 3, rows, 40, 36)
-        for one, two in zip(again, draws, strict=True):
-            for name in Draw.__dataclass_fields__:
+        again = augmentation.sample_params(7, 3, rows, 40, 36)
+        for one, two in zip(again, params, strict=True):
+            for name in ViewParams.__dataclass_fields__:
                 assert torch.equal(getattr(one, name), getattr(two, name)[rows]), name
-        for one, two in zip(recipe.render(images[rows], again), whole, strict=True):
+        for one, two in zip(augmentation.render(images[rows], again), whole, strict=True):
             torch.testing.assert_close(one, two[rows], atol=1e-5, rtol=0)
 
 
 def test_views_epochs_and_seeds_differ():
-    recipe = Recipe(32, (0.5,), (0.25,), views=3)
+    augmentation = Augmentation(32, (0.5,), (0.25,), views=3)
     indices = torch.arange(500)
-    boxes = [d.box for d in recipe.draw(0, 0, indices, 96, 96)]
-    boxes += [recipe.draw(0, 1, indices, 96, 96)[0].box, recipe.draw(1, 0, indices, 96, 96)[0].box]
+    boxes = [d.box for d in augmentation.sample_params(0, 0, indices, 96, 96)]
+    boxes += [augmentation.sample_params(seed, epoch, indices, 96, 96)[0].box for seed, epoch in ((0, 1), (1, 0))]
     for i, one in enumerate(boxes):
         for other in boxes[:i]:
             assert (one == other).all(1).float().mean() < 0.02
@@ -297,13 +297,13 @@ def test_views_epochs_and_seeds_differ():
 def test_cuda_and_cpu_agree(channels):
     """The GPU's sums and exponentials round otherwise; TF32 is off by default in torch's matrix products."""
     images = noise(300, channels, 40, 36)
-    recipe = Recipe(32, (0.5,) * channels, (0.25,) * channels, **(EVERYTHING | {"solarize": 0.0}))
-    draws = recipe.draw(0, 0, torch.arange(300), 40, 36)
-    on_device = recipe.draw(0, 0, torch.arange(300, device="cuda"), 40, 36)
-    for one, two in zip(draws, on_device, strict=True):
+    augmentation = Augmentation(32, (0.5,) * channels, (0.25,) * channels, **(EVERYTHING | {"solarize": 0.0}))
+    params = augmentation.sample_params(0, 0, torch.arange(300), 40, 36)
+    on_device = augmentation.sample_params(0, 0, torch.arange(300, device="cuda"), 40, 36)
+    for one, two in zip(params, on_device, strict=True):
         for name in ("flip", "jitter", "order", "grey", "blur"):  # integers alone decide these
             assert torch.equal(getattr(one, name), getattr(two, name).cpu()), name
-    for one, two in zip(recipe.render(images, draws), recipe.render(images.cuda(), draws), strict=True):
+    for one, two in zip(augmentation.render(images, params), augmentation.render(images.cuda(), params), strict=True):
         assert two.is_cuda
         torch.testing.assert_close(one, two.cpu(), atol=CHAIN, rtol=0)
 
@@ -312,13 +312,14 @@ def test_cuda_and_cpu_agree(channels):
 
 
 def test_a_list_gives_each_view_its_own():
-    recipe = Recipe(32, (0.5,), (0.25,), views=2, blur=[1.0, 0.1], solarize=[0.0, 0.2], crop=[[0.2, 1.0], [0.05, 0.2]],
-                    sigma=[0.1, 1.0], flip=0)
-    first, second = recipe.views
+    own = {"blur": [1.0, 0.1], "solarize": [0.0, 0.2], "crop": [[0.2, 1.0], [0.05, 0.2]]}
+    augmentation = Augmentation(32, (0.5,), (0.25,), views=2, sigma=[0.1, 1.0], flip=0, **own)
+    first, second = augmentation.views
     assert (first.blur, second.blur, first.solarize, second.solarize) == (1.0, 0.1, 0.0, 0.2)
     assert (first.crop, second.crop) == ((0.2, 1.0), (0.05, 0.2))
     assert first.sigma == second.sigma == (0.1, 1.0)  # a pair is no list of views
-    small, large = (d.box[:, 2:].prod(1).float().mean() for d in reversed(recipe.draw(0, 0, torch.arange(99), 96, 96)))
+    params = augmentation.sample_params(0, 0, torch.arange(99), 96, 96)
+    small, large = (view.box[:, 2:].prod(1).float().mean() for view in reversed(params))
     assert small < 0.3 * large
 
 
@@ -327,8 +328,8 @@ def test_every_recipe_names_all_settings(name):
     settings = yaml.safe_load((ROOT / "vision/config/augment" / f"{name}.yaml").read_text())
     assert set(settings) == {"views", "local", *View.__dataclass_fields__} - {"size"}
     assert set(settings["local"]) == {"views", "size", "crop", "blur", "solarize"}
-    recipe = Recipe(28, (0.5,), (0.25,), **settings)
-    views = recipe.render(noise(9, 1, 28, 28), recipe.draw(0, 0, torch.arange(9), 28, 28))
+    augmentation = Augmentation(28, (0.5,), (0.25,), **settings)
+    views = augmentation.render(noise(9, 1, 28, 28), augmentation.sample_params(0, 0, torch.arange(9), 28, 28))
     assert len(views) == settings["views"] + settings["local"]["views"]
 
 
@@ -358,7 +359,7 @@ def test_every_recipe_names_all_settings(name):
 ])
 def test_mistakes_are_named_in_one_line(settings, words):
     with pytest.raises(ValueError, match=words) as caught:
-        Recipe(32, (0.5,), (0.25,), **settings)
+        Augmentation(32, (0.5,), (0.25,), **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -367,15 +368,15 @@ def test_mistakes_are_named_in_one_line(settings, words):
 
 def test_picture_shows_images_above_their_views(tmp_path):
     images = noise(5, 1, 8, 8)
-    recipe = Recipe(8, (0.5,), (0.25,), crop=[1.0, 1.0], ratio=[1.0, 1.0], flip=0, jitter=0, grey=0, blur=0)
-    (tmp_path / "x.png").write_bytes(picture(images, recipe))
+    augmentation = Augmentation(8, (0.5,), (0.25,), crop=[1.0, 1.0], ratio=[1.0, 1.0], flip=0, jitter=0, grey=0, blur=0)
+    (tmp_path / "x.png").write_bytes(picture(images, augmentation))
     with Image.open(tmp_path / "x.png") as image:
         scale = 96 // 8
         assert image.size == (5 * 10 * scale, 3 * 10 * scale)  # a border of one pixel around each
         rows = torch.tensor(list(image.resize((50, 30), Image.Resampling.NEAREST).convert("L").tobytes()))
     cells = rows.view(3, 10, 5, 10)[:, 1:9, :, 1:9].permute(0, 2, 1, 3)  # rows,B,S,S
-    for row in cells:  # this recipe changes nothing
-        assert (row - images[:, 0].long()).abs().max() <= 1  # normalising and back, rounded to 8 bits
+    for row in cells:  # this augmentation changes nothing
+        assert (row - images[:, 0].long()).abs().max() <= 1  # normalizing and back, rounded to 8 bits
 
 
 @pytest.mark.long

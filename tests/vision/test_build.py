@@ -9,7 +9,7 @@ import torch
 from core import cli
 from linear_eval.finetune import TOOL
 from vision import artifact, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.build import build_encoder, compile_encoder, precision
 from vision.data import build_data
 
@@ -28,7 +28,8 @@ def built(*said: str, seed: int = 0):
 def saved(tmp_path_factory) -> str:
     torch.manual_seed(9)
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    path.write_bytes(artifact.dumps(encoders.create("test_resnet", 3, 24), Recipe(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), {}))
+    augmentation = Augmentation(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    path.write_bytes(artifact.dumps(encoders.create("test_resnet", 3, 24), augmentation, {}))
     return str(path)
 
 
@@ -36,19 +37,19 @@ def same(one: torch.nn.Module, two: torch.nn.Module) -> bool:
     return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_a_file_brings_its_weights_size_channels_and_normalisation(saved):
-    encoder, recipe = built(f"encoder={saved}")
+def test_a_file_brings_its_weights_size_channels_and_normalization(saved):
+    encoder, augmentation = built(f"encoder={saved}")
     assert same(encoder, artifact.load(saved)[0])
-    assert (encoder.spec.channels, recipe.size) == (3, 24)
-    assert recipe.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert (encoder.spec.channels, augmentation.size) == (3, 24)
+    assert augmentation.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert encoder.training
 
 
 def test_scratch_keeps_all_but_the_weights(saved):
-    encoder, recipe = built(f"encoder={saved}", "scratch=true")
+    encoder, augmentation = built(f"encoder={saved}", "scratch=true")
     assert encoder.spec == artifact.load(saved)[0].spec
     assert not same(encoder, artifact.load(saved)[0])
-    assert recipe.std.tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert augmentation.std.tolist() == pytest.approx([0.4, 0.5, 0.6])
     assert same(encoder, built(f"encoder={saved}", "scratch=true")[0])
     assert not same(encoder, built(f"encoder={saved}", "scratch=true", seed=1)[0])
 
@@ -76,11 +77,11 @@ def published(tmp_path_factory) -> str:
 
 
 def test_published_weights_bring_the_input_that_they_were_trained_with(published):
-    """Digits are grey and 8 pixels; the weights know colour at 40, and another size only where it is asked for."""
-    encoder, recipe = built(f"encoder={published}", "pretrained=true")
-    assert (encoder.spec.channels, recipe.size) == (3, 40)
-    assert recipe.mean.tolist() == pytest.approx([0.2, 0.3, 0.4])
-    assert recipe.std.tolist() == pytest.approx([0.5, 0.6, 0.7])
+    """Digits are grey and 8 pixels; the weights know color at 40, and another size only where it is asked for."""
+    encoder, augmentation = built(f"encoder={published}", "pretrained=true")
+    assert (encoder.spec.channels, augmentation.size) == (3, 40)
+    assert augmentation.mean.tolist() == pytest.approx([0.2, 0.3, 0.4])
+    assert augmentation.std.tolist() == pytest.approx([0.5, 0.6, 0.7])
     weights = safetensors.torch.load_file(published.removeprefix("local-dir:") + "/model.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in encoder.state_dict().items())
     assert built(f"encoder={published}", "pretrained=true", "image_size=16")[1].size == 16
@@ -98,12 +99,13 @@ def test_a_cpu_computes_in_fp32_where_its_bf16_leaves_gradients_unset(monkeypatc
     encoder = encoders.create("small", 1, 28)  # maps of 14, 7, 4 and 2 pixels
     assert precision("auto", encoder, torch.device("cpu")) is torch.bfloat16
     assert precision("auto", encoder, torch.device("cpu"), [28, 8]) is None  # local crops end at one pixel
-    for side, kernel, stride, blind in ((1, 3, 1, True), (1, 1, 1, False), (2, 3, 1, False), (2, 3, 2, True), (4, 3, 2, False),
-                                        (2, 5, 1, True), (3, 5, 1, False)):
+    cases = ((1, 3, 1, True), (1, 1, 1, False), (2, 3, 1, False), (2, 3, 2, True), (4, 3, 2, False), (2, 5, 1, True),
+             (3, 5, 1, False))
+    for side, kernel, stride, unreached in cases:
         layer = torch.nn.Sequential(torch.nn.Conv2d(1, 1, kernel, stride, kernel // 2))
         layer(torch.ones(1, 1, side, side)).sum().backward()
-        assert (layer[0].weight.grad == 0).any() == blind
-        assert encoders.has_blind_taps(layer, [side]) == blind
+        assert (layer[0].weight.grad == 0).any() == unreached
+        assert encoders.has_unreached_weights(layer, [side]) == unreached
 
 
 # --------------------------------------------------------------------------------------------------- several sizes, compiling
@@ -132,7 +134,7 @@ def test_a_file_without_dynamic_sizes_loads_for_local_crops(tmp_path):
     torch.manual_seed(0)
     encoder = encoders.create("xcit_nano_12_p16_224", 3, 64).eval()
     path = tmp_path / "e.safetensors"
-    path.write_bytes(artifact.dumps(encoder, Recipe(64, (0.5,) * 3, (0.25,) * 3), {}))
+    path.write_bytes(artifact.dumps(encoder, Augmentation(64, (0.5,) * 3, (0.25,) * 3), {}))
     again, card = artifact.load(path, several_sizes=True)
     assert card.spec == again.spec == encoder.spec
     assert same(again, encoder)

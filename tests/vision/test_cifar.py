@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from vision import artifact, cifar, encoders
-from vision.augment import Recipe
+from vision.augment import Augmentation
 
 COUNTS = {  # parameters of RepDistiller's networks for CIFAR-100
     "cifar_resnet20": 278_324, "cifar_resnet56": 861_620, "cifar_resnet8x4": 1_233_540, "cifar_resnet32x4": 7_433_860,
@@ -233,12 +233,12 @@ def test_the_classifier_is_timms(name):
 def test_files_and_snippets_bring_it_back(tmp_path, name, attention):
     path = tmp_path / "e.safetensors"
     encoder = moved(encoders.create(name, 1, 28, attention=attention))
-    content = artifact.dumps(encoder, Recipe(28, (0.5,), (0.25,)), {"tool": "test"})
+    content = artifact.dumps(encoder, Augmentation(28, (0.5,), (0.25,)), {"tool": "test"})
     path.write_bytes(content)
     again, card = artifact.load(path)
     x = torch.randn(2, 1, 28, 28)
     assert torch.equal(again(x), encoder(x))
-    assert artifact.dumps(again, Recipe(28, (0.5,), (0.25,)), {"tool": "test"}) == content
+    assert artifact.dumps(again, Augmentation(28, (0.5,), (0.25,)), {"tool": "test"}) == content
     assert (card.spec, card.dim) == (encoder.spec, encoder.dim)
 
     text = artifact.snippet(card, str(path))

@@ -83,7 +83,7 @@ def test_alexnets_published_weights_are_torchvisions():
 
 
 def test_alexnets_weights_come_through_timms_loader(alexnets, tmp_path):
-    """As published, for 1000 classes and colour, into an encoder of grey images: timm sums the first convolution."""
+    """As published, for 1000 classes and color, into an encoder of grey images: timm sums the first convolution."""
     theirs, _ = alexnets
     torch.save(theirs.state_dict(), tmp_path / "alexnet.pth")
     ours = timm.create_model("alexnet", pretrained=True, num_classes=0, in_chans=1, pretrained_cfg_overlay={

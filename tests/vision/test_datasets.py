@@ -18,9 +18,10 @@ import torchvision
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from vision import datasets, splits
-from vision.datasets import DEBIAN_FASHION_MNIST, NAMES, load
-from vision.splits import Images, split_off
+from vision import datasets, hub, small_sets, splits
+from vision.datasets import NAMES, load
+from vision.small_sets import DEBIAN_FASHION_MNIST, READERS
+from vision.splits import Images, complete_splits
 
 RNG = np.random.default_rng(0)
 needs_debian = pytest.mark.skipif(not DEBIAN_FASHION_MNIST.exists(), reason="apt-get install dataset-fashion-mnist")
@@ -64,7 +65,7 @@ def numbers(split: Images) -> list[int]:
 ])
 def test_validation_is_stratified_and_capped(counts, share, expected):
     split = labelled(counts)
-    train, validation, _ = split_off(split, None, split, share, seed=0)
+    train, validation, _ = complete_splits(split, None, split, share, seed=0)
     assert validation.labels.bincount(minlength=len(counts)).tolist() == expected
     assert sorted(numbers(train) + numbers(validation)) == list(range(sum(counts)))
     for part in (train, validation):
@@ -76,7 +77,7 @@ def test_validation_is_a_function_of_the_seed():
     split = labelled([200], unlabelled=True)
 
     def drawn(seed):
-        return numbers(split_off(split, None, split, 0.1, seed)[1])
+        return numbers(complete_splits(split, None, split, 0.1, seed)[1])
 
     pinned = [2, 3, 7, 32, 51, 61, 69, 77, 85, 92, 96, 103, 113, 114, 127, 136, 158, 161, 183, 192]
     assert drawn(0) == drawn(0)
@@ -88,7 +89,7 @@ def test_validation_is_a_function_of_the_seed():
 
 def test_more_classes_than_the_cap_allows(monkeypatch):
     monkeypatch.setattr(splits, "VALIDATION_CAP", 3)
-    _, validation, _ = split_off(labelled([4] * 5), None, labelled([1]), 0.5, seed=0)
+    _, validation, _ = complete_splits(labelled([4] * 5), None, labelled([1]), 0.5, seed=0)
     assert len(validation) == 3
 
 
@@ -136,7 +137,7 @@ def test_synthetic_can_be_learned_but_not_from_raw_pixels():
     def nearest(features):
         return (train.labels[torch.cdist(features(test), features(train)).argmin(1)] == test.labels).float().mean()
 
-    def figure(split):  # what differs from the corner's colour, cut out, at one size; and the stripes' direction
+    def figure(split):  # what differs from the corner's color, cut out, at one size; and the stripes' direction
         images = split.images.float()
         mask = ((images - images[:, :, :1, :1]).abs().sum(1) > 90).float()
         rows = []
@@ -213,7 +214,7 @@ def test_a_damaged_file_of_torchvision_ends_in_one_line(tmp_path):
 
 @needs_debian
 def test_fashion_mnist_is_debians_and_has_the_stated_statistics(monkeypatch):
-    monkeypatch.setattr(datasets, "_torchvision", None)
+    monkeypatch.setattr(small_sets, "_torchvision", None)
     dataset = load("fashion_mnist")
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [55_000, 5_000, 10_000]
     assert dataset.validation.labels.bincount().tolist() == [500] * 10
@@ -287,7 +288,7 @@ def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path, monkeypatch, name)
         raise urllib.error.URLError(OSError("Name or service not known\nand more"))
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
-    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
+    monkeypatch.setattr(small_sets, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     for root in (str(tmp_path / "sub"), None):
         for download in (True, False):
@@ -343,8 +344,9 @@ def test_load_passes_its_options_to_the_folder(tmp_path):
 
 
 def test_every_name_is_known_and_heavy_libraries_wait():
-    assert set(NAMES) - set(datasets.READERS) == {"folder", "shards", "hf"}
-    tree = ast.parse(Path(datasets.__file__).read_text())
-    tops = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    tops |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert set(NAMES) - set(READERS) == {"folder", "shards", "hf"}
+    trees = [ast.parse(Path(file).read_text()) for file in (datasets.__file__, small_sets.__file__, hub.__file__)]
+    nodes = [node for tree in trees for node in tree.body]
+    tops = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    tops |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     assert not {"torchvision", "sklearn", "datasets", "sklearn.datasets"} & tops

@@ -131,7 +131,7 @@ def test_one_bit_cmyk_and_first_frame():
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     for kind in ("TIFF", "JPEG"):
         np.testing.assert_allclose(pixels(encoded(cyan, kind))[8, 8], [0, 255, 255], atol=3)
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
     for kind in ("GIF", "WEBP", "TIFF", "PNG"):
         animated = encoded(frames[0], kind, save_all=True, append_images=frames[1:],
                            **({"lossless": True} if kind == "WEBP" else {}))
@@ -236,7 +236,7 @@ def test_further_bands_are_never_dropped_silently(shape, options, bands, big):
     file = io.BytesIO()
     tifffile.imwrite(file, RNG.integers(0, 256, shape, dtype=np.uint8), bigtiff=big, **options)
     file.seek(0)
-    with pytest.raises(Unreadable, match=f"^{bands} bands; only grey, RGB and CMYK"):
+    with pytest.raises(Unreadable, match=f"^{bands} bands; only gray, RGB and CMYK"):
         decode(file)
 
 

@@ -12,9 +12,9 @@ from torch.utils.data._utils import signal_handling
 from core.distributed import World
 from core.errors import RunError
 from vision import workers
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.folder import load_folder
-from vision.loaders import Plan, StreamLoader
+from vision.loaders import BatchSampler, StreamLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a machine of one core
 
@@ -160,9 +160,9 @@ def images(folder: Path) -> Path:
 
 def batches(folder: Path, count: int) -> list:
     split = load_folder(folder, "auto", 0.2, 0.1, 0).pretrain
-    plan = Plan(len(split), 4, 0, World(0, 1, 0, 1, torch.device("cpu")))
-    recipe = Recipe(8, (0.5,) * 3, (0.25,) * 3)
-    return list(StreamLoader(split, recipe, plan, 3, count).batches(0, 3))
+    plan = BatchSampler(len(split), 4, 0, World(0, 1, 0, 1, torch.device("cpu")))
+    augmentation = Augmentation(8, (0.5,) * 3, (0.25,) * 3)
+    return list(StreamLoader(split, augmentation, plan, 3, count).batches(0, 3))
 
 
 @pytest.mark.long

@@ -39,7 +39,7 @@ def images(count: int = 6) -> torch.Tensor:
     return torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_part_has_the_leading_channels_and_the_centres_of_kernels(encoder):
+def test_a_part_has_the_leading_channels_and_the_centers_of_kernels(encoder):
     part, whole = elastic.extract(encoder, PART), dict(encoder.named_parameters())
     kernel = dict(part.named_parameters())["stages.0.0.conv1_kxk.conv.weight"]
     assert kernel.shape == (16, 8, 3, 3)
@@ -53,7 +53,7 @@ def test_a_part_has_the_leading_channels_and_the_centres_of_kernels(encoder):
 def test_shown_inside_the_whole_it_gives_what_it_gives_alone(encoder, training):
     part = elastic.extract(encoder, PART).train(training)
     encoder.train(training)
-    with encoder.showing(PART):
+    with encoder.activated(PART):
         features = encoder(images())
     assert features.shape == (6, 32)
     torch.testing.assert_close(features[:, :24], part(images()), rtol=1e-5, atol=1e-6)
@@ -63,7 +63,7 @@ def test_shown_inside_the_whole_it_gives_what_it_gives_alone(encoder, training):
 def test_gradient_reaches_the_shared_weights_and_no_others(encoder):
     part = elastic.extract(encoder, PART).train()
     encoder.train()
-    with encoder.showing(PART):
+    with encoder.activated(PART):
         encoder(images()).square().sum().backward()
     part(images()).square().sum().backward()
     alone = {name: p.grad for name, p in part.named_parameters()}
@@ -79,30 +79,30 @@ def test_gradient_reaches_the_shared_weights_and_no_others(encoder):
 def test_the_whole_is_untouched_by_its_parts_and_as_it_was_without_them(encoder):
     before, plain = copy.deepcopy(encoder.state_dict()), encoders.build(WHOLE)
     encoder.train()
-    with torch.no_grad(), encoder.showing(PART):
+    with torch.no_grad(), encoder.activated(PART):
         encoder(images())
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     plain.load_state_dict(before)
     assert torch.equal(encoder.eval()(images()), plain.eval()(images()))
-    assert artifact.dumps(encoder, _Recipe, {}) == artifact.dumps(plain, _Recipe, {})
+    assert artifact.dumps(encoder, _Normalization, {}) == artifact.dumps(plain, _Normalization, {})
 
 
-class _Recipe:
+class _Normalization:
     mean, std = (0.5,), (0.5,)
 
 
-def test_showing_ends_also_after_an_error(encoder):
-    with pytest.raises(RuntimeError), encoder.showing(PART):
+def test_activation_ends_also_after_an_error(encoder):
+    with pytest.raises(RuntimeError), encoder.activated(PART):
         encoder(torch.zeros(1, 3, SIZE, SIZE))
-    assert encoder.shown is None
-    assert copy.deepcopy(encoder).shown is None
+    assert encoder.active_spec is None
+    assert copy.deepcopy(encoder).active_spec is None
 
 
 def test_synchronised_norms_are_the_parts_too():
     assert not any(isinstance(m, SyncBatchNorm) for m in elastic.skeleton(PART).modules())
     whole = elastic.elastic(encoders.build(WHOLE), sync_batchnorm)
-    assert any(isinstance(m, SyncBatchNorm) for m in elastic.skeleton(PART, whole.made).modules())
+    assert any(isinstance(m, SyncBatchNorm) for m in elastic.skeleton(PART, whole.post_build).modules())
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_a_local_folder_of_timms_is_an_encoder(tmp_path, name):
     assert torch.equal(again(x), encoder(x))
 
     grey = create(f"local-dir:{tmp_path}", 1, 32, pretrained=True).eval()
-    torch.testing.assert_close(grey(x[:, :1]), encoder(x[:, :1].expand(-1, 3, -1, -1)))  # timm sums over colours
+    torch.testing.assert_close(grey(x[:, :1]), encoder(x[:, :1].expand(-1, 3, -1, -1)))  # timm sums over colors
     wide = create(f"local-dir:{tmp_path}", 3, 64, pretrained=True)  # timm interpolates positions
     assert wide(torch.zeros(2, 3, 64, 64)).shape == (2, encoder.dim)
 

@@ -52,7 +52,7 @@ def test_resized_equals_torchvision(tmp_path, size):
     noise = RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.png")
     for side in (16, 31, 64):
-        got = scan(tmp_path)[0].resized(torch.tensor([0, 0]), side)
+        got = scan(tmp_path).files.resized(torch.tensor([0, 0]), side)
         assert (got.shape, got.dtype) == ((2, 3, side, side), torch.uint8)
         expected = pil_to_tensor(center_crop(resize(Image.fromarray(noise), side), [side, side]))
         # One level: Pillow rounds its coefficients to 22 bits, of another offset in our case.
@@ -62,7 +62,7 @@ def test_resized_equals_torchvision(tmp_path, size):
 def test_resized_shows_little_that_a_jpeg_was_read_small(tmp_path):
     y, x = np.mgrid[:512, :640] / 6  # waves 38 pixels long, 5 once resized
     Image.fromarray((127 * (1 + np.sin(x) * np.cos(y))).astype(np.uint8)).save(tmp_path / "x.jpg", quality=95)
-    files = scan(tmp_path)[0]
+    files = scan(tmp_path).files
     assert files.read(0, at_least=128).size == (160, 128)
     expected = pil_to_tensor(center_crop(resize(files.read(0), 64), [64, 64])).int()
     difference = (files.resized(torch.tensor([0]), 64)[0].int() - expected).abs()
@@ -74,7 +74,7 @@ def test_a_strip_is_resized_without_a_giant(tmp_path):
     strip[:, 4_999:5_001] = 255
     Image.fromarray(strip).save(tmp_path / "x.png")
     tracemalloc.start()
-    middle = scan(tmp_path)[0].resized(torch.tensor([0]), 224)
+    middle = scan(tmp_path).files.resized(torch.tensor([0]), 224)
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
     assert middle[0, 0, 112, 112] == 255
@@ -83,7 +83,7 @@ def test_a_strip_is_resized_without_a_giant(tmp_path):
 def test_readable_goes_to_the_next_and_remembers(tmp_path):
     for i in range(5):
         save(tmp_path / f"{i}.png", 10 * i)
-    files = scan(tmp_path)[0]
+    files = scan(tmp_path).files
     for i in (2, 4):
         (tmp_path / f"{i}.png").write_bytes(b"")
     files.max_corrupt = 0.4
@@ -177,7 +177,7 @@ def test_links_are_followed_without_loops(tmp_path):
     (root / "a" / "self").symlink_to(root / "a")
     (root / "c.png").symlink_to(elsewhere / "far.png")
     os.mkfifo(root / "pipe.png")  # opening it would wait for ever
-    files = scan(root)[0]
+    files = scan(root).files
     assert names(files) == ["c.png", "a/near.png", "b/far.png"]
     assert grey(files) == [1, 2, 1]
     (root / "gone.png").symlink_to(root / "nothing")
@@ -192,7 +192,7 @@ def test_order_is_not_the_file_systems(tmp_path, monkeypatch):
     for i, name in enumerate(("b/2.png", "b/10.png", "a/z.png", "B/x.png", "ab/y.png")):
         save(tmp_path / name, i)
     expected = ["B/x.png", "a/z.png", "ab/y.png", "b/10.png", "b/2.png"]
-    assert names(scan(tmp_path)[0]) == expected
+    assert names(scan(tmp_path).files) == expected
     real = os.scandir
 
     class Backwards:
@@ -207,7 +207,7 @@ def test_order_is_not_the_file_systems(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(folder.os, "scandir", Backwards)
-    assert names(scan(tmp_path)[0]) == expected
+    assert names(scan(tmp_path).files) == expected
 
 
 def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ TOLERANCE: both are float32 and differ in the order of sums, in fused multiply-a
 few 6e-8 grow by jitter's factors (up to 1.8, 3.2 in hue's slope) and by 1/std = 4: 1e-5 measured, 2e-5 allowed. A wrong
 pixel, weight or order shows as 1e-2 and more.
 """
+import ast
 import os
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vision import resize
-from vision.augment import ORDERS, Draw, Recipe, render, render_by_torch
+from vision import compiling, resize
+from vision.augment import ORDERS, Augmentation, render, render_by_torch
 from vision.pixels import SOLARIZE_AT
+from vision.view_params import ViewParams
 
 TOLERANCE = 2e-5
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,22 +43,22 @@ def moments(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor([0.5, 0.4, 0.3][:channels]), torch.tensor([0.25, 0.26, 0.27][:channels])
 
 
-def drawn(count: int, height: int, width: int, size: int, **settings) -> Draw:
-    recipe = Recipe(size, (0.5,), (0.25,), views=1, **(dict.fromkeys(OPERATIONS, 0.0) | settings))
-    return recipe.draw(3, 0, torch.arange(count), height, width)[0]
+def drawn(count: int, height: int, width: int, size: int, **settings) -> ViewParams:
+    augmentation = Augmentation(size, (0.5,), (0.25,), views=1, **(dict.fromkeys(OPERATIONS, 0.0) | settings))
+    return augmentation.sample_params(3, 0, torch.arange(count), height, width)[0]
 
 
-def assert_equal(images: torch.Tensor, draw: Draw, size: int, cropped: bool = False) -> None:
+def assert_equal(images: torch.Tensor, params: ViewParams, size: int, cropped: bool = False) -> None:
     """Where a value lies at solarization's jump, rounding chooses the side, and the pixel is not compared."""
     mean, std = moments(images.shape[1])
-    got = render(images, draw, size, mean, std, cropped)
+    got = render(images, params, size, mean, std, cropped)
     assert got.shape == (len(images), images.shape[1], size, size)
     assert got.dtype == torch.float32
     assert got.is_contiguous(memory_format=torch.channels_last)
-    expected = render_by_torch(images, draw, size, mean, std, cropped)
-    before = render_by_torch(images, replace(draw, solarize=torch.zeros_like(draw.solarize)), size, mean, std, cropped)
+    expected = render_by_torch(images, params, size, mean, std, cropped)
+    before = render_by_torch(images, replace(params, solarize=torch.zeros_like(params.solarize)), size, mean, std, cropped)
     level = before * std[:, None, None] + mean[:, None, None]
-    jump = ((level - SOLARIZE_AT).abs() < 1e-5) & draw.solarize[:, None, None, None]
+    jump = ((level - SOLARIZE_AT).abs() < 1e-5) & params.solarize[:, None, None, None]
     assert jump.float().mean() < 1e-3
     torch.testing.assert_close(got.where(~jump, expected), expected, atol=TOLERANCE, rtol=0)
 
@@ -64,42 +66,42 @@ def assert_equal(images: torch.Tensor, draw: Draw, size: int, cropped: bool = Fa
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_whole_recipes(height, width, size, channels):
-    draw = drawn(48, height, width, size, **EVERYTHING)
-    assert len(torch.unique(draw.order, dim=0)) > 12  # many of the 24 orders
-    assert_equal(noise(48, channels, height, width), draw, size)
+    params = drawn(48, height, width, size, **EVERYTHING)
+    assert len(torch.unique(params.order, dim=0)) > 12  # many of the 24 orders
+    assert_equal(noise(48, channels, height, width), params, size)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 28, 32, 96, 224])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crops_that_are_there_already(size, channels):
-    draw = drawn(12, 1, 1, size, **EVERYTHING)  # as StreamLoader draws them: the box is not looked at
-    assert_equal(noise(12, channels, size, size), draw, size, cropped=True)
+    params = drawn(12, 1, 1, size, **EVERYTHING)  # as StreamLoader params them: the box is not looked at
+    assert_equal(noise(12, channels, size, size), params, size, cropped=True)
 
 
 @pytest.mark.parametrize("operation", [None, *OPERATIONS])
 @pytest.mark.parametrize("size", [8, 28, 32, 96])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_operation_alone(operation, size, channels):
-    draw = drawn(24, 40, 36, size, **({operation: 1.0} if operation else {}))
-    assert_equal(noise(24, channels, 40, 36), draw, size)
+    params = drawn(24, 40, 36, size, **({operation: 1.0} if operation else {}))
+    assert_equal(noise(24, channels, 40, 36), params, size)
 
 
 @pytest.mark.parametrize("alone", range(4))
 def test_each_jitter_operation_alone(alone):
-    draw = drawn(48, 32, 32, 32, jitter=1.0)
+    params = drawn(48, 32, 32, 32, jitter=1.0)
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    only = torch.where(torch.arange(4) == alone, draw.factors, neutral)
+    only = torch.where(torch.arange(4) == alone, params.factors, neutral)
     strong = only.clone()  # far ends, where everything is clamped or all grey
     strong[:, alone] = torch.tensor([0.0, 3.0] if alone < 3 else [-0.5, 0.5]).repeat(24)
     for factors in (only, strong):
-        assert_equal(noise(48, 3, 32, 32), replace(draw, order=ORDERS.repeat(2, 1), factors=factors), 32)
+        assert_equal(noise(48, 3, 32, 32), replace(params, order=ORDERS.repeat(2, 1), factors=factors), 32)
 
 
 @pytest.mark.parametrize("size", [2, 8, 28, 32, 64, 96, 224])
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0, 9.0])
 def test_blur_of_every_strength(size, sigma):
-    draw = replace(drawn(3, size, size, size, blur=1.0), sigma=torch.full((3,), sigma))
-    assert_equal(noise(3, 3, size, size), draw, size, cropped=True)
+    params = replace(drawn(3, size, size, size, blur=1.0), sigma=torch.full((3,), sigma))
+    assert_equal(noise(3, 3, size, size), params, size, cropped=True)
 
 
 @pytest.mark.parametrize("size", [8, 32, 96])
@@ -111,39 +113,38 @@ def test_crops_at_every_edge(size):
         [0, 0, H, 1], [0, W - 1, H, 1], [0, 0, 12, 12], [H - 12, W - 12, 12, 12], [5, 7, 12, 9], [0, W - 32, 32, 32],
     ])  # fmt: skip
     for flip in (False, True):
-        draw = replace(drawn(len(boxes), H, W, size), box=boxes, flip=torch.full((len(boxes),), flip))
-        assert_equal(noise(len(boxes), 3, H, W), draw, size)
+        params = replace(drawn(len(boxes), H, W, size), box=boxes, flip=torch.full((len(boxes),), flip))
+        assert_equal(noise(len(boxes), 3, H, W), params, size)
 
 
 def test_a_crop_outside_its_image_is_refused():
-    draw = replace(drawn(1, 8, 8, 8), box=torch.tensor([[1, 0, 8, 8]]))
+    params = replace(drawn(1, 8, 8, 8), box=torch.tensor([[1, 0, 8, 8]]))
     with pytest.raises(AssertionError, match="leaves its image"):
-        render(noise(1, 3, 8, 8), draw, 8, *moments(3))
+        render(noise(1, 3, 8, 8), params, 8, *moments(3))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_alone_and_images_in_any_memory(channels):
-    images, draw = noise(24, channels, 40, 36), drawn(24, 40, 36, 32, **EVERYTHING)
-    whole = render(images, draw, 32, *moments(channels))
-    assert torch.equal(render(images[3:4], draw[3:4], 32, *moments(channels)), whole[3:4])
+    images, params = noise(24, channels, 40, 36), drawn(24, 40, 36, 32, **EVERYTHING)
+    whole = render(images, params, 32, *moments(channels))
+    assert torch.equal(render(images[3:4], params[3:4], 32, *moments(channels)), whole[3:4])
     strided = torch.stack([images, images], -1)[..., 0]
     laid_out = images.to(memory_format=torch.channels_last), images.mT.contiguous().mT, strided
     for same in laid_out:
-        assert torch.equal(render(same, draw, 32, *moments(channels)), whole)
-    every_second = Draw(*(getattr(draw, name)[::2] for name in Draw.__dataclass_fields__))
-    assert torch.equal(render(images[::2], every_second, 32, *moments(channels)), whole[::2])
-    assert len(render(images[:0], draw[:0], 32, *moments(channels))) == 0
+        assert torch.equal(render(same, params, 32, *moments(channels)), whole)
+    assert torch.equal(render(images[::2], params[::2], 32, *moments(channels)), whole[::2])
+    assert len(render(images[:0], params[:0], 32, *moments(channels))) == 0
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (96, 80, 96)])
 def test_any_number_of_threads_and_any_cut_give_the_same_bits(height, width, size):
-    images, draw = noise(50, 3, height, width), drawn(50, height, width, size, **EVERYTHING)
+    images, params = noise(50, 3, height, width), drawn(50, height, width, size, **EVERYTHING)
     before, made = torch.get_num_threads(), []
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
-        made.append(render(images, draw, size, *moments(3)))
+        made.append(render(images, params, size, *moments(3)))
         for cut in (1, 7, 33):
-            parts = [render(images[rows], draw[rows], size, *moments(3)) for rows in (slice(0, cut), slice(cut, None))]
+            parts = [render(images[rows], params[rows], size, *moments(3)) for rows in (slice(0, cut), slice(cut, None))]
             made.append(torch.cat(parts))
     torch.set_num_threads(before)
     for other in made[1:]:
@@ -152,9 +153,9 @@ def test_any_number_of_threads_and_any_cut_give_the_same_bits(height, width, siz
 
 def test_other_processes_can_be_forked_afterwards():
     code = (
-        "import os, torch; from vision.augment import Recipe; torch.set_num_threads(2)\n"
-        "r = Recipe(8, (.5,), (.2,)); x = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)\n"
-        "d = r.draw(0, 0, torch.arange(64), 8, 8)\n"
+        "import os, torch; from vision.augment import Augmentation; torch.set_num_threads(2)\n"
+        "r = Augmentation(8, (.5,), (.2,)); x = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)\n"
+        "d = r.sample_params(0, 0, torch.arange(64), 8, 8)\n"
         "def go(): return r.render(x, d)\n"
         "go(); child = os.fork()\n"
         "if child == 0: go(); os._exit(7)\n"
@@ -193,3 +194,31 @@ def test_crop_resize_is_pillows(size):
             got = np.empty((3, size, size), np.uint8)
             resize.crop_resize(np.asarray(image), top, left, h, w, got)
             np.testing.assert_array_equal(got, np.asarray(crop).transpose(2, 0, 1))
+
+
+def test_kept_code_depends_on_every_file_that_is_compiled_into_it():
+    """Each of our modules that a compiled file imports is one whose contents name the kept code."""
+    folder = Path(compiling.__file__).parent
+    for name in ("compiling", "kernels", "resample", "resize"):
+        assert name in compiling.SOURCES
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("vision."):
+                assert node.module.removeprefix("vision.") in compiling.SOURCES
+
+
+def test_kept_code_has_another_name_after_a_change(tmp_path, monkeypatch):
+    before = compiling.sources_digest()
+    for name in compiling.SOURCES:
+        (tmp_path / f"{name}.py").write_bytes(Path(compiling.__file__).with_name(f"{name}.py").read_bytes())
+    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "compiling.py"))
+    for name in compiling.SOURCES:
+        compiling.sources_digest.cache_clear()
+        digest = compiling.sources_digest()
+        assert digest == before
+        path = tmp_path / f"{name}.py"
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        compiling.sources_digest.cache_clear()
+        assert compiling.sources_digest() != before
+        path.write_bytes(content)
+    compiling.sources_digest.cache_clear()

@@ -12,10 +12,10 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
 from core.distributed import World
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.datasets import load
 from vision.folder import load_folder, scan
-from vision.loaders import Plan, StreamLoader, loader
+from vision.loaders import BatchSampler, StreamLoader, loader
 from vision.splits import Images
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a machine of one core
@@ -29,8 +29,8 @@ def world(rank: int = 0, size: int = 1) -> World:
     return World(rank, size, rank, size, torch.device("cpu"))
 
 
-def recipe(size: int = 16, channels: int = 3, **settings) -> Recipe:
-    return Recipe(size, (0.5,) * channels, (0.25,) * channels, **({"solarize": 0.3} | settings))
+def augmentation(size: int = 16, channels: int = 3, **settings) -> Augmentation:
+    return Augmentation(size, (0.5,) * channels, (0.25,) * channels, **({"solarize": 0.3} | settings))
 
 
 def in_memory(count: int = 50, channels: int = 3) -> Images:
@@ -62,7 +62,7 @@ def same(ours, theirs, atol: float = 0) -> None:
 
 
 def test_an_epoch_shows_every_image_once_but_the_last_few():
-    plan = Plan(53, 10, 0, world())
+    plan = BatchSampler(53, 10, 0, world())
     assert plan.steps_an_epoch == 5
     seen = [plan.at(step) for step in range(15)]
     assert [epoch for epoch, _ in seen] == [0] * 5 + [1] * 5 + [2] * 5
@@ -74,8 +74,8 @@ def test_an_epoch_shows_every_image_once_but_the_last_few():
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_global_batches_are_the_same_at_any_number_of_processes(processes):
-    alone = Plan(53, 12, 3, world())
-    plans = [Plan(53, 12, 3, world(rank, processes)) for rank in range(processes)]
+    alone = BatchSampler(53, 12, 3, world())
+    plans = [BatchSampler(53, 12, 3, world(rank, processes)) for rank in range(processes)]
     for step in (0, 1, 3, 4, 9, 100):
         shares = [plan.at(step) for plan in plans]
         assert {epoch for epoch, _ in shares} == {alone.at(step)[0]}
@@ -85,11 +85,11 @@ def test_global_batches_are_the_same_at_any_number_of_processes(processes):
 
 def test_batches_that_cannot_be():
     with pytest.raises(ValueError, match="batch_size=60 is larger than the data: 53 images"):
-        Plan(53, 60, 0, world())
+        BatchSampler(53, 60, 0, world())
     with pytest.raises(ValueError, match="batch_size=10 does not divide among 4 processes"):
-        Plan(53, 10, 0, world(1, 4))
+        BatchSampler(53, 10, 0, world(1, 4))
     with pytest.raises(ValueError, match="batch_size=0"):
-        Plan(53, 0, 0, world())
+        BatchSampler(53, 0, 0, world())
 
 
 # ---------------------------------------------------------------------------------------------- memory and stream alike
@@ -101,8 +101,8 @@ def make(request, folder):
     split = in_memory() if request.param == "memory" else load_folder(folder, validation=0).train
 
     def make(rank: int = 0, size: int = 1):
-        plan = Plan(len(split), 12, 5, world(rank, size))
-        return loader(split, recipe(), plan, 3, workers=2 * (request.param == "two workers"))
+        plan = BatchSampler(len(split), 12, 5, world(rank, size))
+        return loader(split, augmentation(), plan, 3, workers=2 * (request.param == "two workers"))
 
     make.split = split
     return make
@@ -156,8 +156,8 @@ def test_labels_are_the_images_own(make):
 @pytest.mark.parametrize(("channels", "wanted"), [(1, 3), (3, 1), (1, 1)])
 def test_images_in_memory_fit_the_encoders_channels(channels, wanted):
     split = in_memory(20, channels)
-    quiet = recipe(16, wanted, crop=[1.0, 1.0], ratio=[1.0, 1.0], flip=0, jitter=0, grey=0, blur=0, solarize=0)
-    batch = next(loader(split, quiet, Plan(20, 8, 0, world()), wanted).batches(0, 1))
+    quiet = augmentation(16, wanted, crop=[1.0, 1.0], ratio=[1.0, 1.0], flip=0, jitter=0, grey=0, blur=0, solarize=0)
+    batch = next(loader(split, quiet, BatchSampler(20, 8, 0, world()), wanted).batches(0, 1))
     source = split.images[batch.indices].float()
     luma = source * torch.tensor([0.2989, 0.587, 0.114])[:, None, None] if channels == 3 else source
     expected = (luma.sum(1, keepdim=True) if wanted == 1 else source).expand(-1, wanted, -1, -1)
@@ -167,7 +167,7 @@ def test_images_in_memory_fit_the_encoders_channels(channels, wanted):
 
 def test_unlabelled_images_have_no_labels():
     split = load("digits", labels="none").train
-    batch = next(loader(split, recipe(8, 1), Plan(len(split), 8, 0, world()), 1).batches(0, 1))
+    batch = next(loader(split, augmentation(8, 1), BatchSampler(len(split), 8, 0, world()), 1).batches(0, 1))
     assert batch.labels is None
 
 
@@ -175,15 +175,15 @@ def test_unlabelled_images_have_no_labels():
 
 
 def test_crops_are_torchvisions_of_the_decoded_file(folder):
-    """Exactly, for the box that the recipe draws; no other step of the chain is on."""
+    """Exactly, for the box that the augmentation params; no other step of the chain is on."""
     split = load_folder(folder, validation=0).train
-    quiet = recipe(24, flip=0, jitter=0, grey=0, blur=0, solarize=0)
-    stream = StreamLoader(split, quiet, Plan(len(split), 16, 1, world()), 3, 0)
+    quiet = augmentation(24, flip=0, jitter=0, grey=0, blur=0, solarize=0)
+    stream = StreamLoader(split, quiet, BatchSampler(len(split), 16, 1, world()), 3, 0)
     for batch in stream.batches(0, 2):
         for row, index in enumerate(batch.indices):
             image = split.read(int(index))
-            draws = quiet.draw(1, 0, batch.indices[row : row + 1], image.height, image.width)
-            for view, draw in zip(batch.views, draws, strict=True):
+            params = quiet.sample_params(1, 0, batch.indices[row : row + 1], image.height, image.width)
+            for view, draw in zip(batch.views, params, strict=True):
                 expected = pil_to_tensor(resized_crop(image, *draw.box[0].tolist(), [24, 24]))
                 levels = ((view[row] * 0.25 + 0.5) * 255).round().to(torch.uint8)
                 assert torch.equal(levels, expected)
@@ -192,11 +192,12 @@ def test_crops_are_torchvisions_of_the_decoded_file(folder):
 def test_a_large_jpeg_is_read_no_smaller_than_its_smallest_crop_needs(tmp_path):
     y, x = np.mgrid[:800, :1000]
     Image.fromarray(((x + y) % 256).astype(np.uint8)).save(tmp_path / "x.jpg")
-    split = scan(tmp_path)[0]
+    split = scan(tmp_path).files
     asked = []
     read = split.read
     split.read = lambda index, at_least, mode="RGB": asked.append(at_least) or read(index, at_least, mode)
-    next(StreamLoader(split, recipe(32, crop=[[0.25, 1.0], [0.04, 0.2]]), Plan(1, 1, 0, world()), 3, 0).batches(0, 1))
+    small_crops = augmentation(32, crop=[[0.25, 1.0], [0.04, 0.2]])
+    next(StreamLoader(split, small_crops, BatchSampler(1, 1, 0, world()), 3, 0).batches(0, 1))
     assert asked == [160]  # a crop of 4 % of a square of 160 is 32 a side
     assert read(0, 160).size == (250, 200)
 
@@ -209,15 +210,15 @@ def fragile(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_files_are_told_and_their_neighbours_stand_in(fragile, workers):
+def test_broken_files_are_told_and_their_neighbors_stand_in(fragile, workers):
     count = len(fragile)
     broken = [3, count // 2, count - 1]
     paths = [fragile.path(i) for i in broken]
     paths[0].write_bytes(b"")
     paths[1].write_bytes(paths[1].read_bytes()[:90])
     paths[2].unlink()
-    plan = Plan(count, count // 2, 0, world())
-    stream = StreamLoader(fragile, recipe(), plan, 3, workers)
+    plan = BatchSampler(count, count // 2, 0, world())
+    stream = StreamLoader(fragile, augmentation(), plan, 3, workers)
     batches = list(stream.batches(0, 2))
     asked = torch.cat([plan.at(step)[1] for step in (0, 1)]).tolist()
     used = torch.cat([batch.indices for batch in batches])
@@ -235,28 +236,28 @@ def test_too_many_broken_files_end_in_one_line(fragile, workers):
     fragile.max_corrupt = 0.1
     for i in (0, 7, 14, 21):
         fragile.path(i).write_bytes(b"")
-    stream = StreamLoader(fragile, recipe(), Plan(len(fragile), 4, 0, world()), 3, workers)
+    stream = StreamLoader(fragile, augmentation(), BatchSampler(len(fragile), 4, 0, world()), 3, workers)
     with pytest.raises(ValueError, match=r"^4 of 32 images are unreadable .*more than data.max_corrupt=0.1 ") as caught:
         list(stream.batches(0, 8))
     assert "\n" not in str(caught.value)
 
 
-def test_a_grey_encoder_reads_colour_files(folder):
+def test_a_grey_encoder_reads_color_files(folder):
     split = load_folder(folder, validation=0).train
-    batch = next(loader(split, recipe(16, 1), Plan(len(split), 4, 0, world()), 1).batches(0, 1))
+    batch = next(loader(split, augmentation(16, 1), BatchSampler(len(split), 4, 0, world()), 1).batches(0, 1))
     assert [view.shape for view in batch.views] == [(4, 1, 16, 16)] * 2
 
 
 MEASURE = """
 import re, sys, torch
 from core.distributed import World
-from vision.augment import Recipe
+from vision.augment import Augmentation
 from vision.folder import load_folder
-from vision.loaders import Plan, loader
+from vision.loaders import BatchSampler, loader
 for root in sys.argv[1:]:
     split = load_folder(root, validation=0).train
-    plan = Plan(len(split), 50, 0, World(0, 1, 0, 1, torch.device("cpu")))
-    for batch in loader(split, Recipe(32, (0.5,) * 3, (0.25,) * 3), plan, 3).batches(0, plan.steps_an_epoch):
+    plan = BatchSampler(len(split), 50, 0, World(0, 1, 0, 1, torch.device("cpu")))
+    for batch in loader(split, Augmentation(32, (0.5,) * 3, (0.25,) * 3), plan, 3).batches(0, plan.steps_an_epoch):
         pass
     peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]  # ru_maxrss starts at the parent's size
     print(len(split), int(peak) / 1024)

@@ -13,12 +13,12 @@ def test_shares_are_beta_distributed():
     share, cut, _ = shares(0, 0, INDICES, 0.4, 0.0)
     assert not cut.any()
     assert kstest(share.numpy(), beta(0.4, 0.4).cdf).pvalue > 0.01
-    share, cut, centre = shares(0, 0, INDICES, 0.0, 1.0)
+    share, cut, center = shares(0, 0, INDICES, 0.0, 1.0)
     assert cut.all()
     assert kstest(share.numpy(), "uniform").pvalue > 0.01
-    assert kstest(centre.flatten().numpy(), "uniform").pvalue > 0.01
+    assert kstest(center.flatten().numpy(), "uniform").pvalue > 0.01
     _, cut, _ = shares(0, 0, INDICES, 0.2, 1.0)
-    assert 0.47 < cut.float().mean() < 0.53  # of 4,000 draws: two standard deviations are .016
+    assert 0.47 < cut.float().mean() < 0.53  # of 4,000 params: two standard deviations are .016
 
 
 def test_they_are_a_function_of_seed_epoch_and_image():
@@ -28,12 +28,12 @@ def test_they_are_a_function_of_seed_epoch_and_image():
 
 
 def test_boxes_have_the_papers_area_and_stay_inside():
-    """CutMix, §3.1: sides W√(1 − λ) and H√(1 − λ) around a uniform centre."""
-    share, centre = torch.tensor([0.75, 0.75, 1.0, 0.0]), torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
-    assert boxes(share, centre, 20, 40).tolist() == [[5, 15, 10, 30], [0, 5, 0, 10], [10, 10, 20, 20], [0, 20, 0, 40]]
+    """CutMix, §3.1: sides W√(1 − λ) and H√(1 − λ) around a uniform center."""
+    share, center = torch.tensor([0.75, 0.75, 1.0, 0.0]), torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
+    assert boxes(share, center, 20, 40).tolist() == [[5, 15, 10, 30], [0, 5, 0, 10], [10, 10, 20, 20], [0, 20, 0, 40]]
 
 
-def test_mixup_is_its_formula_with_the_neighbour():
+def test_mixup_is_its_formula_with_the_neighbor():
     x = torch.rand(6, 3, 4, 4, dtype=torch.float64)
     own = masks(1, 2, torch.arange(6), 0.3, 0.0, 4, 4).double()
     share = shares(1, 2, torch.arange(6), 0.3, 0.0)[0].double()
@@ -42,7 +42,7 @@ def test_mixup_is_its_formula_with_the_neighbour():
         torch.testing.assert_close(mixed[i], share[i] * x[i] + (1 - share[i]) * x[i ^ 1], rtol=1e-6, atol=1e-6)  # λ is float32
 
 
-def test_a_cut_shows_the_neighbour_in_its_box_and_labels_follow_the_area_that_is_left():
+def test_a_cut_shows_the_neighbor_in_its_box_and_labels_follow_the_area_that_is_left():
     x = torch.arange(8.0)[:, None, None, None].expand(8, 1, 16, 16)
     own = masks(0, 0, torch.arange(8), 0.0, 1.0, 16, 16)
     mixed, labels = blend(x, own), blend(torch.eye(8), own.mean((2, 3)))

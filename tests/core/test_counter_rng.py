@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vision import random
+from core import counter_rng
 
 ONES = 0xFFFFFFFF
 
@@ -15,59 +15,59 @@ ONES = 0xFFFFFFFF
      (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
 ])
 def test_known_answers(counter, key, expected):
-    words = random.philox(tuple(torch.tensor(c) for c in counter), key)
-    assert tuple(int(w) for w in words) == expected
+    bits = counter_rng.philox(tuple(torch.tensor(c) for c in counter), key)
+    assert tuple(int(w) for w in bits) == expected
 
 
-def test_words_place_each_argument_in_the_counter():
+def test_random_bits_place_each_argument_in_the_counter():
     """(block, index, epoch, stream) and the seed's two halves as key: other places would change every existing run."""
     seed, epoch, index, stream = (7 << 32) | 5, 11, 13, 17
-    got = random.words(seed, epoch, torch.tensor([index]), stream, 6)[0].tolist()
-    blocks = [random.philox(tuple(torch.tensor(c) for c in (b, index, epoch, stream)), (5, 7)) for b in (0, 1)]
+    got = counter_rng.random_bits(seed, epoch, torch.tensor([index]), stream, 6)[0].tolist()
+    blocks = [counter_rng.philox(tuple(torch.tensor(c) for c in (b, index, epoch, stream)), (5, 7)) for b in (0, 1)]
     assert got == [int(w) for block in blocks for w in block][:6]
 
 
 def test_uniform_numbers_are_uniform_and_independent():
-    u = random.uniform(0, 0, torch.arange(20_000), 0, 4)
+    u = counter_rng.uniform(0, 0, torch.arange(20_000), 0, 4)
     assert u.dtype == torch.float32
     assert u.min() >= 0
     assert u.max() < 1
     for axis in (u.flatten(), u[:, 2], u[7_000:7_500].flatten()):
         assert stats.kstest(axis.numpy(), "uniform").pvalue > 1e-3  # the numbers are fixed: it passes or never does
-    for other in (random.uniform(1, 0, torch.arange(20_000), 0, 4), random.uniform(0, 1, torch.arange(20_000), 0, 4),
-                  random.uniform(0, 0, torch.arange(20_000), 1, 4), u.roll(1, 0), u.roll(1, 1)):
+    for other in (counter_rng.uniform(1, 0, torch.arange(20_000), 0, 4), counter_rng.uniform(0, 1, torch.arange(20_000), 0, 4),
+                  counter_rng.uniform(0, 0, torch.arange(20_000), 1, 4), u.roll(1, 0), u.roll(1, 1)):
         correlation = torch.corrcoef(torch.stack([u.flatten(), other.flatten()]))[0, 1]
         assert abs(correlation) < 4 / 80_000**0.5  # four standard errors of 80,000 independent pairs
 
 
 def test_an_image_gets_its_numbers_whatever_its_company():
-    whole = random.words(3, 2, torch.arange(100), 1, 9)
+    whole = counter_rng.random_bits(3, 2, torch.arange(100), 1, 9)
     some = torch.tensor([42, 7, 99, 7])
-    assert torch.equal(random.words(3, 2, some, 1, 9), whole[some])
-    assert torch.equal(random.words(3, 2, some[:1], 1, 5), whole[42:43, :5])  # nor how many are asked for
-    assert random.words(3, 2, some[:0], 1, 5).shape == (0, 5)
+    assert torch.equal(counter_rng.random_bits(3, 2, some, 1, 9), whole[some])
+    assert torch.equal(counter_rng.random_bits(3, 2, some[:1], 1, 5), whole[42:43, :5])  # nor how many are asked for
+    assert counter_rng.random_bits(3, 2, some[:0], 1, 5).shape == (0, 5)
 
 
 @pytest.mark.parametrize("length", [1, 2, 1000, 60_000])
 def test_permutation_is_one_and_differs_by_epoch_seed_and_stream(length):
-    order = random.permutation(0, 0, length)
+    order = counter_rng.permutation(0, 0, length)
     assert torch.equal(order.sort().values, torch.arange(length))
-    assert torch.equal(order, random.permutation(0, 0, length))
+    assert torch.equal(order, counter_rng.permutation(0, 0, length))
     if length > 2:
-        others = [random.permutation(*a) for a in ((0, 1, length), (1, 0, length), (0, 0, length, random.SHUFFLE))]
+        others = [counter_rng.permutation(*a) for a in ((0, 1, length), (1, 0, length), (0, 0, length, counter_rng.SHUFFLE))]
         for other in others:  # two independent permutations share one place on average; ten have odds of 1e-7
             assert (order == other).sum() < 10
 
 
 def test_every_image_comes_first_equally_often():
-    places = torch.stack([random.permutation(0, epoch, 10) for epoch in range(2_000)])
+    places = torch.stack([counter_rng.permutation(0, epoch, 10) for epoch in range(2_000)])
     for column in places.T:  # at each place, 2,000 draws of ten images
         assert stats.chisquare(column.bincount(minlength=10).numpy()).pvalue > 1e-3
 
 
 def test_balanced_epochs_show_every_class_as_often():
     labels = torch.tensor([0] * 70 + [2] * 20 + [5] * 3 + [2] * 7)
-    orders = [random.balanced(0, epoch, labels) for epoch in range(3)]
+    orders = [counter_rng.balanced(0, epoch, labels) for epoch in range(3)]
     for order in orders:
         assert len(order) == 100
         counts = labels[order].bincount()
@@ -78,4 +78,4 @@ def test_balanced_epochs_show_every_class_as_often():
         halves = labels[order[:50]].bincount(minlength=6)[[0, 2, 5]]
         assert halves.min() > 5  # spread over the epoch
     assert not torch.equal(orders[0], orders[1])
-    assert torch.equal(orders[0], random.balanced(0, 0, labels))
+    assert torch.equal(orders[0], counter_rng.balanced(0, 0, labels))
