@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.errors import RunError
 from deploy import resize_graph
-from linear_eval.features import evenly, images_of, plain
+from linear_eval.features import evenly, images_of, normalize_images
 from linear_eval.knn import knn_accuracy
 from vision import artifact, encoders
 from vision.splits import Dataset, Images
@@ -63,7 +63,7 @@ class Portable(nn.Module):
     def takes(self, split: Images, indices: Tensor) -> np.ndarray:
         """A split's images as it takes them."""
         images = images_of(split, indices, self.card.spec.image_size, self.card.spec.channels)
-        images = images if self.preprocess else plain(images, self.mean.flatten(), self.std.flatten())
+        images = images if self.preprocess else normalize_images(images, self.mean.flatten(), self.std.flatten())
         return images.contiguous().numpy()
 
     def drawn(self, split: Images, seed: int, count: int = 64) -> Iterator[np.ndarray]:

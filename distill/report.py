@@ -12,7 +12,16 @@ from core.machine import hardware, versions
 from core.settings import OptimSettings
 from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
-from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder, plain
+from linear_eval.features import (
+    CALIBRATED,
+    collect,
+    evaluating,
+    evenly,
+    images_of,
+    normalize_images,
+    of_encoder,
+    recompute_batchnorm,
+)
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from vision import cost, encoders
@@ -49,7 +58,7 @@ def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     with evaluating(encoder):
         for rows in torch.arange(len(dataset.test)).split(512):
             images = images_of(dataset.test, rows, spec.image_size, spec.channels).to(device)
-            found = head(encoder(plain(images, member.mean, member.std))).argmax(1).cpu()
+            found = head(encoder(normalize_images(images, member.mean, member.std))).argmax(1).cpu()
             right += int((found == dataset.test.labels[rows]).sum())
     return right / len(dataset.test) * 100
 
@@ -64,7 +73,7 @@ def final(run, settings: DistillSettings, dataset, method, master, recipe, world
     if labelled:
         indices = evenly(len(dataset.train), CALIBRATED)
         some = images_of(dataset.train, indices, recipe.size, method.encoder.spec.channels)
-        fresh = calibrated(fresh, some, *normalisation, device)
+        fresh = recompute_batchnorm(fresh, some, *normalisation, device)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
     beside = [from_file(path, "beside") for path in listed(settings.beside)]

@@ -44,7 +44,7 @@ class Source:
     size: int  # S, pixels a side
     channels: int | None = None  # C; None: as they come
     dtype: str = "float16"  # as kept: half of float32's memory, with a relative error of 2⁻¹¹ at most
-    parts: dict[str, list[slice]] | None = None  # name → columns; None: all of them, as "last"
+    parts: dict[str, list[slice]] | None = None  # name → columns; None: all of them, as "pooled"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Features:
     parts: dict[str, list[slice]]
 
     @property
-    def last(self) -> np.ndarray:
+    def pooled(self) -> np.ndarray:
         """The encoder's own output, without its maps.  → N,d, a view"""
-        return self.x[:, self.parts["last"][0]]
+        return self.x[:, self.parts["pooled"][0]]
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def plain(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize_images(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 B,C,S,S → normalised float, channels-last: what a frozen encoder is given."""
     return normalise(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
 
@@ -94,8 +94,8 @@ def plain(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def of_encoder(name: str, encoder: nn.Module, mean: Tensor, std: Tensor, device: torch.device, maps: bool = True) -> Source:
     """A frozen encoder's output and, with `maps`, its last feature maps pooled in two ways, all in one pass.
 
-    parts: "last" (the output), "last + max" (and the last map's maximum), "all" (the means of the maps before it too),
-    "all + max". A transformer with a class token has tokens for means and means for maxima.
+    parts: "pooled" (the output), "pooled+max" (and the last map's maximum), "last4" (the means of the maps before it too),
+    "last4+max". A transformer with a class token has tokens for means and means for maxima.
     """
     encoder = encoder.to(device).eval()
     count = min(BLOCKS, len(getattr(encoder, "feature_info", ()))) if maps else 0
@@ -103,7 +103,7 @@ def of_encoder(name: str, encoder: nn.Module, mean: Tensor, std: Tensor, device:
 
     def describe(images: Tensor) -> Tensor:
         with evaluating(encoder):
-            return torch.cat(columns(encoder, plain(images.to(device), mean, std), count), dim=1).float()
+            return torch.cat(columns(encoder, normalize_images(images.to(device), mean, std), count), dim=1).float()
 
     with evaluating(encoder):
         widths = [c.shape[1] for c in columns(encoder, _noise(encoder), count)]
@@ -150,14 +150,14 @@ def _parts(widths: list[int]) -> dict[str, list[slice]]:
     ends = np.cumsum([0, *widths]).tolist()
     columns = [slice(a, b) for a, b in itertools.pairwise(ends)]
     if len(columns) == 1:
-        return {"last": columns}
+        return {"pooled": columns}
     maps = len(columns) // 2
     first = slice(0, ends[maps])  # the output and the means before it lie side by side
     return {
-        "last": columns[:1],
-        "last + max": [columns[0], columns[maps]],
-        "all": [first],
-        "all + max": [slice(0, ends[-1])],
+        "pooled": columns[:1],
+        "pooled+max": [columns[0], columns[maps]],
+        "last4": [first],
+        "last4+max": [slice(0, ends[-1])],
     }
 
 
@@ -171,7 +171,7 @@ def fingerprint(encoder: nn.Module) -> str:
 
 
 @torch.no_grad()
-def calibrated(
+def recompute_batchnorm(
     encoder: nn.Module, images: Tensor | Iterable[Tensor], mean: Tensor, std: Tensor, device: torch.device
 ) -> nn.Module:
     """A copy whose BatchNorm statistics are the data's: without, an untrained encoder is blamed for its initial ones.
@@ -186,7 +186,7 @@ def calibrated(
     for _ in range(10):
         for block in blocks_of_images:
             for part in block.split(256):
-                encoder(plain(part.to(device), mean, std))
+                encoder(normalize_images(part.to(device), mean, std))
     return encoder
 
 
@@ -272,7 +272,7 @@ def collect(
         return None
     kept = np.setdiff1d(np.arange(len(split)), skipped)
     labels = None if split.labels is None else split.labels.numpy()[kept]
-    return Features(rows[kept] if skipped else rows, kept, labels, source.parts or {"last": [slice(0, rows.shape[1])]})
+    return Features(rows[kept] if skipped else rows, kept, labels, source.parts or {"pooled": [slice(0, rows.shape[1])]})
 
 
 def _key(source: Source, split: Images | Streamed) -> str:

@@ -23,7 +23,7 @@ from core.distributed import World, end_with_parent
 from core.errors import RunError, Stopped
 from core.method import Batch
 from core.settings import PretrainSettings, types_of
-from linear_eval.features import collect, evenly, images_of, of_encoder, plain, rankme
+from linear_eval.features import collect, evenly, images_of, normalize_images, of_encoder, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
@@ -67,7 +67,7 @@ def foretold(proxy: str, choice: Choice, settings: SearchSettings, data: Dataset
 
 def some_images(data: Dataset, spec: encoders.Spec) -> torch.Tensor:
     images = images_of(data.pretrain, evenly(len(data.pretrain), SCORED), spec.image_size, spec.channels)
-    return plain(images, torch.tensor(data.mean), torch.tensor(data.std))
+    return normalize_images(images, torch.tensor(data.mean), torch.tensor(data.std))
 
 
 def some_losses(settings: SearchSettings, data: Dataset, encoder) -> list[Callable[[], torch.Tensor]]:

@@ -26,7 +26,7 @@ from core.distributed import world_size
 from core.memory import Queue
 from core.method import Batch, Method
 from core.settings import types_of
-from linear_eval.features import evenly, images_of, plain
+from linear_eval.features import evenly, images_of, normalize_images
 from nas import space
 from nas.entry import Entry
 from nas.objective import OURS, Train, launched
@@ -163,7 +163,7 @@ def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -
     encoder.train()
     device = next(encoder.parameters()).device
     for part in images.split(256):
-        encoder(plain(part.to(device), mean, std))
+        encoder(normalize_images(part.to(device), mean, std))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return encoder.eval()

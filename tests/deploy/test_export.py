@@ -38,16 +38,16 @@ np.savez(out, **answers)
 
 def fitted() -> tuple[nn.Module, nn.Linear, Dataset]:
     """An encoder with statistics of digits, and a linear layer that tells them apart."""
-    from linear_eval.features import calibrated, images_of, plain
+    from linear_eval.features import images_of, normalize_images, recompute_batchnorm
 
     torch.manual_seed(0)
     data = datasets.load("digits", seed=0)
     encoder = encoders.create("tiny", 1, 8).eval()
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
     images = images_of(data.train, torch.arange(len(data.train)), 8, 1)
-    encoder = calibrated(encoder, images, mean, std, torch.device("cpu")).eval()
+    encoder = recompute_batchnorm(encoder, images, mean, std, torch.device("cpu")).eval()
     with torch.no_grad():
-        x, y = encoder(plain(images, mean, std)), data.train.labels
+        x, y = encoder(normalize_images(images, mean, std)), data.train.labels
     head = nn.Linear(encoder.dim, 10)
     targets = nn.functional.one_hot(y, 10).float() - 0.1
     solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), targets, driver="gelsd").solution

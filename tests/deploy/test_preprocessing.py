@@ -14,7 +14,7 @@ from torch import nn
 
 from deploy import gallery, portable, resize_graph, runtime
 from deploy.model import Model
-from linear_eval.features import images_of, plain
+from linear_eval.features import images_of, normalize_images
 from vision import artifact, datasets, encoders
 from vision.folder import scan
 from vision.preprocess import FIXED, Preprocessing
@@ -75,7 +75,7 @@ def evaluated(card: artifact.Card, folder: Path, body: bytes) -> np.ndarray:
     folder.mkdir()
     (folder / "x.png").write_bytes(body)
     images = images_of(scan(folder)[0], torch.tensor([0]), SIZE, card.spec.channels)
-    return plain(images, torch.tensor(card.mean), torch.tensor(card.std))[0].numpy()
+    return normalize_images(images, torch.tensor(card.mean), torch.tensor(card.std))[0].numpy()
 
 
 @pytest.mark.parametrize("kind", PICTURES)

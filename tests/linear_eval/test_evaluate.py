@@ -167,6 +167,17 @@ def test_a_suite_is_one_table(encoder, tmp_path):
         assert name in (tmp_path / "suite" / "suite.md").read_text()
 
 
+def test_it_is_a_function_from_settings_to_a_record(encoder, tmp_path, capsys):
+    words = [f"encoder={encoder}", "data=digits", "parts=[knn]", "cache=none", "picture=false", f"out={tmp_path / 'run'}"]
+    result = evaluate.evaluate(cli.compose(TOOL, words))
+    assert list(result.evaluations) == [tmp_path / "run"]
+    assert result.suite is None
+    (evaluation,) = result.evaluations.values()
+    assert json.loads(json.dumps(evaluation.to_json())) == results(tmp_path / "run")
+    assert [row.source for row in evaluation.rows] == ["encoder", "untrained", "raw pixels"]
+    assert capsys.readouterr().out == ""
+
+
 def test_the_protocol_is_frozen():
     """v1 is v1 for ever: other numbers are another protocol, in a file of its own."""
     content = json.dumps(cli.flat(TOOL.example("protocol", "v1")), sort_keys=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from core.distributed import rank
 from linear_eval import features
-from linear_eval.features import Source, collect, evaluating, of_encoder, pixels_of, plain
+from linear_eval.features import Source, collect, evaluating, normalize_images, of_encoder, pixels_of
 from vision import datasets, encoders
 from vision.splits import Images
 
@@ -41,7 +41,7 @@ def test_they_are_the_encoders_in_half_precision(monkeypatch):
     x = (images.images.float() / 255 - 0.3) / 0.4
     with torch.no_grad():
         expected = module.eval()(x)
-    np.testing.assert_allclose(found.last, expected, rtol=2**-10, atol=1e-4)  # float16 has 11 bits
+    np.testing.assert_allclose(found.pooled, expected, rtol=2**-10, atol=1e-4)  # float16 has 11 bits
     assert found.x.dtype == np.float16
     assert found.labels.tolist() == images.labels.tolist()
 
@@ -58,7 +58,7 @@ def test_the_maps_are_pooled_beside_the_output(name):
     images = split(9, size)
     found = collect(of_encoder("x", module, MEAN, STD, CPU), images, CPU)
     with torch.no_grad():
-        output = module(plain(images.images, MEAN, STD))
+        output = module(normalize_images(images.images, MEAN, STD))
     maps = [seen[stage] for stage in reversed(stages)]
     if name == "test_vit":
         with torch.no_grad():
@@ -72,10 +72,10 @@ def test_the_maps_are_pooled_beside_the_output(name):
         return np.concatenate([found.x[:, s] for s in found.parts[part]], 1)
 
     close = {"rtol": 2**-10, "atol": 2e-3}
-    np.testing.assert_allclose(columns("last"), output, **close)
-    np.testing.assert_allclose(columns("last + max"), torch.cat([output, second[0]], 1), **close)
-    np.testing.assert_allclose(columns("all"), torch.cat([output, *first[1:]], 1), **close)
-    np.testing.assert_allclose(columns("all + max"), everything, **close)
+    np.testing.assert_allclose(columns("pooled"), output, **close)
+    np.testing.assert_allclose(columns("pooled+max"), torch.cat([output, second[0]], 1), **close)
+    np.testing.assert_allclose(columns("last4"), torch.cat([output, *first[1:]], 1), **close)
+    np.testing.assert_allclose(columns("last4+max"), everything, **close)
 
 
 def test_no_bit_of_the_encoder_moves_and_its_modes_return():
@@ -89,18 +89,18 @@ def test_no_bit_of_the_encoder_moves_and_its_modes_return():
     assert [m.training for m in module.modules()] == modes
     source = of_encoder("x", module, MEAN, STD, CPU)
     collect(source, split(), CPU)
-    features.calibrated(module, split().images, MEAN, STD, CPU)
+    features.recompute_batchnorm(module, split().images, MEAN, STD, CPU)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
 def test_an_untrained_encoders_statistics_become_the_datas():
     module = encoders.create("test_resnet", 1, 16)
-    found = features.calibrated(module, split(300).images, MEAN, STD, CPU)
+    found = features.recompute_batchnorm(module, split(300).images, MEAN, STD, CPU)
     seen = []
     first = next(m for m in found.modules() if isinstance(m, nn.BatchNorm2d))
     first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with evaluating(found):
-        found(plain(split(300).images, MEAN, STD))
+        found(normalize_images(split(300).images, MEAN, STD))
     torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)), rtol=0, atol=0.15)  # the last pass weighs .65
 
 
