@@ -1,4 +1,4 @@
-"""How good is an encoder? One table: frozen and fine-tuned, with all labels and few, beside what it must beat.
+"""How good is an encoder? One table: frozen and fine-tuned, with all labels and few, next to what it must beat.
 
     uv run python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist
     uv run python -m linear_eval.evaluate --encoder resnet50 --pretrained --suite cifar10,stl10 --parts [knn,linear]

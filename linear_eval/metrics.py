@@ -1,4 +1,4 @@
-"""Figures of test scores, in %. A class that no test image has stays a column and a row, and spoils no mean."""
+"""Figures of test scores, in %. A class without test images keeps its column and row, and is left out of means."""
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def figures(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict
         balanced = metrics.balanced_accuracy_score(labels, predicted)
     return {
         "accuracy": float(right / len(labels) * 100),
-        "interval": [interval.low * 100, interval.high * 100],
+        "interval": [float(interval.low * 100), float(interval.high * 100)],
         "top5": float((_rank(scores, labels) < 5).mean() * 100) if scores.shape[1] > 5 else None,
         "balanced_accuracy": float(balanced * 100),
         "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0) * 100),

@@ -111,7 +111,7 @@ def reliability(bins: dict[str, np.ndarray]):
 
 @drawn
 def confusion(matrix: np.ndarray, names: Sequence[str]):
-    """Shares of each true class in colour; counts in the cells and names beside them where they can be read."""
+    """Shares of each true class in color; counts in the cells and names at the axes where they fit."""
     from matplotlib.ticker import MaxNLocator
 
     classes = len(names)
@@ -144,8 +144,8 @@ def confusion(matrix: np.ndarray, names: Sequence[str]):
 
 def _show(axis, image: np.ndarray, frame: str | None = None) -> None:
     """One image, C,S,S uint8, in a frame."""
-    grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if len(image) == 1 else {}
-    axis.imshow(image.transpose(1, 2, 0), interpolation="nearest" if image.shape[-1] < 64 else "antialiased", **grey)
+    gray = {"cmap": "gray", "vmin": 0, "vmax": 255} if len(image) == 1 else {}
+    axis.imshow(image.transpose(1, 2, 0), interpolation="nearest" if image.shape[-1] < 64 else "antialiased", **gray)
     axis.axis("on")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=frame is not None, color=frame, linewidth=3)
@@ -249,7 +249,7 @@ def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
 
 
 def mapped(count: int) -> np.ndarray:
-    """Positions of the images on a map, of so many."""
+    """Positions of the images on a map, of `count` images."""
     return np.unique(np.linspace(0, count - 1, min(count, MAPPED)).astype(int))
 
 
@@ -269,7 +269,7 @@ def plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     some = pca.transform(x)
     share = pca.explained_variance_ratio_[:2].sum() * 100
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore")  # umap says that a seed leaves it one thread
+        warnings.filterwarnings("ignore")  # umap warns that a seed leaves it one thread
         from umap import UMAP
 
         flat = UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(some)

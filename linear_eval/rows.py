@@ -48,7 +48,7 @@ def average_draws(rows: list[ResultRow]) -> ResultRow:
         rows[0],
         **{name: None if column[0] is None else float(np.mean(column)) for name, column in values.items()},
         accuracy=mean,
-        interval=[mean - half, mean + half],
+        interval=[float(mean - half), float(mean + half)],
         std=std,
         draws=len(rows),
         chosen={key: _common([row.chosen.get(key) for row in rows]) for key in rows[0].chosen},

@@ -86,8 +86,8 @@ def test_classes_without_training_images_keep_their_column(name, kept):
     result = fitted(name, train=(TRAIN[0][rows], TRAIN[1][rows]))
     assert result.scores.shape == (200, 10)
     assert set(result.scores.argmax(1)) == set(kept)
-    known = np.isin(TEST[1], kept)
-    assert (result.scores.argmax(1) == TEST[1])[known].mean() > 0.9
+    seen = np.isin(TEST[1], kept)
+    assert (result.scores.argmax(1) == TEST[1])[seen].mean() > 0.9
     assert np.isfinite(result.scores).all()
 
 

@@ -108,7 +108,7 @@ def test_an_untrained_encoders_statistics_become_the_datas():
 
 
 class Counted:
-    """A description that says how often it was asked."""
+    """A description that says how often it was called."""
 
     calls = 0
 

@@ -43,8 +43,8 @@ def test_they_are_scikit_learns(scores, labels):
 
 @pytest.mark.parametrize(("scores", "labels"), CASES)
 def test_the_table_by_class_is_the_classification_report(scores, labels):
-    given = dict(labels=range(CLASSES), target_names=NAMES, output_dict=True, zero_division=0)
-    expected = peer.classification_report(labels, scores.argmax(1), **given)
+    settings = dict(labels=range(CLASSES), target_names=NAMES, output_dict=True, zero_division=0)
+    expected = peer.classification_report(labels, scores.argmax(1), **settings)
     rows = per_class(scores, labels, NAMES)
     assert [row["class"] for row in rows] == NAMES
     for row in rows:

@@ -168,10 +168,10 @@ def test_a_fit_that_was_cut_short_says_so():
 @pytest.mark.parametrize("method", ["logistic", "ridge"])
 def test_scores_stand_in_their_class_s_column(method):
     """Class 1 of 6 has no training image, nor have 4 and 5."""
-    known = Y != 1
+    seen = Y != 1
     run = {"logistic": logistic, "ridge": ridge}[method]
-    ours = run(replace(DATA, train=Labeled(TRAIN[known], Y[known]), classes=6), [1.0])
-    model = peer({"logistic": LogisticRegression(), "ridge": RidgeClassifier()}[method], TRAIN[known], Y[known])
+    ours = run(replace(DATA, train=Labeled(TRAIN[seen], Y[seen]), classes=6), [1.0])
+    model = peer({"logistic": LogisticRegression(), "ridge": RidgeClassifier()}[method], TRAIN[seen], Y[seen])
     assert np.array_equal(ours.scores.argmax(1), model.predict(TEST))
     assert ours.validation == pytest.approx(hits(model) / 250 * 100)
     assert np.isfinite(ours.scores).all()
@@ -252,16 +252,16 @@ def test_smote_fills_classes_up_between_their_images():
     filled = smote(Labeled(torch.from_numpy(TRAIN[rows]).half(), Y[rows]), seed=3)
     x, labels = filled.x, filled.labels
     assert np.bincount(labels).tolist() == [60] * 4
-    known = TRAIN[rows].astype(np.float16).astype(np.float32)
-    assert np.array_equal(x[: len(rows)], known)
+    original = TRAIN[rows].astype(np.float16).astype(np.float32)
+    assert np.array_equal(x[: len(rows)], original)
     assert np.array_equal(labels[: len(rows)], Y[rows])
     for z, c in zip(x[len(rows) :], labels[len(rows) :], strict=True):
-        own = known[Y[rows] == c].astype(np.float64)
+        own = original[Y[rows] == c].astype(np.float64)
         a, b = own[:, None], own[None] - own[:, None]
         along = ((z - a) * b).sum(-1) / np.maximum((b**2).sum(-1), 1e-300)  # where z projects onto each line
         apart = np.linalg.norm(a + along.clip(0, 1)[..., None] * b - z, axis=-1)
         assert apart.min() < 1e-6 * np.abs(own).max()  # float32
-    expected, _ = SMOTE(k_neighbors=2, random_state=3).fit_resample(known, Y[rows])  # the smallest class has 3
+    expected, _ = SMOTE(k_neighbors=2, random_state=3).fit_resample(original, Y[rows])  # the smallest class has 3
     assert np.array_equal(x, expected)
     assert not np.array_equal(x, smote(Labeled(TRAIN[rows].astype(np.float16), Y[rows]), seed=4).x)
 
