@@ -12,7 +12,7 @@ from core.machine import hardware, versions
 from core.settings import OptimSettings
 from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
-from linear_eval.features import CALIBRATED, calibrated, collect, evaluating, evenly, images_of, of_encoder
+from linear_eval.features import CALIBRATED, collect, evaluating, evenly, images_of, of_encoder, recompute_batchnorm
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from vision import cost, encoders
@@ -65,7 +65,7 @@ def final(run, settings: DistillSettings, dataset, method, teacher, recipe, worl
     if labelled:
         indices = evenly(len(dataset.train), CALIBRATED)
         some = images_of(dataset.train, indices, recipe.size, method.encoder.spec.channels)
-        fresh = calibrated(fresh, some, *normalisation, device)
+        fresh = recompute_batchnorm(fresh, some, *normalisation, device)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
     beside = [from_file(path, "beside") for path in listed(settings.beside)]

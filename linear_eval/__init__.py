@@ -1,1 +1,1 @@
-"""Proof: what a frozen encoder's features are worth."""
+"""Evaluation: how good an encoder is, frozen and fine-tuned."""

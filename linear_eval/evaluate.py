@@ -1,18 +1,23 @@
-"""What is an encoder worth? One table: frozen and fine-tuned, with all labels and few, beside what it must beat.
+"""How good is an encoder? One table: frozen and fine-tuned, with all labels and few, next to what it must beat.
 
     uv run python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist
     uv run python -m linear_eval.evaluate --encoder resnet50 --pretrained --suite cifar10,stl10 --parts [knn,linear]
 
-Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
+Nothing here imports torch before the settings are checked: a mistyped one is refused at once.
 """
 import json
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli, training
 from linear_eval.settings import CLASSIFIERS, PARTS, EvaluateSettings
+
+if TYPE_CHECKING:
+    from linear_eval.results import Evaluation  # loads numpy
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = cli.Tool(
@@ -24,8 +29,72 @@ TOOL = cli.Tool(
 )
 
 
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation leaves.
+
+    evaluations: run folder → its results.json, as a record (linear_eval/results.py); one for each data set of a suite.
+    suite: the folder of a suite's own table, suite.md and suite.json.
+    """
+
+    evaluations: dict[Path, "Evaluation"]
+    suite: Path | None = None
+
+
 def main() -> int:
     return cli.main(TOOL, partial(training.start, TOOL, check, run))
+
+
+def run(settings: EvaluateSettings) -> int:
+    """Evaluate and print the tables."""
+    if (result := evaluate(settings)) is None:
+        return 0
+    from linear_eval.tables import text_table
+
+    for folder, evaluation in result.evaluations.items():
+        print(text_table(evaluation))
+        print(*(f"{name}: {folder / name}" for name in ("results.json", "report.html")), sep="\n")
+    if result.suite:
+        print(f"\n{(result.suite / 'suite.md').read_text()}\nsuite:  {result.suite / 'suite.md'}")
+    return 0
+
+
+def evaluate(settings: EvaluateSettings) -> EvaluateResult | None:
+    """Evaluate an encoder on one data set, or on each of a suite.  None on other processes than the main one.
+
+    All processes extract features and fine-tune; the main one scores them, and writes results.json and the report.
+    Raises ValueError where settings or data do not allow it.
+    """
+    from core import checkpoint, distributed
+    from linear_eval.inputs import collect_inputs
+    from linear_eval.scoring import score
+    from linear_eval.tables import suite_table
+
+    collected = []
+    with distributed.session(settings.device) as world:
+        for job in jobs(settings):
+            start = time.monotonic()
+            collected.append((job, collect_inputs(job, world), time.monotonic() - start))
+    if world.rank:
+        return None
+    evaluations = {}
+    for job, inputs, seconds in collected:
+        evaluations[inputs.run.folder] = score(job, inputs, changes(cli.plain(job.protocol)), seconds)
+    if not settings.suite:
+        return EvaluateResult(evaluations)
+    folder, results = training.folder(settings, "suite"), list(evaluations.values())
+    checkpoint.write(folder / "suite.md", suite_table(results))
+    checkpoint.write(folder / "suite.json", json.dumps([one.to_json() for one in results], indent=1) + "\n")
+    return EvaluateResult(evaluations, folder)
+
+
+def jobs(settings: EvaluateSettings) -> list[EvaluateSettings]:
+    """The evaluations that these settings ask for: one, or one a data set of the suite, each in a folder of its own."""
+    if not settings.suite:
+        return [settings]
+    out = training.folder(settings, "suite")
+    names = settings.suite.split(",")
+    return [cli.derive(TOOL, settings, ["suite"], changes={"data": name, "out": out / name}) for name in names]
 
 
 def check(settings: EvaluateSettings) -> None:
@@ -33,14 +102,11 @@ def check(settings: EvaluateSettings) -> None:
     if settings.encoder is None:
         newest = sorted(Path("runs").glob("*/encoder.safetensors"), key=lambda path: path.stat().st_mtime)
         hint = f"the newest here is {newest[-1]}" if newest else "such as runs/…/encoder.safetensors, or resnet50 --pretrained"
-        raise ValueError(f"encoder=…: say which encoder to evaluate; {hint}")
+        raise ValueError(f"encoder=…: name the encoder to evaluate; {hint}")
     training.check(settings)
-    wrong = {}
     if unknown := [part for part in settings.parts if part not in PARTS]:
         raise ValueError(f"parts={unknown[0]}: there are {', '.join(PARTS)}")
-    if settings.attention not in ("none", "cbam"):
-        wrong["attention"] = "none or cbam"
-    training.refuse(cli.flat(settings), wrong)
+    training.refuse(cli.flat(settings), {} if settings.attention in ("none", "cbam") else {"attention": "none or cbam"})
     check_protocol(cli.plain(settings.protocol))
     if unknown := [name for name in (settings.suite or "").split(",") if name and name not in TOOL.choices("data")]:
         raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")
@@ -48,14 +114,14 @@ def check(settings: EvaluateSettings) -> None:
 
 def check_protocol(protocol: dict) -> None:
     """A protocol's numbers have no types of their own: those of v1.yaml show of which kind and sign they are."""
-    example = cli.flat(TOOL.example("protocol", "v1"))
+    examples = cli.flat(TOOL.example("protocol", "v1"))
     for name, value in cli.flat(protocol).items():
-        shown = example[name]
+        example = examples[name]
         values = value if isinstance(value, list) else [value]
-        kind = type(shown[0] if isinstance(shown, list) else shown)
+        kind = type(example[0] if isinstance(example, list) else example)
         alike = all(type(v) is kind or (kind is float and type(v) is int) for v in values)
-        if isinstance(value, list) != isinstance(shown, list) or not values or not alike:
-            raise ValueError(f"protocol.{name}={value}: must be like {str(shown).replace(' ', '')}")
+        if isinstance(value, list) != isinstance(example, list) or not values or not alike:
+            raise ValueError(f"protocol.{name}={value}: must be like {str(example).replace(' ', '')}")
         if kind is not str and not all(v > 0 for v in values):
             raise ValueError(f"protocol.{name}={value}: must be more than 0")
     if unknown := [name for name in protocol["baselines"]["classifiers"] if name not in CLASSIFIERS]:
@@ -68,44 +134,6 @@ def changes(protocol: dict) -> dict:
     """What differs from the frozen numbers of the protocol's name."""
     frozen = cli.flat(TOOL.example("protocol", protocol["name"]))
     return {name: value for name, value in cli.flat(protocol).items() if frozen.get(name) != value}
-
-
-def jobs(settings: EvaluateSettings) -> list:
-    """The evaluations that these settings ask for: one, or one a data set of the suite, each in a folder of its own."""
-    if not settings.suite:
-        return [settings]
-    out = training.folder(settings, "suite")
-    names = settings.suite.split(",")
-    return [cli.derive(TOOL, settings, ["suite"], changes={"data": name, "out": out / name}) for name in names]
-
-
-def run(settings: EvaluateSettings) -> int:
-    """From settings to report. All processes extract features and fine-tune; the main one does the rest alone."""
-    from core import checkpoint, distributed
-    from linear_eval import report
-    from linear_eval.gather import gather
-    from linear_eval.judge import judge
-
-    everything = []
-    with distributed.session(settings.device) as world:
-        start = time.monotonic()
-        for job in jobs(settings):
-            everything.append((job, gather(job, world), time.monotonic() - start))
-            start = time.monotonic()
-    if world.rank:
-        return 0
-    results = []
-    for job, material, seconds in everything:
-        results.append(judge(job, material, changes(cli.plain(job.protocol)), seconds))
-        print(report.text_table(results[-1]))
-        print(*(f"{name}: {material.run.folder / name}" for name in ("results.json", "report.html")), sep="\n")
-    if settings.suite:
-        folder = training.folder(settings, "suite")
-        table = report.suite_table(results)
-        checkpoint.write(folder / "suite.md", table)
-        checkpoint.write(folder / "suite.json", json.dumps(results, indent=1) + "\n")
-        print(f"\n{table}\nsuite:  {folder / 'suite.md'}")
-    return 0
 
 
 if __name__ == "__main__":

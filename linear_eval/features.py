@@ -27,7 +27,7 @@ from vision.pixels import normalize_images
 from vision.splits import Images
 from vision.streamed import Streamed
 
-FORMAT = 1  # of what is kept: another number makes every cached file anew
+FORMAT = 1  # of cached files: another number computes all of them again
 BLOCK = 512  # images a forward pass
 BLOCKS = 4  # an encoder's last feature maps that are pooled, as DINOv2 takes them (arXiv 2304.07193, appendix B.3)
 CALIBRATED = 2_000  # images that an untrained encoder's BatchNorm sees
@@ -39,12 +39,12 @@ class Source:
     """A way of turning images into features."""
 
     name: str  # "encoder", "untrained", "raw pixels", …
-    key: str  # all that its rows depend on beside the images
+    key: str  # all that its rows depend on, besides the images
     describe: Callable[[Tensor], Tensor | np.ndarray]  # B,C,S,S uint8 → B,D
     size: int  # S, pixels a side
     channels: int | None = None  # C; None: as they come
-    dtype: str = "float16"  # as kept: half of float32's memory, with a relative error of 2⁻¹¹ at most
-    parts: dict[str, list[slice]] | None = None  # name → columns; None: all of them, as "last"
+    dtype: str = "float16"  # as cached: half of float32's memory, with a relative error of 2⁻¹¹ at most
+    parts: dict[str, list[slice]] | None = None  # name → columns; None: all of them, as "pooled"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Features:
     parts: dict[str, list[slice]]
 
     @property
-    def last(self) -> np.ndarray:
+    def pooled(self) -> np.ndarray:
         """The encoder's own output, without its maps.  → N,d, a view"""
-        return self.x[:, self.parts["last"][0]]
+        return self.x[:, self.parts["pooled"][0]]
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -89,8 +89,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def of_encoder(name: str, encoder: nn.Module, mean: Tensor, std: Tensor, device: torch.device, maps: bool = True) -> Source:
     """A frozen encoder's output and, with `maps`, its last feature maps pooled in two ways, all in one pass.
 
-    parts: "last" (the output), "last + max" (and the last map's maximum), "all" (the means of the maps before it too),
-    "all + max". A transformer with a class token has tokens for means and means for maxima.
+    parts: "pooled" (the output), "pooled+max" (and the last map's maximum), "last4" (the means of the maps before it too),
+    "last4+max". A transformer with a class token has tokens for means and means for maxima.
     """
     encoder = encoder.to(device).eval()
     count = min(BLOCKS, len(getattr(encoder, "feature_info", ()))) if maps else 0
@@ -124,7 +124,7 @@ def _columns(encoder: nn.Module, x: Tensor, count: int) -> list[Tensor]:
 
 
 def _gives_maps(encoder: nn.Module, count: int) -> bool:
-    """Has the encoder maps to give, and the same output on the way that gives them? It is asked."""
+    """Whether the encoder returns maps, with the same output as without them. Decided by running it."""
     with evaluating(encoder):
         x = _noise(encoder)
         try:
@@ -145,14 +145,14 @@ def _parts(widths: list[int]) -> dict[str, list[slice]]:
     ends = np.cumsum([0, *widths]).tolist()
     columns = [slice(a, b) for a, b in itertools.pairwise(ends)]
     if len(columns) == 1:
-        return {"last": columns}
+        return {"pooled": columns}
     maps = len(columns) // 2
     first = slice(0, ends[maps])  # the output and the means before it lie side by side
     return {
-        "last": columns[:1],
-        "last + max": [columns[0], columns[maps]],
-        "all": [first],
-        "all + max": [slice(0, ends[-1])],
+        "pooled": columns[:1],
+        "pooled+max": [columns[0], columns[maps]],
+        "last4": [first],
+        "last4+max": [slice(0, ends[-1])],
     }
 
 
@@ -166,10 +166,10 @@ def fingerprint(encoder: nn.Module) -> str:
 
 
 @torch.no_grad()
-def calibrated(
+def recompute_batchnorm(
     encoder: nn.Module, images: Tensor | Iterable[Tensor], mean: Tensor, std: Tensor, device: torch.device
 ) -> nn.Module:
-    """A copy whose BatchNorm statistics are the data's: without, an untrained encoder is blamed for its initial ones.
+    """A copy with BatchNorm statistics of the data, so that an untrained encoder is not scored with its initial ones.
 
     images: N,C,S,S uint8, some thousands, or blocks of them that can be iterated over again (linear_eval/samples.py).
     """
@@ -216,23 +216,23 @@ def images_of(split: Images | Streamed, indices: Tensor, size: int, channels: in
     return images if channels is None else fit_channels(images, channels)
 
 
-def blocks(source: Source, split: Images | Streamed, device: torch.device, title: str) -> Iterator[np.ndarray]:
-    """The split's features in its order, a block at a time, on the main process. The others do their share and yield
-    nothing. While one block is described the next one is read.
+def feature_blocks(source: Source, split: Images | Streamed, device: torch.device, title: str) -> Iterator[np.ndarray]:
+    """The split's features in its order, a block at a time, on the main process. The others compute their share and
+    yield nothing. While one block is described the next one is read.
     """
     starts, W = list(range(0, len(split), BLOCK)), world_size()
 
     def read(turn: int) -> Tensor:
-        start = starts[min(turn * W + rank(), len(starts) - 1)]  # whoever has none left repeats the last
+        start = starts[min(turn * W + rank(), len(starts) - 1)]  # a process that has none left repeats the last
         return images_of(split, torch.arange(start, min(start + BLOCK, len(split))), source.size, source.channels)
 
     turns = range(-(-len(starts) // W))
     with counting(title) as progress, ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, 0)
+        following = reader.submit(read, 0)
         for turn in turns:
-            images = coming.result()
+            images = following.result()
             if turn + 1 < len(turns):
-                coming = reader.submit(read, turn + 1)
+                following = reader.submit(read, turn + 1)
             rows = torch.as_tensor(source.describe(images)).float().to(device)
             if W > 1:
                 rows = gather(F.pad(rows, (0, 0, 0, BLOCK - len(rows)))).unflatten(0, (W, BLOCK))
@@ -252,13 +252,13 @@ def collect(
     if not len(split):
         raise ValueError(f"{title}: there is no image")
     path = cache and cache / f"{_key(source, split)}.npy"
-    found = _read(path) if path and is_main() else None
+    cached = _read(path) if path and is_main() else None
     if path and is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
-    if broadcast_object(found is not None):
-        rows, skipped = found or (None, [])
+    if broadcast_object(cached is not None):
+        rows, skipped = cached or (None, [])
     else:
-        chunks = blocks(source, split, device, title)
+        chunks = feature_blocks(source, split, device, title)
         rows = _written(path, chunks, len(split), source.dtype) if path and is_main() else np.concatenate([*chunks] or [[]])
         skipped = _skipped(split)
         if path and is_main():
@@ -267,7 +267,7 @@ def collect(
         return None
     kept = np.setdiff1d(np.arange(len(split)), skipped)
     labels = None if split.labels is None else split.labels.numpy()[kept]
-    return Features(rows[kept] if skipped else rows, kept, labels, source.parts or {"last": [slice(0, rows.shape[1])]})
+    return Features(rows[kept] if skipped else rows, kept, labels, source.parts or {"pooled": [slice(0, rows.shape[1])]})
 
 
 def _key(source: Source, split: Images | Streamed) -> str:
@@ -276,15 +276,15 @@ def _key(source: Source, split: Images | Streamed) -> str:
 
 
 def _skipped(split: Images | Streamed) -> list[int]:
-    """Images that some process found unreadable: a neighbour stood in for them, so their rows do not count."""
+    """Images that some process could not read: a neighbor replaced them, so their rows do not count."""
     if not isinstance(split, Streamed):
         return []
-    names = {name for found in gather_objects(split.skipped) for name in found}
+    names = {name for skipped in gather_objects(split.skipped) for name in skipped}
     return [i for i in range(len(split)) if split.where(i) in names] if names else []
 
 
 def _read(path: Path) -> tuple[np.ndarray, list[int]] | None:
-    """What the cache has; a file that is not whole counts as none."""
+    """The cached features; None where a file is missing or not whole."""
     try:
         return np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text())["skipped"]
     except (OSError, EOFError, ValueError, KeyError):

@@ -4,17 +4,33 @@
     uv run python -m linear_eval.finetune --method head --encoder resnet50 --pretrained --data folder --data.root ~/photos
     uv run python -m linear_eval.finetune --encoder lenet5 --data mnist
 
-Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
+Nothing here imports torch before the settings are checked: a mistyped one is refused at once.
 """
 import json
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli, training
 from linear_eval.settings import FINETUNE as TOOL
 from linear_eval.settings import FinetuneSettings
 from linear_eval.settings import check_finetune as check
+
+if TYPE_CHECKING:
+    from linear_eval.results import Evaluation  # loads numpy
+
+FILES = ("classifier.safetensors", "encoder.safetensors", "report.html")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What fine-tuning leaves.  folder: the run's, with FILES; evaluation: its results.json, as a record with one row"""
+
+    folder: Path
+    evaluation: "Evaluation"
 
 
 def main() -> int:
@@ -22,26 +38,42 @@ def main() -> int:
 
 
 def run(settings: FinetuneSettings) -> int:
-    """One run, from settings to report."""
+    """Fine-tune and print the table."""
+    if (result := finetune(settings)) is None:
+        return 0
+    from linear_eval.tables import text_table
+
+    print(text_table(result.evaluation))
+    for name in FILES:
+        print(f"{name.split('.')[0] + ':':<12} {result.folder / name}")
+    return 0
+
+
+def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
+    """Train a classifier and score it on the test split.  None on other processes than the main one.
+
+    Raises ValueError where settings or data do not allow it.
+    """
     from core import checkpoint, distributed
-    from linear_eval import evidence, report, results
+    from linear_eval import report
+    from linear_eval.evaluation import build_evaluation
     from linear_eval.fit import fit
+    from linear_eval.report_data import classifier_report_data
+    from linear_eval.results import ENCODER
+    from linear_eval.rows import result_row
 
     start = time.monotonic()
     with distributed.session(settings.device) as world:
         fitted = fit(settings, world)
     if fitted is None:
-        return 0
+        return None
     labels = fitted.dataset.test.labels.numpy()[fitted.test]
-    row = results.row(fitted.outcome, "encoder", fitted.images, labels, settings.labels)
-    found = results.document(settings, fitted.method.encoder, fitted.dataset, [row], "none: settings as given", {}, [])
-    found["seconds"] = round(time.monotonic() - start, 1)
-    checkpoint.write(fitted.folder / "results.json", json.dumps(found, indent=1) + "\n")
-    report.write(fitted.folder, found, evidence.of_fitted(fitted, settings.gradcam))
-    print(report.text_table(found))
-    for name in ("classifier.safetensors", "encoder.safetensors", "report.html"):
-        print(f"{name.split('.')[0] + ':':<12} {fitted.folder / name}")
-    return 0
+    row = result_row(fitted.result, ENCODER, fitted.images, labels, settings.labels)
+    seconds = round(time.monotonic() - start, 1)
+    evaluation = build_evaluation(settings, fitted.method.encoder, fitted.dataset, [row], seconds=seconds)
+    checkpoint.write(fitted.folder / "results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
+    report.write(fitted.folder, evaluation, classifier_report_data(fitted, settings.gradcam))
+    return FinetuneResult(fitted.folder, evaluation)
 
 
 if __name__ == "__main__":

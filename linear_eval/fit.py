@@ -15,7 +15,7 @@ from core.schedule import plateaus, stepped
 from linear_eval import subsets
 from linear_eval.classifier import Classifier
 from linear_eval.features import Source, collect, evaluating
-from linear_eval.outcome import Outcome
+from linear_eval.results import ProtocolResult
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
 from vision.augment import Augmentation
@@ -26,19 +26,19 @@ from vision.splits import Dataset
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedClassifier:
     """A classifier that was trained, and what it scores on the test split. On the main process."""
 
     folder: Path
     method: Classifier
     recipe: Augmentation
     dataset: Dataset
-    outcome: Outcome
+    result: ProtocolResult
     test: np.ndarray  # M indices of the test images that could be read
     images: int  # that it was trained on
 
 
-def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None) -> Fitted | None:
+def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None) -> FittedClassifier | None:
     """Train, or go on, or find it done.  None on other processes than the main one."""
     start = time.monotonic()
     torch.manual_seed(settings.seed)
@@ -85,7 +85,7 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     scores = predict(method, dataset.test, recipe, world.device, "test images")
     if scores is None:
         return None
-    outcome = Outcome(
+    result = ProtocolResult(
         "augmented" if settings.method.trains == "head" else "finetune",
         scores.x,
         {"lr": settings.optim.lr, "epochs": round(run.step / deal.steps_an_epoch, 2), "weights": watch.which},
@@ -93,7 +93,7 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
         watch.scores[-1] if watch.scores and not settings.early_stop else max(watch.scores, default=None),
         seconds=time.monotonic() - start,
     )
-    return Fitted(run.folder, method, recipe, dataset, outcome, scores.indices, len(train))
+    return FittedClassifier(run.folder, method, recipe, dataset, result, scores.indices, len(train))
 
 
 def check_labels(dataset: Dataset, name: str) -> None:

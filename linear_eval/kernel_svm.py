@@ -1,6 +1,6 @@
 """Support vector machines with RBF kernels by matrix products: scikit-learn's SVC and its margins, ten times sooner.
 
-libsvm computes its kernel pair by pair. Of 4,000 HOG features (D = 1,296) one SVC took 2.4 s to fit and 7.7 s to judge 3,000
+libsvm computes its kernel pair by pair. Of 4,000 HOG features (D = 1,296) one SVC took 2.4 s to fit and 7.7 s to predict 3,000
 images, on one core; the kernel matrices of both take 2.2 s, once for every C, and libsvm needs 0.2 s with them.
 """
 import numpy as np
@@ -13,7 +13,7 @@ ROWS = 1_000  # of a kernel matrix at a time
 class KernelSVM:
     """make_pipeline(StandardScaler(), SVC(C)) with gamma="scale", to float32's precision in the kernel.
 
-    features: N,D float32, standardised; kernel: N,N float64 of them; scaler: what standardised them.
+    features: N,D float32, standardized; kernel: N,N float64 of them; scaler: what standardized them.
     """
 
     def __init__(self, scaler: StandardScaler, features: np.ndarray, kernel: np.ndarray, labels: np.ndarray, C: float):

@@ -1,4 +1,4 @@
-"""k nearest neighbours on frozen features, exact (faiss), in memory that does not grow with the bank."""
+"""k nearest neighbors on frozen features, exact (faiss), in memory that does not grow with the reference set."""
 import itertools
 import time
 from collections.abc import Sequence
@@ -9,30 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from linear_eval.outcome import Outcome
+from linear_eval.probe_data import ProbeData
+from linear_eval.results import ProtocolResult
 
 K, TEMPERATURE = 20, 0.07
-BLOCK = 16_384  # rows of the bank, and of the queries, that are in memory at a time
+BLOCK = 16_384  # rows of the reference set, and of the queries, that are in memory at a time
 
 
-def neighbours(
-    bank: np.ndarray | Tensor, queries: np.ndarray | Tensor, k: int, bank_block: int = BLOCK, query_block: int = BLOCK
+def neighbors(
+    reference: np.ndarray | Tensor, queries: np.ndarray | Tensor, k: int, reference_block: int = BLOCK, query_block: int = BLOCK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarities and indices of the k nearest rows of the bank.  N,D and M,D → M,k and M,k
+    """Cosine similarities and indices of the k nearest rows of the reference set.  N,D and M,D → M,k and M,k
 
     Nearest first, equally near ones by index. Which of several equally near rows is the last within k is faiss's choice.
     Memory: the result and at most six float32 blocks of BLOCK,D (0.4 GB at D = 1,000), whatever N and M; the arrays may be
     memory-mapped.
     """
-    k = min(k, len(bank))
+    k = min(k, len(reference))
     similarity = np.full((len(queries), k), -np.inf, np.float32)
-    index = np.full((len(queries), k), len(bank))
-    for start in range(0, len(bank), bank_block):
-        part = _index(bank.shape[1])
-        part.add(_normalised(bank[start : start + bank_block]))
+    index = np.full((len(queries), k), len(reference))
+    for start in range(0, len(reference), reference_block):
+        part = _index(reference.shape[1])
+        part.add(_normalized(reference[start : start + reference_block]))
         for first in range(0, len(queries), query_block):
             rows = slice(first, first + query_block)
-            near, where = part.search(_normalised(queries[rows]), min(k, part.ntotal))
+            near, where = part.search(_normalized(queries[rows]), min(k, part.ntotal))
             near = np.concatenate([similarity[rows], near], axis=1)
             where = np.concatenate([index[rows], where + start], axis=1)
             best = np.lexsort((where, -near), axis=1)[:, :k]
@@ -45,7 +46,7 @@ def _index(dim: int) -> faiss.Index:
     return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", lambda: 0)() else index
 
 
-def _normalised(x: np.ndarray | Tensor) -> np.ndarray:
+def _normalized(x: np.ndarray | Tensor) -> np.ndarray:
     """Rows of length 1.  B,D → B,D float32"""
     x = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x, np.float32))
     return F.normalize(x.detach().float().cpu(), dim=1).contiguous().numpy()
@@ -54,7 +55,7 @@ def _normalised(x: np.ndarray | Tensor) -> np.ndarray:
 def votes(similarity: np.ndarray, labels: np.ndarray, classes: int, k: int, temperature: float) -> np.ndarray:
     """The weighted vote of Wu et al. 2018 (arXiv 1805.01978) as DINO evaluates: weight exp(similarity/T).
 
-    similarity and labels of the neighbours: M,≥k, nearest first → M,classes
+    similarity and labels of the neighbors: M,≥k, nearest first → M,classes
     """
     weights = np.exp((similarity[:, :k] - similarity[:, :1]) / temperature)  # relative to the nearest: nothing overflows
     place = np.arange(len(labels))[:, None] * classes + labels[:, :k]
@@ -62,49 +63,44 @@ def votes(similarity: np.ndarray, labels: np.ndarray, classes: int, k: int, temp
 
 
 def knn(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, k: int = K, temperature: float = TEMPERATURE
+    reference: Tensor, reference_labels: Tensor, queries: Tensor, classes: int, k: int = K, temperature: float = TEMPERATURE
 ) -> np.ndarray:
-    """What the k nearest vote for.  N,D with labels N, and M,D → M labels"""
-    similarity, index = neighbours(bank, queries, k)
-    return votes(similarity, _numpy(bank_labels)[index], classes, k, temperature).argmax(1)
+    """The class that the k nearest vote for.  N,D with labels N, and M,D → M labels"""
+    similarity, index = neighbors(reference, queries, k)
+    return votes(similarity, _numpy(reference_labels)[index], classes, k, temperature).argmax(1)
 
 
-def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, classes: int, **settings) -> float:
+def knn_accuracy(
+    reference: Tensor, reference_labels: Tensor, queries: Tensor, labels: Tensor, classes: int, **settings
+) -> float:
     """Share of the queries whose vote is right, in per cent."""
-    return float((knn(bank, bank_labels, queries, classes, **settings) == _numpy(labels)).mean() * 100)
+    predicted = knn(reference, reference_labels, queries, classes, **settings)
+    return float((predicted == _numpy(labels)).mean() * 100)
 
 
-def knn_grid(
-    bank: np.ndarray | Tensor,
-    bank_labels: np.ndarray | Tensor,
-    validation: np.ndarray | Tensor,
-    validation_labels: np.ndarray | Tensor,
-    test: np.ndarray | Tensor,
-    classes: int,
-    ks: Sequence[int],
-    temperatures: Sequence[float],
-) -> Outcome:
+def knn_grid(data: ProbeData, ks: Sequence[int], temperatures: Sequence[float]) -> ProtocolResult:
     """The k and T with the best vote on validation (the first of equals), then the test images by them.
 
-    N,D with labels N; V,D with labels V; M,D. One search finds the neighbours for every k; scores are shares of the vote.
+    One search finds the neighbors for every k; scores are shares of the vote.
     """
     began = time.perf_counter()
-    bank_labels, validation_labels = _numpy(bank_labels), _numpy(validation_labels)
-    similarity, index = neighbours(bank, validation, max(ks))
-    labels = bank_labels[index]
+    reference, validation = data.train.x, data.validation.x
+    reference_labels, validation_labels = _numpy(data.train.labels), _numpy(data.validation.labels)
+    similarity, index = neighbors(reference, validation, max(ks))
+    labels = reference_labels[index]
     best = None
-    for k, T in itertools.product(dict.fromkeys(min(k, len(bank)) for k in ks), temperatures):
-        hits = int((votes(similarity, labels, classes, k, T).argmax(1) == validation_labels).sum())
+    for k, T in itertools.product(dict.fromkeys(min(k, len(reference)) for k in ks), temperatures):
+        hits = int((votes(similarity, labels, data.classes, k, T).argmax(1) == validation_labels).sum())
         if best is None or hits > best[0]:
             best = hits, k, T
     hits, k, T = best
-    similarity, index = neighbours(bank, test, k)
-    shares = votes(similarity, bank_labels[index], classes, k, T)
-    return Outcome(
+    similarity, index = neighbors(reference, data.test, k)
+    shares = votes(similarity, reference_labels[index], data.classes, k, T)
+    return ProtocolResult(
         method="knn",
         scores=shares / shares.sum(1, keepdims=True),
         chosen={"k": k, "T": T, "normalization": "L2"},
-        selected_on=f"{len(validation):,} validation images",
+        selected_on=data.selected_on,
         validation=hits / len(validation) * 100,
         seconds=time.perf_counter() - began,
     )

@@ -1,53 +1,54 @@
-"""Figures of test scores, in %. A class that no test image has stays a column and a row, and spoils no mean."""
+"""Figures of test scores, in %. A class without test images keeps its column and row, and is left out of means."""
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
+from sklearn import metrics
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017 (arXiv 1706.04599)
 CONFIDENCE = 0.95
 
 
 def figures(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict:
-    """What a table says of one row, in %.  scores: M,C, the greatest is the prediction; labels: M
+    """The figures of one row, in %.  scores: M,C, the greatest is the prediction; labels: M
 
     interval: Wilson's, 95 %, of the accuracy over test images like these; training again is not in it.
     top5: None below six classes. ece: None where scores are no probabilities.
     balanced_accuracy: mean recall of the classes that test images have. macro_f1: mean over the classes that are true or
-    predicted somewhere. Both as scikit-learn takes them.
+    predicted somewhere. Both are scikit-learn's.
     Raises ValueError without test images.
     """
     if not len(labels):
         raise ValueError("there are no test images to take figures of; give the data a test split")
-    matrix = confusion(scores, labels)
-    right, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    interval = binomtest(int(right.sum()), len(labels)).proportion_ci(CONFIDENCE, method="wilson")
+    predicted = scores.argmax(1)
+    right = int((predicted == labels).sum())
+    interval = binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # classes that are predicted and never true
+        balanced = metrics.balanced_accuracy_score(labels, predicted)
     return {
-        "accuracy": float(right.sum() / len(labels) * 100),
-        "interval": [interval.low * 100, interval.high * 100],
+        "accuracy": float(right / len(labels) * 100),
+        "interval": [float(interval.low * 100), float(interval.high * 100)],
         "top5": float((_rank(scores, labels) < 5).mean() * 100) if scores.shape[1] > 5 else None,
-        "balanced_accuracy": float(_mean(right[true > 0] / true[true > 0])),
-        "macro_f1": float(_mean((2 * right / np.maximum(true + predicted, 1))[true + predicted > 0])),
+        "balanced_accuracy": float(balanced * 100),
+        "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0) * 100),
         "ece": ece(scores, labels) if probabilities else None,
     }
 
 
 def confusion(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many images of each class (row) are taken for each class (column).  M,C and M → C,C int64"""
-    classes = scores.shape[1]
-    return np.bincount(labels * classes + scores.argmax(1), minlength=classes**2).reshape(classes, classes)
+    return metrics.confusion_matrix(labels, scores.argmax(1), labels=range(scores.shape[1]))
 
 
 def per_class(scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict]:
     """Precision, recall and F1 of every class in %, 0 where nothing can be counted, and its test images."""
-    matrix = confusion(scores, labels)
-    right, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    precision, recall = right / np.maximum(predicted, 1) * 100, right / np.maximum(true, 1) * 100
-    f1 = 2 * right / np.maximum(true + predicted, 1) * 100
-    columns = {"precision": precision, "recall": recall, "f1": f1}
+    values = metrics.precision_recall_fscore_support(labels, scores.argmax(1), labels=range(len(names)), zero_division=0)
     return [
-        {"class": name, **{key: float(column[i]) for key, column in columns.items()}, "images": int(true[i])}
-        for i, name in enumerate(names)
+        {"class": name, "precision": float(p * 100), "recall": float(r * 100), "f1": float(f1 * 100), "images": int(images)}
+        for name, p, r, f1, images in zip(names, *values, strict=True)
     ]
 
 
@@ -74,25 +75,34 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> floa
     return float(np.nansum(r["count"] * np.abs(r["accuracy"] - r["confidence"])) / len(labels))
 
 
-def confused_pairs(scores: np.ndarray, labels: np.ndarray, pairs: int = 8, examples: int = 8) -> list[dict]:
+@dataclass(frozen=True)
+class ConfusedPair:
+    """true, predicted: classes; share: of the true class's images, %; indices: the mistakes with the greatest scores first"""
+
+    true: int
+    predicted: int
+    count: int
+    share: float
+    indices: list[int]
+
+
+def confused_pairs(scores: np.ndarray, labels: np.ndarray, pairs: int = 8, examples: int = 8) -> list[ConfusedPair]:
     """The ordered pairs of classes that are confused most often, most often first; of equals by class.
 
-    → true, predicted (classes), count, share (of the true class's images, %), and indices: where the mistakes are, those
-    with the greatest score for the wrong class first.
+    indices are those of `examples` mistakes, with the greatest score for the wrong class first.
     """
-    matrix, predicted = confusion(scores, labels), scores.argmax(1)
+    matrix, predictions = confusion(scores, labels), scores.argmax(1)
     images = matrix.sum(1)
     wrong = matrix - np.diag(matrix.diagonal())
-    found = []
+    confused = []
     for place in np.argsort(-wrong, axis=None, kind="stable")[:pairs]:
-        true, taken = (int(i) for i in np.unravel_index(place, wrong.shape))
-        if not (count := int(wrong[true, taken])):
+        true, predicted = (int(i) for i in np.unravel_index(place, wrong.shape))
+        if not (count := int(wrong[true, predicted])):
             break
-        mistakes = np.flatnonzero((labels == true) & (predicted == taken))
-        surest = mistakes[np.argsort(-scores[mistakes, taken], kind="stable")][:examples]
-        share = count / images[true] * 100
-        found.append({"true": true, "predicted": taken, "count": count, "share": float(share), "indices": surest.tolist()})
-    return found
+        mistakes = np.flatnonzero((labels == true) & (predictions == predicted))
+        surest = mistakes[np.argsort(-scores[mistakes, predicted], kind="stable")][:examples]
+        confused.append(ConfusedPair(true, predicted, count, float(count / images[true] * 100), surest.tolist()))
+    return confused
 
 
 def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -100,7 +110,3 @@ def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1]) < labels[:, None]
     return ((scores > own) | ((scores == own) & before)).sum(1)
-
-
-def _mean(shares: np.ndarray) -> float:
-    return shares.mean() * 100

@@ -1,11 +1,11 @@
-"""Scores in files by today's names. No torch here."""
+"""Scores in older files by their current names. No torch here."""
 from typing import Any
 
 
 def renamed(content: Any) -> Any:
-    """What a JSON file holds, with the scores in it by today's names: `frozen_scores` once called "logistic" "linear".
+    """A JSON file's content with current names of scores: `frozen_scores` once called "logistic" "linear".
 
-    Only beside kNN, so that the linear heads of linear_eval.evaluate keep their name.
+    Renamed only next to kNN, so that the linear heads of linear_eval.evaluate keep their name.
     """
     if isinstance(content, dict):
         old = "linear" in content and "knn" in content and not isinstance(content["linear"], list)

@@ -1,66 +1,57 @@
-"""The report's figures as PNG bytes. A source has one colour and one marker everywhere. Names come from data and are drawn
+"""The report's figures as PNG bytes. A source has one color and one marker everywhere. Names come from data and are drawn
 as they are.
 """
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from core.figures import COLOURS, INK, canvas, drawn
+from linear_eval.metrics import ConfusedPair
+from linear_eval.report_data import Heatmaps
+from linear_eval.results import LabelCurve, ResultRow, percent
+from linear_eval.rows import METHODS, SOURCES, in_order, method_title
 
 MARKERS = "osD^vPX*"
 RIGHT, WRONG = "#0072B2", "#D55E00"
-SOURCES = ("encoder", "untrained", "HOG", "SIFT words", "LBP", "PCA", "raw pixels", "from scratch")  # in the order of COLOURS
-METHODS = {  # in the order they are shown in
-    "knn": "kNN", "linear": "linear probe", "logistic": "logistic regression", "ridge": "ridge regression", "svm": "SVM",
-    "random forest": "random forest", "augmented": "augmented probe", "finetune": "fine-tuning",
-}
 NUMBERED, NAMED = 20, 40  # classes up to which a confusion matrix has numbers, and names
 MAPPED = 2_000  # test images on a map, at most
 
 
-def look(source: str) -> dict:
-    """Colour and marker of a source; of one nobody knows yet, from its name."""
+def style(source: str) -> dict:
+    """Color and marker of a source; of an unknown one, from its name."""
     i = SOURCES.index(source) if source in SOURCES else sum(source.encode())
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-
-
-def short(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def order(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Each name once: those known in their order, then the others."""
-    return sorted(dict.fromkeys(names), key=lambda name: known.index(name) if name in known else len(known))
 
 
 # ------------------------------------------------------------------------------------------------------------- accuracies
 
 
 @drawn
-def forest(rows: list[dict], encoder: str):
+def forest(rows: list[ResultRow], encoder: str):
     """Accuracies with their 95 % intervals: a panel for each share of the labels, a band for each method."""
-    shares = list(dict.fromkeys(row["labels"] for row in rows))
-    panels = [[row for row in rows if row["labels"] == share] for share in shares]
-    sources = order(SOURCES, [row["source"] for row in rows])
-    heights = [len(panel) + 1.5 * len({row["method"] for row in panel}) for panel in panels]
+    shares = list(dict.fromkeys(row.labels for row in rows))
+    panels = [[row for row in rows if row.labels == share] for share in shares]
+    sources = in_order(SOURCES, [row.source for row in rows])
+    heights = [len(panel) + 1.5 * len({row.method for row in panel}) for panel in panels]
     size = 8, 0.17 * sum(heights) + 0.6 * len(panels) + 0.8
     figure, axes = canvas(*size, len(panels), height_ratios=heights)
-    low = min(row["interval"][0] for row in rows)
+    low = min(row.interval[0] for row in rows)
     for axis, share, panel in zip(axes[:, 0], shares, panels, strict=True):
         place, ticks = 0.0, []
-        for method in order(list(METHODS), [row["method"] for row in panel]):
-            band = sorted((r for r in panel if r["method"] == method), key=lambda row: sources.index(row["source"]))
-            ticks.append((place + (len(band) - 1) / 2, METHODS.get(method, method)))
+        for method in in_order(list(METHODS), [row.method for row in panel]):
+            band = sorted((row for row in panel if row.method == method), key=lambda row: sources.index(row.source))
+            ticks.append((place + (len(band) - 1) / 2, method_title(band[0])))
             for row in band:
-                ends = [[row["accuracy"] - row["interval"][0]], [row["interval"][1] - row["accuracy"]]]
-                axis.errorbar(row["accuracy"], place, xerr=np.maximum(ends, 0), ms=5, capsize=2, lw=1.2, **look(row["source"]))
-                axis.annotate(f"{row['accuracy']:.1f}", (row["interval"][1], place), (5, 0), textcoords="offset points",
+                ends = [[row.accuracy - row.interval[0]], [row.interval[1] - row.accuracy]]
+                axis.errorbar(row.accuracy, place, xerr=np.maximum(ends, 0), ms=5, capsize=2, lw=1.2, **style(row.source))
+                axis.annotate(f"{row.accuracy:.1f}", (row.interval[1], place), (5, 0), textcoords="offset points",
                               va="center", fontsize=7, color=INK)
                 place += 1
             place += 1.5
             axis.axhline(place - 1.25, color="#dddddd", lw=0.8)
         axis.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
-        axis.set(ylim=(place - 1.25, -0.75), xlim=(max(0, low - 3), 102), title=f"{share} of the labels")
+        axis.set(ylim=(place - 1.25, -0.75), xlim=(max(0, low - 3), 102), title=f"{percent(share)} of the labels")
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x", color="#eeeeee")
         axis.set_axisbelow(True)
@@ -69,31 +60,35 @@ def forest(rows: list[dict], encoder: str):
     return figure
 
 
+def short(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
 def _legend(figure, sources: list[str], encoder: str) -> None:
     from matplotlib.lines import Line2D
 
     names = [encoder if source == "encoder" else source for source in sources]
-    handles = [Line2D([], [], ls="", label=short(n, 30), **look(s)) for s, n in zip(sources, names, strict=True)]
+    handles = [Line2D([], [], ls="", label=short(n, 30), **style(s)) for s, n in zip(sources, names, strict=True)]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
 
 
 @drawn
-def curve(lines: list[dict], encoder: str):
-    """Label efficiency: mean ± standard deviation over draws, by labelled images a class."""
+def curve(curves: list[LabelCurve], encoder: str):
+    """Label efficiency: mean ± standard deviation over draws, by labeled images a class."""
     from matplotlib.ticker import NullLocator
 
     figure, axes = canvas(7, 4.2)
     axis = axes[0, 0]
-    for line in lines:
-        x, mean, std = ([point[key] for point in line["points"]] for key in ("per_class", "mean", "std"))
-        axis.errorbar(x, mean, yerr=[s or 0 for s in std], capsize=3, ms=5, lw=1.4, **look(line["source"]))
-    ticks = sorted({point["per_class"] for line in lines for point in line["points"]})
+    for line in curves:
+        x, mean, std = ([getattr(point, key) for point in line.points] for key in ("per_class", "mean", "std"))
+        axis.errorbar(x, mean, yerr=std, capsize=3, ms=5, lw=1.4, **style(line.source))
+    ticks = sorted({point.per_class for line in curves for point in line.points})
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="labelled training images a class", ylabel="test accuracy, %, mean ± std over draws")
     axis.grid(color="#eeeeee")
-    _legend(figure, [line["source"] for line in lines], encoder)
+    _legend(figure, [line.source for line in curves], encoder)
     return figure
 
 
@@ -116,7 +111,7 @@ def reliability(bins: dict[str, np.ndarray]):
 
 @drawn
 def confusion(matrix: np.ndarray, names: Sequence[str]):
-    """Shares of each true class in colour; counts in the cells and names beside them where they can be read."""
+    """Shares of each true class in color; counts in the cells and names at the axes where they fit."""
     from matplotlib.ticker import MaxNLocator
 
     classes = len(names)
@@ -149,15 +144,15 @@ def confusion(matrix: np.ndarray, names: Sequence[str]):
 
 def _show(axis, image: np.ndarray, frame: str | None = None) -> None:
     """One image, C,S,S uint8, in a frame."""
-    grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if len(image) == 1 else {}
-    axis.imshow(image.transpose(1, 2, 0), interpolation="nearest" if image.shape[-1] < 64 else "antialiased", **grey)
+    gray = {"cmap": "gray", "vmin": 0, "vmax": 255} if len(image) == 1 else {}
+    axis.imshow(image.transpose(1, 2, 0), interpolation="nearest" if image.shape[-1] < 64 else "antialiased", **gray)
     axis.axis("on")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=frame is not None, color=frame, linewidth=3)
 
 
 def _sheet(rows: int, columns: int, margin: float = 1.3, above: float = 0.22):
-    """Square places for images, `margin` inches right of the edge for words, each row with `above` inches for titles."""
+    """Square places for images, `margin` inches right of the edge for text, each row with `above` inches for titles."""
     from matplotlib.figure import Figure
 
     width, gap = 8.0, 0.08
@@ -172,36 +167,42 @@ def _sheet(rows: int, columns: int, margin: float = 1.3, above: float = 0.22):
     return figure, axes
 
 
-def _beside(axis, text: str) -> None:
-    """A row's words, left of its first image."""
+def _row_label(axis, text: str) -> None:
+    """A row's text, left of its first image."""
     axis.annotate(text, (0, 0.5), (-8, 0), "axes fraction", "offset points", ha="right", va="center", fontsize=8, color=INK)
 
 
 @drawn
-def pairs(found: list[dict], images: list[np.ndarray], names: Sequence[str]):
+def pairs(confused: list[ConfusedPair], images: list[np.ndarray], names: Sequence[str]):
     """The surest mistakes of each confused pair, a row a pair.  images: for each pair B,C,S,S uint8"""
-    figure, axes = _sheet(len(found), max(6, *(len(row) for row in images)))
-    for line, pair, row in zip(axes, found, images, strict=True):
-        true, taken = short(names[pair["true"]]), short(names[pair["predicted"]])
-        _beside(line[0], f"{true}\ntaken for\n{taken}\n{pair['count']:,} ({pair['share']:.1f} %)")
+    figure, axes = _sheet(len(confused), max(6, *(len(row) for row in images)))
+    for line, pair, row in zip(axes, confused, images, strict=True):
+        true, predicted = short(names[pair.true]), short(names[pair.predicted])
+        _row_label(line[0], f"{true}\ntaken for\n{predicted}\n{pair.count:,} ({pair.share:.1f} %)")
         for axis, image in zip(line, row, strict=False):
             _show(axis, image)
     return figure
 
 
-@drawn
-def neighbours(
-    queries: np.ndarray, labels: np.ndarray, nearest: np.ndarray, their_labels: np.ndarray, names: Sequence[str]
-):
-    """Test images and the training images nearest to them, a row each.
+@dataclass(frozen=True)
+class NeighborRows:
+    """queries: Q,C,S,S uint8 with labels Q; nearest: Q,k,C,S,S with nearest_labels Q,k, the training images nearest to each"""
 
-    queries: Q,C,S,S uint8 with labels Q; nearest: Q,k,C,S,S with labels Q,k. Of another class: the frame's colour and its name.
-    """
-    figure, axes = _sheet(len(queries), nearest.shape[1] + 1)
-    for line, query, label, row, theirs in zip(axes, queries, labels, nearest, their_labels, strict=True):
+    queries: np.ndarray
+    labels: np.ndarray
+    nearest: np.ndarray
+    nearest_labels: np.ndarray
+
+
+@drawn
+def neighbors(rows: NeighborRows, names: Sequence[str]):
+    """A row for each query. Of another class: the frame's color and the class's name."""
+    figure, axes = _sheet(len(rows.queries), rows.nearest.shape[1] + 1)
+    columns = axes, rows.queries, rows.labels, rows.nearest, rows.nearest_labels
+    for line, query, label, images, image_labels in zip(*columns, strict=True):
         _show(line[0], query, "#999999")
-        _beside(line[0], short(names[label]))
-        for axis, image, its in zip(line[1:], row, theirs, strict=True):
+        _row_label(line[0], short(names[label]))
+        for axis, image, its in zip(line[1:], images, image_labels, strict=True):
             _show(axis, image, RIGHT if its == label else WRONG)
             if its != label:
                 axis.set_title(short(names[its], 12), fontsize=7, color=WRONG, pad=3)
@@ -209,18 +210,19 @@ def neighbours(
 
 
 @drawn
-def overlays(images: np.ndarray, heat: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]):
-    """Images above, and Grad-CAM's heat over them below.  B,C,S,S uint8; B,S,S in [0, 1]; B; B"""
-    per_row = min(8, max(5, len(images)))
-    blocks = -(-len(images) // per_row)
+def heatmaps(maps: Heatmaps, names: Sequence[str]):
+    """Images above, and Grad-CAM's heat over them below."""
+    per_row = min(8, max(5, len(maps.images)))
+    blocks = -(-len(maps.images) // per_row)
     figure, axes = _sheet(2 * blocks, per_row, margin=0.1, above=0.34)
-    for i, (image, hot, true, taken) in enumerate(zip(images, heat, labels, predicted, strict=True)):
+    for i, (image, heat, true, predicted) in enumerate(zip(maps.images, maps.heat, maps.labels, maps.predicted, strict=True)):
         above, below = axes[2 * (i // per_row) : 2 * (i // per_row) + 2, i % per_row]
         _show(above, image)
-        title = short(names[true], 14) if true == taken else f"{short(names[true], 14)}\n→ {short(names[taken], 12)}"
-        above.set_title(title, fontsize=7.5, color=INK if true == taken else WRONG)
+        right = true == predicted
+        title = short(names[true], 14) if right else f"{short(names[true], 14)}\n→ {short(names[predicted], 12)}"
+        above.set_title(title, fontsize=7.5, color=INK if right else WRONG)
         _show(below, (0.8 * image.mean(0, keepdims=True)).astype(np.uint8))
-        below.imshow(hot, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * hot)
+        below.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * heat)
     return figure
 
 
@@ -234,9 +236,9 @@ def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
     for axis, (title, points) in zip(axes[0], planes.items(), strict=True):
         for i, name in enumerate(names):
             mine = points[labels == i]
-            style = {"color": COLOURS[i % 8], "marker": MARKERS[i // 8 % 8]} if len(names) <= NAMED else {
+            look = {"color": COLOURS[i % 8], "marker": MARKERS[i // 8 % 8]} if len(names) <= NAMED else {
                 "color": f"C{i % 10}", "marker": "o"}
-            axis.scatter(*mine.T, s=9, alpha=0.75, linewidths=0, label=short(name), **style)
+            axis.scatter(*mine.T, s=9, alpha=0.75, linewidths=0, label=short(name), **look)
         axis.set(xticks=[], yticks=[], title=title)
         axis.spines[:].set_visible(False)
     if len(names) <= NAMED:
@@ -247,12 +249,12 @@ def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
 
 
 def mapped(count: int) -> np.ndarray:
-    """Positions of the images on a map, of so many."""
+    """Positions of the images on a map, of `count` images."""
     return np.unique(np.linspace(0, count - 1, min(count, MAPPED)).astype(int))
 
 
 def plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Standardised features in two dimensions: PCA, t-SNE, UMAP.  M,D (D ≥ 2, M ≥ 10) → title → M,2
+    """Standardized features in two dimensions: PCA, t-SNE, UMAP.  M,D (D ≥ 2, M ≥ 10) → title → M,2
 
     PCA: variance. t-SNE: van der Maaten and Hinton 2008 (JMLR 9). UMAP: McInnes et al. 2018 (arXiv 1802.03426). The last
     two see the first 50 principal components; they keep neighbourhoods, while their distances between groups say little.
@@ -267,7 +269,7 @@ def plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     some = pca.transform(x)
     share = pca.explained_variance_ratio_[:2].sum() * 100
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore")  # umap says that a seed leaves it one thread
+        warnings.filterwarnings("ignore")  # umap warns that a seed leaves it one thread
         from umap import UMAP
 
         flat = UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(some)

@@ -1,87 +1,116 @@
-"""What results.json says: one row a protocol, and the birth certificate of them all."""
+"""The records of an evaluation: the result of a protocol, a row of results.json, and the whole file. No torch here."""
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
 import numpy as np
-from torch import nn
 
-from core.machine import code, command, hardware, versions
-from linear_eval.metrics import figures
-from linear_eval.outcome import Outcome
-from vision.splits import Dataset
+ENCODER = "encoder"  # the source of rows that the evaluated encoder has made
 
-PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "faiss-gpu", "faiss-cpu")
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """One protocol on one source of features, from one choice of labeled images.
+
+    scores: M,C of the test images: the greatest is the prediction. Probabilities (rows sum to 1) where `probabilities`.
+    chosen: the settings that won on validation, readable: {"k": 20, "T": 0.07, "normalization": "L2"}.
+    selected_on: what they were chosen on: "5,000 validation images", or "nothing: fixed".
+    validation: accuracy there in %, or None.
+    """
+
+    method: str  # knn | linear | logistic | ridge | svm | random forest | finetune | …
+    scores: np.ndarray
+    chosen: dict[str, Any] = field(default_factory=dict)
+    selected_on: str = "nothing: fixed"
+    validation: float | None = None
+    probabilities: bool = True
+    note: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A row of results.json: accuracies in %, on test images (linear_eval/metrics.py)."""
+
+    source: str  # ENCODER, "untrained", "raw pixels", …
+    method: str
+    labels: float  # share of the labels; "10 %" in the file
+    train_images: int
+    accuracy: float
+    interval: list[float]  # 95 %: low, high
+    top5: float | None
+    balanced_accuracy: float
+    macro_f1: float
+    ece: float | None  # None where scores are no probabilities
+    std: float | None  # of the accuracy over draws
+    draws: int
+    validation: float | None
+    selected_on: str
+    chosen: dict[str, Any]
+    note: str
+    seconds: float
+
+    @property
+    def is_encoders(self) -> bool:
+        return self.source == ENCODER
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Test accuracy in % from so many labels a class, over draws of the labeled images."""
+
+    per_class: int
+    mean: float
+    std: float
+    draws: int
+
+
+@dataclass(frozen=True)
+class LabelCurve:
+    source: str
+    points: list[CurvePoint]
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    name: str
+    source: str  # file or name that it was loaded from
+    dim: int
+    parameters: int
+    image_size: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    name: str
+    classes: list[str]
+    train: int  # images
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All of results.json: rows, and the provenance of them all."""
+
+    protocol: str
+    protocol_changes: dict[str, Any]  # numbers that are not the protocol's
+    encoder: EncoderFacts
+    data: DataFacts
+    seed: int
+    command: str
+    code: Any
+    hardware: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float | None
+    notes: list[str]
+    rows: list[ResultRow]
+    curve: list[LabelCurve]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [asdict(row) | {"labels": percent(row.labels)} for row in self.rows]
+        return asdict(self) | {"rows": rows}
 
 
 def percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def row(outcome: Outcome, source: str, train_images: int, test_labels: np.ndarray, share: float = 1.0) -> dict:
-    """One outcome on the test split, as results.json has it: accuracies in %."""
-    return {
-        "source": source,
-        "method": outcome.method,
-        "labels": percent(share),
-        "train_images": train_images,
-        **figures(outcome.scores, test_labels, outcome.probabilities),
-        "std": None,
-        "draws": 1,
-        "validation": outcome.validation,
-        "selected_on": outcome.selected_on,
-        "chosen": outcome.chosen,
-        "note": outcome.note,
-        "seconds": round(outcome.seconds, 2),
-    }
-
-
-def averaged(rows: list[dict]) -> dict:
-    """Several draws of the labelled images as one row: means, the accuracies' standard deviation, and the interval of the mean.
-
-    The interval is that of the pooled predictions' accuracy, widened by the spread of the draws (the larger of both counts).
-    """
-    accuracies = [r["accuracy"] for r in rows]
-    mean, std = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)) if len(rows) > 1 else 0.0
-    half = max(*((r["interval"][1] - r["interval"][0]) / 2 for r in rows), 1.96 * std / len(rows) ** 0.5)
-    names = ("top5", "balanced_accuracy", "macro_f1", "ece", "validation")
-    means = {n: None if rows[0][n] is None else float(np.mean([r[n] for r in rows])) for n in names}
-    chosen = {key: _agreed([r["chosen"].get(key) for r in rows]) for key in rows[0]["chosen"]}
-    spread = {"accuracy": mean, "interval": [mean - half, mean + half], "std": std, "draws": len(rows)}
-    return rows[0] | means | spread | {"chosen": chosen, "seconds": sum(r["seconds"] for r in rows)}
-
-
-def _agreed(values: list):
-    """What all draws chose, or each one's choice."""
-    return values[0] if all(value == values[0] for value in values) else values
-
-
-def document(
-    settings, encoder: nn.Module, dataset: Dataset, rows: list[dict], protocol: str, changes: dict, notes: list[str]
-) -> dict:
-    """The whole of results.json."""
-    spec = encoder.spec
-    return {
-        "protocol": protocol,
-        "protocol_changes": changes,
-        "encoder": {
-            "name": spec.name,
-            "source": str(settings.encoder) + (" (timm's weights)" if settings.pretrained else ""),
-            "dim": encoder.dim,
-            "parameters": sum(p.numel() for p in encoder.parameters()),
-            "image_size": spec.image_size,
-            "channels": spec.channels,
-        },
-        "data": {
-            "name": dataset.name,
-            "classes": list(dataset.classes),
-            "train": len(dataset.train),
-            "validation": len(dataset.validation),
-            "test": len(dataset.test),
-        },
-        "seed": settings.seed,
-        "command": command(),
-        "code": code(),
-        "hardware": hardware(),
-        "versions": versions(PACKAGES),
-        "seconds": None,
-        "notes": notes,
-        "rows": rows,
-        "curve": [],
-    }

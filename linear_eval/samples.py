@@ -1,4 +1,4 @@
-"""A sample of a split that is looked at again and again, read a block at a time: memory holds blocks, never all its images."""
+"""A sample of a split that is read again and again, a block at a time: memory holds blocks, never all its images."""
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,8 +18,8 @@ Describe = Callable[[Tensor, Tensor], Tensor]  # images B,C,S,S uint8 and their 
 class Sample:
     """At most `count` images of a split, evenly spaced, as an encoder of this spec takes them.
 
-    Iterating reads all of them, a block of B,C,S,S uint8 at a time, and the next one while a block is used. A neighbour
-    stands in for an image that cannot be read; `describe` leaves such an image out.
+    Iterating reads all of them, a block of B,C,S,S uint8 at a time, and the next one while a block is used. A neighbor
+    replaces an image that cannot be read; `describe` leaves such an image out.
     """
 
     def __init__(self, split: Images | Streamed, count: int, spec: Spec) -> None:
@@ -34,11 +34,11 @@ class Sample:
     def __iter__(self) -> Iterator[Tensor]:
         parts = self.indices.split(BLOCK)
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._read, 0, parts[0])
+            following = reader.submit(self._read, 0, parts[0])
             for number in range(len(parts)):
-                images = coming.result()
+                images = following.result()
                 if number + 1 < len(parts):
-                    coming = reader.submit(self._read, number + 1, parts[number + 1])
+                    following = reader.submit(self._read, number + 1, parts[number + 1])
                 yield images
 
     def describe(self, *functions: Describe) -> tuple[Tensor, list[Tensor]]:
@@ -53,11 +53,11 @@ class Sample:
                 places, images = places[readable], images[readable]
             if len(places):
                 positions.append(places)
-                for found, function in zip(rows, functions, strict=True):
-                    found.append(function(images, places))
+                for blocks, function in zip(rows, functions, strict=True):
+                    blocks.append(function(images, places))
         if not positions:
             raise ValueError(f"none of {len(self)} images can be read, such as {self.split.name(int(self.indices[0]))}")
-        return torch.cat(positions), [torch.cat(found) for found in rows]
+        return torch.cat(positions), [torch.cat(blocks) for blocks in rows]
 
     def _read(self, number: int, indices: Tensor) -> Tensor:
         if number < len(self._kept):
@@ -68,7 +68,7 @@ class Sample:
         return images
 
     def _readable(self, positions: Tensor) -> Tensor:
-        """Which of these images are themselves. Known once their block was read.  → B bool"""
+        """Which of these images could be read. Valid once their block was read.  → B bool"""
         skipped = getattr(self.split, "skipped", {})
         if not skipped:
             return torch.ones(len(positions), dtype=torch.bool)

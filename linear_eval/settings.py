@@ -1,5 +1,5 @@
 # ruff: noqa: RUF009 (`option` makes fields)
-"""What the two tools of this room understand beside what every tool does. No torch here."""
+"""The settings of the two tools of this package. No torch here."""
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,9 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class FinetuneSettings(TrainingSettings):
-    scratch: bool = option(False, "forget the encoder's weights: train from scratch", original_default=False)
+    scratch: bool = option(False, "ignore the encoder's weights: train from scratch", original_default=False)
     attention: str = option("none", "none | cbam: attention modules after a convolutional encoder's stages")
-    labels: float = option(1.0, "share of the labelled training images to train on, stratified")
+    labels: float = option(1.0, "share of the labeled training images to train on, stratified")
     draw: int = option(0, "which images that share is")
     balanced: bool = option(False, "every class equally often in an epoch, whatever its size")
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings, metadata={"help": ""})
@@ -36,15 +36,15 @@ class EvaluateSettings(CommonSettings):
         None, "an encoder.safetensors, or any timm name (pretrained=true: timm's weights)",
         path="weights",
     )
-    protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result says what was changed")
+    protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result lists what was changed")
     augment: Group | None = option(None, "how images are varied in fine-tuning")
     attention: str = option("none", "none | cbam, for a timm name")
-    parts: list[str] = option(list(PARTS), "what to evaluate by")
+    parts: list[str] = option(list(PARTS), "what to evaluate with")
     suite: str | None = option(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
     smote: bool = option(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
-    cache: str = option("runs/features", "folder of kept features; none: keep nothing", affects_result=False, path="folder")
+    cache: str = option("runs/features", "folder of cached features; none: no cache", affects_result=False, path="folder")
     picture: bool = option(
-        True, "look at images for the report: neighbours, confusions, maps of the features, Grad-CAM",
+        True, "pictures in the report: neighbors, confusions, maps of the features, Grad-CAM",
         affects_result=False,
     )
 
@@ -71,12 +71,12 @@ def check_finetune(settings) -> None:
         wrong["schedule.factor"] = "between 0 and 1"
     if not all(0 < share < 1 for share in at) or list(at) != sorted(at):
         wrong["schedule.at"] = "shares of the run, rising, such as [0.6,0.8]"
-    for name, known in {"schedule.name": ("cosine", "step", "plateau"), "attention": ("none", "cbam")}.items():
-        if flat[name] not in known:
-            wrong[name] = " or ".join(known)
+    for name, choices in {"schedule.name": ("cosine", "step", "plateau"), "attention": ("none", "cbam")}.items():
+        if flat[name] not in choices:
+            wrong[name] = " or ".join(choices)
     pieces = flat["chunk"] or flat["batch_size"] // flat["devices"] // flat["accumulate"]
     if (flat["method.mixup"] or flat["method.cutmix"]) and pieces % 2:
-        wrong["batch_size"] = f"such that pieces are even with mixup or cutmix, which mix pairs: {pieces} images are not"
+        wrong["batch_size"] = f"such that pieces are even with mixup or cutmix, which mix pairs: {pieces} is odd"
     if flat["method.trains"] != "all" and flat["chunk"]:
         wrong["chunk"] = f"left out with method.trains={flat['method.trains']}; accumulate is the same here"
     training.refuse(flat, wrong)

@@ -1,4 +1,4 @@
-"""Which labelled images a share of the labels, or so many a class, is.
+"""Labeled subsets: a share of the labels, or so many a class.
 
 Every image has a random rank within its class, a function of (seed, draw, image) alone. A subset is the first ranks of
 each class, so for one seed and draw the 1 % lie inside the 10 %, and five a class inside ten.
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core import counter_rng
 
-LABELLED = 0xFFFF0101  # the counter's stream word: clear of views (0, 1, 2, …) and of the uses named in core/counter_rng.py
+LABELED = 0xFFFF0101  # the counter's stream word: clear of views (0, 1, 2, …) and of the uses named in core/counter_rng.py
 
 
 def share(labels: np.ndarray | Tensor, share: float, seed: int, draw: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def share(labels: np.ndarray | Tensor, share: float, seed: int, draw: int) -> np
 
 
 def per_class(labels: np.ndarray | Tensor, count: int, seed: int, draw: int) -> np.ndarray:
-    """`count` images of every class; a smaller class gives all it has.  labels: N → sorted indices, int64"""
+    """`count` images of every class; a smaller class gives all its images.  labels: N → sorted indices, int64"""
     if count < 1:
         raise ValueError(f"{count} labels a class: give 1 or more")
     labels = np.asarray(labels)
@@ -34,7 +34,7 @@ def per_class(labels: np.ndarray | Tensor, count: int, seed: int, draw: int) -> 
 
 def _first(labels: np.ndarray, counts: np.ndarray, seed: int, draw: int) -> np.ndarray:
     """The images of rank below `counts` of their class.  labels: N; counts: C → sorted indices"""
-    key = counter_rng.keys(seed, draw, torch.arange(len(labels)), LABELLED).numpy()
+    key = counter_rng.keys(seed, draw, torch.arange(len(labels)), LABELED).numpy()
     order = np.lexsort((key, labels))  # class by class, each at random
     sizes = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

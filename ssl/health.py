@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
-from linear_eval.features import calibrated, evaluating, pixels_of, rankme
+from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchnorm
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
@@ -124,7 +124,7 @@ class Health:
         return {path: why for sample in samples for path, why in getattr(sample.split, "skipped", {}).items()}
 
     def calibrated(self, encoder: nn.Module) -> nn.Module:
-        return calibrated(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
+        return recompute_batchnorm(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
 
     def state(self) -> dict:
         """What last.pt must hold for the story to go on."""

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=test_resnet", "--batch_size=16"]
 SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1", "--steps=8"]
 LOADED = ("vision.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
-LOADED += ("linear_eval.judge", "linear_eval.finetune", "linear_eval.evaluate", "distill.train", "distill.report")
+LOADED += ("linear_eval.scoring", "linear_eval.finetune", "linear_eval.evaluate", "distill.train", "distill.report")
 LOADED += ("sklearn.linear_model", "sklearn.datasets", "torch.utils.tensorboard", "matplotlib.pyplot")
 LOADED += ("vision.kernels", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin")
 

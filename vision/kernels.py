@@ -208,7 +208,7 @@ def store(planes, gray, gain, shift, out):
         interleave(planes[0], planes[1], planes[2], gain, shift, out)
 
 
-ParamArrays = namedtuple("ParamArrays", [f.name for f in fields(ViewParams) if f.name != "source"])  # each contiguous
+ParamArrays = namedtuple("ParamArrays", [f.name for f in fields(ViewParams) if f.name != "source"])  # each contiguous  # pyrefly: ignore
 Scratch = namedtuple("Scratch", "planes middle turned padded rows columns")  # memory that a thread uses for each of its images
 
 

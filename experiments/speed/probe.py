@@ -13,7 +13,8 @@ from core.distributed import session
 from experiments.speed.side_by_side import arguments, compare, report
 from linear_eval.evaluate import TOOL
 from linear_eval.features import collect, of_encoder
-from linear_eval.heads import fitted
+from linear_eval.heads import HeadsConfig, fit_heads
+from linear_eval.probe_data import Labeled
 from vision import encoders
 from vision.splits import Images
 
@@ -34,16 +35,20 @@ def main() -> None:
             encoder = encoders.create(name, 3, settings.size).eval()
             source = of_encoder(name, encoder, torch.zeros(3), torch.ones(3), world.device)
             for heads in (1, 52):
-                parts = source.parts if heads > 1 else {"last": source.parts["last"]}
-                given = labels, settings.classes, parts, RATES if heads > 1 else [0.1]
+                parts = source.parts if heads > 1 else {"pooled": source.parts["pooled"]}
+                rates = RATES if heads > 1 else [0.1]
 
-                def again(source=source, split=split, given=given) -> int:
+                def train(epochs: int, seed: int = 0, source=source, split=split, labels=labels, parts=parts, rates=rates):
+                    features = Labeled(collect(source, split, world.device).x, labels)
+                    fit_heads(features, settings.classes, parts, HeadsConfig(rates, epochs, BATCH, seed=seed), world.device)
+
+                def again(train=train) -> int:
                     for epoch in range(settings.epochs):
-                        fitted(collect(source, split, world.device).x, *given, 1, BATCH, seed=epoch, device=world.device)
+                        train(1, epoch)
                     return settings.epochs
 
-                def once(source=source, split=split, given=given) -> int:
-                    fitted(collect(source, split, world.device).x, *given, settings.epochs, BATCH, device=world.device)
+                def once(train=train) -> int:
+                    train(settings.epochs)
                     return settings.epochs
 
                 label = f"{name}, {count:,} images of {settings.size} px, {heads} head(s), {settings.epochs} epochs"

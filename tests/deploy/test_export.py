@@ -38,7 +38,7 @@ np.savez(out, **answers)
 
 def fitted() -> tuple[nn.Module, nn.Linear, Dataset]:
     """An encoder with statistics of digits, and a linear layer that tells them apart."""
-    from linear_eval.features import calibrated, images_of
+    from linear_eval.features import images_of, recompute_batchnorm
     from vision.pixels import normalize_images
 
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def fitted() -> tuple[nn.Module, nn.Linear, Dataset]:
     encoder = encoders.create("tiny", 1, 8).eval()
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
     images = images_of(data.train, torch.arange(len(data.train)), 8, 1)
-    encoder = calibrated(encoder, images, mean, std, torch.device("cpu")).eval()
+    encoder = recompute_batchnorm(encoder, images, mean, std, torch.device("cpu")).eval()
     with torch.no_grad():
         x, y = encoder(normalize_images(images, mean, std)), data.train.labels
     head = nn.Linear(encoder.dim, 10)

@@ -62,7 +62,7 @@ def test_every_part_is_there_for_every_source(finished):
     assert {(s, "finetune", share) for s in ("encoder", "from scratch") for share in ("100 %", "10 %", "1 %")} <= found
 
 
-def test_every_row_says_what_it_was_selected_on_and_how_sure_it_is(finished):
+def test_every_row_names_what_it_was_selected_on_and_has_an_interval(finished):
     for row in results(finished[0])["rows"]:
         low, high = row["interval"]
         assert 0 <= low <= row["accuracy"] <= high <= 100
@@ -115,8 +115,8 @@ def test_labels_of_test_change_no_choice(finished, encoder, tmp_path):
         path = right / "test" / str(int(data.test.labels[i])) / f"{i:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(data.test.images[i, 0].numpy()).save(path)
-    honest = run(*words, f"--data.root={right}", f"--out={tmp_path / 'b'}", logs=tmp_path / "lb", module=MODULE)
-    assert honest.code == 0, honest.err
+    unshuffled = run(*words, f"--data.root={right}", f"--out={tmp_path / 'b'}", logs=tmp_path / "lb", module=MODULE)
+    assert unshuffled.code == 0, unshuffled.err
     one, two = (results(tmp_path / name)["rows"] for name in "ab")
     assert [(r["chosen"], r["validation"]) for r in one] == [(r["chosen"], r["validation"]) for r in two]
     assert np.mean([r["accuracy"] for r in one]) < np.mean([r["accuracy"] for r in two]) - 20
@@ -167,15 +167,26 @@ def test_a_suite_is_one_table(encoder, tmp_path):
         assert name in (tmp_path / "suite" / "suite.md").read_text()
 
 
+def test_it_is_a_function_from_settings_to_a_record(encoder, tmp_path, capsys):
+    words = [f"encoder={encoder}", "data=digits", "parts=[knn]", "cache=none", "picture=false", f"out={tmp_path / 'run'}"]
+    result = evaluate.evaluate(cli.compose(TOOL, words))
+    assert list(result.evaluations) == [tmp_path / "run"]
+    assert result.suite is None
+    (evaluation,) = result.evaluations.values()
+    assert json.loads(json.dumps(evaluation.to_json())) == results(tmp_path / "run")
+    assert [row.source for row in evaluation.rows] == ["encoder", "untrained", "raw pixels"]
+    assert capsys.readouterr().out == ""
+
+
 def test_the_protocol_is_frozen():
-    """v1 is v1 for ever: other numbers are another protocol, in a file of its own."""
+    """v1 never changes: other numbers are another protocol, in a file of its own."""
     content = json.dumps(cli.flat(TOOL.example("protocol", "v1")), sort_keys=True)
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "8da038847de8587d"
     rates = TOOL.example("protocol", "v1")["linear"]["rates"]
     assert 4 * len(rates) >= 52
 
 
-def test_a_result_says_which_numbers_are_not_the_protocols(finished):
+def test_a_result_lists_the_numbers_that_are_not_the_protocols(finished):
     kept = results(finished[0])
     assert kept["protocol"] == "v1"
     assert kept["protocol_changes"]["linear.epochs"] == 2
@@ -202,9 +213,9 @@ WORDS = {
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_wrong_words(encoder, tmp_path, words):
-    given = [] if words[0].startswith("--encoder") else [f"--encoder={encoder}"]
-    ended = run(*given, *words, f"--out={tmp_path / 'run'}", logs=tmp_path / "logs", module=MODULE)
+def test_wrong_settings(encoder, tmp_path, words):
+    first = [] if words[0].startswith("--encoder") else [f"--encoder={encoder}"]
+    ended = run(*first, *words, f"--out={tmp_path / 'run'}", logs=tmp_path / "logs", module=MODULE)
     assert ended.code == 2, ended.err
     assert all(part in ended.line for part in WORDS[words]), ended.line
     assert not (tmp_path / "run").exists()
@@ -228,20 +239,20 @@ def images(root, counts: dict[str, int]) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize(("counts", "said"), [
+@pytest.mark.parametrize(("counts", "message"), [
     ({"train/a": 30, "val/a": 5, "test/a": 5}, "two or more sub-folders"),
     ({"a": 1}, "no labels"),
     ({"flat": 20}, "no labels"),
     ({"train/a": 20, "train/b": 20, "test/a": 5, "test/c": 5}, "no class of train"),
 ])
-def test_folders_that_nothing_can_be_said_of(encoder, tmp_path, counts, said):
+def test_folders_that_cannot_be_evaluated(encoder, tmp_path, counts, message):
     root = images(tmp_path / "images", counts)
     ended = run(f"--encoder={encoder}", "--data=folder", f"--data.root={root}", f"--out={tmp_path / 'run'}", *QUICK,
                 logs=tmp_path / "logs", module=MODULE)
-    assert (ended.code, said in ended.line) == (2, True), ended.err
+    assert (ended.code, message in ended.line) == (2, True), ended.err
 
 
-def test_a_single_class_leaves_nothing_to_tell_apart():
+def test_a_single_class_is_refused():
     data = datasets.load("digits")
     data.train.labels.zero_()
     with pytest.raises(ValueError, match="single class"):
@@ -255,16 +266,16 @@ def test_a_single_class_leaves_nothing_to_tell_apart():
 ])
 def test_settings_that_read_validation_accuracy_need_validation_images(words, why):
     data = datasets.load("digits", validation=0.0)
-    settled = cli.compose(finetune.TOOL, words)
+    settings = cli.compose(finetune.TOOL, words)
     if why is None:
-        check_validation(data, settled)
+        check_validation(data, settings)
     else:
         with pytest.raises(ValueError, match=why):
-            check_validation(data, settled)
+            check_validation(data, settings)
 
 
 @pytest.mark.long
-def test_a_class_that_validation_lacks_is_said_and_counted(encoder, tmp_path):
+def test_a_class_that_validation_lacks_is_noted_and_counted(encoder, tmp_path):
     root = images(tmp_path / "images", {"train/a": 30, "train/b": 30, "train/c": 30, "val/a": 9, "val/b": 9, "test/a": 9,
                                         "test/b": 9, "test/c": 9})
     ended = run(f"--encoder={encoder}", "--data=folder", f"--data.root={root}", f"--out={tmp_path / 'run'}",

@@ -42,7 +42,7 @@ def test_they_are_the_encoders_in_half_precision(monkeypatch):
     x = (images.images.float() / 255 - 0.3) / 0.4
     with torch.no_grad():
         expected = module.eval()(x)
-    np.testing.assert_allclose(found.last, expected, rtol=2**-10, atol=1e-4)  # float16 has 11 bits
+    np.testing.assert_allclose(found.pooled, expected, rtol=2**-10, atol=1e-4)  # float16 has 11 bits
     assert found.x.dtype == np.float16
     assert found.labels.tolist() == images.labels.tolist()
 
@@ -73,10 +73,10 @@ def test_the_maps_are_pooled_beside_the_output(name):
         return np.concatenate([found.x[:, s] for s in found.parts[part]], 1)
 
     close = {"rtol": 2**-10, "atol": 2e-3}
-    np.testing.assert_allclose(columns("last"), output, **close)
-    np.testing.assert_allclose(columns("last + max"), torch.cat([output, second[0]], 1), **close)
-    np.testing.assert_allclose(columns("all"), torch.cat([output, *first[1:]], 1), **close)
-    np.testing.assert_allclose(columns("all + max"), everything, **close)
+    np.testing.assert_allclose(columns("pooled"), output, **close)
+    np.testing.assert_allclose(columns("pooled+max"), torch.cat([output, second[0]], 1), **close)
+    np.testing.assert_allclose(columns("last4"), torch.cat([output, *first[1:]], 1), **close)
+    np.testing.assert_allclose(columns("last4+max"), everything, **close)
 
 
 def test_no_bit_of_the_encoder_moves_and_its_modes_return():
@@ -90,13 +90,13 @@ def test_no_bit_of_the_encoder_moves_and_its_modes_return():
     assert [m.training for m in module.modules()] == modes
     source = of_encoder("x", module, MEAN, STD, CPU)
     collect(source, split(), CPU)
-    features.calibrated(module, split().images, MEAN, STD, CPU)
+    features.recompute_batchnorm(module, split().images, MEAN, STD, CPU)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
 def test_an_untrained_encoders_statistics_become_the_datas():
     module = encoders.create("test_resnet", 1, 16)
-    found = features.calibrated(module, split(300).images, MEAN, STD, CPU)
+    found = features.recompute_batchnorm(module, split(300).images, MEAN, STD, CPU)
     seen = []
     first = next(m for m in found.modules() if isinstance(m, nn.BatchNorm2d))
     first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -109,7 +109,7 @@ def test_an_untrained_encoders_statistics_become_the_datas():
 
 
 class Counted:
-    """A description that says how often it was asked."""
+    """A description that says how often it was called."""
 
     calls = 0
 

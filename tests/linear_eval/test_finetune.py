@@ -1,4 +1,4 @@
-"""`python -m linear_eval.finetune`: a classifier comes out, goes on where it stopped, and mistakes are one line."""
+"""`python -m linear_eval.finetune`: a classifier is trained, a stopped run resumes, and mistakes are one line."""
 import json
 import math
 
@@ -187,7 +187,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_wrong_words(tmp_path, words):
+def test_wrong_settings(tmp_path, words):
     ended = run(*SMALL, *words, f"--out={tmp_path / 'run'}", logs=tmp_path / "logs", module=TOOL)
     assert ended.code == 2, ended.err
     assert all(part in ended.line for part in WORDS[words]), ended.line

@@ -27,7 +27,7 @@ def test_the_whole_command(tmp_path):
     words = ["--encoder=small", "--data=digits", "--device=cuda", "--cache=none", "--picture=false"]
     words += [f"--out={tmp_path / 'run'}"]
     process = real(*words, module="linear_eval.evaluate")
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=600)
+    assert process.returncode == 0, output
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert next(r for r in rows if r["method"] == "finetune" and r["labels"] == "100 %")["accuracy"] > 90

@@ -58,7 +58,7 @@ def test_it_leaves_the_model_as_it_was(frozen):
         hooks = sum(len(m._forward_hooks) for m in model.modules())
         return tensors, grads, [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()], hooks
 
-    before, given = copy.deepcopy(state()), x.clone()
+    before, original = copy.deepcopy(state()), x.clone()
     with torch.no_grad():  # as an evaluation is
         gradcam(model, x, CLASSES)
     after = state()
@@ -66,7 +66,7 @@ def test_it_leaves_the_model_as_it_was(frozen):
         assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a is b for a, b in zip(
             one.values(), other.values(), strict=True))
     assert before[2:] == after[2:]
-    assert torch.equal(x, given)
+    assert torch.equal(x, original)
     assert not x.requires_grad
 
 

@@ -14,7 +14,7 @@ CLASSES = 8
 NAMES = [f"class {i}" for i in range(CLASSES)]
 
 
-def outcome(present: range, seed: int = 0, images: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def scores_and_labels(present: range, seed: int = 0, images: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of a middling, overconfident classifier, and labels of these classes only."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(present, images, p=np.arange(1, len(present) + 1) / sum(range(1, len(present) + 1)))
@@ -24,7 +24,7 @@ def outcome(present: range, seed: int = 0, images: int = 400) -> tuple[np.ndarra
     return scores / scores.sum(1, keepdims=True), labels
 
 
-CASES = [outcome(range(CLASSES)), outcome(range(2, 7))]  # the last: predicted, but never true
+CASES = [scores_and_labels(range(CLASSES)), scores_and_labels(range(2, 7))]  # the last: predicted, but never true
 
 
 @pytest.mark.parametrize(("scores", "labels"), CASES)
@@ -43,8 +43,8 @@ def test_they_are_scikit_learns(scores, labels):
 
 @pytest.mark.parametrize(("scores", "labels"), CASES)
 def test_the_table_by_class_is_the_classification_report(scores, labels):
-    given = dict(labels=range(CLASSES), target_names=NAMES, output_dict=True, zero_division=0)
-    expected = peer.classification_report(labels, scores.argmax(1), **given)
+    settings = dict(labels=range(CLASSES), target_names=NAMES, output_dict=True, zero_division=0)
+    expected = peer.classification_report(labels, scores.argmax(1), **settings)
     rows = per_class(scores, labels, NAMES)
     assert [row["class"] for row in rows] == NAMES
     for row in rows:
@@ -110,11 +110,11 @@ def test_pairs_are_the_greatest_off_the_diagonal_and_their_mistakes_the_surest()
     predicted = scores.argmax(1)
     found = confused_pairs(scores, labels, pairs=5, examples=3)
     counts = {(t, p): int(((labels == t) & (predicted == p)).sum()) for t in range(CLASSES) for p in range(CLASSES) if t != p}
-    assert [pair["count"] for pair in found] == sorted(counts.values(), reverse=True)[:5]
+    assert [pair.count for pair in found] == sorted(counts.values(), reverse=True)[:5]
     for pair in found:
-        true, taken = pair["true"], pair["predicted"]
-        assert pair["count"] == counts[true, taken]
-        assert pair["share"] == pytest.approx(pair["count"] / (labels == true).sum() * 100)
+        true, taken = pair.true, pair.predicted
+        assert pair.count == counts[true, taken]
+        assert pair.share == pytest.approx(pair.count / (labels == true).sum() * 100)
         all_of_it = [i for i in range(len(labels)) if labels[i] == true and predicted[i] == taken]
-        assert pair["indices"] == sorted(all_of_it, key=lambda i: -scores[i, taken])[:3]
+        assert pair.indices == sorted(all_of_it, key=lambda i: -scores[i, taken])[:3]
     assert confused_pairs(np.eye(3), np.arange(3)) == []

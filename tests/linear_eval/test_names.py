@@ -13,8 +13,8 @@ KEPT = ("family/fashion_mnist.json", "first_run/simclr-digits.json", "search/fir
 
 
 def test_frozen_scores_name_the_probe_that_they_run():
-    bank, labels = torch.randn(60, 4), torch.arange(60) % 3
-    assert list(frozen_scores(bank, labels, bank, labels, 3)) == ["knn", "logistic", "five_labels", "five_labels_std"]
+    x, labels = torch.randn(60, 4), torch.arange(60) % 3
+    assert list(frozen_scores(x, labels, x, labels, 3)) == ["knn", "logistic", "five_labels", "five_labels_std"]
 
 
 def test_scores_of_before_are_read_by_todays_names_and_keep_their_order():

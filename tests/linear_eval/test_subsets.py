@@ -60,8 +60,8 @@ def test_every_image_of_a_class_is_as_likely():
 def test_its_random_numbers_are_no_others():
     named = {value for name, value in vars(counter_rng).items() if name.isupper() and isinstance(value, int)}
     assert len(named) >= 4
-    assert subsets.LABELLED not in named
-    assert 0xFFFF0000 < subsets.LABELLED <= 0xFFFFFFFF  # no view, and one word
+    assert subsets.LABELED not in named
+    assert 0xFFFF0000 < subsets.LABELED <= 0xFFFFFFFF  # no view, and one word
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])

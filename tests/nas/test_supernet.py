@@ -262,4 +262,4 @@ def test_a_source_is_described_the_same_within_the_whole():
     """`of_encoder` asks the encoder for its output alone: an elastic class is no obstacle."""
     encoder = made(dtype=torch.float32).encoder.eval()
     source = of_encoder("encoder", encoder, torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
-    assert source.parts["last"][0] == slice(0, encoder.dim)
+    assert source.parts["pooled"][0] == slice(0, encoder.dim)

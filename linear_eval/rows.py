@@ -1,0 +1,126 @@
+"""Rows of results.json: made of protocols' results, averaged over draws, sorted, and compared with the encoder's."""
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from linear_eval.metrics import figures
+from linear_eval.results import ENCODER, ProtocolResult, ResultRow, percent
+
+SOURCES = (ENCODER, "untrained", "HOG", "SIFT words", "LBP", "PCA", "raw pixels", "from scratch")  # in the order of colors
+METHODS = {  # in the order they are shown in
+    "knn": "kNN", "linear": "linear probe", "logistic": "logistic regression", "ridge": "ridge regression", "svm": "SVM",
+    "random forest": "random forest", "augmented": "augmented probe", "finetune": "fine-tuning",
+}
+MEANS = ("top5", "balanced_accuracy", "macro_f1", "ece", "validation")  # what is averaged over draws beside the accuracy
+
+
+def result_row(
+    result: ProtocolResult, source: str, train_images: int, test_labels: np.ndarray, labels: float = 1.0
+) -> ResultRow:
+    """One result on the test split.  labels: share of the training labels that it was fitted on"""
+    return ResultRow(
+        source=source,
+        method=result.method,
+        labels=labels,
+        train_images=train_images,
+        **figures(result.scores, test_labels, result.probabilities),
+        std=None,
+        draws=1,
+        validation=result.validation,
+        selected_on=result.selected_on,
+        chosen=result.chosen,
+        note=result.note,
+        seconds=round(result.seconds, 2),
+    )
+
+
+def average_draws(rows: list[ResultRow]) -> ResultRow:
+    """Several draws of the labeled images as one row: means, the accuracies' standard deviation, and the interval of the mean.
+
+    The interval is that of the pooled predictions' accuracy, widened by the spread of the draws (the larger of both counts).
+    """
+    accuracies = [row.accuracy for row in rows]
+    mean, std = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)) if len(rows) > 1 else 0.0
+    half = max(*((row.interval[1] - row.interval[0]) / 2 for row in rows), 1.96 * std / len(rows) ** 0.5)
+    values = {name: [getattr(row, name) for row in rows] for name in MEANS}
+    return replace(
+        rows[0],
+        **{name: None if column[0] is None else float(np.mean(column)) for name, column in values.items()},
+        accuracy=mean,
+        interval=[float(mean - half), float(mean + half)],
+        std=std,
+        draws=len(rows),
+        chosen={key: _common([row.chosen.get(key) for row in rows]) for key in rows[0].chosen},
+        seconds=sum(row.seconds for row in rows),
+    )
+
+
+def _common(values: list):
+    """The value that all draws chose, or each one's choice."""
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+# ------------------------------------------------------------------------------------------------------------------- order
+
+
+def in_order(first: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Each name once: those of `first` in its order, then the others."""
+    return sorted(dict.fromkeys(names), key=lambda name: first.index(name) if name in first else len(first))
+
+
+def sorted_rows(rows: list[ResultRow]) -> list[ResultRow]:
+    """Most labels first, then by source and method."""
+
+    def key(row: ResultRow) -> tuple:
+        sources, methods = in_order(SOURCES, [*SOURCES, row.source]), in_order(list(METHODS), [*METHODS, row.method])
+        return -row.train_images, sources.index(row.source), methods.index(row.method)
+
+    return sorted(rows, key=key)
+
+
+def method_title(row: ResultRow) -> str:
+    return METHODS.get(row.method, row.method)
+
+
+# -------------------------------------------------------------------------------------------------------------- comparison
+
+
+def best_on_validation(rows: list[ResultRow]) -> int:
+    """Index of the row that the report details: the encoder's with all labels that is best on validation, never on test.
+
+    Where no row is the encoder's with all labels, of the encoder's, and where none is, of all.
+    """
+    own = [i for i, row in enumerate(rows) if row.is_encoders] or list(range(len(rows)))
+    return _best(rows, [i for i in own if rows[i].labels == 1] or own)
+
+
+def _best(rows: list[ResultRow], candidates: list[int]) -> int:
+    def accuracy(i: int) -> float:
+        validation = rows[i].validation
+        return -1 if validation is None else validation
+
+    return max(candidates, key=accuracy)
+
+
+def baselines_ahead(rows: list[ResultRow]) -> str:
+    """A sentence that names every source that beats the encoder by the same method and labels.
+
+    A method without a row of the encoder's is compared with the encoder's best on validation. "" with nothing to compare.
+    """
+    ahead, compared = [], 0
+    for row in sorted_rows(rows):
+        own = [i for i, other in enumerate(rows) if other.is_encoders and other.labels == row.labels]
+        if row.is_encoders or not own:
+            continue
+        same = [i for i in own if rows[i].method == row.method]
+        encoders = rows[same[0] if same else _best(rows, own)]
+        compared += 1
+        if row.accuracy > encoders.accuracy:
+            against = "" if same else f" by {method_title(encoders)}"
+            share = "" if row.labels == 1 else f" with {percent(row.labels)} of the labels"
+            scores = f"({row.accuracy:.1f}, it {encoders.accuracy:.1f}{against})"
+            ahead.append(f"{row.source} by {method_title(row)}{share} {scores}")
+    if ahead:
+        return f"Ahead of the encoder: {'; '.join(ahead)}."
+    return "Nothing it was compared with is ahead of the encoder." if compared else ""
