@@ -24,13 +24,13 @@ from core import checkpoint, cli
 from core.machine import certificate
 from experiments.tabular import KEPT, SEEDS, WORDS, choices
 from nas import proxies
-from nas.ledger import Ledger
-from nas.objective import foretold
+from nas.evaluators import proxy_score
+from nas.halving import Halving
 from nas.pareto import hypervolume
-from nas.sampler import SAMPLERS
-from nas.scheduler import Halving, Plan, Worker
-from nas.settings import PROXIES
-from nas.tabular import Lookup, Table
+from nas.scheduler import SearchConfig, Worker
+from nas.settings import PROXIES, SAMPLERS
+from nas.store import TrialStore
+from nas.tabular import Table, TableEvaluator
 from ssl.pretrain import TOOL
 from vision import datasets
 
@@ -45,8 +45,8 @@ SCHEDULES = {"1, 3, 9 epochs, a third each": ((1.0, 3.0, 9.0), 3), "1, 2, 4, 9 e
 
 def study(table: Table, sampler: str, trials: int, rungs: tuple, factor: int, seed: int) -> tuple[np.ndarray, float]:
     """→ (−accuracy and log₁₀ multiply-adds of all that it trained, epochs)."""
-    book, evaluator = Ledger("judged", InMemoryStorage(), OBJECTIVES, {}), Lookup(table, seed % len(SEEDS))
-    Worker(book, Plan(trials, Halving(rungs, factor), OBJECTIVES, {}, sampler, seed, 3600.0), evaluator).run()
+    book, evaluator = TrialStore("judged", InMemoryStorage(), OBJECTIVES, {}), TableEvaluator(table, seed % len(SEEDS))
+    Worker(book, SearchConfig(trials, Halving(rungs, factor), OBJECTIVES, {}, sampler, seed, 3600.0), evaluator).run()
     ends = [e.rungs[-1]["values"] for e in book.entries() if e.rungs]
     return np.array([[-accuracy, np.log10(macs)] for accuracy, macs in ends]), evaluator.spent
 
@@ -105,7 +105,7 @@ def ranked(table: Table) -> dict:
     for _, choice in track(choices(), "proxies"):
         for name in PROXIES:
             start = time.perf_counter()
-            scores[name].append(foretold(name, choice, settings, data))
+            scores[name].append(proxy_score(name, choice, settings, data))
             seconds[name] += time.perf_counter() - start
     scores["az"] = proxies.az_score(scores["az"])
     truth = np.array([table.knn(choice.hash, table.epochs) for _, choice in choices()])

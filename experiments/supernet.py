@@ -27,8 +27,8 @@ from core.machine import code, hardware, versions
 from experiments import judge, tabular
 from linear_eval.features import images_of
 from nas import space
-from nas.space import Choice
-from nas.supernet import recalibrate, sandwiched, whole
+from nas.space import Candidate
+from nas.supernet import largest_spec, recompute_batchnorm, sandwiched
 from nas.tabular import Table
 from ssl.pretrain import TOOL
 from vision import datasets, elastic, encoders
@@ -39,7 +39,7 @@ FAMILIES = [{"block": "basic", "attention": "none", "activation": activation} fo
 WIDTHS = (8, 16, 24)
 
 
-def members(family: dict) -> list[Choice]:
+def members(family: dict) -> list[Candidate]:
     return [choice for point, choice in tabular.choices() if family.items() <= point.items() and point["width"] in WIDTHS]
 
 
@@ -55,14 +55,14 @@ def accuracies(family: dict, seed: int, epochs: int, subnets: int, data: Dataset
     settings, (train, validation) = cli.compose(TOOL, [*tabular.WORDS, f"epochs={epochs}"]), tabular.splits(data)
     spaced = partial(nested, family=family)
     torch.manual_seed(seed)
-    encoder = encoders.build(whole(spaced, 1, tabular.SIZE)).train()
+    encoder = encoders.build(largest_spec(spaced, 1, tabular.SIZE)).train()
     method = sandwiched(training.build_method(settings, encoder), spaced, subnets, seed)
     tabular.pretrain(method, seed, settings, data, train)
     images, found = images_of(train, torch.arange(2000), tabular.SIZE, 1), {"recalibrated": [], "as cut": []}
     for choice in members(family):
         part = elastic.extract(encoder, choice.spec)
         found["as cut"].append(round(tabular.judged(part, data, train, validation), 2))
-        recalibrate(part, images, torch.tensor(data.mean), torch.tensor(data.std))
+        recompute_batchnorm(part, images, torch.tensor(data.mean), torch.tensor(data.std))
         found["recalibrated"].append(round(tabular.judged(part, data, train, validation), 2))
     return found
 

@@ -28,7 +28,7 @@ from core.method import Method
 from core.run import Run
 from linear_eval.features import collect, evenly, of_encoder
 from linear_eval.knn import knn_accuracy
-from nas.space import Choice, choose, tabular
+from nas.space import Candidate, sample, tabular
 from ssl.pretrain import TOOL
 from vision import cost, datasets, encoders, loaders
 from vision.augment import Augmentation
@@ -41,7 +41,7 @@ WORDS = ("method=simclr", "data=fashion_mnist", "batch_size=125", f"epochs={EPOC
          "optim.lr=1.0")
 
 
-def choices() -> list[tuple[dict, Choice]]:
+def choices() -> list[tuple[dict, Candidate]]:
     """Every point of the space, in one order."""
     space = optuna.create_study().ask()
     tabular(space, 1, SIZE)
@@ -49,10 +49,10 @@ def choices() -> list[tuple[dict, Choice]]:
         name: d.choices if hasattr(d, "choices") else range(d.low, d.high + 1) for name, d in space.distributions.items()
     }
     points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-    return [(p, choose(optuna.trial.FixedTrial(p), tabular, 1, SIZE, [], {})) for p in points]
+    return [(p, sample(optuna.trial.FixedTrial(p), tabular, 1, SIZE, [], {})) for p in points]
 
 
-def curve(choice: Choice, seed: int, settings, data: Dataset, train, validation) -> list[float]:
+def curve(choice: Candidate, seed: int, settings, data: Dataset, train, validation) -> list[float]:
     """kNN accuracy on validation after each epoch."""
     torch.manual_seed(seed)
     encoder, found = encoders.build(choice.spec).train(), []

@@ -1,4 +1,4 @@
-"""The file a journal storage appends to, with its lock: half a last line is mended, a broken line is named.
+"""A journal storage's file and its lock: an incomplete last line is repaired, a corrupt line is reported.
 
 Optuna's `JournalFileBackend` ignores a last line that was cut short (a worker killed in its write, a full disk, a machine
 that lost power) and then appends to it, which makes a broken line that no reader gets past. The format stays Optuna's.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from nas.retry import Broken
+from nas.retry import CorruptJournal
 
-LOCK_SECONDS = 10  # after which a lock is taken from a worker that was killed or stopped while it held it
+LOCK_SECONDS = 10  # then a lock is taken from a worker that was killed or stopped while it held it
 FIRST_BYTES = b'{"op_code":'  # of every record
 
 
@@ -28,8 +28,8 @@ def is_record(line: bytes) -> bool:
     return isinstance(record, dict) and "op_code" in record
 
 
-class Lock(JournalFileSymlinkLock):
-    """A symbolic link beside the journal, which also NFS makes for one process alone.
+class JournalLock(JournalFileSymlinkLock):
+    """A lock by a symbolic link beside the journal, which NFS too creates for one process only.
 
     The same link as Optuna's, so that both exclude each other. Two things differ. The link itself is looked at, not the file
     it names: Optuna's waiters never end where a relative link of a killed process leads nowhere. And a process removes only
@@ -37,62 +37,62 @@ class Lock(JournalFileSymlinkLock):
     """
 
     def __init__(self, path: str, seconds: float):
-        self.target, self.link, self.seconds, self.mine = os.path.abspath(path), f"{path}.lock", seconds, None
+        self.target, self.link, self.seconds, self.created = os.path.abspath(path), f"{path}.lock", seconds, None
 
     def acquire(self) -> bool:
         """Waits for others. Their link is removed once it has stayed the same for so many seconds."""
-        pause, seen, since = 0.001, None, time.monotonic()
+        pause, created, since = 0.001, None, time.monotonic()
         while True:
             with contextlib.suppress(FileExistsError):
                 os.symlink(self.target, self.link)
-                self.mine = self._made()
+                self.created = self._created()
                 return True
-            found = self._made()
-            if found != seen:
-                seen, since = found, time.monotonic()
-            elif found is not None and time.monotonic() - since > self.seconds:
-                self._remove(found)
+            now = self._created()
+            if now != created:
+                created, since = now, time.monotonic()
+            elif now is not None and time.monotonic() - since > self.seconds:
+                self._remove(now)
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
     def release(self) -> None:
-        self._remove(self.mine)
+        self._remove(self.created)
 
-    def _made(self) -> int | None:
-        """When the link was made, in nanoseconds; this tells one holder from the next."""
+    def _created(self) -> int | None:
+        """When the link was created, in nanoseconds; this tells one holder from the next."""
         try:
             return os.lstat(self.link).st_mtime_ns
         except FileNotFoundError:
             return None
 
-    def _remove(self, made: int | None) -> None:
-        if made is not None and self._made() == made:
+    def _remove(self, created: int | None) -> None:
+        if created is not None and self._created() == created:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.link)
 
 
-class Journal(JournalFileBackend):
-    """A journal's file. Half a last line is cut off on opening and before each append, and kept in <path>.cut.
+class JournalFile(JournalFileBackend):
+    """A journal's file. An incomplete last line is cut off on opening and before each append, and kept in <path>.cut.
 
-    Raises Broken, with the line's number, where another line is no record.
+    Raises CorruptJournal, with the line's number, where another line is no record.
     """
 
     def __init__(self, path: str | Path):
-        lock = Lock(str(path), LOCK_SECONDS)
+        lock = JournalLock(str(path), LOCK_SECONDS)
         super().__init__(str(path), lock)
         self.path, self.lock = Path(path), lock
         self._check_first()
         with open(self.path, "rb") as file:
-            half = self._half(file)
-        if half is not None:  # or another worker is in its write: the lock will tell
-            with contextlib.suppress(PermissionError), self._locked():  # who may only read needs no mended file
-                self._mend()
+            incomplete = self._incomplete(file)
+        if incomplete is not None:  # or another worker is in its write: the lock will tell
+            with contextlib.suppress(PermissionError), self._locked():  # a reader without the right to write needs no repair
+                self._repair()
 
     def append_logs(self, logs: list[dict]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._locked():
             if not self._line_ended():  # another worker was killed in its write
-                self._mend()
+                self._repair()
             with open(self.path, "ab") as file:
                 file.write(text)
                 file.flush()
@@ -107,9 +107,9 @@ class Journal(JournalFileBackend):
                 number += 1
                 yield log
         except ValueError as error:
-            raise self._broken(number + 1) from error
+            raise self._corrupt(number + 1) from error
 
-    # ---- half a last line
+    # ---- an incomplete last line
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -126,7 +126,7 @@ class Journal(JournalFileBackend):
             return file.read(1) in (b"", b"\n")
 
     @staticmethod
-    def _half(file) -> tuple[int, bytes] | None:
+    def _incomplete(file) -> tuple[int, bytes] | None:
         """Where the last line begins, and its bytes, unless it is a whole record with a line's end."""
         start = end = file.seek(0, os.SEEK_END)
         tail = b""
@@ -138,13 +138,13 @@ class Journal(JournalFileBackend):
         line = tail[tail[:-1].rfind(b"\n") + 1 :]
         return (end - len(line), line) if line and not (line.endswith(b"\n") and is_record(line)) else None
 
-    def _mend(self) -> None:
-        """End the last line where it lacks no more than that, else cut it off. The lock must be held."""
+    def _repair(self) -> None:
+        """Add the last line's end where nothing else is missing, else cut the line off. The lock must be held."""
         with open(self.path, "r+b") as file:
-            half = self._half(file)
-            if half is None:
+            incomplete = self._incomplete(file)
+            if incomplete is None:
                 return
-            start, line = half
+            start, line = incomplete
             if is_record(line):
                 file.seek(0, os.SEEK_END)
                 file.write(b"\n")
@@ -157,7 +157,7 @@ class Journal(JournalFileBackend):
             file.flush()
             os.fsync(file.fileno())
 
-    # ---- a broken line
+    # ---- a corrupt line
 
     def _check_first(self) -> None:
         """A file of another kind must not be appended to."""
@@ -165,20 +165,20 @@ class Journal(JournalFileBackend):
             line = file.readline()
         whole = is_record(line) if line.endswith(b"\n") else FIRST_BYTES.startswith(line[: len(FIRST_BYTES)])
         if not whole:
-            raise self._broken(1)
+            raise self._corrupt(1)
 
-    def _broken(self, number: int) -> Exception:
+    def _corrupt(self, number: int) -> Exception:
         """What to raise for a line that is no record."""
         with open(self.path, "rb") as file:
             line = next((text for n, text in enumerate(file, 1) if n == number), b"")
         if is_record(line):  # a file server showed an older state of the file a moment ago
             return OSError(errno.ESTALE, "the file changed while it was read", str(self.path))
-        said = f"{self.path}, line {number} is no record of a journal"
+        problem = f"{self.path}, line {number} is no record of a journal"
         if number == 1:
-            return Broken(f"{said}; give the path of a new file, or a database's URL such as sqlite:///study.db")
+            return CorruptJournal(f"{problem}; give the path of a new file, or a database's URL such as sqlite:///study.db")
         rest = line[line.rfind(FIRST_BYTES) :] if FIRST_BYTES in line[1:] else b""
         if is_record(rest):
-            return Broken(f"{said}: half a record and a whole one. To keep the whole one: sed -i.bak "
-                                f"'{number}s/.*{{\"op_code\":/{{\"op_code\":/' {self.path}")
-        return Broken(f"{said}, and records follow it. To resume from what precedes it: head -n {number - 1} {self.path} > "
-                            f"{self.path}.whole, and --storage {self.path}.whole")
+            return CorruptJournal(f"{problem}: half a record and a whole one. To keep the whole one: sed -i.bak "
+                                  f"'{number}s/.*{{\"op_code\":/{{\"op_code\":/' {self.path}")
+        return CorruptJournal(f"{problem}, and records follow it. To resume from what precedes it: head -n {number - 1} "
+                              f"{self.path} > {self.path}.whole, and --storage {self.path}.whole")

@@ -1,60 +1,60 @@
-"""Better and worse where there are several objectives. All values are to be small."""
+"""Better and worse with several objectives. All values are minimized."""
 from collections.abc import Sequence
 
 import numpy as np
 
+from nas import optuna_adapter
 
-def layers(values: np.ndarray) -> list[list[int]]:
-    """Non-dominated sorting (Deb et al. 2002, NSGA-II, §III.A): the front, then the front of the rest, …  N,M → indices"""
-    left, found = list(range(len(values))), []
-    while left:
-        rest = values[left]
-        beaten = [(((rest <= v).all(1)) & ((rest < v).any(1))).any() for v in rest]
-        found.append([i for i, b in zip(left, beaten, strict=True) if not b])
-        left = [i for i, b in zip(left, beaten, strict=True) if b]
-    return found
+
+def nondominated_sort(values: np.ndarray) -> list[list[int]]:
+    """Fronts (Deb et al. 2002, NSGA-II, §III.A): the Pareto front, then the front of the rest, …  N,M → indices"""
+    remaining, fronts = list(range(len(values))), []
+    while remaining:
+        rest = values[remaining]
+        dominated = [(((rest <= v).all(1)) & ((rest < v).any(1))).any() for v in rest]
+        fronts.append([i for i, d in zip(remaining, dominated, strict=True) if not d])
+        remaining = [i for i, d in zip(remaining, dominated, strict=True) if d]
+    return fronts
 
 
 def front(values: np.ndarray) -> list[int]:
-    """What nothing is better than.  N,M → indices"""
-    return layers(values)[0] if len(values) else []
+    """The Pareto front.  N,M → indices"""
+    return nondominated_sort(values)[0] if len(values) else []
 
 
-def spread_out(values: np.ndarray) -> list[int]:
-    """An order in which every beginning covers the whole: the best in each objective, then always the one farthest from all
-    before it (an epsilon-net, as in Syne Tune's MOASHA, arXiv 2106.12639).  N,M → positions
+def diversity_order(values: np.ndarray) -> list[int]:
+    """An order whose every prefix covers the whole front: the best in each objective first, then always the point that is
+    farthest from all before it (an epsilon-net, as in Syne Tune's MOASHA, arXiv 2106.12639).  N,M → positions
     """
     low, high = values.min(0), values.max(0)
     scaled = (values - low) / np.where(high > low, high - low, 1)
-    chosen = list(dict.fromkeys(int(i) for i in scaled.argmin(0)))
+    order = list(dict.fromkeys(int(i) for i in scaled.argmin(0)))
     distance = np.full(len(values), np.inf)
-    for i in chosen:
+    for i in order:
         distance = np.minimum(distance, np.linalg.norm(scaled - scaled[i], axis=1))
-    while len(chosen) < len(values):
-        distance[chosen] = -1
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[chosen[-1]], axis=1))
-    return chosen
+    while len(order) < len(values):
+        distance[order] = -1
+        order.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[order[-1]], axis=1))
+    return order
 
 
-def order(values: np.ndarray, too_much: Sequence[float] | None = None) -> list[int]:
-    """Best first: layer by layer, each spread out. One objective: by it.  N,M → indices
+def rank(values: np.ndarray, violations: Sequence[float] | None = None) -> list[int]:
+    """Best first: front by front, each in diversity order; one objective: by its value.  N,M → indices
 
-    too_much: by how much limits are exceeded, N: what exceeds them least comes first.
+    violations: by how much limits are exceeded, N. Feasible points come first, then the smallest violation.
     """
     values = np.asarray(values, float)
-    if too_much is not None and any(x > 0 for x in too_much):
-        fine = [i for i, x in enumerate(too_much) if x <= 0]
-        rest = sorted((i for i, x in enumerate(too_much) if x > 0), key=lambda i: too_much[i])
-        return [fine[i] for i in order(values[fine])] + rest if fine else rest
+    if violations is not None and any(v > 0 for v in violations):
+        feasible = [i for i, v in enumerate(violations) if v <= 0]
+        others = sorted((i for i, v in enumerate(violations) if v > 0), key=lambda i: violations[i])
+        return [feasible[i] for i in rank(values[feasible])] + others if feasible else others
     if values.shape[1] == 1:
         return np.argsort(values[:, 0], kind="stable").tolist()
-    return [layer[i] for layer in layers(values) for i in spread_out(values[layer])]
+    return [layer[i] for layer in nondominated_sort(values) for i in diversity_order(values[layer])]
 
 
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
-    """Of what the points dominate up to the reference.  N,M → a number; points beyond the reference count nothing."""
-    from optuna._hypervolume import compute_hypervolume
-
+    """The volume that the points dominate up to the reference.  N,M → a number; points beyond the reference do not count."""
     inside = values[(values < reference).all(1)]
-    return float(compute_hypervolume(inside, reference)) if len(inside) else 0.0
+    return optuna_adapter.hypervolume(inside, reference) if len(inside) else 0.0

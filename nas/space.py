@@ -1,14 +1,14 @@
-"""Spaces: what a search chooses among. A space is one function of an Optuna trial; one of your own is no different.
+"""Search spaces. A space is one function of an Optuna trial, ours and yours alike.
 
     def space(trial, channels, size):                       # size: pixels a side; channels of the images
         depth = trial.suggest_int("depth", 1, 4)
         return Spec("vit_tiny_patch16_224", channels, size, arguments={"img_size": size, "depth": depth})
 
-A space may say by which parameters a search begins, such as those of what is to be beaten: `space.first = {"depth": 2}`, or a
-function of channels and size.
+A space may name the parameters that a search begins with, such as those of the encoder to beat: `space.first = {"depth": 2}`,
+or a function of channels and size.
 
 `--space resnet` names one of ours, `--space my_file.py:space` yours. What it returns is how to build an encoder
-(`encoders.Spec`), or a timm name. Together with the hyperparameters that `--tune` names it makes a `Choice`, whose hash says
+(`encoders.Spec`), or a timm name. Together with the hyperparameters that `--tune` names it makes a `Candidate`, whose hash says
 whether two trials are the same.
 """
 import hashlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from optuna.trial import BaseTrial
 
 from core import cli
-from nas.settings import STRENGTH, space_of
+from nas.settings import STRENGTH, Tuned, parse_space
 from vision import encoders
 from vision.encoders import Spec
 
@@ -30,24 +30,24 @@ Space = Callable[[BaseTrial, int, int], Spec | str]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """An architecture and the hyperparameters to train it with."""
 
     spec: Spec
-    words: dict[str, float | int | str | list] = field(default_factory=dict)  # as `ssl.pretrain` takes them
+    settings: dict[str, float | int | str | list] = field(default_factory=dict)  # of ssl.pretrain, by dotted name
 
     @property
     def json(self) -> dict:
-        return json.loads(json.dumps({"encoder": self.spec.json, "words": dict(sorted(self.words.items()))}))
+        return json.loads(json.dumps({"encoder": self.spec.json, "words": dict(sorted(self.settings.items()))}))
 
     @property
     def hash(self) -> str:
-        """Equal for choices that train alike, whatever order or container they were said in."""
+        """Equal for candidates that train alike, whatever the order or container of their values."""
         return hashlib.sha256(json.dumps(self.json, sort_keys=True).encode()).hexdigest()[:16]
 
     @staticmethod
-    def from_json(said: dict) -> "Choice":
-        return Choice(Spec.of(said["encoder"]), said["words"])
+    def from_json(stored: dict) -> "Candidate":
+        return Candidate(Spec.of(stored["encoder"]), stored["words"])
 
 
 # ------------------------------------------------------------------------------------------------------------ our spaces
@@ -64,7 +64,7 @@ def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
     rows = []
     for i in range(stages):
         growth = trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0
-        width = _whole(width * growth * (4 if block == "bottleneck" and i == 0 else 1), 8)
+        width = _round(width * growth * (4 if block == "bottleneck" and i == 0 else 1), 8)
         depth = trial.suggest_int(f"depth{i}", 1, 3)
         rows.append((block, depth, width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
     arguments = {
@@ -80,28 +80,28 @@ def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
 def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
     """ResNet-D of basic blocks, the family of `small` and `tiny` (arXiv 1812.01187): depth and width of four stages, the
     stem's width and, of small images, its stride; activation; pooling by the mean, or by mean and maximum side by side, which
-    doubles the features; whether residual branches begin at zero. It begins with `small`, or its double beyond 64 pixels.
+    doubles the features; whether residual branches begin at zero. A search begins with `small`, or its double beyond 64 pixels.
     """
     small = size <= encoders.SMALL_IMAGE
     widths = [[16, 24, 32, 40], [32, 48, 64, 80], [64, 96, 128, 160], [256, 320, 384, 512]]
-    times = 1 if small else 2
+    scale = 1 if small else 2
     arguments = {
         "layers": tuple(trial.suggest_int(f"depth{i}", 1, 2) for i in range(4)),
-        "channels": tuple(times * trial.suggest_categorical(f"width{i}", of) for i, of in enumerate(widths)),
-        "stem_width": times * trial.suggest_categorical("stem_width", [8, 16, 24]),
+        "channels": tuple(scale * trial.suggest_categorical(f"width{i}", options) for i, options in enumerate(widths)),
+        "stem_width": scale * trial.suggest_categorical("stem_width", [8, 16, 24]),
     }
     stem = trial.suggest_categorical("stem", ["half", "small"]) if small else "full"
-    more = {
+    optional = {
         "act_layer": trial.suggest_categorical("activation", ["relu", "silu", "gelu"]),
         "global_pool": trial.suggest_categorical("pool", ["avg", "catavgmax"]),
         "zero_init_last": trial.suggest_categorical("zero_init", [True, False]),
     }
-    usual = {"act_layer": "relu", "global_pool": "avg", "zero_init_last": True}  # timm's: unsaid, so that `small` is `small`
-    return Spec("resnet18d", channels, size, stem, arguments | {k: v for k, v in more.items() if v != usual[k]})
+    default = {"act_layer": "relu", "global_pool": "avg", "zero_init_last": True}  # timm's, left out: the spec equals `small`'s
+    return Spec("resnet18d", channels, size, stem, arguments | {k: v for k, v in optional.items() if v != default[k]})
 
 
 def _small(channels: int, size: int) -> dict:
-    stem = "half" if size > 16 else "small"  # as encoders.create("small") has it
+    stem = "half" if size > 16 else "small"  # as in encoders.create("small")
     return {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
         "stem_width": 16, "stem": stem, "activation": "relu", "pool": "avg", "zero_init": True,
     }
@@ -116,7 +116,7 @@ def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
     width = trial.suggest_categorical("width", [8, 12, 16, 24, 32])
     rows = []
     for i in range(trial.suggest_int("stages", 3, 4)):
-        width = _whole(width * (trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0), 4)
+        width = _round(width * (trial.suggest_categorical(f"growth{i}", [1.0, 1.5, 2.0]) if i else 1.0), 4)
         expansion = trial.suggest_categorical(f"expansion{i}", [2, 3, 4, 6])
         rows.append((expansion, trial.suggest_int(f"depth{i}", 1, 3), width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
     arguments = {
@@ -161,9 +161,9 @@ def elastic(trial: BaseTrial, channels: int, size: int) -> Spec:
     small = size <= encoders.SMALL_IMAGE
     widest = (32, 64, 96, 160) if size > 16 else (32, 64, 96)
     rows = []
-    for i, most in enumerate(widest if small else [2 * width for width in widest]):
+    for i, maximum in enumerate(widest if small else [2 * width for width in widest]):
         depth = trial.suggest_int(f"depth{i}", 1, 2 if small else 3)
-        width = trial.suggest_categorical(f"width{i}", [int(most * share) for share in (0.5, 0.75, 1.0)])
+        width = trial.suggest_categorical(f"width{i}", [int(maximum * share) for share in (0.5, 0.75, 1.0)])
         rows.append(("basic", depth, width, trial.suggest_categorical(f"kernel{i}", [3, 5])))
     arguments = {"stages": tuple(rows), "stem_width": 8 if small else 24}  # no first stage's width: its shortcut must stay
     return Spec("searched_resnet", channels, size, "half" if small else "full", arguments)
@@ -174,19 +174,19 @@ SPACES: dict[str, Space] = {
 }
 
 
-def _whole(width: float, of: int) -> int:
-    """Channels in whole fours or eights: timm's ByobNet would round to eights itself, and two choices be one encoder."""
-    return max(of, round(width / of) * of)
+def _round(width: float, step: int) -> int:
+    """Channels in multiples of four or eight: timm's ByobNet would round to eight itself, and two candidates be one encoder."""
+    return max(step, round(width / step) * step)
 
 
 def _resolution(trial: BaseTrial, size: int) -> int:
-    """The images' size, or three quarters or half of it where that leaves stages something to see."""
+    """The images' size, or three quarters or half of it where that leaves enough for the stages."""
     sizes = [s for s in (size // 2, size * 3 // 4, size) if s >= 14]
     return trial.suggest_categorical("resolution", sizes) if len(sizes) > 1 else size
 
 
-class Answers:
-    """Asked like a trial, it answers with one of the options: `pick` tells which of so many, in rising order."""
+class StubTrial:
+    """Stands in for an Optuna trial. `pick` says which of so many options, in rising order, is suggested."""
 
     def __init__(self, pick: Callable[[int], int]):
         self.pick = pick
@@ -197,31 +197,31 @@ class Answers:
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return self.suggest_categorical(name, range(low, high + 1, step))
 
-    def suggest_float(self, name: str, low: float, high: float, **how) -> float:
-        raise ValueError(f"{name}: a shape that is no whole number or choice among some has no largest")
+    def suggest_float(self, name: str, low: float, high: float, **options) -> float:
+        raise ValueError(f"{name}: only integers and choices among options have a largest encoder")
 
 
-largest, smallest = Answers(lambda count: count - 1), Answers(lambda count: 0)
+largest, smallest = StubTrial(lambda count: count - 1), StubTrial(lambda count: 0)
 
 
 # ------------------------------------------------------------------------------------------------- by name, and what to tune
 
 
-def named(name: str) -> Space:
+def space_by_name(name: str) -> Space:
     """A space of ours, "names:resnet18,vit_tiny_patch16_224" for a set of timm's, or "file.py:function".
 
     Raises ValueError, one line.
     """
-    kind, rest = space_of(name)
+    kind, rest = parse_space(name)
     if kind in SPACES:
         return SPACES[kind]
     if kind == "names":
         return lambda trial, channels, size: trial.suggest_categorical("name", rest.split(","))
     path = cli.expand(kind)
-    found = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(found)
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(module_spec)
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except Exception as error:  # whatever a file of the user's does when it is run
         raise ValueError(f"space={name}: {path} cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, rest, None)):
@@ -229,69 +229,71 @@ def named(name: str) -> Space:
     return getattr(module, rest)
 
 
-class Named(Answers):
-    """Answers by name, elsewhere with the least.  Raises Misnamed where an answer is none of the options."""
+class InitialTrial(StubTrial):
+    """Suggests given values, elsewhere the least.  Raises InvalidParam where a value is none of the options."""
 
-    def __init__(self, answers: dict):
+    def __init__(self, params: dict):
         super().__init__(lambda count: 0)
-        self.answers = answers
+        self.params = params
 
     def suggest_categorical(self, name: str, choices):
-        if name not in self.answers:
+        if name not in self.params:
             return super().suggest_categorical(name, choices)
-        if self.answers[name] not in choices:
+        if self.params[name] not in choices:
             shown = f"{choices[0]} to {choices[-1]}" if isinstance(choices, range) else ", ".join(map(str, choices))
-            raise Misnamed(f"{name}={self.answers[name]} is not among {shown}")
-        return self.answers[name]
+            raise InvalidParam(f"{name}={self.params[name]} is not among {shown}")
+        return self.params[name]
 
-    def suggest_float(self, name: str, low: float, high: float, **how) -> float:
-        value = self.answers.get(name, low)
+    def suggest_float(self, name: str, low: float, high: float, **options) -> float:
+        value = self.params.get(name, low)
         if not low <= value <= high:
-            raise Misnamed(f"{name}={value} is not from {low:g} to {high:g}")
+            raise InvalidParam(f"{name}={value} is not from {low:g} to {high:g}")
         return value
 
 
-class Misnamed(ValueError):
+class InvalidParam(ValueError):
     """A parameter cannot have this value."""
 
 
-def opening(name: str, space: Space, channels: int, size: int, tune: list, flat: dict) -> dict | None:
-    """The parameters by which a search of the space begins, those of `tune` at the words' own values; None: no matter which.
+def initial_params(
+    name: str, space: Space, channels: int, size: int, tune: list[Tuned], flat: dict
+) -> dict | None:
+    """The parameters that a search of the space begins with, those of `tune` at the settings' own values; None: any.
 
-    Raises ValueError for one that the space does not offer; what it never asks for may be named.
+    Raises ValueError for a value that the space does not offer; parameters that it does not have may be named.
     """
-    said = getattr(space, "first", None)
-    if callable(said):
-        said = said(channels, size)
-    if not said:
+    params = getattr(space, "first", None)
+    if callable(params):
+        params = params(channels, size)
+    if not params:
         return None
     try:
-        space(Named(said), channels, size)
-    except Misnamed as error:
+        space(InitialTrial(params), channels, size)
+    except InvalidParam as error:
         raise ValueError(f"space={name}: first: {error}") from error
-    except Exception:  # of the answers that it leaves open; a trial will show it
+    except Exception:  # of the parameters that it leaves open; a trial will show it
         pass
-    for word, low, high, whole in tune:
-        value = min(max(1.0 if word == STRENGTH else flat[word], low), high)
-        said = said | ({f"log2 {word}": round(math.log2(value))} if whole else {word: value})
-    return said
+    for t in tune:
+        value = min(max(1.0 if t.setting == STRENGTH else flat[t.setting], t.low), t.high)
+        params = params | ({f"log2 {t.setting}": round(math.log2(value))} if t.integer else {t.setting: value})
+    return params
 
 
-def choose(trial: BaseTrial, space: Space, channels: int, size: int, tune: list, flat: dict) -> Choice:
-    """Ask the trial for all that a choice needs. Numbers keep four digits: what differs less trains alike."""
-    spec, words = space(trial, channels, size), {}
+def sample(trial: BaseTrial, space: Space, channels: int, size: int, tune: list[Tuned], flat: dict) -> Candidate:
+    """The candidate of a trial's parameters. Numbers keep four digits: what differs less trains alike."""
+    spec, settings = space(trial, channels, size), {}
     if isinstance(spec, str):
         spec = encoders.create(spec, channels, size).spec
-    for word, low, high, whole in tune:
-        if whole:  # widths of projections: powers of two
-            value = 2 ** trial.suggest_int(f"log2 {word}", round(math.log2(low)), round(math.log2(high)))
+    for t in tune:
+        if t.integer:  # widths of projections: powers of two
+            value = 2 ** trial.suggest_int(f"log2 {t.setting}", round(math.log2(t.low)), round(math.log2(t.high)))
         else:
-            value = float(f"{trial.suggest_float(word, low, high, log=True):.4g}")
-        words |= _strength(value, flat) if word == STRENGTH else {word: value}
-    return Choice(spec, words)
+            value = float(f"{trial.suggest_float(t.setting, t.low, t.high, log=True):.4g}")
+        settings |= _strength(value, flat) if t.setting == STRENGTH else {t.setting: value}
+    return Candidate(spec, settings)
 
 
 def _strength(value: float, flat: dict) -> dict:
-    """Colour distortion at `value` times the method's strength, as SimCLR scales it (arXiv 2002.05709, appendix A)."""
+    """Color distortion at `value` times the method's strength, as SimCLR scales it (arXiv 2002.05709, appendix A)."""
     jitter = {f"augment.{name}": flat.get(f"augment.{name}", 0.0) for name in ("brightness", "contrast", "saturation", "hue")}
     return {name: min(0.5 if name.endswith("hue") else 1.0, float(f"{v * value:.4g}")) for name, v in jitter.items() if v}

@@ -1,17 +1,15 @@
-"""One pretraining for a whole space: an encoder whose parts are all trained at once, and then judged without more training.
+"""One pretraining for a whole space: an encoder whose parts are all trained at once.
 
     uv run python -m nas.supernet --space elastic --data fashion_mnist --epochs 30 --out runs/supernet
     uv run python -m nas.search --strategy supernet --space elastic --study fashion …    # trains it, then searches in it
 
-Each step trains the largest encoder of the space, the smallest and `subnets` drawn ones on the same views, any method's loss
-each: the sandwich of Yu & Huang 2019, arXiv 1903.05134. BatchNorm's statistics are taken anew for every part that is judged
-(ibid., §3.2). The run is one of ssl.pretrain in all else: it is saved, resumed, paused and spread over processes as those are.
+Each step trains the largest encoder of the space, the smallest and `subnets` sampled ones on the same views, any method's loss
+each: the sandwich rule of Yu & Huang 2019, arXiv 1903.05134. BatchNorm's statistics are recomputed for every part that is
+evaluated (ibid., §3.2). In all else the run is one of ssl.pretrain: it is saved, resumed, paused and distributed like those.
 """
-import contextlib
-import fcntl
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +24,9 @@ from core import cli, training
 from core.batchnorm import sync_batchnorm
 from core.distributed import world_size
 from core.method import Batch, Method, Output
-from core.settings import types_of
-from linear_eval.features import evenly, images_of
 from nas import space
-from nas.entry import Entry
-from nas.objective import OURS, Train, launched
-from nas.settings import SearchSettings, SupernetSettings
-from nas.space import Choice, Space, largest, smallest
-from nas.storage import folder
+from nas.settings import SupernetSettings
+from nas.space import Space, StubTrial, largest, smallest
 from vision import artifact, elastic, encoders
 from vision.augment import Augmentation
 from vision.encoders import Spec
@@ -47,8 +40,7 @@ TOOL = cli.Tool(
     summary="Pretrain all encoders of a space at once: python -m nas.supernet --space elastic --data digits",
     settings=SupernetSettings,
 )
-TRIED = 64  # drawn encoders that must be parts of the largest, before anything is trained
-RECALIBRATED = 2_000  # images that BatchNorm sees of a part, once
+CHECKED_PARTS = 64  # sampled encoders that must be parts of the largest, before anything is trained
 
 
 # ---------------------------------------------------------------------------------------------------------------- training
@@ -79,7 +71,7 @@ class Sandwich(Method):
         self.sandwiches += 1
 
 
-def sandwiched(method: Method, spaced: Space, subnets: int, seed: int) -> Method:
+def sandwiched(method: Method, function: Space, subnets: int, seed: int) -> Method:
     """The method, trained on the space's encoders, of which its own is the largest. In place.
 
     Raises ValueError for a method whose loss is not apart from its features (core/method.py).
@@ -89,23 +81,23 @@ def sandwiched(method: Method, spaced: Space, subnets: int, seed: int) -> Method
         raise ValueError(f"method={kind.__name__} has no objective apart from its features: it cannot train a supernet")
     elastic.elastic(method.encoder, sync_batchnorm if world_size() > 1 and method.traits.sync_batchnorm else None)
     shape = spec.channels, spec.image_size
-    least = spaced(smallest, *shape)
+    least = function(smallest, *shape)
 
     def parts(step: int) -> list[Spec | None]:
-        drawn = space.Answers(random.Random(f"{seed} {step}").randrange)
-        return [None, least, *(spaced(drawn, *shape) for _ in range(subnets))]
+        sampled = StubTrial(random.Random(f"{seed} {step}").randrange)
+        return [None, least, *(function(sampled, *shape) for _ in range(subnets))]
 
     method.__class__ = type(f"Sandwich{kind.__name__}", (Sandwich, kind), {})
     method.parts = parts
-    method.register_buffer("sandwiches", torch.tensor(0))  # steps done: what is drawn next
+    method.register_buffer("sandwiches", torch.tensor(0))  # steps done, from which the next parts are sampled
     return method
 
 
-def whole(spaced: Space, channels: int, size: int) -> Spec:
-    """The largest encoder.  Raises ValueError where others of the space are no parts of it."""
-    spec, dice = spaced(largest, channels, size), random.Random(0)
-    for answers in (smallest, *(space.Answers(dice.randrange) for _ in range(TRIED))):
-        part = spaced(answers, channels, size)
+def largest_spec(function: Space, channels: int, size: int) -> Spec:
+    """The space's largest encoder.  Raises ValueError where others are no parts of it."""
+    spec, rng = function(largest, channels, size), random.Random(0)
+    for trial in (smallest, *(StubTrial(rng.randrange) for _ in range(CHECKED_PARTS))):
+        part = function(trial, channels, size)
         if not isinstance(part, Spec) or part.image_size != spec.image_size:
             raise ValueError("space: a supernet's encoders are specs of one image size, such as space=elastic's")
         try:
@@ -116,15 +108,15 @@ def whole(spaced: Space, channels: int, size: int) -> Spec:
 
 
 def pretrain(settings: SupernetSettings, listeners=()) -> ssl.pretrain.PretrainResult:
-    """ssl.pretrain.pretrain, of the space's largest encoder with all the others inside."""
-    spaced = space.named(settings.space)
+    """ssl.pretrain.pretrain with the space's largest encoder, which has all the others as parts."""
+    function = space.space_by_name(settings.space)
 
     def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Augmentation]:
-        encoder = encoders.build(whole(spaced, dataset.channels, settings.image_size))
+        encoder = encoders.build(largest_spec(function, dataset.channels, settings.image_size))
         return encoder.train(), Augmentation(encoder.spec.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
 
     def method_of(settings: SupernetSettings, encoder: nn.Module) -> Method:
-        return sandwiched(training.build_method(settings, encoder), spaced, settings.subnets, settings.seed)
+        return sandwiched(training.build_method(settings, encoder), function, settings.subnets, settings.seed)
 
     return ssl.pretrain.pretrain(settings, listeners, encoder_of, method_of)
 
@@ -142,8 +134,8 @@ def check(settings: SupernetSettings) -> None:
     training.check(settings)
     training.refuse(cli.flat(settings), {} if settings.subnets >= 0 else {"subnets": "0 or more"})
     if "encoder" in cli.explicit(settings):
-        whole_one = f"a supernet's encoder is the largest of space={settings.space}"
-        raise ValueError(f"encoder={settings.encoder}: {whole_one}; leave it out")
+        reason = f"a supernet's encoder is the largest of space={settings.space}"
+        raise ValueError(f"encoder={settings.encoder}: {reason}; leave it out")
     if settings.compile:
         raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
 
@@ -151,19 +143,22 @@ def check(settings: SupernetSettings) -> None:
 # ----------------------------------------------------------------------------------------------------------------- its parts
 
 
-def inherited(encoder: nn.Module, card: artifact.EncoderHeader, spec: Spec, images: Tensor, device: torch.device) -> nn.Module:
-    """A part of a supernet with BatchNorm statistics of its own.  images: N,C,S,S uint8."""
-    return recalibrate(elastic.extract(encoder, spec).to(device), images, torch.tensor(card.mean), torch.tensor(card.std))
+def inherited_encoder(
+    encoder: nn.Module, header: artifact.EncoderHeader, spec: Spec, images: Tensor, device: torch.device
+) -> nn.Module:
+    """A part of a supernet with its own BatchNorm statistics.  images: N,C,S,S uint8"""
+    part = elastic.extract(encoder, spec).to(device)
+    return recompute_batchnorm(part, images, torch.tensor(header.mean), torch.tensor(header.std))
 
 
 @torch.no_grad()
-def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> nn.Module:
-    """BatchNorm's running statistics become the average over these images, in batches of 256. In place; evaluation mode."""
+def recompute_batchnorm(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> nn.Module:
+    """Make BatchNorm's running statistics the average over these images, in batches of 256. In place; evaluation mode."""
     norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # all batches alike
+        norm.momentum = None  # the average of all batches
     encoder.train()
     device = next(encoder.parameters()).device
     for part in images.split(256):
@@ -171,54 +166,6 @@ def recalibrate(encoder: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return encoder.eval()
-
-
-class Inherit(Train):
-    """Evaluator (nas/scheduler.py): no epochs are the supernet's own weights, judged; then training goes on from those."""
-
-    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset):
-        super().__init__(settings, device, data)
-        out = folder(settings.study) / "supernet"
-        with alone(out.with_suffix(".lock")):
-            if not (out / "encoder.safetensors").exists():
-                self.train(out)
-        self.encoder, self.card = artifact.load(out / "encoder.safetensors")
-        spec = self.card.spec
-        pretrain = self.data.pretrain
-        self.images = images_of(pretrain, evenly(len(pretrain), RECALIBRATED), spec.image_size, spec.channels)
-
-    def train(self, out: Path) -> None:
-        drop = (OURS - set(types_of(SupernetSettings))) | {"encoder", "until"}
-        settings = cli.derive(TOOL, self.settings, drop, changes={
-            "space": self.settings.space, "out": out, "epochs": float(f"{self.settings.supernet_epochs:g}"), "report": False,
-            "checks": 1,
-        })
-        if settings.devices > 1:
-            launched(TOOL.module, settings, out, lambda step: None)
-        else:
-            pretrain(settings)
-
-    def part(self, spec: Spec) -> nn.Module:
-        return inherited(self.encoder, self.card, spec, self.images, self.device)
-
-    def first(self, choice: Choice) -> bytes:
-        recipe = Augmentation(choice.spec.image_size, self.card.mean, self.card.std, **cli.plain(self.settings.augment))
-        return artifact.dumps(self.part(choice.spec), recipe, {"tool": TOOL.module, "choice": choice.json})
-
-    def advance(self, choice: dict, entry: Entry, epochs: float, beat: Callable[[], None]) -> dict[str, float]:
-        if epochs:
-            return super().advance(choice, entry, epochs, beat)
-        beat()
-        return self.judge(self.part(Choice.from_json(choice).spec), self.card, len(self.images), beat)
-
-
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """One process at a time; a lock falls with its process."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

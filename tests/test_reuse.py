@@ -12,7 +12,7 @@ from commands import run, shortened, start
 from PIL import Image
 
 from deploy.export import check_classes
-from nas.ledger import Ledger
+from nas.store import TrialStore
 from vision import artifact, datasets, encoders
 from vision.augment import Augmentation
 from vision.data import fingerprints
@@ -156,11 +156,11 @@ def test_an_export_compares_the_names_of_classes():
 def test_a_study_belongs_to_its_images(tmp_path):
     first = datasets.load("folder", str(folder_of(tmp_path / "a")))
     more = datasets.load("folder", str(folder_of(tmp_path / "b", count=21)))
-    book = Ledger("s", str(tmp_path / "journal"), {"knn": "maximize"}, {"seed": 0})
+    book = TrialStore("s", str(tmp_path / "journal"), {"knn": "maximize"}, {"seed": 0})
     for _ in range(2):
-        book.hold_images(first.fingerprints)
+        book.check_images(first.fingerprints)
     with pytest.raises(ValueError, match=r"study=s was begun with other images \(.*images.train: .*give another study"):
-        book.hold_images(more.fingerprints)
+        book.check_images(more.fingerprints)
 
 
 def test_fingerprints_of_every_kind_of_data_set_tell_labels_and_pixels_apart(tmp_path):

@@ -103,9 +103,9 @@ def test_processes_are_limited_by_the_cores(monkeypatch, name):
 
 
 def test_the_range_of_a_search_has_the_settings_end():
-    from nas.settings import tuned
+    from nas.settings import parse_tune
 
-    assert tuned("lr:0.1:10", {"optim.lr": 0.4}) == [("optim.lr", 0.1, 10.0, False)]
+    assert parse_tune("lr:0.1:10", {"optim.lr": 0.4}) == [("optim.lr", 0.1, 10.0, False)]
     for wrong in ("lr:0.1:1e300", "lr:0.1:nan", "dim:64:1e20"):
         with pytest.raises(ValueError, match=r"must rise from above 0, to [0-9,e+]+ at most"):
-            tuned(wrong, {"optim.lr": 0.4, "method.dim": 128})
+            parse_tune(wrong, {"optim.lr": 0.4, "method.dim": 128})

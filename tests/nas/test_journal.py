@@ -1,4 +1,4 @@
-"""A journal that was cut, by anything, at any byte: it is mended, or its broken line is named, and no trial is lost."""
+"""A journal that was cut, by anything, at any byte: it is repaired, or its corrupt line is reported, and no trial is lost."""
 import json
 import os
 import shutil
@@ -11,56 +11,57 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nas import journal
-from nas.journal import Journal, Lock
-from nas.ledger import Ledger
-from tests.nas.stand_in import worth
+from nas.journal import JournalFile, JournalLock
+from nas.store import TrialStore
+from nas.trial_record import Lease, RungResult
+from tests.nas.stand_in import accuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVES = {"knn": "maximize"}
-LAST_LINES = ("a new trial", "a choice", "a rung", "a trial's end")
+LAST_LINES = ("a new trial", "a candidate", "a rung", "a trial's end")
 
 
-def book(path: Path) -> Ledger:
-    return Ledger("study", str(path), OBJECTIVES, {"a": 1})
+def open_store(path: Path) -> TrialStore:
+    return TrialStore("study", str(path), OBJECTIVES, {"a": 1})
 
 
-def train(current: Ledger, id: int) -> None:
+def train(store: TrialStore, id: int) -> None:
     """What a worker writes of a trial, in the same order."""
-    if not current.entry(id).choice:
-        current.choose(id, {"hash": f"{id:016x}", "params": {}, "distributions": {}}, {"macs": 1.0})
-    current.reach(id, [{"epochs": 1.0, "values": [worth(f"{id:016x}", 1)], "figures": {}}])
-    current.complete(id, [worth(f"{id:016x}", 1)])
+    if not store.record(id).candidate:
+        store.set_candidate(id, {"hash": f"{id:016x}", "params": {}, "distributions": {}}, {"macs": 1.0})
+    store.set_rungs(id, [RungResult(1.0, [accuracy(f"{id:016x}", 1)], {})])
+    store.complete(id, [accuracy(f"{id:016x}", 1)])
 
 
-def states(current: Ledger) -> list[tuple]:
-    return [(e.number, e.state, e.hash, e.rungs) for e in current.entries()]
+def states(store: TrialStore) -> list[tuple]:
+    return [(r.number, r.state, r.hash, r.rungs) for r in store.records()]
 
 
 def resume(path: Path) -> list[tuple]:
     """Complete what is there and one trial more, as the next worker would."""
-    current = book(path)
-    for e in current.entries():
-        if e.state == TrialState.RUNNING:
-            current.set(e.id, "owner", [current.me, 0])
-            train(current, e.id)
-    while len(current.entries()) < 3:
-        train(current, current.begin())
-    return states(book(path))
+    store = open_store(path)
+    for r in store.records():
+        if r.state == TrialState.RUNNING:
+            store.set(r.id, "owner", Lease(store.worker).json)
+            train(store, r.id)
+    while len(store.records()) < 3:
+        train(store, store.create())
+    return states(open_store(path))
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory) -> list[bytes]:
     """The journal of three trials."""
     path = tmp_path_factory.mktemp("whole") / "journal.log"
-    current = book(path)
+    store = open_store(path)
     for _ in range(3):
-        train(current, current.begin())
+        train(store, store.create())
     return path.read_bytes().splitlines(keepends=True)
 
 
 def index(lines: list[bytes], last: str) -> int:
     """Where the last trial's line of this kind is."""
-    marks = {"a new trial": b'"op_code":4', "a choice": b'"choice"', "a rung": b'"rungs"', "a trial's end": b'"op_code":6'}
+    marks = {"a new trial": b'"op_code":4', "a candidate": b'"choice"', "a rung": b'"rungs"', "a trial's end": b'"op_code":6'}
     return max(i for i, line in enumerate(lines) if marks[last] in line)
 
 
@@ -70,7 +71,7 @@ def test_a_journal_cut_at_any_byte_of_its_last_line_resumes(last, lines, tmp_pat
     before, line = b"".join(lines[:end]), lines[end]
     whole = tmp_path / "whole.log"
     whole.write_bytes(b"".join(lines))
-    expected = states(book(whole))
+    expected = states(open_store(whole))
     for size in range(len(line)):
         path = tmp_path / f"{size}.log"
         path.write_bytes(before + line[:size])
@@ -91,21 +92,21 @@ def test_zeros_at_the_end_as_after_a_loss_of_power_are_cut_off(lines, tmp_path):
 
 def test_a_worker_that_is_killed_in_its_write_harms_no_other(tmp_path):
     path = tmp_path / "journal.log"
-    current, other = book(path), book(path)
-    train(current, current.begin())
+    store, other = open_store(path), open_store(path)
+    train(store, store.create())
     with open(path, "ab") as file:
         file.write(b'{"op_code":8,"worker_id":"of one that was')
-    train(current, current.begin())
-    train(other, other.begin())
-    assert [row[0] for row in states(book(path))] == [0, 1, 2]
-    assert states(current) == states(other) == states(book(path))
+    train(store, store.create())
+    train(other, other.create())
+    assert [row[0] for row in states(open_store(path))] == [0, 1, 2]
+    assert states(store) == states(other) == states(open_store(path))
 
 
 def test_two_processes_open_a_cut_journal_at_once(lines, tmp_path):
     path = tmp_path / "journal.log"
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:-20])
-    code = ("import sys; from nas.ledger import Ledger; print('ready', flush=True); sys.stdin.readline();"
-            f"book = Ledger('study', {str(path)!r}, {OBJECTIVES!r}, {{'a': 1}}); print(book.begin())")
+    code = ("import sys; from nas.store import TrialStore; print('ready', flush=True); sys.stdin.readline();"
+            f"store = TrialStore('study', {str(path)!r}, {OBJECTIVES!r}, {{'a': 1}}); print(store.create())")
     processes = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True) for _ in range(2)
@@ -120,42 +121,42 @@ def test_two_processes_open_a_cut_journal_at_once(lines, tmp_path):
     assert sorted(int(out) for out, _ in found) == [3, 4]
     assert sum("half a line" in err for _, err in found) == 1
     assert Path(f"{path}.cut").read_bytes() == lines[-1][:-20] + b"\n"
-    assert len(states(book(path))) == 5
+    assert len(states(open_store(path))) == 5
 
 
-# ------------------------------------------------------------------------------------------------------------ broken lines
+# ----------------------------------------------------------------------------------------------------------- corrupt lines
 
 
 def refusal(path: Path) -> str:
     before = path.read_bytes()
     with pytest.raises(ValueError, match="storage=") as error:
-        book(path)
+        open_store(path)
     assert path.read_bytes() == before, "a file that is refused must stay as it is"
     return str(error.value)
 
 
-def test_a_line_that_is_broken_in_the_middle_is_named_with_a_way_out_that_works(lines, tmp_path):
+def test_a_corrupt_line_in_the_middle_is_reported_with_a_way_out_that_works(lines, tmp_path):
     path, at = tmp_path / "journal.log", index(lines, "a rung")
     path.write_bytes(b"".join(lines[:at]) + b"\0" * 50 + b"\n" + b"".join(lines[at + 1 :]))
-    said = refusal(path)
-    assert f"{path}, line {at + 1} is no record of a journal, and records follow it" in said
-    command, storage = said.partition("precedes it: ")[2].split(", and --storage ")
+    message = refusal(path)
+    assert f"{path}, line {at + 1} is no record of a journal, and records follow it" in message
+    command, storage = message.partition("precedes it: ")[2].split(", and --storage ")
     subprocess.run(command, shell=True, check=True)
     assert [row[0] for row in resume(Path(storage))] == [0, 1, 2]
 
 
-def test_what_was_appended_to_half_a_line_is_kept_by_the_command_that_is_named(lines, tmp_path):
+def test_what_was_appended_to_half_a_line_is_kept_by_the_suggested_command(lines, tmp_path):
     """As Optuna's own file backend does to a journal that was cut."""
     path = tmp_path / "journal.log"
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
     other = JournalFileBackend(str(path))
     other.append_logs([json.loads(lines[-1])])
     other.append_logs([{"op_code": 8, "worker_id": "w", "trial_id": 2, "user_attr": {"a": 1}}])
-    said = refusal(path)
-    assert f"line {len(lines)} is no record of a journal: half a record and a whole one" in said
-    subprocess.run(said.partition("whole one: ")[2], shell=True, check=True)
-    assert states(book(path)) == [(n, TrialState.COMPLETE, *rest) for n, _, *rest in states(book(path))]
-    assert len(states(book(path))) == 3
+    message = refusal(path)
+    assert f"line {len(lines)} is no record of a journal: half a record and a whole one" in message
+    subprocess.run(message.partition("whole one: ")[2], shell=True, check=True)
+    assert states(open_store(path)) == [(n, TrialState.COMPLETE, *rest) for n, _, *rest in states(open_store(path))]
+    assert len(states(open_store(path))) == 3
 
 
 @pytest.mark.parametrize("content", [b"# notes\nof mine", b"{}", b"one line", b"SQLite format 3\0\1\2", b"1\n2\n"])
@@ -179,7 +180,7 @@ def test_a_line_that_is_whole_when_read_again_is_read_again(lines, tmp_path, mon
             yield log
 
     monkeypatch.setattr(JournalFileBackend, "read_logs", reading)
-    assert len(states(book(path))) == 3
+    assert len(states(open_store(path))) == 3
     assert not stale
 
 
@@ -190,7 +191,7 @@ def test_a_line_that_is_whole_when_read_again_is_read_again(lines, tmp_path, mon
 def test_a_lock_that_a_killed_process_left_is_taken_wherever_it_leads(target, tmp_path):
     path = tmp_path / "journal.log"
     os.symlink(target, f"{path}.lock")
-    lock = Lock(str(path), 0.05)
+    lock = JournalLock(str(path), 0.05)
     assert lock.acquire()
     lock.release()
     assert not os.path.lexists(f"{path}.lock")
@@ -198,7 +199,7 @@ def test_a_lock_that_a_killed_process_left_is_taken_wherever_it_leads(target, tm
 
 def test_a_process_that_was_stopped_removes_no_other_lock_than_its_own(tmp_path):
     path = tmp_path / "journal.log"
-    lock, link = Lock(str(path), 10), f"{path}.lock"
+    lock, link = JournalLock(str(path), 10), f"{path}.lock"
     lock.acquire()
     os.unlink(link)
     os.symlink(path, link)
@@ -211,8 +212,8 @@ def test_optuna_itself_reads_and_appends_to_our_journals(lines, tmp_path):
     path = tmp_path / "journal.log"
     path.write_bytes(b"".join(lines))
     logs = list(JournalFileBackend(str(path)).read_logs(0))
-    assert logs == [json.loads(line) for line in lines] == list(Journal(path).read_logs(0))
+    assert logs == [json.loads(line) for line in lines] == list(JournalFile(path).read_logs(0))
     copied = shutil.copy(path, tmp_path / "copy.log")
     JournalFileBackend(str(path)).append_logs(logs[-1:])
-    Journal(copied).append_logs(logs[-1:])
+    JournalFile(copied).append_logs(logs[-1:])
     assert path.read_bytes() == Path(copied).read_bytes()

@@ -3,23 +3,23 @@ import numpy as np
 import pytest
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from nas.pareto import front, hypervolume, layers, order, spread_out
+from nas.pareto import diversity_order, front, hypervolume, nondominated_sort, rank
 
 POINTS = [np.random.RandomState(s).randint(0, 12, (40, m)).astype(float) for s in range(4) for m in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("values", POINTS)
-def test_layers_are_optunas(values):
+def test_fronts_are_optunas(values):
     ranks = np.empty(len(values), int)
-    for k, layer in enumerate(layers(values)):
+    for k, layer in enumerate(nondominated_sort(values)):
         ranks[layer] = k
     assert ranks.tolist() == _fast_non_domination_rank(values).tolist()
-    assert front(values) == layers(values)[0]
+    assert front(values) == nondominated_sort(values)[0]
 
 
 @pytest.mark.parametrize("values", POINTS)
-def test_order_is_by_layer_and_holds_each_once(values):
-    found = order(values)
+def test_rank_is_by_front_and_holds_each_once(values):
+    found = rank(values)
     assert sorted(found) == list(range(len(values)))
     ranks = _fast_non_domination_rank(values)[found]
     assert (np.diff(ranks) >= 0).all()
@@ -27,12 +27,12 @@ def test_order_is_by_layer_and_holds_each_once(values):
 
 def test_a_layer_begins_with_its_ends_and_then_its_middle():
     values = np.array([[0.0, 10], [1, 9], [5, 5], [9, 1], [10, 0]])
-    assert spread_out(values)[:3] == [0, 4, 2]
+    assert diversity_order(values)[:3] == [0, 4, 2]
 
 
 def test_what_keeps_limits_comes_first():
     values = np.array([[0.0], [1.0], [2.0], [3.0]])
-    assert order(values, [5.0, 0.0, 1.0, 0.0]) == [1, 3, 2, 0]
+    assert rank(values, [5.0, 0.0, 1.0, 0.0]) == [1, 3, 2, 0]
 
 
 def test_hypervolume_counts_cells():

@@ -1,4 +1,4 @@
-"""The ledger and the scheduler in one process: cuts, limits, failures, memory of what was tried, halving."""
+"""Store and scheduler in one process: interruptions, limits, failures, duplicates, halving."""
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,11 +9,15 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
-from nas import ledger as ledgers
-from nas import report, sampler
-from nas.ledger import Ledger, Watch
-from nas.scheduler import Halving, Plan, Worker
-from tests.nas.stand_in import worth
+from nas import lease, proposals, report
+from nas import store as store_module
+from nas.halving import Halving
+from nas.lease import LeaseMonitor
+from nas.scheduler import SearchConfig, Worker
+from nas.storage import study_folder
+from nas.store import LeaseLost, TrialStore
+from nas.trial_record import RungResult
+from tests.nas.stand_in import accuracy
 
 OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
 WRITES = ("create_new_trial", "set_trial_user_attr", "set_trial_system_attr", "set_trial_param", "set_trial_state_values",
@@ -26,14 +30,14 @@ class Cut(BaseException):
 
 @pytest.fixture(autouse=True)
 def in_memory(monkeypatch):
-    """One storage a test, kept while ledgers come and go as processes would."""
+    """One storage a test, kept while stores come and go as processes would."""
     kept = {}
-    monkeypatch.setattr(ledgers, "open_storage", lambda said, name: kept.setdefault(said, InMemoryStorage()))
+    monkeypatch.setattr(store_module, "open_storage", lambda address, name: kept.setdefault(address, InMemoryStorage()))
     return kept
 
 
-class Judge:
-    """An evaluator of `size`**3 choices.  broken: point → exception of training, unbuilt: of choosing, unmeasured: of costs;
+class FakeEvaluator:
+    """An evaluator of `size`**3 candidates.  broken: point → exception of training, unbuilt: of sampling, unmeasured: of costs;
     counts epochs where they are trained.
     """
 
@@ -41,34 +45,34 @@ class Judge:
         self.size, self.broken, self.done, self.spent, self.trained = size, broken or {}, {}, 0, []
         self.unbuilt, self.unmeasured, self.raised = unbuilt, unmeasured, []
 
-    opening = None
+    initial = None
 
-    def choose(self, trial):
+    def sample(self, trial):
         point = [trial.suggest_categorical(name, list(range(self.size))) for name in "ab"]
         point.append(trial.suggest_int("c", 0, self.size - 1))
-        self.refuse(point, self.unbuilt)
+        self.raise_where(point, self.unbuilt)
         return SimpleNamespace(json={"point": point}, hash=optuna_free_hash(point))
 
-    def costs(self, choice):
-        self.refuse(choice.json["point"], self.unmeasured)
-        return {"macs": float(sum(choice.json["point"]))}
+    def costs(self, candidate):
+        self.raise_where(candidate.json["point"], self.unmeasured)
+        return {"macs": float(sum(candidate.json["point"]))}
 
-    def refuse(self, point, match):
+    def raise_where(self, point, match):
         if match(point):
             self.raised.append(tuple(point))
             raise ValueError(f"no {point}")
 
-    def advance(self, choice, entry, epochs, beat):
-        assert entry.state == TrialState.RUNNING
-        beat()
+    def advance(self, candidate, record, epochs, heartbeat):
+        assert record.state == TrialState.RUNNING
+        heartbeat()
         for match, error in self.broken.items():
-            if match(choice["point"]):
+            if match(candidate["point"]):
                 raise error
-        if choice["hash"] not in self.done:
-            self.trained.append(choice["hash"])
-        self.spent += epochs - self.done.get(choice["hash"], 0)
-        self.done[choice["hash"]] = epochs
-        return {"knn": worth(choice["hash"], epochs)}
+        if candidate["hash"] not in self.done:
+            self.trained.append(candidate["hash"])
+        self.spent += epochs - self.done.get(candidate["hash"], 0)
+        self.done[candidate["hash"]] = epochs
+        return {"knn": accuracy(candidate["hash"], epochs)}
 
 
 def optuna_free_hash(point: list[int]) -> str:
@@ -77,102 +81,103 @@ def optuna_free_hash(point: list[int]) -> str:
     return hashlib.sha256(json.dumps(point).encode()).hexdigest()[:16]
 
 
-def plan(trials=12, sampler="tpe", rungs=3, limits=None, interval=0.001, seed=0) -> Plan:
-    return Plan(trials, Halving.of(9, rungs, 3), OBJECTIVES, limits or {}, sampler, seed, interval)
+def config(trials=12, sampler="tpe", rungs=3, limits=None, interval=0.001, seed=0) -> SearchConfig:
+    return SearchConfig(trials, Halving.of(9, rungs, 3), OBJECTIVES, limits or {}, sampler, seed, interval)
 
 
-def book(storage: str = "one") -> Ledger:
-    return Ledger("study", storage, OBJECTIVES, {"a": 1})
+def open_store(storage: str = "one") -> TrialStore:
+    return TrialStore("study", storage, OBJECTIVES, {"a": 1})
 
 
-def table(entries) -> list[tuple]:
-    return [(e.number, e.state.name, e.hash, e.trial.params, e.rungs, e.reason, e.goal, e.trial.values if e.rungs else None,
-             e.broken) for e in entries]
+def table(records) -> list[tuple]:
+    return [(r.number, r.state.name, r.hash, r.trial.params, r.rungs, r.reason, r.target_rung,
+             r.trial.values if r.rungs else None, r.invalid) for r in records]
 
 
 # ------------------------------------------------------------------------------------------------------------------ cuts
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
-def test_cut_at_any_write_and_gone_on_with_it_is_the_same_study(sampler, in_memory, monkeypatch):
-    whole = same_when_cut(sampler, Judge, in_memory, monkeypatch)
-    assert sum(e.choice["drawn"] > 1 for e in whole) > 1, "a limit should have had some drawn again"
+def test_interrupted_at_any_write_it_resumes_to_the_same_study(sampler, in_memory, monkeypatch):
+    whole = same_when_cut(sampler, FakeEvaluator, in_memory, monkeypatch)
+    assert sum(r.candidate["drawn"] > 1 for r in whole) > 1, "a limit should have had some drawn again"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "evolution"])
-def test_cut_it_is_the_same_study_where_much_cannot_be_built(sampler, in_memory, monkeypatch):
+def test_interrupted_it_is_the_same_study_where_much_cannot_be_built(sampler, in_memory, monkeypatch):
     whole = same_when_cut(sampler, partly_built, in_memory, monkeypatch)
-    assert sum(bool(e.broken) for e in whole) > 2
+    assert sum(bool(r.invalid) for r in whole) > 2
 
 
-def partly_built() -> Judge:
-    return Judge(unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] == 0)
+def partly_built() -> FakeEvaluator:
+    return FakeEvaluator(unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] == 0)
 
 
-def same_when_cut(sampler, judged, in_memory, monkeypatch):
-    monkeypatch.setattr(ledgers, "ATTEMPTS", 1000)  # signs of life are writes too: how many cuts meet one trial is the clock's
+def same_when_cut(sampler, make, in_memory, monkeypatch):
+    # heartbeats are writes too: how many cuts meet one trial depends on the clock
+    monkeypatch.setattr(lease, "MAX_EXPIRED_LEASES", 1000)
     limits = {"macs": 7.0}
-    whole, judge = book("whole"), judged()
-    Worker(whole, plan(sampler=sampler, limits=limits), judge).run()
-    expected = table(whole.entries())
+    whole, evaluator = open_store("whole"), make()
+    Worker(whole, config(sampler=sampler, limits=limits), evaluator).run()
+    expected = table(whole.records())
     assert {"COMPLETE", "PRUNED"} <= {row[1] for row in expected}
-    dice, cuts = np.random.RandomState(0), 0
+    rng, cuts = np.random.RandomState(0), 0
     for case in range(12):
         storage = f"cut {case}"
-        cut_judge = judged()
+        cut_evaluator = make()
         for _ in range(50):
             try:
-                current = book(storage)
-                monkeypatch.setattr(ledgers, "gone", lambda worker, me=current.me: worker != me)
-                cutting(monkeypatch, in_memory[storage], dice.randint(1, 60), before=bool(dice.randint(2)))
-                Worker(current, plan(sampler=sampler, limits=limits), cut_judge).run()
+                store = open_store(storage)
+                monkeypatch.setattr(lease, "process_ended", lambda worker, me=store.worker: worker != me)
+                cutting(monkeypatch, in_memory[storage], rng.randint(1, 60), before=bool(rng.randint(2)))
+                Worker(store, config(sampler=sampler, limits=limits), cut_evaluator).run()
                 break
             except Cut:
                 cuts += 1
-        assert table(book(storage).entries()) == expected
-        assert cut_judge.spent == judge.spent  # checkpoints lie where they were: nothing is trained twice
+        assert table(open_store(storage).records()) == expected
+        assert cut_evaluator.spent == evaluator.spent  # checkpoints lie where they were: nothing is trained twice
     assert cuts > 24
-    return whole.entries()
+    return whole.records()
 
 
 def test_a_search_begins_where_its_space_says(in_memory):
-    judge = Judge()
-    judge.opening = {"a": 2, "b": 3, "c": 1, "no_parameter_here": 0}
-    Worker(book("first"), plan(), judge).run()
-    points = [e.choice["point"] for e in book("first").entries()]
+    evaluator = FakeEvaluator()
+    evaluator.initial = {"a": 2, "b": 3, "c": 1, "no_parameter_here": 0}
+    Worker(open_store("first"), config(), evaluator).run()
+    points = [r.candidate["point"] for r in open_store("first").records()]
     assert points[0] == [2, 3, 1]
     assert points.count([2, 3, 1]) == 1
 
 
 def test_what_a_search_begins_with_competes_with_no_candidates(in_memory):
-    judge = Judge()
-    judge.opening, judge.best = {"a": 2, "b": 3, "c": 1}, lambda choices: len(choices) - 1
-    Worker(book(), replace(plan(), candidates=4), judge).run()
-    assert book().entries()[0].choice["point"] == [2, 3, 1]
+    evaluator = FakeEvaluator()
+    evaluator.initial, evaluator.pick_best = {"a": 2, "b": 3, "c": 1}, lambda candidates: len(candidates) - 1
+    Worker(open_store(), replace(config(), candidates=4), evaluator).run()
+    assert open_store().records()[0].candidate["point"] == [2, 3, 1]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "evolution"])
-def test_where_limits_refuse_what_a_search_begins_with_it_says_so_and_goes_on(sampler, in_memory, monkeypatch):
-    def judged() -> Judge:
-        judge = Judge()
-        judge.opening = {"a": 3, "b": 3, "c": 3}
-        return judge
+def test_where_limits_reject_what_a_search_begins_with_it_says_so_and_continues(sampler, in_memory, monkeypatch):
+    def make() -> FakeEvaluator:
+        evaluator = FakeEvaluator()
+        evaluator.initial = {"a": 3, "b": 3, "c": 3}
+        return evaluator
 
-    first, *others = same_when_cut(sampler, judged, in_memory, monkeypatch)
-    assert first.choice["point"] == [3, 3, 3]
+    first, *others = same_when_cut(sampler, make, in_memory, monkeypatch)
+    assert first.candidate["point"] == [3, 3, 3]
     assert (first.state, first.reason) == (TrialState.PRUNED, "the space begins beyond the limits: macs 9 > 7")
-    assert not any(e.opening for e in others)
-    assert sum(bool(e.rungs) for e in others) == 12
-    assert f"trial 0 was refused: {first.reason}" in report.lines([first], plan(), "study")
+    assert not any(r.initial for r in others)
+    assert sum(bool(r.rungs) for r in others) == 12
+    assert f"trial 0 was rejected: {first.reason}" in report.lines([first], config(), "study")
 
 
 def test_what_a_search_begins_with_and_cannot_be_built_fails_with_the_reason():
-    judge, current = Judge(unbuilt=lambda p: p[0] == 3), book()
-    judge.opening = {"a": 3, "b": 3, "c": 3}
-    Worker(current, plan(4, rungs=1), judge).run()
-    first, *others = current.entries()
+    evaluator, store = FakeEvaluator(unbuilt=lambda p: p[0] == 3), open_store()
+    evaluator.initial = {"a": 3, "b": 3, "c": 3}
+    Worker(store, config(4, rungs=1), evaluator).run()
+    first, *others = store.records()
     assert (first.state, first.reason) == (TrialState.FAIL, "ValueError: no [3, 3, 3]")
-    assert [e.state for e in others] == [TrialState.COMPLETE] * 3
+    assert [r.state for r in others] == [TrialState.COMPLETE] * 3
 
 
 def cutting(monkeypatch, storage, count: int, before: bool) -> None:
@@ -193,142 +198,142 @@ def cutting(monkeypatch, storage, count: int, before: bool) -> None:
         monkeypatch.setattr(storage, name, write)
 
 
-def test_a_signal_gives_the_trial_back_and_the_same_study_goes_on():
-    whole = book("whole")
-    Worker(whole, plan(), Judge()).run()
-    part, judge = book("part"), Judge()
+def test_a_signal_releases_the_trial_and_the_same_study_resumes():
+    whole = open_store("whole")
+    Worker(whole, config(), FakeEvaluator()).run()
+    part, evaluator = open_store("part"), FakeEvaluator()
     for _ in range(40):
-        worker = Worker(part, plan(interval=60), judge)
+        worker = Worker(part, config(interval=60), evaluator)
         calls = []
 
         def advance(*arguments, worker=worker, calls=calls):
             calls.append(1)
             worker.stop = len(calls) == 2
-            return Judge.advance(judge, *arguments)
+            return FakeEvaluator.advance(evaluator, *arguments)
 
-        worker.evaluator = SimpleNamespace(choose=judge.choose, costs=judge.costs, advance=advance, opening=None)
+        worker.evaluator = SimpleNamespace(sample=evaluator.sample, costs=evaluator.costs, advance=advance, initial=None)
         try:
             worker.run()
             break
         except Stopped:
-            assert not [e for e in part.entries() if e.state == TrialState.RUNNING]
-    assert table(part.entries()) == table(whole.entries())
+            assert not [r for r in part.records() if r.state == TrialState.RUNNING]
+    assert table(part.records()) == table(whole.records())
 
 
-# --------------------------------------------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------------------------------------------- what is rejected
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "evolution", "random"])
 def test_nothing_is_trained_twice_and_an_exhausted_space_ends_the_study(sampler):
-    judge, current = Judge(size=3), book()
+    evaluator, store = FakeEvaluator(size=3), open_store()
     trials = 12 if sampler == "gp" else 40
-    Worker(current, plan(trials, sampler, rungs=1), judge).run()
-    hashes = [e.hash for e in current.entries() if not e.refused]
-    assert len(hashes) == len(set(hashes)) == len(judge.trained) == min(27, trials)
+    Worker(store, config(trials, sampler, rungs=1), evaluator).run()
+    hashes = [r.hash for r in store.records() if not r.rejected]
+    assert len(hashes) == len(set(hashes)) == len(evaluator.trained) == min(27, trials)
     if trials > 27:
-        assert "tried" in current.entries()[-1].reason
+        assert "tried" in store.records()[-1].reason
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])
 def test_nothing_is_trained_beyond_limits_and_late_proposals_keep_them(sampler):
-    judge, current = Judge(size=12), book()
-    Worker(current, plan(60, sampler, rungs=1, limits={"macs": 9.0}), judge).run()
-    entries = current.entries()
-    assert all(e.costs["macs"] <= 9 for e in entries if e.rungs)
-    assert judge.spent == 60 * 9
-    late = entries[len(entries) // 2 :]
-    assert sum(not e.refused for e in late) / len(late) >= 0.9  # of all points: one in eight
+    evaluator, store = FakeEvaluator(size=12), open_store()
+    Worker(store, config(60, sampler, rungs=1, limits={"macs": 9.0}), evaluator).run()
+    records = store.records()
+    assert all(r.costs["macs"] <= 9 for r in records if r.rungs)
+    assert evaluator.spent == 60 * 9
+    late = records[len(records) // 2 :]
+    assert sum(not r.rejected for r in late) / len(late) >= 0.9  # of all points: one in eight
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
-def test_three_hundred_trials_hold_no_duplicate_and_hardly_a_refusal(sampler):
-    judge, current = Judge(size=16), book()
-    Worker(current, plan(300, sampler, rungs=1, limits={"macs": 14.0}), judge).run()  # one point in six keeps within
-    entries = current.entries()
-    trained = [e for e in entries if e.rungs]
-    assert len({e.hash for e in trained}) == len(trained) == 300
-    assert len(judge.trained) == len(set(judge.trained)) == 300
-    assert judge.spent == 300 * 9
-    assert all(e.costs["macs"] <= 14 for e in trained)
-    late = entries[len(entries) // 2 :]
-    assert sum(not e.refused for e in late) / len(late) >= 0.9
+def test_three_hundred_trials_hold_no_duplicate_and_hardly_a_rejection(sampler):
+    evaluator, store = FakeEvaluator(size=16), open_store()
+    Worker(store, config(300, sampler, rungs=1, limits={"macs": 14.0}), evaluator).run()  # one point in six keeps within
+    records = store.records()
+    trained = [r for r in records if r.rungs]
+    assert len({r.hash for r in trained}) == len(trained) == 300
+    assert len(evaluator.trained) == len(set(evaluator.trained)) == 300
+    assert evaluator.spent == 300 * 9
+    assert all(r.costs["macs"] <= 14 for r in trained)
+    late = records[len(records) // 2 :]
+    assert sum(not r.rejected for r in late) / len(late) >= 0.9
 
 
-def test_what_limits_leave_no_room_for_is_refused_with_the_reason():
-    judge, current = Judge(size=4), book()
-    Worker(current, plan(3, "random", rungs=1, limits={"macs": 0.0}), judge).run()
-    refused = [e for e in current.entries() if e.refused and e.choice]
-    assert len(judge.trained) == 1  # 0, 0, 0
-    assert all(e.state == TrialState.PRUNED and e.trial.constraints["macs"] > 0 for e in refused)
-    assert any(e.reason == f"macs {e.costs['macs']:.4g} > 0" for e in refused)
-    assert len(refused) < 63
-    assert "the last 10 trials were all beyond it, the nearest with macs" in current.entries()[-1].reason
+def test_what_limits_leave_no_room_for_is_rejected_with_the_reason():
+    evaluator, store = FakeEvaluator(size=4), open_store()
+    Worker(store, config(3, "random", rungs=1, limits={"macs": 0.0}), evaluator).run()
+    rejected = [r for r in store.records() if r.rejected and r.candidate]
+    assert len(evaluator.trained) == 1  # 0, 0, 0
+    assert all(r.state == TrialState.PRUNED and r.trial.constraints["macs"] > 0 for r in rejected)
+    assert any(r.reason == f"macs {r.costs['macs']:.4g} > 0" for r in rejected)
+    assert len(rejected) < 63
+    assert "the last 10 trials were all beyond it, the nearest with macs" in store.records()[-1].reason
 
 
 def test_limits_that_nothing_keeps_end_the_study_soon_with_the_nearest_cost():
-    judge, current = Judge(size=16), book()
-    judge.costs = lambda choice: {"macs": 100.0 + sum(choice.json["point"])}
-    Worker(current, plan(30, "random", limits={"macs": 5.0}), judge).run()
-    *refused, last = current.entries()
-    assert len(refused) == 10
-    nearest = min(e.costs["macs"] for e in refused)
+    evaluator, store = FakeEvaluator(size=16), open_store()
+    evaluator.costs = lambda candidate: {"macs": 100.0 + sum(candidate.json["point"])}
+    Worker(store, config(30, "random", limits={"macs": 5.0}), evaluator).run()
+    *rejected, last = store.records()
+    assert len(rejected) == 10
+    nearest = min(r.costs["macs"] for r in rejected)
     assert last.reason == f"limit=macs:5: the last 10 trials were all beyond it, the nearest with macs {nearest:.4g}"
-    assert f"ended: {last.reason}" in report.lines(current.entries(), plan(), "study")
-    assert not judge.trained
+    assert f"ended: {last.reason}" in report.lines(store.records(), config(), "study")
+    assert not evaluator.trained
 
 
-def test_a_trial_that_fails_is_recorded_and_the_study_goes_on():
+def test_a_trial_that_fails_is_recorded_and_the_study_continues():
     broken = {lambda p: p[0] == 1: MemoryError("CUDA out of memory"), lambda p: p[1] == 2: RunError("the loss is nan")}
-    current = book()
-    Worker(current, plan(20, "random", rungs=1), Judge(broken=broken)).run()
-    states = [e.state for e in current.entries()]
+    store = open_store()
+    Worker(store, config(20, "random", rungs=1), FakeEvaluator(broken=broken)).run()
+    states = [r.state for r in store.records()]
     assert states.count(TrialState.FAIL) > 2
     assert len(states) == 20
-    reasons = {e.reason for e in current.entries() if e.state == TrialState.FAIL}
+    reasons = {r.reason for r in store.records() if r.state == TrialState.FAIL}
     assert reasons == {"MemoryError: CUDA out of memory", "RunError: the loss is nan"}
 
 
 def test_where_nothing_succeeds_the_study_says_why():
     with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: OSError: no space"):
-        Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no space")})).run()
+        Worker(open_store(), config(20), FakeEvaluator(broken={lambda p: True: OSError("no space")})).run()
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
 def test_what_cannot_be_built_is_remembered_and_another_is_drawn(sampler):
     """Three of four points; each is met once as something new, and no trial is lost to it."""
-    judge, current = Judge(size=8, unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] >= 4), book()
-    Worker(current, plan(15, sampler, rungs=1), judge).run()
-    entries = current.entries()
-    assert [e.state for e in entries] == [TrialState.COMPLETE] * 15
-    remembered = [tuple(said["params"].values()) for e in entries for said in e.broken]
+    evaluator, store = FakeEvaluator(size=8, unbuilt=lambda p: p[0] % 2 == 1, unmeasured=lambda p: p[1] >= 4), open_store()
+    Worker(store, config(15, sampler, rungs=1), evaluator).run()
+    records = store.records()
+    assert [r.state for r in records] == [TrialState.COMPLETE] * 15
+    remembered = [tuple(invalid.params.values.values()) for r in records for invalid in r.invalid]
     assert len(remembered) == len(set(remembered)) > 5
-    assert set(remembered) == set(judge.raised)
+    assert set(remembered) == set(evaluator.raised)
 
 
 def test_a_small_space_of_which_some_cannot_be_built_is_exhausted():
-    judge, current = Judge(size=3, unbuilt=lambda p: p[2] == 2), book()
-    Worker(current, plan(40, "random", rungs=1), judge).run()
-    assert len(judge.trained) == len(set(judge.trained)) == 18
-    assert "no more than 18 choices and 9 that cannot be built" in current.entries()[-1].reason
+    evaluator, store = FakeEvaluator(size=3, unbuilt=lambda p: p[2] == 2), open_store()
+    Worker(store, config(40, "random", rungs=1), evaluator).run()
+    assert len(evaluator.trained) == len(set(evaluator.trained)) == 18
+    assert "no more than 18 candidates and 9 that cannot be built" in store.records()[-1].reason
 
 
 def test_where_nothing_can_be_built_the_study_says_why():
-    judge, current = Judge(size=32, unbuilt=lambda p: True), book()
+    evaluator, store = FakeEvaluator(size=32, unbuilt=lambda p: True), open_store()
     with pytest.raises(RunError, match="the first 5 trials all failed, the last one so: ValueError: no "):
-        Worker(current, plan(20), judge).run()
-    assert [len(e.broken) for e in current.entries()] == [sampler.UNBUILT] * 5
-    judge = Judge()
-    judge.choose = lambda trial: {}["width"]
+        Worker(store, config(20), evaluator).run()
+    assert [len(r.invalid) for r in store.records()] == [proposals.MAX_INVALID] * 5
+    evaluator = FakeEvaluator()
+    evaluator.sample = lambda trial: {}["width"]
     with pytest.raises(RunError, match="the last one so: KeyError: 'width'"):
-        Worker(book("at once"), plan(20), judge).run()
+        Worker(open_store("at once"), config(20), evaluator).run()
 
 
 def test_an_objective_that_is_no_number_fails_its_trial():
-    judge, current = Judge(), book()
-    judge.advance = lambda choice, entry, epochs, beat: {"knn": float("nan") if entry.number % 2 else 1.0}
-    Worker(current, plan(6, "random"), judge).run()
-    assert [e.state == TrialState.FAIL for e in current.entries()] == [False, True] * 3
+    evaluator, store = FakeEvaluator(), open_store()
+    evaluator.advance = lambda candidate, record, epochs, heartbeat: {"knn": float("nan") if record.number % 2 else 1.0}
+    Worker(store, config(6, "random"), evaluator).run()
+    assert [r.state == TrialState.FAIL for r in store.records()] == [False, True] * 3
 
 
 # ----------------------------------------------------------------------------------------------------------------- workers
@@ -336,98 +341,98 @@ def test_an_objective_that_is_no_number_fails_its_trial():
 
 def test_a_lost_worker_is_noticed_after_two_intervals_and_no_sooner(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(ledgers.time, "monotonic", lambda: clock[0])
-    current, watch = book(), None
-    id = current.begin()
-    watch = Watch(current, 10)
-    assert watch.look() == []
+    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    store = open_store()
+    id = store.create()
+    monitor = LeaseMonitor(store, 10)
+    assert monitor.release_expired() == []
     clock[0] += 19
-    current.beat(id)
-    assert watch.look() == []
+    store.heartbeat(id)
+    assert monitor.release_expired() == []
     clock[0] += 19.9
-    assert watch.look() == []
+    assert monitor.release_expired() == []
     clock[0] += 0.2
-    assert watch.look() == [0]
-    assert current.entry(id).given_back
-    with pytest.raises(ledgers.Lost):
-        current.beat(id)
-    with pytest.raises(ledgers.Lost):
-        current.reach(id, [{"epochs": 1, "values": [1.0, 1.0], "figures": {}}])
+    assert [r.number for r in monitor.release_expired()] == [0]
+    assert store.record(id).released
+    with pytest.raises(LeaseLost):
+        store.heartbeat(id)
+    with pytest.raises(LeaseLost):
+        store.set_rungs(id, [RungResult(1, [1.0, 1.0], {})])
 
 
 def test_a_trial_whose_workers_are_lost_again_and_again_fails(monkeypatch):
-    current = book()
-    id = current.begin()
-    monkeypatch.setattr(ledgers, "gone", lambda worker: True)
-    for _ in range(ledgers.ATTEMPTS - 1):
-        Watch(current, 10).look()
-        assert current.claim(current.entry(id))
-    Watch(current, 10).look()
-    assert current.entry(id).state == TrialState.FAIL
-    assert "lost" in current.entry(id).reason
+    store = open_store()
+    id = store.create()
+    monkeypatch.setattr(lease, "process_ended", lambda worker: True)
+    for _ in range(lease.MAX_EXPIRED_LEASES - 1):
+        LeaseMonitor(store, 10).release_expired()
+        assert store.claim(store.record(id))
+    LeaseMonitor(store, 10).release_expired()
+    assert store.record(id).state == TrialState.FAIL
+    assert "lost" in store.record(id).reason
 
 
 def test_a_waiting_trial_is_claimed_once():
-    current, other = book(), book()
-    id = current.begin()
-    current.pause(id)
-    seen = current.entry(id)
-    assert current.claim(seen)
+    store, other = open_store(), open_store()
+    id = store.create()
+    store.release(id)
+    seen = store.record(id)
+    assert store.claim(seen)
     assert not other.claim(seen)
 
 
 def test_another_configuration_may_not_join():
-    book()
+    open_store()
     with pytest.raises(ValueError, match="study=study was begun with other settings \\(a: 1 → 2\\); give another study"):
-        Ledger("study", "one", OBJECTIVES, {"a": 2})
+        TrialStore("study", "one", OBJECTIVES, {"a": 2})
 
 
-def corrected(objectives=OBJECTIVES) -> Ledger:
-    return Ledger("study", "one", objectives, {"a": 2}, anew=True)
+def corrected(objectives=OBJECTIVES) -> TrialStore:
+    return TrialStore("study", "one", objectives, {"a": 2}, reset_untrained=True)
 
 
 def test_a_study_that_trained_nothing_may_begin_again_with_other_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    left = ledgers.folder("study") / "trials" / "00000"
+    left = study_folder("study") / "trials" / "00000"
     left.mkdir(parents=True)
     with pytest.raises(RunError):
-        Worker(book(), plan(20), Judge(broken={lambda p: True: OSError("no labels")})).run()
+        Worker(open_store(), config(20), FakeEvaluator(broken={lambda p: True: OSError("no labels")})).run()
     with pytest.raises(ValueError, match="other settings"):
-        Ledger("study", "one", OBJECTIVES, {"a": 2})  # a worker's: only the command itself may
+        TrialStore("study", "one", OBJECTIVES, {"a": 2})  # a worker's: only the command itself may
     one = {"knn": "maximize"}
-    current = corrected(one)
-    assert (current.settings, current.entries()) == ({"a": 2}, [])
+    store = corrected(one)
+    assert (store.settings, store.records()) == ({"a": 2}, [])
     assert not left.exists()
     assert (tmp_path / "runs" / "nas" / "study" / "trials-1" / "00000").is_dir()
-    Worker(current, Plan(5, Halving.of(9, 1, 3), one, {}, "random", 0, 1.0), Judge()).run()
-    assert sum(bool(e.rungs) for e in current.entries()) == 5
+    Worker(store, SearchConfig(5, Halving.of(9, 1, 3), one, {}, "random", 0, 1.0), FakeEvaluator()).run()
+    assert sum(bool(r.rungs) for r in store.records()) == 5
 
 
 @pytest.mark.parametrize("at", ["work", "rest", "its first rung", "its supernet"])
 def test_a_study_that_has_begun_to_train_takes_no_other_settings(at, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    current = book()
+    store = open_store()
     if at == "its supernet":
-        (ledgers.folder("study") / "supernet").mkdir(parents=True)
+        (study_folder("study") / "supernet").mkdir(parents=True)
     else:
-        id = current.begin()
+        id = store.create()
         if at == "rest":
-            current.pause(id)
+            store.release(id)
         if at == "its first rung":
-            current.reach(id, [{"epochs": 1, "values": [1.0, 1.0], "figures": {}}])
-            current.fail(id, "later")
+            store.set_rungs(id, [RungResult(1, [1.0, 1.0], {})])
+            store.fail(id, "later")
     with pytest.raises(ValueError, match="study=study was begun with other settings \\(a: 1 → 2\\)"):
         corrected()
 
 
-def test_more_trials_go_on_with_the_study():
-    judge = Judge()
-    Worker(book(), plan(5, "random", rungs=1), judge).run()
-    Worker(book(), plan(9, "random", rungs=1), judge).run()
-    assert len(book().entries()) == len(judge.trained) == 9
-    whole = book("whole")
-    Worker(whole, plan(9, "random", rungs=1), Judge()).run()
-    assert table(book().entries()) == table(whole.entries())
+def test_more_trials_resume_the_study():
+    evaluator = FakeEvaluator()
+    Worker(open_store(), config(5, "random", rungs=1), evaluator).run()
+    Worker(open_store(), config(9, "random", rungs=1), evaluator).run()
+    assert len(open_store().records()) == len(evaluator.trained) == 9
+    whole = open_store("whole")
+    Worker(whole, config(9, "random", rungs=1), FakeEvaluator()).run()
+    assert table(open_store().records()) == table(whole.records())
 
 
 # ----------------------------------------------------------------------------------------------------------------- halving
@@ -435,28 +440,28 @@ def test_more_trials_go_on_with_the_study():
 
 def test_rungs_are_geometric_and_promotion_costs_the_difference():
     assert Halving.of(9, 3, 3).rungs == (1, 3, 9)
-    judge, current = Judge(size=6), book()
-    Worker(current, plan(27, "random"), judge).run()
-    reached = [len(e.rungs) for e in current.entries()]
+    evaluator, store = FakeEvaluator(size=6), open_store()
+    Worker(store, config(27, "random"), evaluator).run()
+    reached = [len(r.rungs) for r in store.records()]
     assert (reached.count(3), sum(n >= 2 for n in reached)) == (3, 9)
-    assert judge.spent == sum((1, 3, 9)[n - 1] for n in reached)
+    assert evaluator.spent == sum((1, 3, 9)[n - 1] for n in reached)
     ends = [TrialState.COMPLETE if n == 3 else TrialState.PRUNED for n in reached]
-    assert [e.state for e in current.entries()] == ends
-    stayed = [e for e, n in zip(current.entries(), reached, strict=True) if n < 3]
-    assert all("stayed behind" in e.reason for e in stayed)
+    assert [r.state for r in store.records()] == ends
+    stayed = [r for r, n in zip(store.records(), reached, strict=True) if n < 3]
+    assert all("not promoted" in r.reason for r in stayed)
 
 
-def test_with_one_objective_a_third_is_sent_on_and_it_is_better_than_the_rest():
-    one, judge = {"knn": "maximize"}, Judge(size=6)
-    current = Ledger("study", "single", one, {})
-    Worker(current, Plan(27, Halving.of(9, 2, 3), one, {}, "random", 0, 1.0), judge).run()
-    first = sorted((e.rungs[0]["values"][0] for e in current.entries()), reverse=True)
-    sent_on = [e.rungs[0]["values"][0] for e in current.entries() if len(e.rungs) == 2]
-    assert len(sent_on) == 9
-    assert len(set(first[:9]) & set(sent_on)) >= 6  # who came early had fewer to be better than
-    assert current.entries()[first_index(current)].rungs[0]["values"][0] == max(sent_on)
+def test_with_one_objective_a_third_is_promoted_and_it_is_better_than_the_rest():
+    one, evaluator = {"knn": "maximize"}, FakeEvaluator(size=6)
+    store = TrialStore("study", "single", one, {})
+    Worker(store, SearchConfig(27, Halving.of(9, 2, 3), one, {}, "random", 0, 1.0), evaluator).run()
+    first = sorted((r.rungs[0].values[0] for r in store.records()), reverse=True)
+    promoted = [r.rungs[0].values[0] for r in store.records() if len(r.rungs) == 2]
+    assert len(promoted) == 9
+    assert len(set(first[:9]) & set(promoted)) >= 6  # early trials had fewer to be better than
+    assert store.records()[first_index(store)].rungs[0].values[0] == max(promoted)
 
 
-def first_index(current) -> int:
-    """The best of all after the first rung: it is always sent on."""
-    return max(range(27), key=lambda i: current.entries()[i].rungs[0]["values"][0])
+def first_index(store) -> int:
+    """The best of all after the first rung: it is always promoted."""
+    return max(range(27), key=lambda i: store.records()[i].rungs[0].values[0])

@@ -1,4 +1,4 @@
-"""`python -m nas.search` as a user runs it: a study, killed and gone on with, its report; mistakes in a line."""
+"""`python -m nas.search` as a user runs it: a study, killed and resumed, its report; mistakes in one line."""
 import json
 import os
 import shutil
@@ -13,17 +13,18 @@ from commands import ROOT, real, run
 
 from core import cli
 from nas import report, search
+from nas.workers import WorkerPool
 from vision import artifact
 
-WORDS = ["--study=s", "--data=digits", "--space=tabular", "--sampler=random", "--trials=4", "--epochs=2", "--rungs=2"]
-WORDS += ["--factor=2", "--interval=5", "--batch_size=64", "--method.hidden=32", "--method.dim=16", "--limit=macs:0.3"]
-WORDS += ["--tune=lr"]
+OPTIONS = ["--study=s", "--data=digits", "--space=tabular", "--sampler=random", "--trials=4", "--epochs=2", "--rungs=2"]
+OPTIONS += ["--factor=2", "--interval=5", "--batch_size=64", "--method.hidden=32", "--method.dim=16", "--limit=macs:0.3"]
+OPTIONS += ["--tune=lr"]
 
 
 def begin(folder: Path, *more: str, module: str = "nas.search"):
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return real(*WORDS, *more, module=module, cwd=folder, env=environment)
+    return real(*OPTIONS, *more, module=module, cwd=folder, env=environment)
 
 
 def results(folder: Path) -> dict:
@@ -58,17 +59,17 @@ def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole, tmp_
     for number in found["front"]:
         encoder, card = artifact.load(place / "front" / f"{number:05d}" / "encoder.safetensors")
         assert encoder(torch.zeros(1, 1, 8, 8)).shape == (1, card.dim)
-        words = (place / "trials" / f"{number:05d}" / "config.yaml").read_text()
-        assert "report: false" in words  # a run of ssl.pretrain like any other
+        options = (place / "trials" / f"{number:05d}" / "config.yaml").read_text()
+        assert "report: false" in options  # a run of ssl.pretrain like any other
     found = place / "encoder.safetensors"
-    words = [f"--teacher={found}", f"--student={found}", "--method=seed", "--method.queue_size=64", "--data=digits"]
-    words += ["--steps=2", "--checks=1", "--batch_size=16", "--cache=none", f"--out={tmp_path / 'student'}"]
-    assert run(*words, logs=tmp_path / "logs", module="distill.train").code == 0
+    options = [f"--teacher={found}", f"--student={found}", "--method=seed", "--method.queue_size=64", "--data=digits"]
+    options += ["--steps=2", "--checks=1", "--batch_size=16", "--cache=none", f"--out={tmp_path / 'student'}"]
+    assert run(*options, logs=tmp_path / "logs", module="distill.train").code == 0
     assert artifact.load(tmp_path / "student" / "encoder.safetensors")[0].spec == artifact.load(found)[0].spec
 
 
 @pytest.mark.long
-def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
+def test_killed_with_its_workers_it_resumes_to_the_same_study(whole, tmp_path):
     job = begin(tmp_path)
     log = tmp_path / "runs" / "nas" / "s" / "trials" / "00001" / "metrics.jsonl"
     limit = time.monotonic() + 120
@@ -92,8 +93,8 @@ def test_killed_with_its_workers_it_goes_on_to_the_same_study(whole, tmp_path):
 
 @pytest.mark.long
 def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
-    words = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs"
-    job = begin(tmp_path, *words)
+    options = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs"
+    job = begin(tmp_path, *options)
     _, err = job.communicate(timeout=240)
     assert job.returncode == 0, err
     for t in results(tmp_path)["trials"]:
@@ -116,14 +117,14 @@ def test_multirun_joins_one_study(tmp_path):
 def test_a_finished_study_reports_again_by_its_name_alone(whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
     before = (whole / "runs" / "nas" / "s" / "report.md").read_text()
-    for words in (["--study=s"], ["--study", "s", "--storage", "runs/nas/s/journal.log"]):
-        assert report_of(words) == 0
+    for options in (["--study=s"], ["--study", "s", "--storage", "runs/nas/s/journal.log"]):
+        assert report_of(options) == 0
         assert capsys.readouterr().out.startswith("# s\n\n4 trained")
         assert (whole / "runs" / "nas" / "s" / "report.md").read_text() == before
         assert results(whole)["settings"]["factor"] == 2
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     (["--study=t"], "study=t: runs/nas holds s"),
     (["--study=../s"], "study=../s: runs/nas holds s"),
     (["--study=t", "--storage=runs/nas/s/journal.log"], "study=t: storage=runs/nas/s/journal.log holds s"),
@@ -131,25 +132,25 @@ def test_a_finished_study_reports_again_by_its_name_alone(whole, monkeypatch, ca
     (["--study=s", "--storage=sqlite:///none.db"], "storage=sqlite:///none.db: there is no such file"),
     (["--study=s", "--storage=sqlite:///empty.db"], "storage=sqlite:///empty.db: "),
 ])
-def test_a_report_of_no_study_is_one_line_and_leaves_nothing(words, said, whole, monkeypatch, capsys):
+def test_a_report_of_no_study_is_one_line_and_leaves_nothing(options, message, whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
     (whole / "empty.db").touch()
     before = sorted(whole.rglob("*"))
-    assert report_of(words) == 2
+    assert report_of(options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith(f"error: {said}")
+    assert lines[0].startswith(f"error: {message}")
     assert sorted(whole.rglob("*")) == before
     assert not (whole / "empty.db").read_bytes()
 
 
-def report_of(words: list[str]) -> int:
+def report_of(options: list[str]) -> int:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["report", *words])
+        patch.setattr("sys.argv", ["report", *options])
         return report.main()
 
 
-def test_a_report_holds_the_front_of_now_and_says_what_is_elsewhere(whole, tmp_path, monkeypatch, capsys):
+def test_a_report_holds_the_front_of_now_and_names_what_is_elsewhere(whole, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     place, ahead = tmp_path / "runs" / "nas" / "s", results(whole)["front"]
@@ -174,7 +175,7 @@ def test_a_finished_study_takes_no_other_settings(whole):
     assert err.strip() == "error: study=s was begun with other settings (epochs: 2.0 → 3.0); give another study"
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     (["--objectives=knn,speed"], "objectives=knn,speed: must be some of knn, logistic"),
     (["--objectives=macs"], "with one that training shows"),
     (["--limit=macs"], "limit=macs: written name:number"),
@@ -201,25 +202,25 @@ def test_a_finished_study_takes_no_other_settings(whole):
     (["--space=names:"], "space=names:: written names:resnet18"),
     (["--space=names:resnet18,"], "space=names:resnet18,: written names:resnet18"),
     (["--space=none.py:space"], "space=none.py:space: there is no file none.py"),
-    (["--tune=method"], "tune=method: must be a word whose value is a number above 0"),
+    (["--tune=method"], "tune=method: must be a setting whose value is a number above 0"),
     (["--storage=postgresql+psycopg://nobody@127.0.0.1:1/x"], "storage=postgresql+psycopg://nobody@127.0.0.1:1/x: "),
 ])
-def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(search.TOOL, search.begin, words) == 2
+    assert cli.main(search.TOOL, search.begin, options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
     assert not list(tmp_path.glob("runs/nas/*/trials"))
 
 
 def test_a_recipe_may_name_its_papers_encoder():
     recipe = f"recipe={ROOT / 'experiments' / 'recipes' / 'cifar10' / 'simclr.yaml'}"
-    words, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd"])
-    search.check(cli.compose(search.TOOL, words, file.lines))
-    words, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd", "encoder=resnet18"])
-    with pytest.raises(ValueError, match="encoder=resnet18: must be left out"):  # said on the command line
-        search.check(cli.compose(search.TOOL, words, file.lines))
+    options, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd"])
+    search.check(cli.compose(search.TOOL, options, file.lines))
+    options, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd", "encoder=resnet18"])
+    with pytest.raises(ValueError, match="encoder=resnet18: must be left out"):  # from the command line
+        search.check(cli.compose(search.TOOL, options, file.lines))
 
 
 @pytest.mark.long
@@ -249,16 +250,16 @@ def test_where_nothing_was_trained_the_command_fails_with_the_reason(tmp_path):
 @pytest.mark.long
 def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
     (tmp_path / "mine.py").write_text("def mine(trial, channels, size):\n    return trial.suggest_categorical('n', ['tiny'])\n")
-    words = "--strategy=proxy", "--proxy=macs", "--objectives=proxy", "--trials=1", "--rungs=1"
-    job = begin(tmp_path, *words, "--space=mine.py:other")
+    options = "--strategy=proxy", "--proxy=macs", "--objectives=proxy", "--trials=1", "--rungs=1"
+    job = begin(tmp_path, *options, "--space=mine.py:other")
     _, err = job.communicate(timeout=120)
     assert job.returncode == 2
     assert "space=mine.py:other: mine.py has no function other" in err
-    job = begin(tmp_path, *words, "--space=mine.py:mine", "--limit=macs:5")
+    job = begin(tmp_path, *options, "--space=mine.py:mine", "--limit=macs:5")
     _, err = job.communicate(timeout=120)
     assert job.returncode == 0, err
     assert results(tmp_path)["settings"]["space"] == "mine.py:mine"
-    job = begin(tmp_path, *words, "--space=mine.py:other")
+    job = begin(tmp_path, *options, "--space=mine.py:other")
     _, err = job.communicate(timeout=120)
     assert job.returncode == 2
     assert "was begun with other settings" in err
@@ -266,9 +267,9 @@ def test_a_mistake_that_only_a_worker_sees_leaves_the_name_free(tmp_path):
 
 def test_a_worker_that_hangs_does_not_keep_a_stopped_search(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    crew = search.Crew(cli.compose(search.TOOL, ["study=s", "device=cpu", "parallel=2", "interval=0.5"]))
-    crew.processes = {number: subprocess.Popen(["sleep", "600"]) for number in range(2)}
-    crew.processes[1].send_signal(signal.SIGSTOP)
-    os.waitpid(crew.processes[1].pid, os.WUNTRACED)  # until it is
-    crew.stop()
-    assert [process.returncode for process in crew.processes.values()] == [-signal.SIGTERM, -signal.SIGKILL]
+    pool = WorkerPool(cli.compose(search.TOOL, ["study=s", "device=cpu", "parallel=2", "interval=0.5"]))
+    pool.processes = {number: subprocess.Popen(["sleep", "600"]) for number in range(2)}
+    pool.processes[1].send_signal(signal.SIGSTOP)
+    os.waitpid(pool.processes[1].pid, os.WUNTRACED)  # until it is
+    pool.stop()
+    assert [process.returncode for process in pool.processes.values()] == [-signal.SIGTERM, -signal.SIGKILL]

@@ -17,25 +17,27 @@ from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
 from linear_eval.features import evenly, images_of, of_encoder
 from nas import search, space, supernet
-from nas.space import Answers, elastic, largest, smallest
+from nas.evaluators import TrainEvaluator
+from nas.space import StubTrial, elastic, largest, smallest
+from nas.supernet_evaluator import BATCHNORM_IMAGES
 from vision import artifact, encoders
 from vision.data import build_data
 from vision.elastic import extract
 
 SIZE, B = 16, 8
-WORDS = ["--data=digits", "--space=elastic", "--batch_size=64", "--method.hidden=32", "--method.dim=16"]
-STUDY = [*WORDS, "--study=s", "--strategy=supernet", "--trials=5", "--finalists=2", "--epochs=1", "--supernet_epochs=2"]
+OPTIONS = ["--data=digits", "--space=elastic", "--batch_size=64", "--method.hidden=32", "--method.dim=16"]
+STUDY = [*OPTIONS, "--study=s", "--strategy=supernet", "--trials=5", "--finalists=2", "--epochs=1", "--supernet_epochs=2"]
 STUDY += ["--sampler=random", "--interval=20"]
 plain = partial(torch.autocast, "cpu", enabled=False)
 
 
-def made(name: str = "simclr", dtype: torch.dtype = torch.float64, alone: bool = False):
-    """alone: the method as it is, on the largest encoder."""
+def make_method(name: str = "simclr", dtype: torch.dtype = torch.float64, whole_only: bool = False):
+    """whole_only: the method as it is, on the largest encoder."""
     smaller = {"simclr": ["method.hidden=32", "method.dim=16"], "moco_v2": ["method.queue_size=24", "method.dim=16"]}
-    words = cli.compose(supernet.TOOL, [f"method={name}", f"batch_size={B}", *smaller.get(name, [])])
+    settings = cli.compose(supernet.TOOL, [f"method={name}", f"batch_size={B}", *smaller.get(name, [])])
     torch.manual_seed(3)
-    method = training.build_method(words, encoders.build(elastic(largest, 1, SIZE)).train())
-    if not alone:
+    method = training.build_method(settings, encoders.build(elastic(largest, 1, SIZE)).train())
+    if not whole_only:
         method = supernet.sandwiched(method, elastic, 1, seed=5)
     method.prepare(100, B)
     with torch.no_grad():
@@ -54,9 +56,9 @@ def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
 
 
 def test_the_loss_is_the_mean_of_the_parts_losses():
-    method = made()
+    method = make_method()
     output = method(batch(), 0.5)
-    loss, told = output.loss, output.scalars
+    loss, scalars = output.loss, output.scalars
     kind, losses = type(method).__mro__[2], []
     specs = method.parts(0)
     assert specs[0] is None
@@ -69,24 +71,24 @@ def test_the_loss_is_the_mean_of_the_parts_losses():
         rows = torch.nn.functional.pad(rows, (0, D - rows.shape[-1]))
         losses.append(kind.objective(method, rows, None, 0.5).loss)
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-9, atol=0)
-    torch.testing.assert_close(told["loss_smallest"], losses[1], rtol=1e-9, atol=0)
+    torch.testing.assert_close(scalars["loss_smallest"], losses[1], rtol=1e-9, atol=0)
     assert len({float(one.detach()) for one in losses}) == 3
 
 
-def test_other_parts_are_drawn_at_every_step_and_the_same_after_a_cut():
-    method = made()
-    drawn = [method.parts(step)[2] for step in range(12)]
-    assert len({str(spec) for spec in drawn}) > 8
-    assert drawn == [made().parts(step)[2] for step in range(12)]
+def test_other_parts_are_sampled_at_every_step_and_the_same_after_a_cut():
+    method = make_method()
+    sampled = [method.parts(step)[2] for step in range(12)]
+    assert len({str(spec) for spec in sampled}) > 8
+    assert sampled == [make_method().parts(step)[2] for step in range(12)]
     method.after_step(None, 0.1)
-    again = made()
+    again = make_method()
     again.load_state_dict(method.state_dict())
     assert int(again.sandwiches) == 1
 
 
 def test_a_queue_takes_a_batch_a_step_however_many_parts_there_are():
     after = []
-    for method in (made("moco_v2"), made("moco_v2", alone=True)):
+    for method in (make_method("moco_v2"), make_method("moco_v2", whole_only=True)):
         before = method.queue.rows.clone()  # K,D
         output = method(batch(), 0.5)
         assert torch.equal(method.queue.rows, before)
@@ -96,7 +98,7 @@ def test_a_queue_takes_a_batch_a_step_however_many_parts_there_are():
 
 
 def gradients(name: str) -> Tensor:
-    method = made(name)
+    method = make_method(name)
     model = wrap(method)
     loss = model(batch(), 0.4).loss
     loss.backward()
@@ -111,17 +113,17 @@ def test_two_processes_are_one():
 
 
 def test_in_chunks_too_every_part_is_trained():
-    method = made()
+    method = make_method()
     gradcache.backward(method, batch(), 4, 0.4, plain)  # BatchNorm sees a chunk: no equality
     assert all(p.grad is not None and p.grad.any() for p in method.parameters() if p.requires_grad and p.ndim > 1)
 
 
-@pytest.mark.parametrize(("name", "said"), [
+@pytest.mark.parametrize(("name", "message"), [
     ("resnet", "space: "), ("vit", "space: "), ("names:resnet18,resnet34", "specs of one image size"),
 ])
-def test_a_space_whose_encoders_do_not_nest_is_refused(name, said):
-    with pytest.raises(ValueError, match=said) as caught:
-        supernet.whole(space.named(name), 1, 28)
+def test_a_space_whose_encoders_do_not_nest_is_refused(name, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        supernet.largest_spec(space.space_by_name(name), 1, 28)
     assert "\n" not in str(caught.value)
 
 
@@ -129,13 +131,13 @@ def test_statistics_are_the_average_of_the_images_batches():
     encoder = encoders.build(elastic(smallest, 1, SIZE))
     images = torch.randint(0, 256, (512, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor([0.5]), torch.tensor([0.25])
-    supernet.recalibrate(encoder, images, mean, std)
+    supernet.recompute_batchnorm(encoder, images, mean, std)
     first = encoder.stem.conv(((images.float() / 255) - 0.5) / 0.25)
     torch.testing.assert_close(encoder.stem.bn.running_mean, first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert not encoder.training
     assert encoder.stem.bn.momentum == 0.1
     again = {name: t.clone() for name, t in encoder.state_dict().items()}
-    supernet.recalibrate(encoder, images, mean, std)
+    supernet.recompute_batchnorm(encoder, images, mean, std)
     assert all(torch.equal(t, again[name]) for name, t in encoder.state_dict().items())
 
 
@@ -148,19 +150,19 @@ def ended(job) -> tuple[str, str]:
     return out, err
 
 
-def begin(folder: Path, *words: str, module: str):
+def begin(folder: Path, *options: str, module: str):
     folder.mkdir(exist_ok=True)
-    return real(*words, module=module, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    return real(*options, module=module, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
 @pytest.mark.long
-def test_paused_and_gone_on_with_it_leaves_the_same_bytes(tmp_path):
+def test_paused_and_resumed_it_leaves_the_same_bytes(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    jobs = [begin(tmp_path, *WORDS, "--epochs=2", f"--out={whole}", module="nas.supernet"),
-            begin(tmp_path, *WORDS, "--epochs=2", "--until=1", f"--out={cut}", module="nas.supernet")]
+    jobs = [begin(tmp_path, *OPTIONS, "--epochs=2", f"--out={whole}", module="nas.supernet"),
+            begin(tmp_path, *OPTIONS, "--epochs=2", "--until=1", f"--out={cut}", module="nas.supernet")]
     for job in jobs:
         ended(job)
-    ended(begin(tmp_path, *WORDS, "--epochs=2", f"--out={cut}", module="nas.supernet"))
+    ended(begin(tmp_path, *OPTIONS, "--epochs=2", f"--out={cut}", module="nas.supernet"))
     files = [folder / "encoder.safetensors" for folder in (whole, cut)]
     assert files[0].read_bytes() == files[1].read_bytes()
     encoder, card = artifact.load(files[0])
@@ -177,7 +179,7 @@ def study(tmp_path_factory) -> Path:
 
 
 @pytest.mark.long
-def test_all_are_judged_without_training_and_the_best_are_trained_on(study):
+def test_all_are_evaluated_without_training_and_the_best_are_trained_further(study):
     found = json.loads((study / "runs" / "nas" / "s" / "results.json").read_text())
     trials = found["trials"]
     assert len(trials) == 5
@@ -186,40 +188,40 @@ def test_all_are_judged_without_training_and_the_best_are_trained_on(study):
     assert len(finalists) == 2
     assert found["epochs"] == 2
     least = max(t["rungs"][0]["figures"]["knn"] for t in trials)
-    assert least in [t["rungs"][0]["figures"]["knn"] for t in finalists]  # the most accurate goes on
+    assert least in [t["rungs"][0]["figures"]["knn"] for t in finalists]  # the most accurate is promoted
     assert {t["number"] for t in finalists} >= set(found["front"])
 
 
 @pytest.mark.long
 def test_a_parts_accuracy_is_that_of_the_file_it_begins_from(study):
-    """Saved, loaded, judged again: the very same figure."""
+    """Saved, loaded, evaluated again: the very same figure."""
     place = study / "runs" / "nas" / "s"
     found = json.loads((place / "results.json").read_text())["trials"]
-    words = cli.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
-    judge = supernet.Train(words, torch.device("cpu"), build_data(words))
+    settings = cli.compose(search.TOOL, [option.lstrip("-") for option in STUDY])
+    evaluator = TrainEvaluator(settings, torch.device("cpu"), build_data(settings))
     for t in (t for t in found if len(t["rungs"]) == 2):
         encoder, card = artifact.load(place / "trials" / f"{t['hash']}.safetensors")
-        assert judge.judge(encoder, card, supernet.RECALIBRATED, lambda: None)["knn"] == t["rungs"][0]["figures"]["knn"]
+        assert evaluator.evaluate(encoder, card, BATCHNORM_IMAGES, lambda: None)["knn"] == t["rungs"][0]["figures"]["knn"]
         assert card.origin["tool"] == "nas.supernet"
 
 
 @pytest.mark.long
-def test_what_is_inherited_is_worth_more_than_nothing(study):
-    """A part's features beat an untrained encoder's of the same shape, whose statistics were calibrated alike."""
+def test_inherited_weights_beat_random_ones(study):
+    """A part's features beat an untrained encoder's of the same shape, whose statistics were recomputed alike."""
     place = study / "runs" / "nas" / "s"
     whole, card = artifact.load(place / "supernet" / "encoder.safetensors")
-    words = cli.compose(search.TOOL, [word.lstrip("-") for word in STUDY])
-    judge = supernet.Train(words, torch.device("cpu"), build_data(words))
-    images = images_of(judge.data.pretrain, evenly(len(judge.data.pretrain), 2000), 8, 1)
-    spec = elastic(Answers(lambda count: count // 2), 1, 8)
-    trained = supernet.inherited(whole, card, spec, images, torch.device("cpu"))
+    settings = cli.compose(search.TOOL, [option.lstrip("-") for option in STUDY])
+    evaluator = TrainEvaluator(settings, torch.device("cpu"), build_data(settings))
+    images = images_of(evaluator.data.pretrain, evenly(len(evaluator.data.pretrain), 2000), 8, 1)
+    spec = elastic(StubTrial(lambda count: count // 2), 1, 8)
+    trained = supernet.inherited_encoder(whole, card, spec, images, torch.device("cpu"))
     torch.manual_seed(0)
-    untrained = supernet.recalibrate(encoders.build(spec), images, torch.tensor(card.mean), torch.tensor(card.std))
-    scores = [judge.judge(e, card, 2000, lambda: None)["knn"] for e in (trained, untrained)]
+    untrained = supernet.recompute_batchnorm(encoders.build(spec), images, torch.tensor(card.mean), torch.tensor(card.std))
+    scores = [evaluator.evaluate(e, card, 2000, lambda: None)["knn"] for e in (trained, untrained)]
     assert scores[0] > scores[1]
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     (["--tune=lr"], "tune=lr: must be left out"),
     (["--objectives=loss,macs"], "objectives=loss,macs: must be without loss"),
     (["--proxy=macs"], "proxy=macs: must be none"),
@@ -227,32 +229,32 @@ def test_what_is_inherited_is_worth_more_than_nothing(study):
     (["--subnets=-1"], "subnets=-1: must be 0 or more"),
     (["--compile"], "compile=True: must be false"),
 ])
-def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(search.TOOL, search.begin, ["--strategy=supernet", "--space=elastic", *words]) == 2
+    assert cli.main(search.TOOL, search.begin, ["--strategy=supernet", "--space=elastic", *options]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     (["--encoder=resnet18"], "encoder=resnet18: a supernet's encoder is the largest of space=elastic"),
     (["--compile"], "compile=true: a supernet is another encoder at every step"),
     (["--subnets=-1"], "subnets=-1: must be 0 or more"),
 ])
-def test_a_mistake_of_the_training_alone_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_a_mistake_of_the_training_alone_is_one_line(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begin = partial(training.start, supernet.TOOL, supernet.check, supernet.run)
-    assert cli.main(supernet.TOOL, begin, words) == 2
+    assert cli.main(supernet.TOOL, begin, options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
 
 
 @pytest.mark.long
 def test_a_space_that_does_not_nest_ends_the_search_with_the_reason(tmp_path):
-    words = [word for word in STUDY if not word.startswith("--space")]
-    job = begin(tmp_path, *words, "--space=resnet", module="nas.search")
+    options = [option for option in STUDY if not option.startswith("--space")]
+    job = begin(tmp_path, *options, "--space=resnet", module="nas.search")
     _, err = job.communicate(timeout=120)
     assert job.returncode
     assert "space=elastic is one whose encoders are all parts of the largest" in err
@@ -260,6 +262,6 @@ def test_a_space_that_does_not_nest_ends_the_search_with_the_reason(tmp_path):
 
 def test_a_source_is_described_the_same_within_the_whole():
     """`of_encoder` asks the encoder for its output alone: an elastic class is no obstacle."""
-    encoder = made(dtype=torch.float32).encoder.eval()
+    encoder = make_method(dtype=torch.float32).encoder.eval()
     source = of_encoder("encoder", encoder, torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
     assert source.parts["pooled"][0] == slice(0, encoder.dim)

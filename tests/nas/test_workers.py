@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from optuna.trial import TrialState
 
-from nas.ledger import Ledger
 from nas.scheduler import Worker
-from tests.nas.stand_in import StandIn, plan
+from nas.store import TrialStore
+from tests.nas.stand_in import StandIn, config
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERVAL = 0.6
@@ -23,19 +23,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP)
 
 
 def start(storage: str, folder: Path, trials: int, rungs: int) -> subprocess.Popen:
-    words = [sys.executable, "-m", "tests.nas.stand_in", storage, str(folder), str(trials), str(rungs), str(INTERVAL)]
-    return subprocess.Popen(words, cwd=ROOT, stderr=open(folder.parent / "errors", "a"))
+    command = [sys.executable, "-m", "tests.nas.stand_in", storage, str(folder), str(trials), str(rungs), str(INTERVAL)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=open(folder.parent / "errors", "a"))
 
 
 def disturbed(storage: str, folder: Path, trials: int, rungs: int, disturbances: int, seed: int) -> list[str]:
     """Four workers until all is done; meanwhile signals to one of them at random moments.  → what was sent"""
     dice, sent = random.Random(seed), []
     folder.mkdir()
-    crew, asleep = [start(storage, folder, trials, rungs) for _ in range(4)], []
+    workers, asleep = [start(storage, folder, trials, rungs) for _ in range(4)], []
     limit = time.monotonic() + 150
     try:
         time.sleep(4)  # they are importing
-        while any(worker.poll() is None for worker in crew):
+        while any(worker.poll() is None for worker in workers):
             assert time.monotonic() < limit, "it does not end"
             time.sleep(dice.uniform(0.2, 0.8))
             for worker, since in list(asleep):
@@ -43,7 +43,7 @@ def disturbed(storage: str, folder: Path, trials: int, rungs: int, disturbances:
                     worker.send_signal(signal.SIGCONT)
                     asleep.remove((worker, since))
             if len(sent) < disturbances:
-                worker = dice.choice(crew)
+                worker = dice.choice(workers)
                 if worker.poll() is None and worker not in [w for w, _ in asleep]:
                     number = SIGNALS[len(sent) % 3]
                     worker.send_signal(number)
@@ -52,9 +52,9 @@ def disturbed(storage: str, folder: Path, trials: int, rungs: int, disturbances:
                         asleep.append((worker, time.monotonic()))
                     else:
                         worker.wait()
-            crew = [w if w.poll() is None or w.returncode == 0 else start(storage, folder, trials, rungs) for w in crew]
+            workers = [w if w.poll() is None or w.returncode == 0 else start(storage, folder, trials, rungs) for w in workers]
     finally:
-        for worker in crew:
+        for worker in workers:
             if worker.poll() is None:
                 worker.kill()
                 worker.wait()
@@ -62,17 +62,18 @@ def disturbed(storage: str, folder: Path, trials: int, rungs: int, disturbances:
 
 
 def table(storage: str, rungs: int) -> list[tuple]:
-    numbers = plan(1, rungs, INTERVAL)
-    entries = Ledger("study", storage, numbers.objectives, {"rungs": str(rungs)}).entries()
+    settings = config(1, rungs, INTERVAL)
+    records = TrialStore("study", storage, settings.objectives, {"rungs": str(rungs)}).records()
     ends = TrialState.COMPLETE, TrialState.PRUNED
-    assert all(e.state in ends for e in entries), [(e.number, e.state, e.reason) for e in entries]
-    return [(e.hash, [(r["epochs"], r["values"]) for r in e.rungs]) for e in entries if not e.refused]
+    assert all(r.state in ends for r in records), [(r.number, r.state, r.reason) for r in records]
+    return [(r.hash, [(r.epochs, r.values) for r in r.rungs]) for r in records if not r.rejected]
 
 
-def alone(folder: Path, trials: int, rungs: int) -> list[tuple]:
+def undisturbed_table(folder: Path, trials: int, rungs: int) -> list[tuple]:
     """The undisturbed study of one worker."""
-    numbers, storage = plan(trials, rungs, 60), str(folder / "alone.log")
-    Worker(Ledger("study", storage, numbers.objectives, {"rungs": str(rungs)}), numbers, StandIn(folder / "alone")).run()
+    settings, storage = config(trials, rungs, 60), str(folder / "undisturbed.log")
+    store = TrialStore("study", storage, settings.objectives, {"rungs": str(rungs)})
+    Worker(store, settings, StandIn(folder / "undisturbed")).run()
     return table(storage, rungs)
 
 
@@ -88,7 +89,7 @@ def hold(storage: str, tmp_path: Path, seed: int) -> None:
     trials, folder = 60, tmp_path / "runs"
     sent = disturbed(storage, folder, trials, 1, 9, seed)
     assert sorted(set(sent)) == ["SIGKILL", "SIGSTOP", "SIGTERM"]
-    found, undisturbed = table(storage, 1), alone(tmp_path, trials, 1)
+    found, undisturbed = table(storage, 1), undisturbed_table(tmp_path, trials, 1)
     assert len(found) == trials == len({hash for hash, _ in found})
     assert sorted(found) == sorted(undisturbed)
     again = {key: n for key, n in epochs_trained(folder).items() if n > 1}
@@ -109,7 +110,7 @@ def test_workers_may_begin_an_empty_database_at_once(kind, request, tmp_path):
 
     def begin(_):
         line.wait()
-        return Ledger("at once", storage, {"knn": "maximize"}, {"a": 1}).settings
+        return TrialStore("at once", storage, {"knn": "maximize"}, {"a": 1}).settings
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(begin, range(8))) == [{"a": 1}] * 8
@@ -130,7 +131,7 @@ def test_halving_holds(tmp_path):
     """Which trials are sent on depends on who was first; what each has reached, and that all have ended, does not."""
     storage, trials, folder = str(tmp_path / "journal.log"), 30, tmp_path / "runs"
     disturbed(storage, folder, trials, 3, 6, 2)
-    found, undisturbed = table(storage, 3), dict(alone(tmp_path, trials, 3))
+    found, undisturbed = table(storage, 3), dict(undisturbed_table(tmp_path, trials, 3))
     assert sorted(hash for hash, _ in found) == sorted(undisturbed)
     reached = [len(rungs) for _, rungs in found]
     assert sum(n >= 2 for n in reached) == trials // 3
@@ -144,8 +145,9 @@ def test_halving_holds(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_a_training_on_several_processes_ends_with_the_worker_that_was_killed(tmp_path):
     (tmp_path / "sleeping.py").write_text("import time; time.sleep(600)")
-    code = ("from pathlib import Path; from core import cli; from nas.objective import launched; from ssl.pretrain import TOOL;"
-            f"launched('sleeping', cli.compose(TOOL, []), Path({str(tmp_path / 'trial')!r}), print)")
+    code = ("from pathlib import Path; from core import cli; from ssl.pretrain import TOOL;"
+            "from nas.training_process import run_processes;"
+            f"run_processes('sleeping', cli.compose(TOOL, []), Path({str(tmp_path / 'trial')!r}), print)")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
@@ -159,4 +161,4 @@ def test_a_training_on_several_processes_ends_with_the_worker_that_was_killed(tm
         time.sleep(0.1)
     if time.monotonic() >= end:
         os.kill(int(found[0]), signal.SIGKILL)
-        pytest.fail("it goes on")
+        pytest.fail("it is still running")

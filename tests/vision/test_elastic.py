@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.batchnorm import SyncBatchNorm, sync_batchnorm
-from nas.space import Answers, largest, smallest
+from nas.space import StubTrial, largest, smallest
 from nas.space import elastic as space
 from vision import artifact, elastic, encoders
 from vision.encoders import Spec
@@ -136,7 +136,7 @@ def test_heads_of_a_transformer_are_no_leading_part():
 @pytest.mark.parametrize("size", [14, 28, 96])
 def test_all_of_the_elastic_space_are_parts_of_its_largest(size):
     whole, dice = space(largest, 1, size), random.Random(0)
-    drawn = [space(Answers(dice.randrange), 1, size) for _ in range(20)]
+    drawn = [space(StubTrial(dice.randrange), 1, size) for _ in range(20)]
     for part in [space(smallest, 1, size), *drawn]:
         elastic.check_nested(whole, part)
     shapes = {tuple(itertools.chain(*spec.arguments["stages"])) for spec in drawn}

@@ -1,11 +1,11 @@
-"""NSGA-II's children: of the front within the limits, crossed, one parameter in n drawn anew."""
+"""NSGA-II's children: of the front within the limits, crossed, one parameter in n sampled at random."""
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from nas import sampler
+from nas.samplers.evolutionary import NSGA2
 
 NAMES, TRIALS = [f"p{i}" for i in range(10)], 40
 
@@ -23,7 +23,7 @@ def study_of(values: list[tuple[float, float]], excess: list[float]) -> optuna.S
 def children(study: optuna.Study, number: int, **options) -> list[list[int]]:
     found = []
     for seed in range(number):
-        study.sampler = sampler.NSGA2(seed=seed, **options)
+        study.sampler = NSGA2(seed=seed, **options)
         trial = study.ask()
         found.append([trial.suggest_categorical(name, range(TRIALS)) for name in NAMES])
         study.tell(trial, state=optuna.trial.TrialState.FAIL)

@@ -1,0 +1,91 @@
+"""Refuses settings of a search before anything is started.  Imports no torch."""
+from core import cli, training
+from nas.settings import (
+    MEASURED,
+    OBJECTIVES,
+    PROXIES,
+    SAMPLERS,
+    STRATEGIES,
+    SearchSettings,
+    parse_limits,
+    parse_objectives,
+    parse_space,
+    parse_tune,
+)
+
+USELESS = {  # settings of ssl.pretrain that each trial has in its own way
+    "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
+    "pretrained": "left out: trials begin with random weights", "scratch": "left out: trials begin with random weights",
+    "out": "left out: a study lies in runs/nas/<study>", "until": "left out: rungs says where trials pause",
+}
+
+
+def check(settings: SearchSettings) -> None:
+    """Raises ValueError for the first setting that is wrong."""
+    training.check(settings)
+    flat = cli.flat(settings)
+    training.refuse(flat, _numbers_and_names(settings) | _objectives(settings) | _supernet(settings) | _training(settings))
+    parse_limits(settings.limit)
+    parse_tune(settings.tune, flat)
+    parse_space(settings.space)
+
+
+def _numbers_and_names(settings: SearchSettings) -> dict[str, str]:
+    """Setting → what it must be; so for the others."""
+    wrong = {name: "more than 0" for name in ("trials", "rungs", "candidates", "interval") if not getattr(settings, name) > 0}
+    if settings.factor <= 1:
+        wrong["factor"] = "2 or more"
+    if settings.parallel < 0:
+        wrong["parallel"] = "0 or more"
+    for name, known in (("sampler", SAMPLERS), ("strategy", STRATEGIES), ("proxy", ("none", *PROXIES))):
+        if getattr(settings, name) not in known:
+            wrong[name] = " or ".join(known)
+    if not settings.study or "/" in settings.study or settings.study[0] == ".":
+        wrong["study"] = "a name, such as fashion"
+    return wrong
+
+
+def _objectives(settings: SearchSettings) -> dict[str, str]:
+    """Which objectives a strategy can measure, and with which proxy."""
+    names, proxy = parse_objectives(settings.objectives), settings.strategy == "proxy"
+    measured = set(names) & set(MEASURED)
+    wrong = {}
+    if len(set(names)) < len(names) or not set(names) <= set(OBJECTIVES):
+        wrong["objectives"] = f"some of {', '.join(OBJECTIVES)}, by commas, each once"
+    elif not proxy and "proxy" in names:
+        wrong["objectives"] = "without proxy, or with strategy=proxy"
+    elif not proxy and not measured:
+        wrong["objectives"] = f"with one that training shows ({', '.join(MEASURED)}), or strategy=proxy"
+    elif proxy and ("proxy" not in names or measured):
+        wrong["objectives"] = "proxy and costs alone, such as proxy,macs, where nothing is trained"
+    elif settings.strategy == "supernet" and "loss" in names:
+        wrong["objectives"] = "without loss, which is the supernet's as a whole: knn, logistic or rankme"
+    if proxy and settings.proxy in ("none", "az"):
+        wrong["proxy"] = "one that scores an encoder by itself: synflow, naswot, zico, parameters or macs"
+    return wrong
+
+
+def _supernet(settings: SearchSettings) -> dict[str, str]:
+    if settings.strategy != "supernet":
+        return {}
+    wrong = {name: "more than 0" for name in ("supernet_epochs", "finalists") if not getattr(settings, name) > 0}
+    if settings.subnets < 0:
+        wrong["subnets"] = "0 or more"
+    if settings.tune:
+        wrong["tune"] = "left out: one training serves all"
+    if settings.proxy != "none":
+        wrong["proxy"] = "none: the supernet evaluates by itself"
+    if settings.compile:
+        wrong["compile"] = "false: a supernet is another encoder at every step"
+    return wrong
+
+
+def _training(settings: SearchSettings) -> dict[str, str]:
+    """Settings of ssl.pretrain that a search has no use for. A recipe file may name its paper's encoder: it is ignored."""
+    ignored = {"encoder", "stem"} & settings.origin.lines.keys()
+    wrong = {name: USELESS[name] for name in cli.explicit(settings) if name in USELESS and name not in ignored}
+    if settings.resume == "never":
+        wrong["resume"] = "auto: a trial resumes from rung to rung"
+    if settings.steps:
+        wrong["steps"] = "left out: a search counts in epochs"
+    return wrong

@@ -1,0 +1,229 @@
+"""A study's trials in Optuna's storage: created, claimed, renewed, paused, released and ended.
+
+Everything about a trial lies in the storage, in attributes that optuna-dashboard shows too, so any number of processes on any
+number of machines may join, stop and come back:
+
+    choice   the candidate that is trained (nas/space.py), its hash, and what the sampler must remember of it
+    broken   what was sampled before it and cannot be built, each with its reason
+    costs    what it costs, measured before training
+    rungs    [{"epochs": …, "values": […], "figures": {…}}, …]: one for every rung that it has reached
+    goal     the number of rungs that it is to reach: its target rung
+    owner    [worker, heartbeats]: its lease, which expires when the heartbeats stop
+    lost     how many leases have expired
+    reason   why it was rejected, or failed
+
+A trial is RUNNING while somebody works on it, WAITING when it is paused at a rung or was released, COMPLETE at the last rung,
+PRUNED when it was rejected before training or was not promoted, FAIL with its reason. WAITING → RUNNING happens once however
+many workers try: both of Optuna's storages promise that, and all else rests on it.
+"""
+import itertools
+import warnings
+from functools import partial
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState, create_trial
+
+from core.identity import difference
+from nas.optuna_adapter import study_id
+from nas.retry import RetryingStorage, StorageError, one_line, retry, storage_label, transient_at_opening, translate
+from nas.settings import parse_objectives
+from nas.storage import MissingStudy, open_existing, open_storage, study_folder
+from nas.trial_record import Lease, RungResult, TrialRecord
+from nas.worker_name import worker_name
+
+
+class LeaseLost(Exception):
+    """Another worker has the trial now: this one's lease had expired."""
+
+
+class TrialStore:
+    """One study.  name, storage: as `open_storage` takes them; objectives: name → "maximize" or "minimize".
+    Without objectives and settings: an existing one, with its own; nothing is created. reset_untrained: one that has trained
+    nothing, such as after a mistyped setting, may begin again with other settings.
+
+    Raises ValueError where the study was begun with other settings, or the storage cannot be reached. Later, every method
+    raises StorageError where the storage could not be read or written for long (nas/retry.py).
+    """
+
+    def __init__(
+        self, name: str, storage: str | BaseStorage, objectives: dict[str, str] | None = None, settings: dict | None = None,
+        reset_untrained: bool = False,
+    ):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.worker = name, worker_name()
+        try:
+            self.study = self._open(storage, objectives)
+            if reset_untrained and self.settings and difference(self.settings, settings) and self._untrained():
+                self._reset()
+                self.study = self._open(storage, objectives)
+        except MissingStudy:
+            raise
+        except StorageError as error:
+            raise ValueError(str(error)) from error
+        except Exception as error:  # each database has errors of its own
+            raise ValueError(f"{storage_label(storage)}: {one_line(error)}") from error
+        if settings is not None:
+            self._begin(objectives, settings)
+
+    def _open(self, storage: str | BaseStorage, objectives: dict[str, str] | None) -> optuna.Study:
+        unused = optuna.samplers.RandomSampler(0)  # nas/proposals.py proposes
+        opener = open_storage if objectives else open_existing
+        label, attempt = storage_label(storage), partial(opener, storage, self.name)
+        inner = retry(lambda: translate(attempt, label, transient_at_opening), label)
+        self.storage = RetryingStorage(optuna.storages.get_storage(inner), label)
+        if objectives is None:
+            return optuna.load_study(study_name=self.name, storage=self.storage, sampler=unused)
+        directions = list(objectives.values())
+        return optuna.create_study(
+            study_name=self.name, storage=self.storage, directions=directions, load_if_exists=True, sampler=unused,
+        )
+
+    def _begin(self, objectives: dict[str, str], settings: dict) -> None:
+        if self.settings is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(objectives))
+            self.study.set_user_attr("settings", settings)
+        elif changes := difference(self.settings, settings):
+            raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
+
+    def check_images(self, fingerprints: dict[str, str]) -> None:
+        """Keep the fingerprints of the images that trials see, or compare them.  Raises ValueError where they differ."""
+        kept = self.study.user_attrs.get("images")
+        if kept is None:
+            self.study.set_user_attr("images", fingerprints)
+        elif changes := difference(kept, fingerprints):
+            raise ValueError(f"study={self.name} was begun with other images ({'; '.join(changes)}); give another study")
+
+    def _untrained(self) -> bool:
+        """Was nothing trained, and is nothing being trained?"""
+        active = any(r.rungs or r.state in (TrialState.RUNNING, TrialState.WAITING) for r in self.records())
+        return not active and not (study_folder(self.name) / "supernet").exists()
+
+    def _reset(self) -> None:
+        """Delete the study; what its trials left in run folders is renamed, not deleted."""
+        optuna.delete_study(study_name=self.name, storage=self.storage)
+        folder = study_folder(self.name) / "trials"
+        if folder.exists():
+            names = (folder.with_name(f"trials-{i}") for i in itertools.count(1))
+            folder.rename(next(path for path in names if not path.exists()))
+
+    @property
+    def settings(self) -> dict | None:
+        """The settings that it was begun with (core/identity.py), its objectives by today's names."""
+        kept = self.study.user_attrs.get("settings")
+        if not kept or "objectives" not in kept:
+            return kept
+        return kept | {"objectives": ",".join(parse_objectives(kept["objectives"]))}
+
+    def records(self) -> list[TrialRecord]:
+        return [TrialRecord(t) for t in self.study.get_trials(deepcopy=False)]
+
+    def record(self, id: int) -> TrialRecord:
+        return TrialRecord(self.storage.get_trial(id))
+
+    # ---- working on a trial
+
+    def create(self) -> int:
+        """A new trial with a lease of ours.  → its id"""
+        lease = Lease(self.worker)
+        template, attempts = create_trial(state=TrialState.RUNNING, user_attrs={"owner": lease.json}), itertools.count()
+
+        def create_once() -> int:
+            """An error may come after the write: a second attempt looks first."""
+            if next(attempts):
+                for r in self.records():
+                    if r.state == TrialState.RUNNING and r.lease == lease and r.candidate is None:
+                        return r.id
+            return self.storage.create_new_trial(study_id(self.study), template)
+
+        return self.storage.retry(create_once)
+
+    def claim(self, record: TrialRecord, target_rung: int | None = None) -> bool:
+        """Take a waiting trial; False where another worker was first.  target_rung: a promotion to this rung."""
+        try:
+            # where an error came after the write, a second try finds it running, and `LeaseMonitor` releases it
+            if not self.storage.retry(lambda: self.storage.set_trial_state_values(record.id, TrialState.RUNNING)):
+                return False
+        except UpdateFinishedTrialError:
+            return False
+        self.set(record.id, "owner", Lease(self.worker).json)
+        if target_rung is not None:
+            self.set(record.id, "goal", target_rung)
+        return True
+
+    def heartbeat(self, id: int) -> None:
+        """Renew our lease.  Raises LeaseLost where another worker has the trial."""
+        self.set(id, "owner", Lease(self.worker, self._check(id).lease.heartbeats + 1).json)
+
+    def _check(self, id: int) -> TrialRecord:
+        record = self.record(id)
+        if record.state != TrialState.RUNNING or record.lease.worker != self.worker:
+            raise LeaseLost(f"trial {record.number} has the lease of {record.lease.worker} now")
+        return record
+
+    def set(self, id: int, key: str, value) -> None:
+        try:
+            self.storage.set_trial_user_attr(id, key, value)
+        except UpdateFinishedTrialError as error:
+            raise LeaseLost(f"trial {id} is finished") from error
+
+    def set_candidate(self, id: int, candidate: dict, costs: dict[str, float]) -> None:
+        """Keep what is to be trained. The candidate is one write: it is there whole or not at all."""
+        self.set(id, "costs", costs)
+        self.set(id, "choice", candidate)
+
+    def show_params(self, record: TrialRecord) -> None:
+        """Keep the candidate's parameters as Optuna's own too, for dashboards; those that are not there yet."""
+        params = record.params
+        for name, value in params.values.items():
+            if name not in record.trial.params:
+                distribution = params.distributions[name]
+                self.storage.set_trial_param(record.id, name, distribution.to_internal_repr(value), distribution)
+
+    def set_rungs(self, id: int, rungs: list[RungResult]) -> None:
+        """All rungs so far, the last one new."""
+        self._check(id)
+        self.set(id, "rungs", [rung.json for rung in rungs])
+        self.storage.set_trial_intermediate_value(id, len(rungs), rungs[-1].values[0])  # it takes one
+
+    def release(self, id: int) -> None:
+        """Leave the trial to any worker: paused where it is at its target rung."""
+        self._end(id, TrialState.WAITING)
+
+    def complete(self, id: int, values: list[float]) -> None:
+        self._end(id, TrialState.COMPLETE, values)
+
+    def reject(self, id: int, reason: str, violations: dict[str, float] | None = None) -> None:
+        """End it before training.  violations: limit → by how much it is exceeded, as samplers understand it."""
+        for name, by in (violations or {}).items():
+            self.storage.set_trial_system_attr(id, f"constraints:{name}", by)
+        self.set(id, "reason", reason)
+        self._end(id, TrialState.PRUNED)
+
+    def fail(self, id: int, reason: str) -> None:
+        self.set(id, "reason", reason)
+        self._end(id, TrialState.FAIL)
+
+    def _end(self, id: int, state: TrialState, values: list[float] | None = None) -> None:
+        def end() -> None:
+            self._check(id)  # each time: after an error the trial may be another worker's
+            self.storage.set_trial_state_values(id, state, values)
+
+        try:
+            self.storage.retry(end)
+        except UpdateFinishedTrialError as error:
+            raise LeaseLost(f"trial {id} is finished") from error
+
+    def prune(self, record: TrialRecord) -> bool:
+        """End a paused trial that is not promoted; False where another worker took it."""
+        if not self.claim(record):
+            return False
+        try:
+            self.set(record.id, "reason", f"not promoted at {record.rungs[-1].epochs:g} epochs")
+            self._end(record.id, TrialState.PRUNED)
+        except LeaseLost:
+            return False
+        return True
