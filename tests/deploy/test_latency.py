@@ -9,8 +9,8 @@ import torch
 from commands import real
 
 from core import cli
-from deploy import latency, portable, runtime
-from deploy.timing import interleaved, timed
+from deploy import export_module, latency, runtime
+from deploy.timing import Case, interleaved, timed
 
 
 @pytest.mark.long
@@ -33,29 +33,29 @@ def test_every_framework_batch_and_number_of_threads_is_a_row(tmp_path):
     assert (out / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_time_is_of_answers_alone():
-    found = timed(lambda images: images, np.zeros((4, 1)))
-    assert 0 < found["p50"] <= found["p95"] <= found["p99"] < 1
-    assert found["images_per_second"] == pytest.approx(4 / (found["p50"] / 1e3))
+def test_time_is_of_the_calls_alone():
+    found = timed(Case(lambda images: images, np.zeros((4, 1))))
+    assert 0 < found.p50 <= found.p95 <= found.p99 < 1
+    assert found.images_per_second == pytest.approx(4 / (found.p50 / 1e3))
 
 
-def test_each_is_asked_about_its_own_images_in_turn():
-    asked = []
+def test_each_runs_on_its_own_images_in_turn():
+    calls = []
 
-    def answer(name: str):
-        return lambda images: asked.append((name, len(images)))
+    def runner(name: str):
+        return lambda images: calls.append((name, len(images)))
 
-    found = interleaved({"a": (answer("a"), np.zeros((1, 1))), "b": (answer("b"), np.zeros((3, 1)))}, rounds=2)
-    assert set(asked) == {("a", 1), ("b", 3)}
-    turns = [name for i, (name, _) in enumerate(asked) if i == 0 or asked[i - 1][0] != name]
+    found = interleaved({"a": Case(runner("a"), np.zeros((1, 1))), "b": Case(runner("b"), np.zeros((3, 1)))}, rounds=2)
+    assert set(calls) == {("a", 1), ("b", 3)}
+    turns = [name for i, (name, _) in enumerate(calls) if i == 0 or calls[i - 1][0] != name]
     assert turns == ["a", "b", "a", "b"]
     assert set(found) == {"a", "b"}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_answers_as_the_cpu_does():
-    module, cuda = portable.named("tiny", 1, 28), torch.device("cuda")
+def test_a_gpu_gives_the_outputs_of_the_cpu():
+    module, cuda = export_module.named("tiny", 1, 28), torch.device("cuda")
     images = module.example(8).numpy()
     expected = runtime.eager(module)(images)
     np.testing.assert_allclose(runtime.eager(module.to(cuda), cuda)(images), expected, rtol=1e-2, atol=1e-3)  # TF32

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deploy import gallery, portable, resize_graph, runtime
+from deploy import gallery_files, resize_graph, runtime
+from deploy.export_module import ExportModule
+from deploy.gallery import read_gallery
 from deploy.model import Model
 from linear_eval.features import images_of, plain
 from vision import artifact, datasets, encoders
@@ -66,7 +68,7 @@ def files(request, tmp_path_factory) -> tuple[artifact.Card, Path]:
     out, pixels = tmp_path_factory.mktemp("files"), Pixels(request.param)
     card = artifact.Card(pixels.spec, MEAN[: request.param], STD[: request.param], pixels.dim, {})
     for name, preprocess in (("plain", False), ("inside", True)):
-        runtime.write_onnx(portable.Portable(pixels, card, preprocess).eval(), out / f"{name}.onnx")
+        runtime.write_onnx(ExportModule(pixels, card, preprocess).eval(), out / f"{name}.onnx")
     return card, out
 
 
@@ -86,7 +88,7 @@ def test_the_service_gives_the_model_what_evaluation_does(files, tmp_path, kind)
     ulp = 2.0**-22  # of numbers from 2 to 4
     for name in ("plain", "inside"):
         model = Model(out / f"{name}.onnx")
-        found = model(model.taken(PICTURES[kind], 50)[None]).features.reshape(expected.shape)
+        found = model(model.preprocess(PICTURES[kind], 50)[None]).features.reshape(expected.shape)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2 * ulp, err_msg=name)
 
 
@@ -125,7 +127,7 @@ def test_a_gallery_of_export_has_the_features_of_evaluation(tmp_path):
         for i in range(6):
             (tmp_path / "data" / name / f"{picture} {i}.png").write_bytes(PICTURES[picture])
     data = datasets.load("folder", root=str(tmp_path / "data"))
-    portable.write_gallery(data, tmp_path / "gallery", 5, SIZE)
+    gallery_files.write_gallery(data, tmp_path / "gallery", 5, SIZE)
     how = Preprocessing(SIZE, 3, MEAN, STD)
     found = sorted((tmp_path / "gallery").rglob("*.png"))
     assert len(found) == 5
@@ -140,12 +142,12 @@ def test_a_gallery_that_is_not_read_as_it_was_written_replaces_nothing(tmp_path,
     from core.errors import RunError
 
     data = datasets.load("digits", seed=0)
-    portable.write_gallery(data, tmp_path / "gallery", 3)
+    gallery_files.write_gallery(data, tmp_path / "gallery", 3)
     before = {path: path.read_bytes() for path in (tmp_path / "gallery").rglob("*.png")}
     save = Image.Image.save
     monkeypatch.setattr(Image.Image, "save", lambda image, path: save(image.point(lambda p: 255 - p), path))
     with pytest.raises(RunError, match="was not read as it was written"):
-        portable.write_gallery(data, tmp_path / "gallery", 5)
+        gallery_files.write_gallery(data, tmp_path / "gallery", 5)
     assert {path: path.read_bytes() for path in (tmp_path / "gallery").rglob("*.png")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
 
@@ -233,7 +235,7 @@ def test_a_gallery_survives_odd_names_and_a_folder_that_takes_no_features(tmp_pa
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(np, "savez", full)
-    found, skipped = gallery.read(root, Model(out / "plain.onnx"), 50, tmp_path / "kept")
+    found, skipped = read_gallery(root, Model(out / "plain.onnx"), 50, tmp_path / "kept")
     assert (len(found), skipped) == (2, {})
     assert {found.name(i) for i in range(2)} == {"b.png", "caf\\xe9.png"}
     json.dumps([found.name(i) for i in range(2)]).encode()

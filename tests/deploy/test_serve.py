@@ -23,9 +23,10 @@ from commands import ROOT, real
 from PIL import Image
 
 from core import cli
-from deploy import portable, runtime, serve
+from deploy import export_module, gallery_files, runtime, serve
 from deploy.batching import Batcher
-from deploy.model import Model, Outputs, Refused
+from deploy.gallery import read_gallery
+from deploy.model import Model, Outputs, RequestError
 from vision import artifact, datasets, encoders
 from vision.augment import Recipe
 from vision.splits import Dataset
@@ -49,9 +50,9 @@ def folder(tmp_path_factory) -> Path:
     recipe, head = Recipe(8, data.mean, data.std), torch.nn.Linear(encoder.dim, 10)
     (out / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, head, tuple(data.classes)))
     (out / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
-    runtime.write_onnx(portable.load(out / "classifier.safetensors"), out / "model.onnx")
-    runtime.write_onnx(portable.load(out / "encoder.safetensors", preprocess=True), out / "encoder.onnx")
-    portable.write_gallery(data, out / "gallery", COUNT)
+    runtime.write_onnx(export_module.load(out / "classifier.safetensors"), out / "model.onnx")
+    runtime.write_onnx(export_module.load(out / "encoder.safetensors", preprocess=True), out / "encoder.onnx")
+    gallery_files.write_gallery(data, out / "gallery", COUNT)
     (out / "gallery" / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return out
 
@@ -97,10 +98,10 @@ def digits() -> Dataset:
 
 
 def test_classes_are_the_models(service, folder, digits):
-    module = portable.load(folder / "classifier.safetensors")
+    module = export_module.load(folder / "classifier.safetensors")
     for i in range(5):
         with torch.no_grad():
-            expected = module(torch.from_numpy(module.takes(digits.test, torch.tensor([i]))))[0].softmax(1)[0]
+            expected = module(torch.from_numpy(module.preprocess(digits.test, torch.tensor([i]))))[0].softmax(1)[0]
         answer = service.post("/classify", png(digits.test.images[i, 0])).json()["classes"]
         assert len(answer) == 5
         assert answer[0]["class"] == digits.classes[int(expected.argmax())]
@@ -112,11 +113,11 @@ def test_neighbours_are_the_nearest_by_cosine(service, folder, digits):
     from sklearn.neighbors import NearestNeighbors
 
     encoder, _ = artifact.load(folder / "encoder.safetensors")
-    module = portable.load(folder / "classifier.safetensors")
+    module = export_module.load(folder / "classifier.safetensors")
     files = sorted(p for p in (folder / "gallery").rglob("*.png") if p.stem != "broken")
     rows = torch.tensor([int(p.stem) for p in files])
     with torch.no_grad():
-        known, query = (encoder(torch.from_numpy(module.takes(split, i))) for split, i in
+        known, query = (encoder(torch.from_numpy(module.preprocess(split, i))) for split, i in
                         ((digits.train, rows), (digits.test, torch.tensor([3]))))
     distances, nearest = NearestNeighbors(n_neighbors=7, metric="cosine").fit(known).kneighbors(query)
     found = service.post("/neighbours?count=7", png(digits.test.images[3, 0])).json()["neighbours"]
@@ -255,12 +256,10 @@ def test_an_encoder_has_neighbours_and_no_classes(folder, digits):
 
 
 def test_features_of_the_gallery_are_kept_until_it_changes(folder, tmp_path):
-    from deploy import gallery
-
     root, kept = tmp_path / "gallery", tmp_path / "kept"
     shutil.copytree(folder / "gallery", root)
     model = Model(folder / "model.onnx")
-    first, skipped = gallery.read(root, model, 1, kept)
+    first, skipped = read_gallery(root, model, 1, kept)
     assert len(first) == COUNT
     assert [Path(path).name for path in skipped] == ["broken.png"]
 
@@ -268,12 +267,12 @@ def test_features_of_the_gallery_are_kept_until_it_changes(folder, tmp_path):
         raise AssertionError("asked again")
 
     model.session.run, asked = must_not, model.session.run
-    again, skipped_again = gallery.read(root, model, 1, kept)
+    again, skipped_again = read_gallery(root, model, 1, kept)
     np.testing.assert_array_equal(again.index.reconstruct_n(0, COUNT), first.index.reconstruct_n(0, COUNT))
     assert (again.files, skipped_again) == (first.files, skipped)
     model.session.run = asked
     (root / "0" / "broken.png").write_bytes(IMAGE)
-    assert len(gallery.read(root, model, 1, kept)[0]) == COUNT + 1
+    assert len(read_gallery(root, model, 1, kept)[0]) == COUNT + 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- batching
@@ -288,9 +287,9 @@ def test_what_waits_together_is_answered_together_and_each_gets_its_own():
         return Outputs(None, images.reshape(len(images), -1) * 2)
 
     async def ask() -> list[Outputs]:
-        batcher = Batcher(model, most=8, waiting=100)
+        batcher = Batcher(model, max_batch=8, max_waiting=100)
         task = asyncio.create_task(batcher.run())
-        found = await asyncio.gather(*(batcher.ask(np.full((1, 1, 1), i)) for i in range(40)))
+        found = await asyncio.gather(*(batcher.predict(np.full((1, 1, 1), i)) for i in range(40)))
         task.cancel()
         return found
 
@@ -307,11 +306,11 @@ def test_too_many_are_told_to_come_again_and_a_failure_is_of_its_batch_alone():
         return Outputs(None, images.reshape(len(images), -1))
 
     async def ask():
-        batcher = Batcher(model, most=1, waiting=3)
-        waiting = [asyncio.create_task(batcher.ask(np.full((1, 1, 1), value))) for value in (1, -1, 2)]
+        batcher = Batcher(model, max_batch=1, max_waiting=3)
+        waiting = [asyncio.create_task(batcher.predict(np.full((1, 1, 1), value))) for value in (1, -1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="3 images wait already") as refused:
-            await batcher.ask(np.zeros((1, 1, 1)))
+        with pytest.raises(RequestError, match="3 images wait already") as refused:
+            await batcher.predict(np.zeros((1, 1, 1)))
         assert refused.value.status == 429
         task = asyncio.create_task(batcher.run())
         found = await asyncio.gather(*waiting, return_exceptions=True)
@@ -413,7 +412,7 @@ def test_a_dropped_file_that_is_no_image_says_why(service, browser):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ([], "model=None: say which file of deploy.export"),
+    ([], "model=None: give a file of deploy.export"),
     (["--model=none.onnx"], "model=none.onnx: no such file"),
     (["--model=foreign.onnx"], "is no ONNX file of deploy.export"),
     (["--model=model.onnx", "--gallery=nowhere"], "gallery=nowhere: no such folder"),
