@@ -11,13 +11,12 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from core import cli, training
 from core.identity import identity
-from deploy.export_report import ExportReport, ModelCost
+from deploy.export_report import ExportResult, ModelCost
 from deploy.settings import INT8, ExportSettings, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,14 +30,6 @@ TOOL = cli.Tool(
 UNCHECKED = ".unchecked"  # folder of files that were not read again yet
 
 
-@dataclass(frozen=True)
-class ExportResult:
-    """The folder of the files, and what was measured."""
-
-    folder: Path
-    report: ExportReport
-
-
 def main() -> int:
     return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
@@ -46,7 +37,7 @@ def main() -> int:
 def run(settings: ExportSettings) -> int:
     """The command: export, and print the report."""
     result = export(settings)
-    print(result.report.text)
+    print(result.text)
     print(f"files: {result.folder}")
     return 0
 
@@ -68,13 +59,13 @@ def export(settings: ExportSettings) -> ExportResult:
 
     import torch
 
-    from core.machine import cores
-    from core.run import Run, say
+    from core.machine import certificate, cores
+    from core.run import Run
     from deploy import export_module, runtime
     from deploy.gallery_files import write_gallery
-    from deploy.measure import candidates, measure, reference_candidates
+    from deploy.measure import measure
     from deploy.quantize import quantize
-    from deploy.versions import check_without_torch, write_versions
+    from deploy.versions import Version, add_reference, check_without_torch, write_versions
     from vision.data import build_data, fingerprints
 
     threads = settings.threads or cores()
@@ -88,32 +79,31 @@ def export(settings: ExportSettings) -> ExportResult:
     run.begin()
     with unchecked_folder(run.folder) as unchecked:
         versions = write_versions(settings, unchecked, module, threads)
-        if settings.int8 != "none" and "onnxruntime" in versions.runners:
+        if settings.int8 != "none" and "onnxruntime" in versions:
             file = unchecked / "model.int8.onnx"
             int8 = quantize(settings, module, data, versions.files["onnxruntime"], file, threads)
             versions.refused |= {f"INT8 {kind}": why for kind, why in int8.refused.items()}
             if int8.kind:
-                versions.add(f"INT8 {int8.kind}", runtime.onnx_file(file, threads), file)
-        standalone = check_without_torch(module, data, versions)
+                versions[f"INT8 {int8.kind}"] = Version(module, runtime.onnx_file(file, threads), file)
+        standalone = check_without_torch(data, versions)
         versions.publish(run.folder)
     onnx = {name: runtime.onnx_requirements(file) for name, file in versions.onnx_files.items()}
-    say("measuring")
-    measured = candidates(settings, module, versions)
-    if reference is not None:
-        measured |= reference_candidates(settings, reference, run.folder, threads, versions)
+    if reference:
+        add_reference(versions, reference, run.folder, threads)
     batch = min(settings.batch, len(data.test))
-    report = ExportReport(
+    result = ExportResult(
+        folder=run.folder, data=data.name, output_names=module.output_names, metadata=module.metadata,
         model=model_cost(settings.encoder, module), reference=reference and model_cost(settings.against, reference),
-        data=data.name, output_names=module.output_names, metadata=module.metadata,
-        rows=measure(measured, data, batch, versions), batch=batch, threads=threads, most_lost=settings.most_lost,
-        deviations=versions.deviations, refused=versions.refused, standalone=standalone, onnx=onnx,
-        provenance=provenance(settings),
+        rows=measure(settings, versions, data, batch), batch=batch, threads=threads, most_lost=settings.most_lost,
+        deviations={name: version.deviation for name, version in versions.items() if version.deviation is not None},
+        refused=versions.refused, standalone=standalone, onnx=onnx, provenance={"words": identity(settings)} | certificate(
+            [settings.seed], ("torch", "onnx", "onnxruntime", "torchao", "timm")),
     )
     if settings.gallery:
         write_gallery(data, run.folder / "gallery", settings.gallery, module.header.spec.image_size)
-    for name, content in report.files.items():
+    for name, content in result.files.items():
         run.write(name, content)
-    return ExportResult(run.folder, report)
+    return result
 
 
 def check_classes(name: str, classes: tuple[str, ...] | None, trained: tuple[str, ...] | None) -> None:
@@ -145,14 +135,6 @@ def model_cost(file: str, module) -> ModelCost:
 
     encoder = artifact.encoder_in(module.model)
     return ModelCost(file, cost.parameters(encoder), cost.macs(encoder))
-
-
-def provenance(settings: ExportSettings) -> dict:
-    """What was exported with which settings, and where it was measured."""
-    from core.machine import code, hardware, versions
-
-    packages = versions(("torch", "onnx", "onnxruntime", "torchao", "timm"))
-    return {"words": identity(settings), "hardware": hardware(), "versions": packages, "code": code()}
 
 
 if __name__ == "__main__":

@@ -35,37 +35,10 @@ class ModelCost:
 
 
 @dataclass(frozen=True)
-class FileCheck:
-    """An ONNX file in a process without torch.  deviation: the largest difference from torch's outputs, as a share of these
+class ExportResult:
+    """The folder of the files, and what was measured. `json` keeps the keys that card.json has always had."""
 
-    same_class: share of images with torch's class; None of an encoder.
-    """
-
-    deviation: float
-    same_class: float | None
-
-    @property
-    def json(self) -> dict:
-        same = {} if self.same_class is None else {"same class as torch": self.same_class}
-        return {"off": self.deviation} | same
-
-
-@dataclass(frozen=True)
-class StandaloneCheck:
-    """The ONNX files on `images` test images in a process without torch."""
-
-    images: int
-    files: dict[str, FileCheck]
-
-    @property
-    def same_class(self) -> list[str]:
-        return [f"{name} {check.same_class:.1%}" for name, check in self.files.items() if check.same_class is not None]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What an export has measured. `json` keeps the keys that card.json has had from the first version on."""
-
+    folder: Path
     model: ModelCost
     reference: ModelCost | None  # of settings.against
     data: str
@@ -77,9 +50,9 @@ class ExportReport:
     most_lost: float  # points of accuracy that a recommended version may lose
     deviations: dict[str, float]  # each version's largest difference from torch's outputs
     refused: dict[str, str]  # name → why
-    standalone: StandaloneCheck
+    standalone: dict  # the ONNX files in a process without torch (versions.check_without_torch)
     onnx: dict[str, dict]  # what reads each ONNX file (runtime.onnx_requirements)
-    provenance: dict  # settings ("words"), hardware, versions, code
+    provenance: dict  # settings ("words"), command, hardware, versions, code
 
     @property
     def metric(self) -> str:
@@ -108,8 +81,7 @@ class ExportReport:
             "against": self.reference and asdict(self.reference), "answers": self.output_names, "judged": self.metric,
             "data": self.data, "input": self.metadata, "rows": {name: asdict(row) for name, row in self.rows.items()},
             "batch": self.batch, "threads": self.threads, "off": self.deviations, "refused": self.refused,
-            "alone": {"images": self.standalone.images, "files": {n: c.json for n, c in self.standalone.files.items()}},
-            "onnx": self.onnx, "verdict": self.verdict,
+            "alone": self.standalone, "onnx": self.onnx, "verdict": self.verdict,
         }
 
     @property
@@ -117,12 +89,11 @@ class ExportReport:
         """In Markdown."""
         from jinja2 import Template
 
+        same = [(name, row["same class as torch"]) for name, row in self.standalone["files"].items() if len(row) > 1]
         return Template(TEMPLATE.read_text(), trim_blocks=True, lstrip_blocks=True).render(
-            report=self, title=Path(self.model.encoder).name, requirements=self._requirements, input=input_text(self.metadata)
+            report=self, title=Path(self.model.encoder).name, requirements=requirements_text, input=input_text(self.metadata),
+            same_class=", ".join(f"{name} {share:.1%}" for name, share in same),
         ).rstrip() + "\n"
-
-    def _requirements(self, row: dict) -> str:
-        return requirements_text(row, self.provenance["versions"].get("onnxruntime"))
 
     @property
     def files(self) -> dict[str, str | bytes]:
@@ -162,7 +133,7 @@ def input_text(metadata: dict) -> str:
 
 
 @drawn
-def chart(report: ExportReport):
+def chart(report: ExportResult):
     """Accuracy over latency."""
     figure, ((axis,),) = canvas(6, 4)
     for name, row in report.rows.items():

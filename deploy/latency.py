@@ -8,14 +8,14 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from core import cli, ranges, training
 from core.identity import identity
 from deploy.compare import TOLERANCE, reason
-from deploy.latency_report import LatencyReport, LatencyRow, chart
+from deploy.latency_report import LatencyResult, LatencyRow, chart
 from deploy.settings import FRAMEWORKS, LatencySettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,14 +26,6 @@ TOOL = cli.Tool(
     summary="Measure latency: python -m deploy.latency --encoders small,resnet18 --batches 1,64",
     settings=LatencySettings,
 )
-
-
-@dataclass(frozen=True)
-class LatencyResult:
-    """The folder of the files, and what was measured."""
-
-    folder: Path
-    report: LatencyReport
 
 
 def main() -> int:
@@ -51,7 +43,7 @@ def start(settings: LatencySettings) -> int:
 def run(settings: LatencySettings) -> int:
     """The command: measure, and print the table."""
     result = latency(settings)
-    print(result.report.text)
+    print(result.text)
     print(f"files: {result.folder}")
     return 0
 
@@ -89,7 +81,7 @@ def latency(settings: LatencySettings) -> LatencyResult:
 
     from core.distributed import pick_device
     from core.errors import RunError
-    from core.machine import code, cores, hardware, versions
+    from core.machine import certificate, cores
     from core.run import Run, counting
     from deploy import export_module
 
@@ -108,15 +100,14 @@ def latency(settings: LatencySettings) -> LatencyResult:
             rows, missing = rows + found, missing | absent
     if not rows:
         raise RunError(f"nothing could be measured: {'; '.join(f'{name}: {why}' for name, why in missing.items())}")
-    report = LatencyReport(rows, missing, {
-        "hardware": hardware() | {"threads": threads}, "code": code(), "words": identity(settings),
-        "versions": versions(("torch", "onnxruntime", "timm")),
-    })
-    run.write("latency.csv", report.csv)
+    provenance = {"words": identity(settings)} | certificate([0], ("torch", "onnxruntime", "timm"))
+    provenance["hardware"] |= {"threads": threads}
+    result = LatencyResult(run.folder, rows, missing, provenance)
+    run.write("latency.csv", result.csv)
     run.write("latency.png", chart(rows))
-    run.write("latency.md", report.text + "\n![latency](latency.png)\n")
-    run.write("results.json", json.dumps(report.json, indent=1) + "\n")
-    return LatencyResult(run.folder, report)
+    run.write("latency.md", result.text + "\n![latency](latency.png)\n")
+    run.write("results.json", json.dumps(result.json, indent=1) + "\n")
+    return result
 
 
 def measure(
@@ -125,7 +116,7 @@ def measure(
     """(an encoder's rows, what is missing and why).  module: on the CPU; file: where its ONNX file is written"""
     import torch
 
-    from deploy.timing import Case, interleaved
+    from deploy.timing import interleaved
     from vision import artifact, cost
 
     frameworks, encoder = settings.frameworks.split(","), artifact.encoder_in(module.model)
@@ -139,7 +130,7 @@ def measure(
         missing |= absent
         for batch in numbers(settings, "batches"):
             images, shared = module.example(batch).numpy(), {"encoder": name, "device": device.type} | costs
-            timings = interleaved({framework: Case(runner, images) for framework, runner in ready.items()})
+            timings = interleaved({framework: partial(runner, images) for framework, runner in ready.items()}, batch)
             rows += [LatencyRow(**shared, framework=framework, threads=count, batch=batch, **asdict(timing))
                      for framework, timing in timings.items()]
         tick()

@@ -25,10 +25,13 @@ class LatencyRow:
 
 
 @dataclass(frozen=True)
-class LatencyReport:
+class LatencyResult:
+    """The folder of the files, and what was measured."""
+
+    folder: Path
     rows: list[LatencyRow]
     missing: dict[str, str]  # a framework, or "framework of encoder" → why it was not measured
-    provenance: dict  # settings ("words"), hardware, versions, code
+    provenance: dict  # settings ("words"), command, hardware, versions, code
 
     @property
     def json(self) -> dict:

@@ -9,7 +9,7 @@ The pruned file has lost accuracy. `linear_eval.finetune` or, as above, `distill
 """
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,37 +29,20 @@ TOOL = cli.Tool(
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Millions of parameters, of weights that are not zero and of multiply-adds; milliseconds of one image."""
-
-    parameters: float
-    nonzero: float
-    macs: float
-    p50: float
-    p95: float
-
-    @property
-    def json(self) -> dict[str, float]:
-        """By the keys of pruned.json."""
-        names = {"nonzero": "weights that are not zero", "p50": "latency p50", "p95": "latency p95"}
-        return {names.get(name, name): value for name, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
 class PruneResult:
-    """The pruned file, and the encoder's costs before and after."""
+    """The pruned file, and the encoder's costs before and after: millions, and milliseconds of one image."""
 
     file: Path
-    before: Costs
-    after: Costs
+    before: dict[str, float]
+    after: dict[str, float]
 
     @property
     def text(self) -> str:
         """A table in Markdown."""
-        lines, after = ["| | before | after | share |", "|---|---|---|---|"], self.after.json
-        for name, value in self.before.json.items():
-            unit, share = "ms" if "latency" in name else "M", f"{after[name] / value:.0%}" if value else "-"
-            lines.append(f"| {name}, {unit} | {value:.3g} | {after[name]:.3g} | {share} |")
+        lines = ["| | before | after | share |", "|---|---|---|---|"]
+        for name, value in self.before.items():
+            unit, share = "ms" if "latency" in name else "M", f"{self.after[name] / value:.0%}" if value else "-"
+            lines.append(f"| {name}, {unit} | {value:.3g} | {self.after[name]:.3g} | {share} |")
         return "\n".join(lines) + "\n"
 
 
@@ -91,7 +74,7 @@ def prune(settings: PruneSettings) -> PruneResult:
     check(settings)
 
     from core import checkpoint
-    from core.machine import code, hardware, versions
+    from core.machine import certificate
     from core.run import another
     from deploy.pruning import prune_channels, prune_weights
     from vision import artifact
@@ -115,19 +98,20 @@ def prune(settings: PruneSettings) -> PruneResult:
     except OSError as error:
         raise ValueError(f"out={out} cannot be written: {error.strerror}; give another out") from error
     write_checked(file, artifact.dumps(encoder, header, origin, head, header.classes), model)
-    content = {"before": result.before.json, "after": result.after.json, "words": identity(settings), "hardware": hardware(),
-               "versions": versions(("torch", "torch-pruning", "timm")), "code": code()}
+    content = {"before": result.before, "after": result.after, "words": identity(settings)}
+    content |= certificate([settings.seed], ("torch", "torch-pruning", "timm"))
     checkpoint.write(out / "pruned.json", json.dumps(content, indent=1) + "\n")
     return result
 
 
-def costs(encoder) -> Costs:
+def costs(encoder) -> dict[str, float]:
     import torch
 
     from vision import cost
 
     time, nonzero = cost.latency(encoder, torch.device("cpu")), sum(int(p.count_nonzero()) for p in encoder.parameters())
-    return Costs(cost.parameters(encoder), nonzero / 1e6, cost.macs(encoder), time["p50"], time["p95"])
+    return {"parameters": cost.parameters(encoder), "weights that are not zero": nonzero / 1e6, "macs": cost.macs(encoder),
+            "latency p50": time["p50"], "latency p95": time["p95"]}
 
 
 def write_checked(target: Path, content: bytes, model) -> None:

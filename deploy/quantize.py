@@ -1,6 +1,7 @@
 """INT8 of an exported model, by the first kind that passes the gate: as accurate, within a point, and faster."""
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from deploy.accuracy import accuracy
 from deploy.compare import reason
 from deploy.export_module import ExportModule
 from deploy.settings import ExportSettings
-from deploy.timing import Case, interleaved
+from deploy.timing import interleaved
 from linear_eval.features import evenly
 from vision.splits import Dataset
 
@@ -26,43 +27,25 @@ class QuantizeResult:
     refused: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Int8Scores:
-    """Accuracy in per cent; milliseconds of one image in INT8 and in float, timed together."""
+def gate_failure(settings: ExportSettings, float_accuracy: float, accuracy: float, p50: float, float_p50: float) -> str | None:
+    """Why an INT8 version does not pass; None where it does: it loses few points and is faster, or `smaller` is set.
 
-    accuracy: float
-    p50: float
-    float_p50: float
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What INT8 must pass: lose at most `most_lost` points of the float version's accuracy, and be faster.
-
-    smaller: it may be slower, for its size alone.
+    Accuracies in per cent; milliseconds of one image, in INT8 and in float, timed together.
     """
-
-    float_accuracy: float
-    most_lost: float
-    smaller: bool
-
-    def failure(self, scores: Int8Scores) -> str | None:
-        """Why it does not pass; None where it does."""
-        lost = self.float_accuracy - scores.accuracy
-        if not lost <= self.most_lost:  # NaN fails too
-            return f"loses {lost:.1f} points on validation images; {self.most_lost:g} are allowed"
-        if scores.p50 >= scores.float_p50 and not self.smaller:
-            speeds = f"{scores.p50:.2f} ms an image against {scores.float_p50:.2f} ms"
-            return f"is not faster: {speeds} (smaller=true keeps it for its size)"
-        return None
+    lost = float_accuracy - accuracy
+    if not lost <= settings.most_lost:  # NaN fails too
+        return f"loses {lost:.1f} points on validation images; {settings.most_lost:g} are allowed"
+    if p50 >= float_p50 and not settings.smaller:
+        return f"is not faster: {p50:.2f} ms an image against {float_p50:.2f} ms (smaller=true keeps it for its size)"
+    return None
 
 
-def first_passing(kinds: Iterable[str], evaluate: Callable[[str], Int8Scores], gate: Gate) -> QuantizeResult:
-    """Try the kinds in turn until one passes.  evaluate: makes the file of a kind and measures it"""
+def first_passing(kinds: Iterable[str], evaluate: Callable[[str], str | None]) -> QuantizeResult:
+    """Try the kinds in turn until one passes.  evaluate: writes and measures a kind, and returns why it does not pass"""
     refused = {}
     for kind in kinds:
         try:
-            failure = gate.failure(evaluate(kind))
+            failure = evaluate(kind)
         except Exception as error:  # a model that onnxruntime's tools cannot convert, or a file that it cannot run
             failure = f"could not be made: {reason(error)}"
         if failure is None:
@@ -89,15 +72,14 @@ def quantize(
         else:
             onnxruntime_int8.write(kind, source, out, batches)
 
-    def evaluate(kind: str) -> Int8Scores:
+    def evaluate(kind: str) -> str | None:
         write(kind)
         score = accuracy(runtime.onnx_file(out, threads), module, data, data.validation)
-        timings = interleaved({"INT8": Case(runtime.onnx_file(out, threads), image), "float": Case(exact, image)})
-        return Int8Scores(score, timings["INT8"].p50, timings["float"].p50)
+        timings = interleaved({"INT8": partial(runtime.onnx_file(out, threads), image), "float": partial(exact, image)}, 1)
+        return gate_failure(settings, float_accuracy, score, timings["INT8"].p50, timings["float"].p50)
 
-    kinds = ORDER if settings.int8 == "auto" else [settings.int8]
-    gate = Gate(accuracy(exact, module, data, data.validation), settings.most_lost, settings.smaller)
-    result = first_passing(kinds, evaluate, gate)
+    float_accuracy = accuracy(exact, module, data, data.validation)
+    result = first_passing(ORDER if settings.int8 == "auto" else [settings.int8], evaluate)
     if result.kind is None:
         out.unlink(missing_ok=True)
     return result

@@ -101,7 +101,7 @@ class Service:
 
     def _classes(self, outputs: Outputs) -> list[dict]:
         if self.model.classes is None:
-            raise RequestError(404, "this model has features alone, no classes; ask /neighbours")
+            raise RequestError(404, "this model has features and no classes; use /neighbours")
         odds = np.exp(outputs.logits - outputs.logits.max())
         odds /= odds.sum()
         order = np.argsort(-odds)[: self.settings.top]

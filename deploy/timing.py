@@ -18,30 +18,23 @@ class Timing:
     images_per_second: float
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is timed: a call with these images."""
-
-    runner: Callable[[np.ndarray], object]
-    images: np.ndarray
-
-
-def timed(case: Case) -> Timing:
+def timed(call: Callable[[], object], images: int) -> Timing:
+    """Time a call that takes so many images."""
     for _ in range(WARMUP):
-        case.runner(case.images)
+        call()
     times, end = [], time.perf_counter() + SECONDS
     while len(times) < LEAST or (time.perf_counter() < end and len(times) < MOST):
         start = time.perf_counter()
-        case.runner(case.images)
+        call()
         times.append(time.perf_counter() - start)
     p50, p95, p99 = (float(p) for p in np.percentile(times, [50, 95, 99]))
-    return Timing(p50 * 1e3, p95 * 1e3, p99 * 1e3, len(case.images) / p50)
+    return Timing(p50 * 1e3, p95 * 1e3, p99 * 1e3, images / p50)
 
 
-def interleaved(cases: dict[str, Case], rounds: int = 3) -> dict[str, Timing]:
-    """Time each case in turn, several times, so that a busy moment of the machine hits all.  → of each its median round"""
-    timings: dict[str, list[Timing]] = {name: [] for name in cases}
+def interleaved(calls: dict[str, Callable[[], object]], images: int, rounds: int = 3) -> dict[str, Timing]:
+    """Time each call in turn, several times, so that a busy moment of the machine hits all.  → of each its median round"""
+    timings: dict[str, list[Timing]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, case in cases.items():
-            timings[name].append(timed(case))
+        for name, call in calls.items():
+            timings[name].append(timed(call, images))
     return {name: sorted(rows, key=lambda row: row.p50)[rounds // 2] for name, rows in timings.items()}

@@ -122,11 +122,8 @@ def front(spec: dict, table: dict):
         points = [(t["costs"][cost], t["rungs"][-1]["values"][0]) for t in trials]
         left.scatter(*zip(*points, strict=True) if points else ([], []), s=size, alpha=alpha, label=label)
     points = sorted((t["costs"][cost], -t["rungs"][-1]["values"][0]) for t in complete)
-    front_points, best = [], float("inf")
-    for x, y in points:
-        if y < best:
-            best = y
-            front_points.append((x, -y))
+    best = np.minimum.accumulate([y for _, y in points])
+    front_points = [(x, -y) for i, (x, y) in enumerate(points) if not i or y < best[i - 1]]
     left.plot(*zip(*front_points, strict=True), color="#000000", lw=0.8, zorder=0, label="front")
     logarithmic(left, "x")
     left.set(xlabel=spec.get("xlabel", "multiply-adds, M"), ylabel=spec.get("ylabel", "validation accuracy, %"))

@@ -13,7 +13,6 @@ from deploy import accuracy, compare, latency, prune, quantize, runtime, version
 from deploy.export_module import ExportModule
 from deploy.export_report import requirements_text
 from deploy.pruning import prune_channels
-from deploy.quantize import Gate, Int8Scores
 from deploy.runtime import Runner
 from vision import artifact, datasets, encoders, pruned
 
@@ -60,7 +59,7 @@ def test_every_output_is_compared():
 
 @pytest.fixture
 def exporters(monkeypatch):
-    """The exporters replaced by ones that write a text and answer as torch does, or as a test wants."""
+    """The exporters replaced by ones that write a text and give torch's outputs, or those that a test sets."""
     how = dict.fromkeys(("onnxruntime", "torch.export", "torch.compile"))
 
     def make(name: str, export_module, path: Path | None = None) -> Runner:
@@ -93,7 +92,7 @@ def test_a_version_that_fails_is_refused_and_the_others_go_on(exporters, tmp_pat
     assert why in found.refused[name]
     assert "\n" not in found.refused[name]
     assert name not in found.files
-    assert {"torch", *how} - {name} == set(found.runners)
+    assert {"torch", *how} - {name} == set(found)
     left = {"onnxruntime": "model.onnx", "torch.export": "model.pt2"}
     left.pop(name, None)
     folder = tmp_path / "place"
@@ -116,13 +115,13 @@ def test_an_encoder_whose_outputs_are_not_finite_is_not_exported(exporters, tmp_
 def test_int8_that_cannot_be_measured_is_refused(faulty, monkeypatch, tmp_path):
     """The float version is measured first; the fault hits the INT8 one."""
     def fails(*arguments):
-        if faulty == "interleaved" or arguments[0] == "INT8":
+        if faulty == "interleaved" or arguments[0] is int8:
             raise RuntimeError("no such kernel")
         return 90.0
 
-    current, data = module(), datasets.load("digits", seed=0)
+    current, data, int8, exact = module(), datasets.load("digits", seed=0), Runner(np.copy), Runner(np.copy)
     monkeypatch.setattr(quantize.onnxruntime_int8, "write", lambda kind, source, out, batches: out.write_text("INT8"))
-    monkeypatch.setattr(runtime, "onnx_file", lambda path, threads: "INT8" if path.name == "int8.onnx" else "float")
+    monkeypatch.setattr(runtime, "onnx_file", lambda path, threads: int8 if path.name == "int8.onnx" else exact)
     monkeypatch.setattr(quantize, "accuracy", lambda *_: 90.0)
     monkeypatch.setattr(quantize, faulty, fails)
     settings = SimpleNamespace(int8="static", int8_steps=1, calibration=4, seed=0, most_lost=1.0, smaller=False)
@@ -133,7 +132,9 @@ def test_int8_that_cannot_be_measured_is_refused(faulty, monkeypatch, tmp_path):
 
 
 def test_a_score_that_is_no_number_passes_no_gate():
-    found = quantize.first_passing(("static",), lambda kind: Int8Scores(NAN, 1.0, 2.0), Gate(90.0, 1.0, smaller=False))
+    settings = SimpleNamespace(most_lost=1.0, smaller=False)
+    assert quantize.gate_failure(settings, 90.0, 89.5, 1.0, 2.0) is None
+    found = quantize.first_passing(("static",), lambda kind: quantize.gate_failure(settings, 90.0, NAN, 1.0, 2.0))
     assert found.kind is None
 
 
