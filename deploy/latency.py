@@ -96,8 +96,8 @@ def latency(settings: LatencySettings) -> LatencyResult:
     with counting("measuring") as progress:
         for name, module in modules.items():
             file, tick = run.folder / "model.onnx", lambda: progress(next(done), total)
-            found, absent = measure(settings, name, module, device, file, threads, tick)
-            rows, missing = rows + found, missing | absent
+            measured, absent = measure(settings, name, module, device, file, threads, tick)
+            rows, missing = rows + measured, missing | absent
     if not rows:
         raise RunError(f"nothing could be measured: {'; '.join(f'{name}: {why}' for name, why in missing.items())}")
     provenance = {"words": identity(settings)} | certificate([0], ("torch", "onnxruntime", "timm"))
