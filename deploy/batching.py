@@ -1,55 +1,68 @@
-"""Requests that are there at the same time become one batch: nobody waits for company, and a busy model gets larger batches."""
+"""Dynamic batching: requests that wait at the same time become one batch, so that a busy model gets larger batches."""
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.model import Outputs, Refused
+from deploy.model import Outputs, RequestError
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An image C,S,S that waits for the model, and the future of its outputs."""
+
+    image: np.ndarray
+    outputs: asyncio.Future
 
 
 class Batcher:
-    """One thread that asks the model; what arrives meanwhile is the next batch.
+    """One thread that runs the model. What arrives meanwhile is the next batch; no request waits for others to come.
 
-    most: images a batch.  waiting: images that may wait; more are told to come again.  seen(size, images waiting): told of
-    each batch.
+    max_batch: images a batch; max_waiting: images that may wait, more are refused; on_batch: called for each batch with its
+    size and the number of images that wait.
     """
 
     def __init__(
-        self, model: Callable[[np.ndarray], Outputs], most: int, waiting: int,
-        seen: Callable[[int, int], None] = lambda size, waiting: None,
+        self, model: Callable[[np.ndarray], Outputs], max_batch: int, max_waiting: int,
+        on_batch: Callable[[int, int], None] = lambda size, waiting: None,
     ):
-        self.model, self.most, self.seen = model, most, seen
-        self.queue: asyncio.Queue = asyncio.Queue(waiting)
+        self.model, self.max_batch, self.on_batch = model, max_batch, on_batch
+        self.queue: asyncio.Queue[Waiting] = asyncio.Queue(max_waiting)
         self.thread = ThreadPoolExecutor(1, "model")
 
-    async def ask(self, image: np.ndarray) -> Outputs:
-        """C,S,S → its outputs.  Raises Refused (429) where too many wait."""
-        answer = asyncio.get_running_loop().create_future()
+    async def predict(self, image: np.ndarray) -> Outputs:
+        """C,S,S → its outputs.  Raises RequestError (429) where too many wait."""
+        waiting = Waiting(image, asyncio.get_running_loop().create_future())
         try:
-            self.queue.put_nowait((image, answer))
+            self.queue.put_nowait(waiting)
         except asyncio.QueueFull as error:
-            raise Refused(429, f"{self.queue.maxsize} images wait already; try again") from error
-        return await answer
+            raise RequestError(429, f"{self.queue.maxsize} images wait already; try again") from error
+        return await waiting.outputs
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run batches until it is cancelled."""
         while True:
             batch = [await self.queue.get()]
-            while len(batch) < self.most and not self.queue.empty():
+            while len(batch) < self.max_batch and not self.queue.empty():
                 batch.append(self.queue.get_nowait())
-            batch = [(image, answer) for image, answer in batch if not answer.done()]  # whoever asked has gone
-            if not batch:
+            batch = [waiting for waiting in batch if not waiting.outputs.done()]  # those whose client has gone are done
+            if batch:
+                await self._run_batch(batch)
+
+    async def _run_batch(self, batch: list[Waiting]) -> None:
+        self.on_batch(len(batch), self.queue.qsize())
+        images = np.stack([waiting.image for waiting in batch])
+        outputs, failure = None, None
+        try:
+            outputs = await asyncio.get_running_loop().run_in_executor(self.thread, self.model, images)
+        except Exception as error:  # of this batch alone
+            failure = error
+        for i, waiting in enumerate(batch):
+            if waiting.outputs.done():
                 continue
-            self.seen(len(batch), self.queue.qsize())
-            images = np.stack([image for image, _ in batch])
-            try:
-                found = await asyncio.get_running_loop().run_in_executor(self.thread, self.model, images)
-            except Exception as error:  # it fails for these; the next batch may do
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            for i, (_, answer) in enumerate(batch):
-                if not answer.done():
-                    answer.set_result(found[i])
+            if failure is None:
+                waiting.outputs.set_result(outputs[i])
+            else:
+                waiting.outputs.set_exception(failure)

@@ -1,14 +1,14 @@
 """The resize of evaluation as part of an exported graph: images of any size → the center square of vision/preprocess.py.
 
-Pillow resamples the columns, rounds to 8 bits, resamples the rows and rounds again; so does this, by two matrices that depend
-on the image's size alone. Pillow's weights have 22 bits behind the point, and some of its versions begin with the rows of
-tall images: a sum that comes near to half a grey level may be rounded the other way in each of the two passes. Results differ
-by two of 255 grey levels at most, and not at all where the image has the right size already.
+Pillow resamples the columns, rounds to 8 bits, resamples the rows and rounds again. So does this graph, by two matrices that
+depend only on the image's size. Pillow's weights have 22 fractional bits, and some of its versions resample the rows of tall
+images first, so a sum near half a grey level may be rounded the other way in each of the two passes. Results differ by at most
+two of 255 grey levels, and are equal where the image already has the right size.
 """
 import torch
 from torch import Tensor
 
-LEVELS = 2  # of 255, by which a pixel may differ from Pillow's
+LEVELS = 2  # of 255: how far a pixel may differ from Pillow's
 
 
 def center_square(images: Tensor, size: int) -> Tensor:
@@ -33,8 +33,8 @@ def weights(side: int, length: Tensor, shortest: Tensor, size: int) -> Tensor:
     support = torch.maximum(scale, torch.ones_like(scale))
     center = (start + torch.arange(size, device=length.device) + 0.5)[:, None] * scale  # S,1
     pixel = torch.arange(side, device=length.device) + 0.5  # side
-    found = (1 - (pixel - center).abs() / support).clamp(min=0)
-    return found / found.sum(1, keepdim=True)
+    triangle = (1 - (pixel - center).abs() / support).clamp(min=0)
+    return triangle / triangle.sum(1, keepdim=True)
 
 
 def _levels(x: Tensor) -> Tensor:

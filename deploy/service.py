@@ -1,18 +1,16 @@
-"""The HTTP side: images come in, classes and neighbours go out, every mistake gets its reason, everything is counted.
+"""The HTTP service: images in, classes and neighbors out. Every request is counted, and every error states its reason.
 
     POST /classify      the classes, the likeliest first
-    POST /neighbours    the gallery's images that are most like it (?count=8)
+    POST /neighbours    the gallery's most similar images (?count=8)
     POST /predict       both
     GET  /gallery/N     an image of the gallery, small
     GET  /  /health  /metrics
 
-An image is the body itself, or the file of a form. Answers and errors are JSON: {"error": why} with a status of 4xx.
+An image is the body itself, or the file of a form. Responses and errors are JSON: {"error": why} with a status of 4xx.
 """
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -20,218 +18,133 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 
 from deploy.batching import Batcher
 from deploy.gallery import Gallery
-from deploy.model import Model, Outputs, Refused
+from deploy.metrics import Metrics, RequestMetrics
+from deploy.model import Model, Outputs, RequestError
 from deploy.settings import ServeSettings
+from deploy.upload import read_body_or_file
 from vision.decode import decode
 
 PAGE = Path(__file__).with_name("page.html")
 THUMBNAIL = 160  # pixels of the longer side
-BODY_SECONDS = 20  # an upload may take
-HEARD = 4  # times the largest upload: of a longer one the rest is not waited for
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 POLICY = "default-src 'none'; img-src 'self' blob:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 
 
-class Metrics:
-    """What Prometheus reads (deploy/grafana.json shows it)."""
-
-    def __init__(self):
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        shared = {"registry": self.registry}
-        self.requests = Counter("nolabel_requests", "requests answered", ["path", "status"], **shared)
-        self.seconds = Histogram("nolabel_request_seconds", "from the request's head to the answer's end", ["path"],
-                                 buckets=SECONDS, **shared)
-        self.batches = Histogram("nolabel_batch_images", "images that the model saw at once",
-                                 buckets=(1, 2, 4, 8, 16, 32, 64, 128), **shared)
-        self.model_seconds = Histogram("nolabel_model_seconds", "of the model, for a batch", buckets=SECONDS, **shared)
-        self.waiting = Gauge("nolabel_waiting_images", "images that wait for the model", **shared)
-
-    def batch(self, size: int, waiting: int) -> None:
-        self.batches.observe(size)
-        self.waiting.set(waiting)
-
-
-class Counted:
-    """ASGI middleware: every request's time and status, by its route."""
-
-    def __init__(self, app, metrics: Metrics):
-        self.app, self.metrics = app, metrics
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        start, status = time.perf_counter(), 0
-
-        async def noted(message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noted)
-        finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(path, status or 500).inc()
-            self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
-
-
 def build(model: Model, gallery: Gallery | None, settings: ServeSettings) -> FastAPI:
-    """words: batch, waiting, megabytes, megapixels, top, count (deploy/settings.py)."""
-    metrics = Metrics()
-
-    def answer(images: np.ndarray) -> Outputs:
-        with metrics.model_seconds.time():
-            return model(images)
-
-    batcher = Batcher(answer, settings.batch, settings.waiting, metrics.batch)
-
-    @contextlib.asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(batcher.run())
-        yield
-        task.cancel()
-
-    app = FastAPI(title="nolabel", lifespan=running, docs_url=None, redoc_url=None)  # pages that load scripts from elsewhere
-    app.add_middleware(Counted, metrics=metrics)
-
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused):
-        headers = ({"Retry-After": "1"} if error.status == 429 else {}) | ({"Connection": "close"} if error.close else {})
-        return JSONResponse({"error": error.reason}, error.status, headers)
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException):
-        said = {404: f"there is no {request.url.path}", 405: f"{request.url.path} does not take {request.method}"}
-        return JSONResponse({"error": said.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError):
-        first = error.errors()[0]
-        return JSONResponse({"error": f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"}, 422)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception):
-        return JSONResponse({"error": f"the service failed: {type(error).__name__}"}, 500)
-
-    async def outputs(request: Request) -> Outputs:
-        body = await upload(request, int(settings.megabytes * 1e6))
-        return await batcher.ask(await asyncio.to_thread(model.taken, body, settings.megapixels))
-
-    def classes(found: Outputs) -> list[dict]:
-        if model.classes is None:
-            raise Refused(404, "this model has features alone, no classes; ask /neighbours")
-        odds = np.exp(found.logits - found.logits.max())
-        odds /= odds.sum()
-        order = np.argsort(-odds)[: settings.top]
-        return [{"class": model.classes[i], "probability": round(float(odds[i]), 6)} for i in order]
-
-    def neighbours(found: Outputs, count: int | None) -> list[dict]:
-        if gallery is None:
-            raise Refused(404, "there is no gallery; start with --gallery FOLDER")
-        count = settings.count if count is None else count
-        if not 1 <= count <= 100:
-            raise Refused(422, f"count={count}: must be from 1 to 100")
-        return [
-            {"number": i, "similarity": round(similarity, 6), "class": gallery.label(i), "file": gallery.name(i),
-             "image": f"/gallery/{i}"}
-            for i, similarity in gallery.nearest(found.features, count)
-        ]
-
-    @app.post("/classify")
-    async def classify(request: Request) -> dict:
-        return {"classes": classes(await outputs(request))}
-
-    @app.post("/neighbours")
-    async def nearest(request: Request, count: int | None = None) -> dict:
-        return {"neighbours": await asyncio.to_thread(neighbours, await outputs(request), count)}
-
-    @app.post("/predict")
-    async def predict(request: Request, count: int | None = None) -> dict:
-        """What there is: classes of a classifier, neighbours where there is a gallery."""
-        found = await outputs(request)
-        answer = {} if model.classes is None else {"classes": classes(found)}
-        return answer if gallery is None else answer | {"neighbours": await asyncio.to_thread(neighbours, found, count)}
-
-    @app.get("/gallery/{number}")
-    def image(number: int) -> Response:
-        if gallery is None or not 0 <= number < len(gallery):
-            raise Refused(404, f"the gallery has no image {number}")
-        with open(gallery.files[number], "rb") as file:
-            small = decode(file, at_least=THUMBNAIL)
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = BytesIO()
-        small.save(buffer, "PNG")
-        return Response(buffer.getvalue(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
-
-    @app.get("/health")
-    async def health() -> dict:
-        return {"status": "ok", "model": model.path.name, "encoder": model.says["encoder"], "classes": model.classes,
-                "gallery": 0 if gallery is None else len(gallery)}
-
-    @app.get("/metrics")
-    async def figures() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/")
-    async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(), headers={"Content-Security-Policy": POLICY})
-
+    service = Service(model, gallery, settings)
+    app = FastAPI(title="nolabel", lifespan=service.lifespan, docs_url=None, redoc_url=None)  # their pages load foreign scripts
+    app.add_middleware(RequestMetrics, metrics=service.metrics)
+    for kind, handler in ERRORS.items():
+        app.add_exception_handler(kind, handler)
+    posts = {"/classify": service.classify, "/neighbours": service.neighbors, "/predict": service.predict}
+    for path, endpoint in posts.items():
+        app.add_api_route(path, endpoint, methods=["POST"])
+    pages = {"/gallery/{number}": service.thumbnail, "/health": service.health, "/metrics": service.prometheus, "/": page}
+    for path, endpoint in pages.items():
+        app.add_api_route(path, endpoint)
     return app
 
 
-async def upload(request: Request, most: int) -> bytes:
-    """The body, or the first file of a form, of at most so many bytes.  Raises Refused."""
-    body = await _body(request, most)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        return body
+class Service:
+    """The endpoints."""
 
-    async def again():
-        return {"type": "http.request", "body": body, "more_body": False}
+    def __init__(self, model: Model, gallery: Gallery | None, settings: ServeSettings):
+        self.model, self.gallery, self.settings, self.metrics = model, gallery, settings, Metrics()
+        self.batcher = Batcher(self._run, settings.batch, settings.waiting, self.metrics.on_batch)
 
-    try:
-        form = await Request(request.scope, again).form(max_files=1, max_fields=8)
-    except (HTTPException, MultiPartException, ValueError, KeyError) as error:
-        raise Refused(400, f"the form cannot be read: {getattr(error, 'detail', None) or error}") from error
-    file = next((value for value in form.values() if not isinstance(value, str)), None)
-    if file is None:
-        raise Refused(400, "the form holds no file; send one, of any name")
-    return await file.read()
+    def _run(self, images: np.ndarray) -> Outputs:
+        with self.metrics.model_seconds.time():
+            return self.model(images)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.batcher.run())
+        yield
+        task.cancel()
+
+    async def classify(self, request: Request) -> dict:
+        return {"classes": self._classes(await self._outputs(request))}
+
+    async def neighbors(self, request: Request, count: int | None = None) -> dict:
+        return {"neighbours": await self._neighbors(await self._outputs(request), count)}
+
+    async def predict(self, request: Request, count: int | None = None) -> dict:
+        """Classes of a classifier, and neighbors where there is a gallery."""
+        outputs = await self._outputs(request)
+        classes = {} if self.model.classes is None else {"classes": self._classes(outputs)}
+        return classes if self.gallery is None else classes | {"neighbours": await self._neighbors(outputs, count)}
+
+    def thumbnail(self, number: int) -> Response:
+        if self.gallery is None or not 0 <= number < len(self.gallery):
+            raise RequestError(404, f"the gallery has no image {number}")
+        with open(self.gallery.files[number], "rb") as file:
+            image = decode(file, at_least=THUMBNAIL)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        buffer = BytesIO()
+        image.save(buffer, "PNG")
+        return Response(buffer.getvalue(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+    async def health(self) -> dict:
+        return {"status": "ok", "model": self.model.path.name, "encoder": self.model.metadata["encoder"],
+                "classes": self.model.classes, "gallery": 0 if self.gallery is None else len(self.gallery)}
+
+    async def prometheus(self) -> Response:
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _outputs(self, request: Request) -> Outputs:
+        body = await read_body_or_file(request, int(self.settings.megabytes * 1e6))
+        return await self.batcher.predict(await asyncio.to_thread(self.model.preprocess, body, self.settings.megapixels))
+
+    def _classes(self, outputs: Outputs) -> list[dict]:
+        if self.model.classes is None:
+            raise RequestError(404, "this model has features and no classes; use /neighbours")
+        odds = np.exp(outputs.logits - outputs.logits.max())
+        odds /= odds.sum()
+        order = np.argsort(-odds)[: self.settings.top]
+        return [{"class": self.model.classes[i], "probability": round(float(odds[i]), 6)} for i in order]
+
+    async def _neighbors(self, outputs: Outputs, count: int | None) -> list[dict]:
+        if self.gallery is None:
+            raise RequestError(404, "there is no gallery; start with --gallery FOLDER")
+        count = self.settings.count if count is None else count
+        if not 1 <= count <= 100:
+            raise RequestError(422, f"count={count}: must be from 1 to 100")
+        nearest = await asyncio.to_thread(self.gallery.nearest, outputs.features, count)
+        return [
+            {"number": i, "similarity": round(similarity, 6), "class": self.gallery.label(i), "file": self.gallery.name(i),
+             "image": f"/gallery/{i}"}
+            for i, similarity in nearest
+        ]
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """What is too long is read to its end, that its sender may hear why, but not kept, and not for longer than `HEARD`."""
-    parts, size = [], 0
-    said = request.headers.get("content-length", "0")
-    refused = partial(Refused, 413, f"more than {most / 1e6:g} MB")
-    if said.isdigit() and int(said) > HEARD * most:
-        raise refused(close=True)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > HEARD * most:
-                    raise refused(close=True)
-                if size <= most:
-                    parts.append(part)
-    except TimeoutError as error:
-        raise Refused(408, f"the body took longer than {BODY_SECONDS} s", close=True) from error
-    if size > most:
-        raise refused()
-    return b"".join(parts)
+async def page() -> HTMLResponse:
+    return HTMLResponse(PAGE.read_text(), headers={"Content-Security-Policy": POLICY})
+
+
+async def request_error(request: Request, error: RequestError) -> JSONResponse:
+    headers = ({"Retry-After": "1"} if error.status == 429 else {}) | ({"Connection": "close"} if error.close else {})
+    return JSONResponse({"error": error.reason}, error.status, headers)
+
+
+async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+    reasons = {404: f"there is no {request.url.path}", 405: f"{request.url.path} does not take {request.method}"}
+    return JSONResponse({"error": reasons.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
+
+
+async def invalid_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+    first = error.errors()[0]
+    return JSONResponse({"error": f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"}, 422)
+
+
+async def internal_error(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": f"the service failed: {type(error).__name__}"}, 500)
+
+
+ERRORS = {
+    RequestError: request_error, HTTPException: http_error, RequestValidationError: invalid_parameter,
+    Exception: internal_error,
+}

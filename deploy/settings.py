@@ -1,5 +1,5 @@
 # ruff: noqa: RUF009 (`option` makes fields)
-"""What the tools of this room understand beside what every tool does. No torch here."""
+"""The settings of the deployment tools, beside those of every tool. No torch here."""
 from dataclasses import dataclass
 
 from core.settings import CommonSettings, Group, Settings, option
@@ -13,10 +13,10 @@ INT8 = ("auto", "static", "channel", "mixed", "dynamic", "torchao", "trained", "
 class ExportSettings(CommonSettings):
     encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors", path="weights")
     augment: Group | None = option(None, "views are not made here; data sets may say how")
-    preprocess: bool = option(False, "resizing and normalisation inside: the file takes bytes, images of any size")
+    preprocess: bool = option(False, "include resizing and normalization: the file's input is images of any size, as bytes")
     int8: str = option("auto", "static | channel | mixed | dynamic | torchao | trained; auto: the first that passes; none")
-    int8_steps: int = option(200, "of 64 training images each, that `trained` goes on for")
-    calibration: int = option(512, "training images that INT8 ranges are taken from")
+    int8_steps: int = option(200, "of 64 training images each, for `trained`")
+    calibration: int = option(512, "training images that the ranges of INT8 are measured on")
     most_lost: float = option(1.0, "points of accuracy that INT8 may cost")
     smaller: bool = option(False, "keep INT8 for its size where it is not faster")
     against: str | None = option(
@@ -24,9 +24,9 @@ class ExportSettings(CommonSettings):
         path="weights",
     )
     gallery: int = option(0, "training images to leave as files, for deploy.serve to look for neighbours among")
-    torchscript: bool = option(False, "a TorchScript file too, which torch no longer develops")
+    torchscript: bool = option(False, "write TorchScript too, which torch no longer develops")
     batch: int = option(64, "images of the larger batch that is timed, beside one")
-    threads: int = option(0, "of the CPU, for each version alike; 0: all cores")
+    threads: int = option(0, "of the CPU, for every version; 0: all cores")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class PruneSettings(CommonSettings):
     encoder: str | None = option(None, "an encoder.safetensors or classifier.safetensors", path="weights")
     augment: Group | None = option(None, "views are not made here; data sets may say how")
     kind: str = option("structured", "structured (whole channels: faster) | unstructured (single weights: zeros, no faster)")
-    keep: float = option(0.5, "share of the multiply-adds that stays, at most; of unstructured, of the weights")
-    multiple: int = option(8, "channels stay in multiples of this, as vectors are wide")
+    keep: float = option(0.5, "share of the multiply-adds to keep, at most; of unstructured: of the weights")
+    multiple: int = option(8, "keep channels in multiples of this, for vector instructions")
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ class LatencySettings(Settings):
 
 @dataclass(frozen=True)
 class ServeSettings(Settings):
-    model: str | None = option(None, "an ONNX file of deploy.export: it tells what it takes and its classes")
-    gallery: str | None = option(None, "folder of images to find neighbours in; a folder a class inside gives them classes")
-    host: str = option("127.0.0.1", "127.0.0.1: this machine alone; 0.0.0.0: whoever reaches it")
+    model: str | None = option(None, "an ONNX file of deploy.export, which states its input and its classes")
+    gallery: str | None = option(None, "folder of images to search for neighbors; its sub-folders are their classes")
+    host: str = option("127.0.0.1", "127.0.0.1: this machine only; 0.0.0.0: any machine that reaches it")
     port: int = option(8000, "0: any that is free")
     threads: int = option(0, "of the model; 0: all cores")
-    batch: int = option(32, "images at most that the model sees at once")
-    waiting: int = option(256, "images at most that wait for it; more are told to try again")
+    batch: int = option(32, "images in a batch of the model, at most")
+    waiting: int = option(256, "images that wait for the model, at most; more are refused with 429")
     megabytes: float = option(10, "of an upload, at most")
     megapixels: float = option(40, "of an image, at most")
-    top: int = option(5, "classes in an answer")
-    count: int = option(8, "neighbours in an answer, unless it is asked for others")
+    top: int = option(5, "classes in a response")
+    count: int = option(8, "neighbors in a response, unless the request has ?count=")
 
 
 def check_file(settings) -> None:
-    """Raises ValueError where no file of ours is named."""
+    """Raises ValueError where settings.encoder is no encoder file."""
     if settings.encoder is None or not settings.encoder.endswith(".safetensors"):
-        raise ValueError(f"encoder={settings.encoder}: say which file, such as runs/…/classifier.safetensors")
+        raise ValueError(f"encoder={settings.encoder}: give a file, such as runs/…/classifier.safetensors")

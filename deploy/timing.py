@@ -1,35 +1,40 @@
-"""How long an answer takes: percentiles of many, after a warm-up, for one image and for more."""
+"""Latency and throughput: percentiles of many calls after a warm-up."""
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.runtime import Answer
-
-WARMUP, SECONDS, LEAST, MOST = 5, 1.5, 20, 400  # answers before the clock counts; then for so long, and so many
+WARMUP, SECONDS, LEAST, MOST = 5, 1.5, 20, 400  # calls before the clock starts; then for so long, and so many calls
 
 
-def timed(answer: Answer, images: np.ndarray) -> dict[str, float]:
-    """Milliseconds of an answer to these images, and images a second by the median: {"p50", "p95", "p99",
-    "images_per_second"}.
-    """
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a call, and images a second by the median."""
+
+    p50: float
+    p95: float
+    p99: float
+    images_per_second: float
+
+
+def timed(call: Callable[[], object], images: int) -> Timing:
+    """Time a call that takes so many images."""
     for _ in range(WARMUP):
-        answer(images)
+        call()
     times, end = [], time.perf_counter() + SECONDS
     while len(times) < LEAST or (time.perf_counter() < end and len(times) < MOST):
         start = time.perf_counter()
-        answer(images)
+        call()
         times.append(time.perf_counter() - start)
-    p50, p95, p99 = np.percentile(times, [50, 95, 99])
-    return {"p50": p50 * 1e3, "p95": p95 * 1e3, "p99": p99 * 1e3, "images_per_second": len(images) / p50}
+    p50, p95, p99 = (float(p) for p in np.percentile(times, [50, 95, 99]))
+    return Timing(p50 * 1e3, p95 * 1e3, p99 * 1e3, images / p50)
 
 
-def interleaved(given: dict[str, tuple[Answer, np.ndarray]], rounds: int = 3) -> dict[str, dict[str, float]]:
-    """Each in turn, several times over, so that a busy moment of the machine hits all; of each the round of the median.
-
-    given: name → (answer, the images it is asked about)
-    """
-    found: dict[str, list] = {name: [] for name in given}
+def interleaved(calls: dict[str, Callable[[], object]], images: int, rounds: int = 3) -> dict[str, Timing]:
+    """Time each call in turn, several times, so that a busy moment of the machine hits all.  → of each its median round"""
+    timings: dict[str, list[Timing]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, (answer, images) in given.items():
-            found[name].append(timed(answer, images))
-    return {name: sorted(rows, key=lambda row: row["p50"])[rounds // 2] for name, rows in found.items()}
+        for name, call in calls.items():
+            timings[name].append(timed(call, images))
+    return {name: sorted(rows, key=lambda row: row.p50)[rounds // 2] for name, rows in timings.items()}

@@ -9,20 +9,23 @@ import torch
 from torch import nn
 
 from core.errors import RunError
-from deploy import card, compare, export, latency, portable, prune, quantize, runtime
-from deploy.runtime import Answer
-from vision import artifact, encoders, pruned
+from deploy import accuracy, compare, latency, prune, quantize, runtime, versions
+from deploy.export_module import ExportModule
+from deploy.export_report import requirements_text
+from deploy.pruning import prune_channels
+from deploy.runtime import Runner
+from vision import artifact, datasets, encoders, pruned
 
 NAN, INF = float("nan"), float("inf")
 
 
-def module() -> portable.Portable:
+def module() -> ExportModule:
     """An encoder that needs no exporter: 1,8,8 → 4 features, and the classifier behind them."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     encoder.spec, encoder.dim = encoders.Spec("test_resnet", 1, 8), 4
     header = artifact.EncoderHeader(encoder.spec, (0.5,), (0.25,), 4, {}, ("a", "b"))
-    return portable.Portable(artifact.Classifier(encoder, nn.Linear(4, 2)), header, False).eval()
+    return ExportModule(artifact.Classifier(encoder, nn.Linear(4, 2)), header, False).eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------- comparing
@@ -38,17 +41,17 @@ def test_what_is_not_finite_is_different(found, expected, by):
 
 def test_every_output_is_compared():
     """A classifier's features stand behind its logits, and are what a gallery is searched by."""
-    portable_module = module()
-    exact = runtime.eager(portable_module)
+    current = module()
+    exact = runtime.eager(current)
 
-    def wrong(value: float) -> Answer:
-        return Answer(lambda images: [exact.outputs(images)[0], np.full_like(exact.outputs(images)[1], value)])
+    def wrong(value: float) -> Runner:
+        return Runner(lambda images: [exact.outputs(images)[0], np.full_like(exact.outputs(images)[1], value)])
 
-    assert runtime.distance(exact, exact, portable_module) == 0
-    assert runtime.distance(wrong(NAN), exact, portable_module) == INF
-    assert runtime.distance(wrong(0.0), exact, portable_module) > 0.1
-    fewer = Answer(lambda images: exact.outputs(images)[:1])
-    assert runtime.distance(fewer, exact, portable_module) == INF
+    assert runtime.distance(exact, exact, current) == 0
+    assert runtime.distance(wrong(NAN), exact, current) == INF
+    assert runtime.distance(wrong(0.0), exact, current) > 0.1
+    fewer = Runner(lambda images: exact.outputs(images)[:1])
+    assert runtime.distance(fewer, exact, current) == INF
 
 
 # ------------------------------------------------------------------------------------------------------------------- export
@@ -56,19 +59,19 @@ def test_every_output_is_compared():
 
 @pytest.fixture
 def exporters(monkeypatch):
-    """The exporters replaced by ones that write a text and answer as torch does, or as a test wants."""
+    """The exporters replaced by ones that write a text and give torch's outputs, or those that a test sets."""
     how = dict.fromkeys(("onnxruntime", "torch.export", "torch.compile"))
 
-    def make(name: str, portable_module, path: Path | None = None) -> Answer:
+    def make(name: str, export_module, path: Path | None = None) -> Runner:
         if path:
             path.write_text(name)
         if isinstance(how[name], Exception):
             raise how[name]
-        exact = runtime.eager(portable_module)
-        return exact if how[name] is None else Answer(lambda images: [x * how[name] for x in exact.outputs(images)])
+        exact = runtime.eager(export_module)
+        return exact if how[name] is None else Runner(lambda images: [x * how[name] for x in exact.outputs(images)])
 
     current = module()
-    monkeypatch.setattr(runtime, "write_onnx", lambda m, path, inner=None: make("onnxruntime", m, path))
+    monkeypatch.setattr(runtime, "write_onnx", lambda m, path, graph=None: make("onnxruntime", m, path))
     monkeypatch.setattr(runtime, "onnx_file", lambda path, threads=0: make("onnxruntime", current))
     monkeypatch.setattr(runtime, "write_program", lambda m, path: make("torch.export", m, path))
     monkeypatch.setattr(runtime, "compiled", lambda m: make("torch.compile", m))
@@ -85,18 +88,18 @@ def exporters(monkeypatch):
 def test_a_version_that_fails_is_refused_and_the_others_go_on(exporters, tmp_path, capsys, name, fault, why):
     current, how = exporters
     how[name] = fault
-    versions = export.written(SimpleNamespace(encoder="e", torchscript=False), tmp_path, current, 1)
-    assert why in versions.refused[name]
-    assert "\n" not in versions.refused[name]
-    assert name not in versions.files
-    assert {"torch", *how} - {name} == set(versions.answers)
+    found = versions.write_versions(SimpleNamespace(encoder="e", torchscript=False), tmp_path, current, 1)
+    assert why in found.refused[name]
+    assert "\n" not in found.refused[name]
+    assert name not in found.files
+    assert {"torch", *how} - {name} == set(found)
     left = {"onnxruntime": "model.onnx", "torch.export": "model.pt2"}
     left.pop(name, None)
     folder = tmp_path / "place"
     folder.mkdir()
     for old in ("model.onnx", "model.pt2", "model.int8.onnx"):
         (folder / old).write_text("of an earlier start")
-    versions.publish(folder)
+    found.publish(folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {file: kind for kind, file in left.items()}
 
 
@@ -105,31 +108,41 @@ def test_an_encoder_whose_outputs_are_not_finite_is_not_exported(exporters, tmp_
     with torch.no_grad():
         current.model.encoder[1].weight[0, 0] = NAN
     with pytest.raises(RunError, match="encoder=e: its outputs are not finite"):
-        export.written(SimpleNamespace(encoder="e", torchscript=False), tmp_path, current, 1)
+        versions.write_versions(SimpleNamespace(encoder="e", torchscript=False), tmp_path, current, 1)
 
 
-@pytest.mark.parametrize("faulty", ["score", "speeds"])
-def test_int8_that_cannot_be_measured_is_refused(faulty):
-    def fails():
-        raise RuntimeError("no such kernel")
+@pytest.mark.parametrize("faulty", ["accuracy", "interleaved"])
+def test_int8_that_cannot_be_measured_is_refused(faulty, monkeypatch, tmp_path):
+    """The float version is measured first; the fault hits the INT8 one."""
+    def fails(*arguments):
+        if faulty == "interleaved" or arguments[0] is int8:
+            raise RuntimeError("no such kernel")
+        return 90.0
 
-    scores, speeds = lambda: 90.0, lambda: (1.0, 2.0)
-    arguments = {"score": scores, "speeds": speeds} | {faulty: fails}
-    found = quantize.gated(("static",), lambda kind: None, arguments["score"], arguments["speeds"], 90.0, 1.0, False)
+    current, data, int8, exact = module(), datasets.load("digits", seed=0), Runner(np.copy), Runner(np.copy)
+    monkeypatch.setattr(quantize.onnxruntime_int8, "write", lambda kind, source, out, batches: out.write_text("INT8"))
+    monkeypatch.setattr(runtime, "onnx_file", lambda path, threads: int8 if path.name == "int8.onnx" else exact)
+    monkeypatch.setattr(quantize, "accuracy", lambda *_: 90.0)
+    monkeypatch.setattr(quantize, faulty, fails)
+    settings = SimpleNamespace(int8="static", int8_steps=1, calibration=4, seed=0, most_lost=1.0, smaller=False)
+    found = quantize.quantize(settings, current, data, tmp_path / "model.onnx", tmp_path / "int8.onnx", 1)
     assert found.kind is None
-    assert found.reasons["static"] == "could not be made: RuntimeError: no such kernel"
+    assert found.refused["static"] == "could not be made: RuntimeError: no such kernel"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_score_that_is_no_number_passes_no_gate():
-    found = quantize.gated(("static",), lambda kind: None, lambda: NAN, lambda: (1.0, 2.0), 90.0, 1.0, False)
+    settings = SimpleNamespace(most_lost=1.0, smaller=False)
+    assert quantize.gate_failure(settings, 90.0, 89.5, 1.0, 2.0) is None
+    found = quantize.first_passing(("static",), lambda kind: quantize.gate_failure(settings, 90.0, NAN, 1.0, 2.0))
     assert found.kind is None
 
 
 def test_accuracy_is_not_told_from_outputs_that_are_not_finite():
     split = SimpleNamespace(__len__=lambda self: 2)
-    broken = SimpleNamespace(takes=lambda *_: np.zeros((2, 1)), card=SimpleNamespace(spec=SimpleNamespace(name="x")))
+    broken = SimpleNamespace(preprocess=lambda *_: np.zeros((2, 1)), header=SimpleNamespace(spec=SimpleNamespace(name="x")))
     with pytest.raises(ValueError, match="encoder=x: its outputs are not finite"):
-        portable.outputs(lambda images: np.full((2, 3), NAN), broken, split, torch.arange(2))
+        accuracy.run_split(lambda images: np.full((2, 3), NAN), broken, split, torch.arange(2))
 
 
 @pytest.mark.parametrize(("opset", "ir", "least"), [
@@ -140,9 +153,9 @@ def test_the_least_onnxruntime_is_that_of_the_official_table(tmp_path, opset, ir
     graph = onnx.helper.make_graph([], "g", [], [])
     opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("com.microsoft", 1)]
     onnx.save(onnx.helper.make_model(graph, ir_version=ir, opset_imports=opsets), tmp_path / "m.onnx")
-    needs = runtime.onnx_needs(tmp_path / "m.onnx")
+    needs = runtime.onnx_requirements(tmp_path / "m.onnx")
     assert needs == {"ir": ir, "opsets": {"ai.onnx": opset, "com.microsoft": 1}, "onnxruntime": least}
-    line = card.needs(needs, {"versions": {"onnxruntime": "9.9"}})
+    line = requirements_text(needs, "9.9")
     assert f"IR version {ir}, opset ai.onnx {opset}, com.microsoft 1" in line
     assert (f"{least} or newer" if least else "9.9, which wrote it") in line
 
@@ -155,10 +168,10 @@ def test_a_framework_that_fails_is_left_out_of_the_table_with_its_reason(monkeyp
         raise IndexError("list index out of range")
 
     monkeypatch.setattr(runtime, "write_onnx", broken)
-    monkeypatch.setattr(runtime, "compiled", lambda m, device: Answer(broken))
-    file = latency.written(module(), tmp_path / "model.onnx")
+    monkeypatch.setattr(runtime, "compiled", lambda m, device: Runner(broken))
+    file = latency.write_onnx(module(), tmp_path / "model.onnx")
     assert file == "failed: IndexError: list index out of range"
-    found, missing = latency.answers(["torch", "torch.compile", "onnxruntime"], "e", module(), file, 1, torch.device("cpu"))
+    found, missing = latency.runners(["torch", "torch.compile", "onnxruntime"], "e", module(), file, 1, torch.device("cpu"))
     assert list(found) == ["torch"]
     assert missing == dict.fromkeys(("torch.compile of e", "onnxruntime of e"), file)
     assert not list(tmp_path.iterdir())
@@ -194,7 +207,7 @@ def test_a_grouped_convolution_keeps_the_groups_that_pruning_left():
 def test_pruned_grouped_convolutions_come_back_from_their_file(name, tmp_path):
     torch.manual_seed(0)
     encoder = encoders.create(name, 3, 32).eval()
-    prune.structured(encoder, encoder, 0.7, 4)
+    prune_channels(encoder, encoder, 0.7, 4)
     header = artifact.EncoderHeader(encoder.spec, (0.5,) * 3, (0.25,) * 3, encoder.dim, {})
     target = tmp_path / "encoder.safetensors"
     prune.write_checked(target, artifact.dumps(encoder, header, {}), encoder)
@@ -244,4 +257,4 @@ def test_what_pruning_leaves_is_tried_before_it_is_called_a_success(monkeypatch)
     monkeypatch.setattr("vision.cost.macs", lambda e: 1.0 if isinstance(e.get_submodule(name), nn.LayerNorm)
                         and e.get_submodule(name).normalized_shape != (3,) else 0.0)
     with pytest.raises(ValueError, match=r"what no file can hold \(ValueError: .*cannot be pruned here\); use --kind"):
-        prune.structured(encoder, encoder, 0.5, 8)
+        prune_channels(encoder, encoder, 0.5, 8)

@@ -10,33 +10,34 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from deploy import gallery, service
-from deploy.model import Outputs, read
+from deploy import service
+from deploy.gallery import read_gallery
+from deploy.model import Outputs, read_upload
 from vision.preprocess import Preprocessing
 
 
-class Colours:
-    """Stands for a model: an image's features are the colour of its first pixel."""
+class Colors:
+    """Stands for a model: an image's features are the color of its first pixel."""
 
     preprocessing = Preprocessing(4, 3, (0.0,) * 3, (1.0,) * 3)
 
     classes = None
 
     def __init__(self, folder: Path):
-        self.path, self.says, self.asked = folder / "model.onnx", {"encoder": "colours"}, 0
+        self.path, self.metadata, self.images = folder / "model.onnx", {"encoder": "colors"}, 0
         self.path.write_bytes(b"a model")
 
-    def taken(self, body: bytes, megapixels: float) -> np.ndarray:
-        return read(body, megapixels, self.preprocessing)[:, 0, 0].astype(np.float32)
+    def preprocess(self, body: bytes, megapixels: float) -> np.ndarray:
+        return read_upload(body, megapixels, self.preprocessing)[:, 0, 0].astype(np.float32)
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        self.asked += len(images)
+        self.images += len(images)
         return Outputs(None, images)
 
 
-def png(*colour: int) -> bytes:
+def png(*color: int) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(file, "PNG")
+    Image.new("RGB", (8, 8), color).save(file, "PNG")
     return file.getvalue()
 
 
@@ -54,8 +55,8 @@ def root(tmp_path) -> Path:
     return root
 
 
-def test_any_name_can_be_read_printed_and_answered(tmp_path, root):
-    found, skipped = gallery.read(root, Colours(tmp_path), 1, tmp_path / "kept")
+def test_any_name_can_be_read_printed_and_returned(tmp_path, root):
+    found, skipped = read_gallery(root, Colors(tmp_path), 1, tmp_path / "kept")
     assert {(found.label(i), found.name(i)) for i in range(len(found))} == {
         ("caf\\xe9", "one.png"), ("line\\nbreak", "tw\\xe9\\n.png"), ("thé", "x.png")}
     assert skipped[f"{root}/bad\\xff.png"] == "the image cannot be used: not an image, or of an unknown format"
@@ -65,8 +66,8 @@ def test_any_name_can_be_read_printed_and_answered(tmp_path, root):
     assert len(skipped) == 3
     "".join([*skipped, *skipped.values()]).encode()  # can be printed
 
-    words = SimpleNamespace(batch=4, waiting=9, megabytes=1, megapixels=1, top=3, count=3)
-    with TestClient(service.build(Colours(tmp_path), found, words)) as client:
+    settings = SimpleNamespace(batch=4, waiting=9, megabytes=1, megapixels=1, top=3, count=3)
+    with TestClient(service.build(Colors(tmp_path), found, settings)) as client:
         rows = client.post("/neighbours", content=png(0, 200, 0)).json()["neighbours"]
     assert rows[0]["class"] == "line\\nbreak"
     assert rows[0]["file"] == "tw\\xe9\\n.png"
@@ -74,27 +75,27 @@ def test_any_name_can_be_read_printed_and_answered(tmp_path, root):
 
 def test_features_are_kept_until_a_file_is_another(tmp_path, root):
     """Of equal size and time of change too, as `cp -p` leaves it; and a broken file of kept features is made anew."""
-    model, kept = Colours(tmp_path), tmp_path / "kept"
-    first, skipped = gallery.read(root, model, 1, kept)
-    again, skipped_again = gallery.read(root, model, 1, kept)
-    assert (model.asked, again.files, skipped_again) == (3, first.files, skipped)
+    model, kept = Colors(tmp_path), tmp_path / "kept"
+    first, skipped = read_gallery(root, model, 1, kept)
+    again, skipped_again = read_gallery(root, model, 1, kept)
+    assert (model.images, again.files, skipped_again) == (3, first.files, skipped)
 
     path = next(path for path in first.files if path.name == "one.png")
     before = path.stat()
     path.write_bytes(png(254, 0, 0))
     assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    gallery.read(root, model, 1, kept)
-    assert model.asked == 6
+    read_gallery(root, model, 1, kept)
+    assert model.images == 6
 
     for file in kept.glob("*.npz"):
         file.write_bytes(file.read_bytes()[:100])
-    gallery.read(root, model, 1, kept)
-    assert model.asked == 9
+    read_gallery(root, model, 1, kept)
+    assert model.images == 9
 
 
 def test_a_gallery_without_images_says_what_is_there(tmp_path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "x.mov").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"^gallery=.* holds no image \(1 \.mov\)$"):
-        gallery.read(tmp_path / "gallery", Colours(tmp_path), 1, tmp_path / "kept")
+        read_gallery(tmp_path / "gallery", Colors(tmp_path), 1, tmp_path / "kept")

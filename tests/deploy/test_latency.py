@@ -1,6 +1,7 @@
 """`python -m deploy.latency`: its table, its chart, and its mistakes in a line."""
 import csv
 import json
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -9,16 +10,17 @@ import torch
 from commands import real
 
 from core import cli
-from deploy import latency, portable, runtime
+from deploy import export_module, latency, runtime
+from deploy.settings import LatencySettings
 from deploy.timing import interleaved, timed
 
 
 @pytest.mark.long
 def test_every_framework_batch_and_number_of_threads_is_a_row(tmp_path):
     out = tmp_path / "out"
-    words = "--encoders=tiny,lenet5", "--image_size=28", "--channels=1", "--batches=1,4", "--threads=1", f"--out={out}"
-    job = real(*words, "--frameworks=torch,onnxruntime,TensorRT", module="deploy.latency")
-    said, err = job.communicate(timeout=300)
+    arguments = "--encoders=tiny,lenet5", "--image_size=28", "--channels=1", "--batches=1,4", "--threads=1", f"--out={out}"
+    job = real(*arguments, "--frameworks=torch,onnxruntime,TensorRT", module="deploy.latency")
+    printed, err = job.communicate(timeout=300)
     assert job.returncode == 0, err
     with open(out / "latency.csv") as file:
         rows = list(csv.DictReader(file))
@@ -28,40 +30,48 @@ def test_every_framework_batch_and_number_of_threads_is_a_row(tmp_path):
         assert 0 < float(row["p50"]) <= float(row["p95"]) <= float(row["p99"])
         assert float(row["images_per_second"]) == pytest.approx(1e3 * int(row["batch"]) / float(row["p50"]), rel=1e-4)
     kept = json.loads((out / "results.json").read_text())
-    assert kept["hardware"]["cpu"] in said
-    assert "not TensorRT: " in said
+    assert kept["hardware"]["cpu"] in printed
+    assert "not TensorRT: " in printed
     assert (out / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_time_is_of_answers_alone():
-    found = timed(lambda images: images, np.zeros((4, 1)))
-    assert 0 < found["p50"] <= found["p95"] <= found["p99"] < 1
-    assert found["images_per_second"] == pytest.approx(4 / (found["p50"] / 1e3))
+def test_as_a_function_it_returns_the_rows(tmp_path):
+    settings = LatencySettings("tiny", "torch,TensorRT", "2", "1", image_size=28, channels=1, out=str(tmp_path / "out"))
+    result = latency.latency(settings)
+    assert [(row.framework, row.batch, row.threads) for row in result.rows] == [("torch", 2, 1)]
+    assert any(name.startswith("TensorRT") for name in result.missing)
+    assert json.loads((result.folder / "results.json").read_text())["rows"] == [asdict(row) for row in result.rows]
 
 
-def test_each_is_asked_about_its_own_images_in_turn():
-    asked = []
+def test_time_is_of_the_calls_alone():
+    found = timed(lambda: None, 4)
+    assert 0 < found.p50 <= found.p95 <= found.p99 < 1
+    assert found.images_per_second == pytest.approx(4 / (found.p50 / 1e3))
 
-    def answer(name: str):
-        return lambda images: asked.append((name, len(images)))
 
-    found = interleaved({"a": (answer("a"), np.zeros((1, 1))), "b": (answer("b"), np.zeros((3, 1)))}, rounds=2)
-    assert set(asked) == {("a", 1), ("b", 3)}
-    turns = [name for i, (name, _) in enumerate(asked) if i == 0 or asked[i - 1][0] != name]
+def test_each_runs_on_its_own_images_in_turn():
+    calls = []
+
+    def runner(name: str):
+        return lambda images: calls.append((name, len(images)))
+
+    found = interleaved({"a": partial(runner("a"), np.zeros((1, 1))), "b": partial(runner("b"), np.zeros((3, 1)))}, 1, rounds=2)
+    assert set(calls) == {("a", 1), ("b", 3)}
+    turns = [name for i, (name, _) in enumerate(calls) if i == 0 or calls[i - 1][0] != name]
     assert turns == ["a", "b", "a", "b"]
     assert set(found) == {"a", "b"}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_answers_as_the_cpu_does():
-    module, cuda = portable.named("tiny", 1, 28), torch.device("cuda")
+def test_a_gpu_gives_the_outputs_of_the_cpu():
+    module, cuda = export_module.named("tiny", 1, 28), torch.device("cuda")
     images = module.example(8).numpy()
     expected = runtime.eager(module)(images)
     np.testing.assert_allclose(runtime.eager(module.to(cuda), cuda)(images), expected, rtol=1e-2, atol=1e-3)  # TF32
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--encoders=no_such_net"], "no_such_net"),
     (["--encoders=none.safetensors"], "no such file"),
     (["--frameworks=tflite"], "frameworks=tflite: must be some of torch, torch.compile"),
@@ -71,9 +81,9 @@ def test_a_gpu_answers_as_the_cpu_does():
     (["--device=tpu"], "device=tpu: must be cpu or cuda"),
     (["--batch=1"], "there is no setting 'batch'; did you mean batches?"),
 ])
-def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(latency.TOOL, partial(latency.start), words)
+    assert cli.main(latency.TOOL, partial(latency.start), arguments)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]

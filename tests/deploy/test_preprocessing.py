@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deploy import gallery, portable, resize_graph, runtime
+from deploy import gallery_files, resize_graph, runtime
+from deploy.export_module import ExportModule
+from deploy.gallery import read_gallery
 from deploy.model import Model
 from linear_eval.features import images_of
 from vision import artifact, datasets, encoders
@@ -65,43 +67,43 @@ class Pixels(nn.Module):
 def files(request, tmp_path_factory) -> tuple[artifact.EncoderHeader, Path]:
     """ONNX files of an encoder that hands out its input: plain.onnx and, with preprocessing inside, inside.onnx."""
     out, pixels = tmp_path_factory.mktemp("files"), Pixels(request.param)
-    card = artifact.EncoderHeader(pixels.spec, MEAN[: request.param], STD[: request.param], pixels.dim, {})
+    header = artifact.EncoderHeader(pixels.spec, MEAN[: request.param], STD[: request.param], pixels.dim, {})
     for name, preprocess in (("plain", False), ("inside", True)):
-        runtime.write_onnx(portable.Portable(pixels, card, preprocess).eval(), out / f"{name}.onnx")
-    return card, out
+        runtime.write_onnx(ExportModule(pixels, header, preprocess).eval(), out / f"{name}.onnx")
+    return header, out
 
 
-def evaluated(card: artifact.EncoderHeader, folder: Path, body: bytes) -> np.ndarray:
+def evaluated(header: artifact.EncoderHeader, folder: Path, body: bytes) -> np.ndarray:
     """The encoder's input in evaluation, C,S,S, by the data set of a folder with this picture in it."""
     folder.mkdir()
     (folder / "x.png").write_bytes(body)
-    images = images_of(scan(folder)[0], torch.tensor([0]), SIZE, card.spec.channels)
-    return normalize_images(images, torch.tensor(card.mean), torch.tensor(card.std))[0].numpy()
+    images = images_of(scan(folder)[0], torch.tensor([0]), SIZE, header.spec.channels)
+    return normalize_images(images, torch.tensor(header.mean), torch.tensor(header.std))[0].numpy()
 
 
 @pytest.mark.parametrize("kind", PICTURES)
 def test_the_service_gives_the_model_what_evaluation_does(files, tmp_path, kind):
     """The same Pillow call: to the bit, but for one rounding of the normalization, which torch may fuse or not."""
-    card, out = files
-    expected = evaluated(card, tmp_path / "data", PICTURES[kind])
+    header, out = files
+    expected = evaluated(header, tmp_path / "data", PICTURES[kind])
     ulp = 2.0**-22  # of numbers from 2 to 4
     for name in ("plain", "inside"):
         model = Model(out / f"{name}.onnx")
-        found = model(model.taken(PICTURES[kind], 50)[None]).features.reshape(expected.shape)
+        found = model(model.preprocess(PICTURES[kind], 50)[None]).features.reshape(expected.shape)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2 * ulp, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PICTURES if kind != "a large JPEG"])  # evaluation decodes it smaller
 def test_a_file_with_preprocessing_inside_comes_within_two_grey_levels(files, tmp_path, kind):
     """Two passes, each of which may round the other way than Pillow (deploy/resize_graph.py)."""
-    card, out = files
-    expected = evaluated(card, tmp_path / "data", PICTURES[kind])
-    channels = card.spec.channels
+    header, out = files
+    expected = evaluated(header, tmp_path / "data", PICTURES[kind])
+    channels = header.spec.channels
     upright = scan(tmp_path / "data")[0].read(0, mode="L" if channels == 1 else "RGB")
     images = np.asarray(upright).reshape(*upright.size[::-1], channels).transpose(2, 0, 1)[None]
     session = onnxruntime.InferenceSession(out / "inside.onnx")
     found = session.run(None, {"images": np.ascontiguousarray(images)})[0].reshape(expected.shape)
-    levels = np.abs(found - expected) * np.array(card.std)[:, None, None] * 255
+    levels = np.abs(found - expected) * np.array(header.std)[:, None, None] * 255
     luma = 1 if channels == 1 and kind not in ("grey", "of the size") else 0  # Pillow's grey of each pixel is rounded too
     assert levels.max() < resize_graph.LEVELS + luma + 0.01
     if kind == "of the size" and channels == 3:
@@ -126,7 +128,7 @@ def test_a_gallery_of_export_has_the_features_of_evaluation(tmp_path):
         for i in range(6):
             (tmp_path / "data" / name / f"{picture} {i}.png").write_bytes(PICTURES[picture])
     data = datasets.load("folder", root=str(tmp_path / "data"))
-    portable.write_gallery(data, tmp_path / "gallery", 5, SIZE)
+    gallery_files.write_gallery(data, tmp_path / "gallery", 5, SIZE)
     how = Preprocessing(SIZE, 3, MEAN, STD)
     found = sorted((tmp_path / "gallery").rglob("*.png"))
     assert len(found) == 5
@@ -141,12 +143,12 @@ def test_a_gallery_that_is_not_read_as_it_was_written_replaces_nothing(tmp_path,
     from core.errors import RunError
 
     data = datasets.load("digits", seed=0)
-    portable.write_gallery(data, tmp_path / "gallery", 3)
+    gallery_files.write_gallery(data, tmp_path / "gallery", 3)
     before = {path: path.read_bytes() for path in (tmp_path / "gallery").rglob("*.png")}
     save = Image.Image.save
     monkeypatch.setattr(Image.Image, "save", lambda image, path: save(image.point(lambda p: 255 - p), path))
     with pytest.raises(RunError, match="was not read as it was written"):
-        portable.write_gallery(data, tmp_path / "gallery", 5)
+        gallery_files.write_gallery(data, tmp_path / "gallery", 5)
     assert {path: path.read_bytes() for path in (tmp_path / "gallery").rglob("*.png")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
 
@@ -157,9 +159,9 @@ def test_a_gallery_that_is_not_read_as_it_was_written_replaces_nothing(tmp_path,
 def encoder_file(path: Path, channels: int = 3) -> artifact.EncoderHeader:
     torch.manual_seed(0)
     encoder = encoders.create("test_resnet", channels, SIZE).eval()
-    card = artifact.EncoderHeader(encoder.spec, MEAN[:channels], STD[:channels], encoder.dim, {})
-    path.write_bytes(artifact.dumps(encoder, card, {}))
-    return artifact.read_header(path)
+    header = artifact.EncoderHeader(encoder.spec, MEAN[:channels], STD[:channels], encoder.dim, {})
+    path.write_bytes(artifact.dumps(encoder, header, {}))
+    return artifact.read_card(path)
 
 
 def rewritten(path: Path, change) -> None:
@@ -172,16 +174,16 @@ def rewritten(path: Path, change) -> None:
 
 def test_headers_state_the_preprocessing_and_older_files_mean_the_same(tmp_path, files):
     path = tmp_path / "e.safetensors"
-    card = encoder_file(path)
+    header = encoder_file(path)
     with safetensors.safe_open(path, "pt") as file:
         stated = json.loads(file.metadata()["nolabel"])["preprocessing"]
     assert stated == {
         "resize": "shortest side", "crop": "center", "size": SIZE, "interpolation": "bilinear", "antialias": True,
         "channels": 3, "range": [0, 1], "mean": list(MEAN), "std": list(STD),
     }
-    assert Preprocessing.of(stated) == card.preprocessing == Preprocessing(SIZE, 3, MEAN, STD)
-    rewritten(path, lambda header: header.pop("preprocessing"))
-    assert artifact.read_header(path) == card
+    assert Preprocessing.of(stated) == header.preprocessing == Preprocessing(SIZE, 3, MEAN, STD)
+    rewritten(path, lambda content: content.pop("preprocessing"))
+    assert artifact.read_card(path) == header
     session = onnxruntime.InferenceSession(files[1] / "plain.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["nolabel"])["preprocessing"] == files[0].preprocessing.json
 
@@ -191,7 +193,7 @@ def test_another_preprocessing_is_refused_instead_of_ignored(tmp_path, name, val
     path = tmp_path / "e.safetensors"
     encoder_file(path)
     assert FIXED[name] != value
-    rewritten(path, lambda header: header["preprocessing"].update({name: value}))
+    rewritten(path, lambda content: content["preprocessing"].update({name: value}))
     with pytest.raises(ValueError, match=rf"preprocessing\.{name}=") as caught:
         artifact.load(path)
     assert "\n" not in str(caught.value)
@@ -204,16 +206,16 @@ def test_the_lines_that_reports_show_make_the_input_too(tmp_path, kind, channels
     encoder's luma is rounded once more. Transparency is not laid over white there.
     """
     path = tmp_path / "e.safetensors"
-    card = encoder_file(path, channels)
+    header = encoder_file(path, channels)
     names = {"timm": timm, "torch": torch, "safetensors": safetensors}
-    exec(artifact.snippet(card, str(path)), names)
+    exec(artifact.snippet(header, str(path)), names)
     image = Image.open(io.BytesIO(PICTURES[kind]))
     body = PICTURES[kind]
     if kind == "transparent":
         image, body = image.convert("RGB"), saved(image.convert("RGB"))
-    found, expected = names["prepare"](image)[0].numpy(), evaluated(card, tmp_path / "data", body)
+    found, expected = names["prepare"](image)[0].numpy(), evaluated(header, tmp_path / "data", body)
     assert found.shape == expected.shape
-    assert (np.abs(found - expected) * np.array(card.std)[:, None, None] * 255).max() < (1 if channels == 3 else 3) + 0.01
+    assert (np.abs(found - expected) * np.array(header.std)[:, None, None] * 255).max() < (1 if channels == 3 else 3) + 0.01
     with torch.no_grad():
         features = artifact.load(path)[0](torch.from_numpy(found)[None])
         torch.testing.assert_close(names["model"](torch.from_numpy(found)[None]), features)
@@ -234,7 +236,7 @@ def test_a_gallery_survives_odd_names_and_a_folder_that_takes_no_features(tmp_pa
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(np, "savez", full)
-    found, skipped = gallery.read(root, Model(out / "plain.onnx"), 50, tmp_path / "kept")
+    found, skipped = read_gallery(root, Model(out / "plain.onnx"), 50, tmp_path / "kept")
     assert (len(found), skipped) == (2, {})
     assert {found.name(i) for i in range(2)} == {"b.png", "caf\\xe9.png"}
     json.dumps([found.name(i) for i in range(2)]).encode()

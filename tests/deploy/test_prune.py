@@ -1,5 +1,6 @@
-"""Pruning: what stays is the encoder's own most important channels, a file that every tool takes, and what was asked for."""
+"""Pruning: the most important channels stay, in a file that every tool reads, within the share that was set."""
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,6 +9,8 @@ from commands import shortened
 
 from core import cli, training
 from deploy import prune
+from deploy.pruning import prune_channels, prune_weights
+from deploy.settings import PruneSettings
 from vision import artifact, cost, encoders, pruned
 from vision.augment import Augmentation
 
@@ -25,22 +28,22 @@ SEARCHED = encoders.Spec("searched_resnet", 1, 28, "half", {"stages": (("bottlen
 def test_half_of_the_multiply_adds_stay_and_the_file_holds_what_is_left(name, tmp_path):
     encoder = (encoders.create(name, 1, 28) if isinstance(name, str) else encoders.build(name)).eval()
     before = cost.macs(encoder)
-    prune.structured(encoder, encoder, 0.5, 8)
+    prune_channels(encoder, encoder, 0.5, 8)
     assert 0.3 * before < cost.macs(encoder) <= 0.5 * before
     (tmp_path / "encoder.safetensors").write_bytes(artifact.dumps(encoder, RECIPE, {}))
-    again, card = artifact.load(tmp_path / "encoder.safetensors")
-    assert card.dim == again.dim == encoder.dim
+    again, header = artifact.load(tmp_path / "encoder.safetensors")
+    assert header.dim == again.dim == encoder.dim
     with torch.no_grad():
         assert torch.equal(again(images()), encoder(images()))
-        assert torch.equal(encoders.build(card.spec).eval()(images()).isnan(), torch.zeros(4, encoder.dim, dtype=torch.bool))
-    twice = prune.structured(again, again, 0.5, 4)
+        assert torch.equal(encoders.build(header.spec).eval()(images()).isnan(), torch.zeros(4, encoder.dim, dtype=torch.bool))
+    twice = prune_channels(again, again, 0.5, 4)
     assert cost.macs(twice) <= 0.25 * before
     (tmp_path / "twice.safetensors").write_bytes(artifact.dumps(twice, RECIPE, {}))
     assert artifact.load(tmp_path / "twice.safetensors")[1].dim == twice.dim
 
 
 def test_plain_timm_loads_it_by_the_lines_that_reports_show(tmp_path):
-    encoder = prune.structured(*2 * [encoders.create("tiny", 1, 28).eval()], 0.5, 8)
+    encoder = prune_channels(*2 * [encoders.create("tiny", 1, 28).eval()], 0.5, 8)
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(artifact.dumps(encoder, RECIPE, {}))
     scope: dict = {}
@@ -59,7 +62,7 @@ def test_channels_that_do_nothing_leave_first():
             tensor[16:] = 0
         block.conv2.weight[:, 16:] = 0
         expected = encoder(images())
-    prune.structured(encoder, encoder, 0.96, 8)
+    prune_channels(encoder, encoder, 0.96, 8)
     assert block.conv1.out_channels < 32
     with torch.no_grad():
         torch.testing.assert_close(encoder(images()), expected, rtol=1e-4, atol=1e-5)
@@ -70,7 +73,7 @@ def test_a_classifier_stays_one():
 
     encoder = encoders.create("tiny", 1, 28)
     model = artifact.Classifier(encoder, nn.Linear(encoder.dim, 7)).eval()
-    prune.structured(model, encoder, 0.5, 8)
+    prune_channels(model, encoder, 0.5, 8)
     assert model(images()).shape == (4, 7)
     assert model.head.in_features == encoder.dim < 128
 
@@ -78,7 +81,7 @@ def test_a_classifier_stays_one():
 def test_single_weights_become_zero_and_no_others():
     encoder = encoders.create("tiny", 1, 28)
     before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
-    prune.unstructured(encoder, 0.25)
+    prune_weights(encoder, 0.25)
     weights = [p.flatten() for p in encoder.parameters() if p.ndim > 1]
     assert torch.cat(weights).count_nonzero() / torch.cat(weights).numel() == pytest.approx(0.25, abs=1e-3)
     least = min(float(p[p != 0].abs().min()) for p in weights)
@@ -104,31 +107,43 @@ def test_as_a_command_it_overwrites_nothing(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     (tmp_path / "encoder.safetensors").write_bytes(artifact.dumps(encoders.create("tiny", 1, 28), RECIPE, {}))
     begin = partial(training.start, prune.TOOL, prune.check, prune.run)
-    words = ["--encoder=encoder.safetensors", "--keep=0.6", "--out=out"]
-    assert cli.main(prune.TOOL, begin, words) == 0
+    arguments = ["--encoder=encoder.safetensors", "--keep=0.6", "--out=out"]
+    assert cli.main(prune.TOOL, begin, arguments) == 0
     assert "| macs, M |" in capsys.readouterr().out
     kept = json.loads((tmp_path / "out" / "pruned.json").read_text())
     assert kept["after"]["macs"] <= 0.6 * kept["before"]["macs"]
-    assert cli.main(prune.TOOL, begin, words) == 2
+    assert cli.main(prune.TOOL, begin, arguments) == 2
     assert "holds encoder.safetensors already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--encoder=x"], "encoder=x: say which file"),
+def test_as_a_function_it_returns_the_file_and_the_costs(tmp_path):
+    (tmp_path / "encoder.safetensors").write_bytes(artifact.dumps(encoders.create("tiny", 1, 28), RECIPE, {}))
+    settings = PruneSettings(encoder=str(tmp_path / "encoder.safetensors"), keep=0.6, out=str(tmp_path / "out"))
+    result = prune.prune(settings)
+    assert cost.macs(artifact.load(result.file)[0]) == pytest.approx(result.after["macs"])
+    assert result.after["macs"] <= 0.6 * result.before["macs"]
+    with pytest.raises(ValueError, match=r"holds encoder\.safetensors already"):
+        prune.prune(settings)
+    with pytest.raises(ValueError, match="keep=2: must be a share"):
+        prune.prune(replace(settings, keep=2))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--encoder=x"], "encoder=x: give a file"),
     (["--encoder=x.safetensors", "--keep=1"], "keep=1.0: must be a share"),
     (["--encoder=x.safetensors", "--kind=n:m"], "kind=n:m: must be structured or unstructured"),
     (["--encoder=x.safetensors"], "no such file"),
     (["--encoder=vit.safetensors"], "cannot be pruned by channels"),
     (["--encoder=tiny.safetensors", "--keep=0.0001"], "keeps"),
 ])
-def test_a_mistake_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, model in (("vit", "vit_tiny_patch16_224"), ("tiny", "tiny")):
-        if any(name in word for word in words):
+        if any(name in argument for argument in arguments):
             encoder = encoders.create(model, 1, 28)
             (tmp_path / f"{name}.safetensors").write_bytes(artifact.dumps(encoder, RECIPE, {}))
     begin = partial(training.start, prune.TOOL, prune.check, prune.run)
-    assert cli.main(prune.TOOL, begin, words)
+    assert cli.main(prune.TOOL, begin, arguments)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]

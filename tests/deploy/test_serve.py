@@ -23,9 +23,10 @@ from commands import ROOT, real
 from PIL import Image
 
 from core import cli
-from deploy import portable, runtime, serve
+from deploy import export_module, gallery_files, runtime, serve
 from deploy.batching import Batcher
-from deploy.model import Model, Outputs, Refused
+from deploy.gallery import read_gallery
+from deploy.model import Model, Outputs, RequestError
 from vision import artifact, datasets, encoders
 from vision.augment import Augmentation
 from vision.splits import Dataset
@@ -49,9 +50,9 @@ def folder(tmp_path_factory) -> Path:
     recipe, head = Augmentation(8, data.mean, data.std), torch.nn.Linear(encoder.dim, 10)
     (out / "classifier.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}, head, tuple(data.classes)))
     (out / "encoder.safetensors").write_bytes(artifact.dumps(encoder, recipe, {}))
-    runtime.write_onnx(portable.load(out / "classifier.safetensors"), out / "model.onnx")
-    runtime.write_onnx(portable.load(out / "encoder.safetensors", preprocess=True), out / "encoder.onnx")
-    portable.write_gallery(data, out / "gallery", COUNT)
+    runtime.write_onnx(export_module.load(out / "classifier.safetensors"), out / "model.onnx")
+    runtime.write_onnx(export_module.load(out / "encoder.safetensors", preprocess=True), out / "encoder.onnx")
+    gallery_files.write_gallery(data, out / "gallery", COUNT)
     (out / "gallery" / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return out
 
@@ -59,9 +60,9 @@ def folder(tmp_path_factory) -> Path:
 class Service:
     """One that runs, on a port of its own."""
 
-    def __init__(self, folder: Path, *words: str):
+    def __init__(self, folder: Path, *arguments: str):
         self.folder, environment = folder, os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.process = real("--port=0", "--threads=1", *words, module="deploy.serve", cwd=folder, env=environment)
+        self.process = real("--port=0", "--threads=1", *arguments, module="deploy.serve", cwd=folder, env=environment)
         line = self.process.stdout.readline()
         assert "http://127.0.0.1:" in line, self.process.communicate()[1]
         self.url = line.split()[-1]
@@ -97,14 +98,14 @@ def digits() -> Dataset:
 
 
 def test_classes_are_the_models(service, folder, digits):
-    module = portable.load(folder / "classifier.safetensors")
+    module = export_module.load(folder / "classifier.safetensors")
     for i in range(5):
         with torch.no_grad():
-            expected = module(torch.from_numpy(module.takes(digits.test, torch.tensor([i]))))[0].softmax(1)[0]
-        answer = service.post("/classify", png(digits.test.images[i, 0])).json()["classes"]
-        assert len(answer) == 5
-        assert answer[0]["class"] == digits.classes[int(expected.argmax())]
-        assert [row["probability"] for row in answer] == pytest.approx(expected.topk(5).values.tolist(), abs=1e-4)
+            expected = module(torch.from_numpy(module.preprocess(digits.test, torch.tensor([i]))))[0].softmax(1)[0]
+        response = service.post("/classify", png(digits.test.images[i, 0])).json()["classes"]
+        assert len(response) == 5
+        assert response[0]["class"] == digits.classes[int(expected.argmax())]
+        assert [row["probability"] for row in response] == pytest.approx(expected.topk(5).values.tolist(), abs=1e-4)
 
 
 def test_neighbours_are_the_nearest_by_cosine(service, folder, digits):
@@ -112,11 +113,11 @@ def test_neighbours_are_the_nearest_by_cosine(service, folder, digits):
     from sklearn.neighbors import NearestNeighbors
 
     encoder, _ = artifact.load(folder / "encoder.safetensors")
-    module = portable.load(folder / "classifier.safetensors")
+    module = export_module.load(folder / "classifier.safetensors")
     files = sorted(p for p in (folder / "gallery").rglob("*.png") if p.stem != "broken")
     rows = torch.tensor([int(p.stem) for p in files])
     with torch.no_grad():
-        known, query = (encoder(torch.from_numpy(module.takes(split, i))) for split, i in
+        known, query = (encoder(torch.from_numpy(module.preprocess(split, i))) for split, i in
                         ((digits.train, rows), (digits.test, torch.tensor([3]))))
     distances, nearest = NearestNeighbors(n_neighbors=7, metric="cosine").fit(known).kneighbors(query)
     found = service.post("/neighbours?count=7", png(digits.test.images[3, 0])).json()["neighbours"]
@@ -167,14 +168,14 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("path", ["/classify", "/neighbours", "/predict"])
 def test_a_bad_upload_gets_its_reason(service, kind, path):
-    body, status, said = HOSTILE[kind]
-    answer = service.post(path, body)
-    assert answer.status_code == status, answer.text
-    assert said in answer.json()["error"]
+    body, status, message = HOSTILE[kind]
+    response = service.post(path, body)
+    assert response.status_code == status, response.text
+    assert message in response.json()["error"]
     assert service.post("/classify", IMAGE).status_code == 200
 
 
-@pytest.mark.parametrize(("method", "path", "status", "said"), [
+@pytest.mark.parametrize(("method", "path", "status", "message"), [
     ("GET", "/nowhere", 404, "there is no /nowhere"),
     ("GET", "/classify", 405, "/classify does not take GET"),
     ("GET", "/gallery/99999", 404, "the gallery has no image 99999"),
@@ -184,10 +185,10 @@ def test_a_bad_upload_gets_its_reason(service, kind, path):
     ("POST", "/neighbours?count=0", 422, "count=0: must be from 1 to 100"),
     ("POST", "/neighbours?count=many", 422, "count: "),
 ])
-def test_a_bad_request_gets_its_reason(service, method, path, status, said):
-    answer = httpx.request(method, service.url + path, content=IMAGE if method == "POST" else None)
-    assert answer.status_code == status
-    assert said in answer.json()["error"]
+def test_a_bad_request_gets_its_reason(service, method, path, status, message):
+    response = httpx.request(method, service.url + path, content=IMAGE if method == "POST" else None)
+    assert response.status_code == status
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("body", [
@@ -195,9 +196,9 @@ def test_a_bad_request_gets_its_reason(service, method, path, status, said):
     b"",
 ])
 def test_a_bad_form_gets_its_reason(service, body):
-    answer = service.post("/classify", body, headers={"content-type": "multipart/form-data; boundary=x"})
-    assert answer.status_code == 400
-    assert answer.json()["error"]
+    response = service.post("/classify", body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert response.status_code == 400
+    assert response.json()["error"]
 
 
 def test_a_body_without_a_length_is_cut_off(service):
@@ -206,18 +207,18 @@ def test_a_body_without_a_length_is_cut_off(service):
             yield bytes(100_000)
 
     try:
-        answer = httpx.post(f"{service.url}/classify", content=endless(), timeout=30)
-        assert answer.status_code == 413
+        response = httpx.post(f"{service.url}/classify", content=endless(), timeout=30)
+        assert response.status_code == 413
     except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
         pass  # it hung up while we were still sending
     assert service.get("/health").json()["status"] == "ok"
 
 
-def test_another_sites_name_is_not_answered_to(service):
+def test_another_sites_name_is_refused(service):
     assert httpx.get(f"{service.url}/health", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_metrics_count_what_happened_and_the_dashboard_asks_for_nothing_else(service):
+def test_metrics_count_what_happened_and_hold_all_that_the_dashboard_queries(service):
     def counted(status: str) -> float:
         found = re.findall(rf'nolabel_requests_total{{path="/classify",status="{status}"}} (\S+)', service.get("/metrics").text)
         return float(found[0]) if found else 0.0
@@ -229,10 +230,10 @@ def test_metrics_count_what_happened_and_the_dashboard_asks_for_nothing_else(ser
     assert (counted("200"), counted("415")) == (good + 3, bad + 1)
     text = service.get("/metrics").text
     dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
-    asked = {name for panel in dashboard["panels"] for target in panel["targets"]
+    queried = {name for panel in dashboard["panels"] for target in panel["targets"]
              for name in re.findall(r"\b(?:nolabel|process)_\w+", target["expr"])}
-    assert len(asked) >= 7
-    for name in asked:
+    assert len(queried) >= 7
+    for name in queried:
         assert re.search(rf"^{name}[ {{]", text, re.M), name
 
 
@@ -247,39 +248,37 @@ def test_an_encoder_has_neighbours_and_no_classes(folder, digits):
     try:
         body = png(digits.test.images[0, 0])
         assert list(started.post("/predict", body).json()) == ["neighbours"]
-        answer = started.post("/classify", body)
-        assert answer.status_code == 404
-        assert "no classes" in answer.json()["error"]
+        response = started.post("/classify", body)
+        assert response.status_code == 404
+        assert "no classes" in response.json()["error"]
     finally:
         assert started.end() in (0, -signal.SIGTERM)  # uvicorn ends by the signal that ended it
 
 
 def test_features_of_the_gallery_are_kept_until_it_changes(folder, tmp_path):
-    from deploy import gallery
-
     root, kept = tmp_path / "gallery", tmp_path / "kept"
     shutil.copytree(folder / "gallery", root)
     model = Model(folder / "model.onnx")
-    first, skipped = gallery.read(root, model, 1, kept)
+    first, skipped = read_gallery(root, model, 1, kept)
     assert len(first) == COUNT
     assert [Path(path).name for path in skipped] == ["broken.png"]
 
     def must_not(images):
-        raise AssertionError("asked again")
+        raise AssertionError("computed again")
 
-    model.session.run, asked = must_not, model.session.run
-    again, skipped_again = gallery.read(root, model, 1, kept)
+    model.session.run, run = must_not, model.session.run
+    again, skipped_again = read_gallery(root, model, 1, kept)
     np.testing.assert_array_equal(again.index.reconstruct_n(0, COUNT), first.index.reconstruct_n(0, COUNT))
     assert (again.files, skipped_again) == (first.files, skipped)
-    model.session.run = asked
+    model.session.run = run
     (root / "0" / "broken.png").write_bytes(IMAGE)
-    assert len(gallery.read(root, model, 1, kept)[0]) == COUNT + 1
+    assert len(read_gallery(root, model, 1, kept)[0]) == COUNT + 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- batching
 
 
-def test_what_waits_together_is_answered_together_and_each_gets_its_own():
+def test_what_waits_together_is_one_batch_and_each_gets_its_own_outputs():
     sizes = []
 
     def model(images: np.ndarray) -> Outputs:
@@ -287,38 +286,38 @@ def test_what_waits_together_is_answered_together_and_each_gets_its_own():
         time.sleep(0.02)
         return Outputs(None, images.reshape(len(images), -1) * 2)
 
-    async def ask() -> list[Outputs]:
-        batcher = Batcher(model, most=8, waiting=100)
+    async def predict() -> list[Outputs]:
+        batcher = Batcher(model, max_batch=8, max_waiting=100)
         task = asyncio.create_task(batcher.run())
-        found = await asyncio.gather(*(batcher.ask(np.full((1, 1, 1), i)) for i in range(40)))
+        found = await asyncio.gather(*(batcher.predict(np.full((1, 1, 1), i)) for i in range(40)))
         task.cancel()
         return found
 
-    assert [int(found.features[0]) for found in asyncio.run(ask())] == [2 * i for i in range(40)]
+    assert [int(found.features[0]) for found in asyncio.run(predict())] == [2 * i for i in range(40)]
     assert sum(sizes) == 40
     assert max(sizes) == 8
     assert len(sizes) <= 6
 
 
-def test_too_many_are_told_to_come_again_and_a_failure_is_of_its_batch_alone():
+def test_too_many_are_refused_and_a_failure_is_of_its_batch_alone():
     def model(images: np.ndarray) -> Outputs:
         if images.min() < 0:
             raise RuntimeError("no")
         return Outputs(None, images.reshape(len(images), -1))
 
-    async def ask():
-        batcher = Batcher(model, most=1, waiting=3)
-        waiting = [asyncio.create_task(batcher.ask(np.full((1, 1, 1), value))) for value in (1, -1, 2)]
+    async def predict():
+        batcher = Batcher(model, max_batch=1, max_waiting=3)
+        waiting = [asyncio.create_task(batcher.predict(np.full((1, 1, 1), value))) for value in (1, -1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="3 images wait already") as refused:
-            await batcher.ask(np.zeros((1, 1, 1)))
+        with pytest.raises(RequestError, match="3 images wait already") as refused:
+            await batcher.predict(np.zeros((1, 1, 1)))
         assert refused.value.status == 429
         task = asyncio.create_task(batcher.run())
         found = await asyncio.gather(*waiting, return_exceptions=True)
         task.cancel()
         return found
 
-    first, second, third = asyncio.run(ask())
+    first, second, third = asyncio.run(predict())
     assert (first.features[0], third.features[0]) == (1, 2)
     assert isinstance(second, RuntimeError)
 
@@ -333,11 +332,11 @@ def loaded(service: Service, requests: int, parallel: int = 16) -> dict:
     async def one(client: httpx.AsyncClient, i: int) -> None:
         bad = i % 100 == 50
         body, status, _ = kinds[i // 100 % len(kinds)] if bad else (IMAGE, 200, "")
-        answer = await client.post(("/classify", "/neighbours", "/predict")[i % 3], content=body)
-        assert answer.status_code == status
-        assert ("error" in answer.json()) == bad
+        response = await client.post(("/classify", "/neighbours", "/predict")[i % 3], content=body)
+        assert response.status_code == status
+        assert ("error" in response.json()) == bad
         counts = found["bad" if bad else "good"]
-        counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
+        counts[response.status_code] = counts.get(response.status_code, 0) + 1
 
     async def worker(client: httpx.AsyncClient, numbers) -> None:
         for i in numbers:
@@ -355,7 +354,7 @@ def loaded(service: Service, requests: int, parallel: int = 16) -> dict:
 
 
 @pytest.mark.long
-def test_under_load_good_input_is_answered_and_bad_input_refused(service):
+def test_under_load_good_input_is_classified_and_bad_input_refused(service):
     found = loaded(service, 1_000)
     assert found["good"] == {200: 990}
     assert sum(found["bad"].values()) == 10
@@ -379,11 +378,11 @@ def test_a_chosen_image_shows_its_classes_and_neighbours(service, browser, folde
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    given = folder / "given.png"
-    given.write_bytes(png(digits.test.images[0, 0]))
-    expected = service.post("/predict", given.read_bytes()).json()
+    chosen = folder / "chosen.png"
+    chosen.write_bytes(png(digits.test.images[0, 0]))
+    expected = service.post("/predict", chosen.read_bytes()).json()
     browser.get(service.url)
-    browser.find_element(By.ID, "file").send_keys(str(given))
+    browser.find_element(By.ID, "file").send_keys(str(chosen))
     WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#neighbours figure"))
     rows = [row.text.split("\n") for row in browser.find_elements(By.CSS_SELECTOR, ".class")]
     assert rows == [[row["class"], f"{100 * row['probability']:.1f} %"] for row in expected["classes"]]
@@ -412,8 +411,8 @@ def test_a_dropped_file_that_is_no_image_says_why(service, browser):
 # ---------------------------------------------------------------------------------------------------------------- mistakes
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ([], "model=None: say which file of deploy.export"),
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "model=None: give a file of deploy.export"),
     (["--model=none.onnx"], "model=none.onnx: no such file"),
     (["--model=foreign.onnx"], "is no ONNX file of deploy.export"),
     (["--model=model.onnx", "--gallery=nowhere"], "gallery=nowhere: no such folder"),
@@ -423,14 +422,14 @@ def test_a_dropped_file_that_is_no_image_says_why(service, browser):
     (["--model=model.onnx", "--host=no.such.host.invalid"], "cannot be listened on"),
     (["--model=model.onnx", "--galery=x"], "there is no setting 'galery'; did you mean gallery?"),
 ])
-def test_a_mistake_is_one_line(words, said, folder, capsys, monkeypatch):
+def test_a_mistake_is_one_line(arguments, message, folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     Path("foreign.onnx").write_bytes(b"nothing of the kind")
     Path("empty").mkdir(exist_ok=True)
-    assert cli.main(serve.TOOL, partial(serve.run), ["--port=0", *words]) == 2
+    assert cli.main(serve.TOOL, partial(serve.run), ["--port=0", *arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
 
 
 def test_a_port_that_is_taken_is_one_line(folder, capsys, monkeypatch):

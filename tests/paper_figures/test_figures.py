@@ -52,19 +52,19 @@ def table(tmp_path) -> Path:
         "scaling": {"kind": "scaling", "results": str(tmp_path / "scaling.json")},
         "speed": {"kind": "speed", "results": str(tmp_path / "speed.json")},
     }
-    said = {"table": "t", "columns": {"a": {"title": "A, %"}, "b": {}}, "rows": rows, "figures": figures}
-    (tmp_path / "table.json").write_text(json.dumps(said))
+    content = {"table": "t", "columns": {"a": {"title": "A, %"}, "b": {}}, "rows": rows, "figures": figures}
+    (tmp_path / "table.json").write_text(json.dumps(content))
     return tmp_path / "table.json"
 
 
 @pytest.mark.long
 def test_every_kind_is_drawn_and_the_same_bytes_again(table, tmp_path):
-    said = json.loads(table.read_text())["figures"]
-    assert {figure["kind"] for figure in said.values()} == set(KINDS)
+    figures = json.loads(table.read_text())["figures"]
+    assert {figure["kind"] for figure in figures.values()} == set(KINDS)
     for out in ("first", "second"):
         subprocess.run([sys.executable, "-m", "paper_figures.make", f"--table={table}", f"--out={tmp_path / out}"], cwd=ROOT,
                        check=True, timeout=120)
-    for name in said:
+    for name in figures:
         for suffix in ("pdf", "png"):
             one, two = ((tmp_path / out / f"{name}.{suffix}").read_bytes() for out in ("first", "second"))
             assert one == two
@@ -91,7 +91,7 @@ def test_an_encoder_without_stages_is_refused(table, tmp_path, capsys):
     study["trials"][7]["encoder"] = SPEC | {"name": "vit_tiny_patch16_224", "arguments": {"depth": 3}}
     (tmp_path / "study.json").write_text(json.dumps(study))
     assert make.main([f"--table={table}", f"--out={tmp_path / 'out'}", "--only", "found"]) == 1
-    assert "vit_tiny_patch16_224 is not told as stages" in capsys.readouterr().err
+    assert "vit_tiny_patch16_224 is not built of stages" in capsys.readouterr().err
 
 
 def test_the_interval_of_a_mean_is_students():
@@ -103,21 +103,21 @@ def test_the_interval_of_a_mean_is_students():
     assert interval(np.array([1.0])) == 0
 
 
-def test_it_knows_no_torch_and_none_of_our_rooms():
+def test_it_imports_no_torch_and_no_other_package():
     code = "import sys, paper_figures.make, paper_figures.draw; assert not {'torch', 'core', 'experiments'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--table=none"], "there is no runs/tables/none/table.json; experiments.reproduce makes it"),
     (["--only", "sarch"], "only=sarch: t has pretraining, views, lines"),
 ])
-def test_a_mistake_is_one_line(table, words, said, capsys, monkeypatch, tmp_path):
+def test_a_mistake_is_one_line(table, arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert make.main([f"--table={table}", *words]) == 2
+    assert make.main([f"--table={table}", *arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
 
 
 @pytest.mark.long
@@ -129,11 +129,11 @@ def test_a_figure_that_cannot_be_drawn_lets_the_others_be(table, capsys, tmp_pat
     assert (tmp_path / "out" / "speed.pdf").exists()
 
 
-KEPT = sorted((ROOT / "experiments" / "tables" / "measured").glob("*.json"))
+COMMITTED = sorted((ROOT / "experiments" / "tables" / "measured").glob("*.json"))
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_a_kept_table_is_drawn_from_the_repository_alone(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_table_is_drawn_from_the_repository_alone(path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     figures = json.loads(path.read_text())["figures"]
     assert "runs/" not in json.dumps(figures)

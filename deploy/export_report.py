@@ -1,0 +1,145 @@
+"""The report of an export: accuracy and speed of every version, which to use, and why others are missing. No torch here."""
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from core.figures import COLOURS, canvas, drawn, logarithmic
+
+TEMPLATE = Path(__file__).with_name("export_report.md.jinja")
+REFERENCE = "against: "  # what the names of the other model's versions begin with, here and in card.json
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A version's measurements: accuracy in per cent, milliseconds of one image, images a second of a batch.
+
+    file: its name where the export has one; reference: is it a version of the model compared with?
+    """
+
+    accuracy: float
+    p50: float
+    p95: float
+    images_per_second: float
+    megabytes: float
+    file: str | None
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Millions of parameters and of multiply-adds.  encoder: the file"""
+
+    encoder: str
+    parameters: float
+    macs: float
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The folder of the files, and what was measured. `json` keeps the keys that card.json has always had."""
+
+    folder: Path
+    model: ModelCost
+    reference: ModelCost | None  # of settings.against
+    data: str
+    output_names: tuple[str, ...]
+    metadata: dict  # what the files state of their input (ExportModule.metadata)
+    rows: dict[str, VersionRow]  # by the version's name
+    batch: int  # images, of the throughput
+    threads: int
+    most_lost: float  # points of accuracy that a recommended version may lose
+    deviations: dict[str, float]  # each version's largest difference from torch's outputs
+    refused: dict[str, str]  # name → why
+    standalone: dict  # the ONNX files in a process without torch (versions.check_without_torch)
+    onnx: dict[str, dict]  # what reads each ONNX file (runtime.onnx_requirements)
+    provenance: dict  # settings ("words"), command, hardware, versions, code
+
+    @property
+    def metric(self) -> str:
+        return "accuracy" if self.metadata["classes"] else "kNN accuracy"
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.rows, self.most_lost)
+
+    @property
+    def comparison(self) -> str | None:
+        """The model beside the one it is compared with, by onnxruntime; None where one of them lacks that version."""
+        if not self.reference or not {"onnxruntime", f"{REFERENCE}onnxruntime"} <= {*self.rows}:
+            return None
+        mine, other = self.rows["onnxruntime"], self.rows[f"{REFERENCE}onnxruntime"]
+        return (
+            f"Against {self.reference.encoder}: {self.model.macs / self.reference.macs:.0%} of its multiply-adds, "
+            f"{self.model.parameters / self.reference.parameters:.0%} of its parameters, {other.p50 / mine.p50:.2f}× its speed "
+            f"at one image, {mine.images_per_second / other.images_per_second:.2f}× at {self.batch}, "
+            f"{mine.accuracy - other.accuracy:+.2f} points of accuracy (onnxruntime)."
+        )
+
+    @property
+    def json(self) -> dict:
+        return asdict(self.model) | self.provenance | {
+            "against": self.reference and asdict(self.reference), "answers": self.output_names, "judged": self.metric,
+            "data": self.data, "input": self.metadata, "rows": {name: asdict(row) for name, row in self.rows.items()},
+            "batch": self.batch, "threads": self.threads, "off": self.deviations, "refused": self.refused,
+            "alone": self.standalone, "onnx": self.onnx, "verdict": self.verdict,
+        }
+
+    @property
+    def text(self) -> str:
+        """In Markdown."""
+        from jinja2 import Template
+
+        same = [(name, row["same class as torch"]) for name, row in self.standalone["files"].items() if len(row) > 1]
+        return Template(TEMPLATE.read_text(), trim_blocks=True, lstrip_blocks=True).render(
+            report=self, title=Path(self.model.encoder).name, requirements=requirements_text, input=input_text(self.metadata),
+            same_class=", ".join(f"{name} {share:.1%}" for name, share in same),
+        ).rstrip() + "\n"
+
+    @property
+    def files(self) -> dict[str, str | bytes]:
+        """The report's files: name → content."""
+        text = self.text + "\n![accuracy over latency](card.png)\n"
+        return {"card.png": chart(self), "card.md": text, "card.json": json.dumps(self.json, indent=1) + "\n"}
+
+
+def verdict(rows: dict[str, VersionRow], most_lost: float) -> str:
+    """The version of the lowest latency among those that keep torch's accuracy."""
+    exact = rows["torch"]
+    good = {name: row for name, row in rows.items() if not row.reference and exact.accuracy - row.accuracy <= most_lost}
+    name, best = min(good.items(), key=lambda item: item[1].p50)
+    if name == "torch":
+        return "Use torch as it is: nothing here is faster."
+    file = f" ({best.file})" if best.file else ""
+    return (
+        f"Use {name}{file}: {exact.p50 / best.p50:.1f}× torch's speed at one image, "
+        f"{best.accuracy - exact.accuracy:+.2f} points of accuracy."
+    )
+
+
+def requirements_text(row: dict, onnxruntime: str | None) -> str:
+    """What reads an ONNX file.  row: of `runtime.onnx_requirements`; onnxruntime: the version that wrote it"""
+    opsets = ", ".join(f"{domain} {version}" for domain, version in row["opsets"].items())
+    least = f"{row['onnxruntime']} or newer" if row["onnxruntime"] else f"{onnxruntime}, which wrote it"
+    return f"IR version {row['ir']}, opset {opsets}; needs onnxruntime {least}."
+
+
+def input_text(metadata: dict) -> str:
+    """How images become the files' input."""
+    how, colors = metadata["preprocessing"], "grey" if metadata["channels"] == 1 else "RGB"
+    resize = f"{how['resize']} to {how['size']} px ({how['interpolation']}, antialiased), the {how['crop']} square"
+    if metadata["preprocess"]:
+        return f"Input: upright {colors} images of any size, bytes 0 … 255; inside the files: {resize}, normalization."
+    return f"Input: upright {colors} images, {resize}, scaled to [0, 1], minus {how['mean']}, divided by {how['std']}."
+
+
+@drawn
+def chart(report: ExportResult):
+    """Accuracy over latency."""
+    figure, ((axis,),) = canvas(6, 4)
+    for name, row in report.rows.items():
+        color = COLOURS[1 if row.reference else 0]
+        axis.scatter(row.p50, row.accuracy, s=20 + 12 * row.megabytes, alpha=0.7, color=color)
+        axis.annotate(name, (row.p50, row.accuracy), textcoords="offset points", xytext=(6, 6), fontsize=8)
+    axis.set(xlabel="latency of one image, median, ms", ylabel=f"{report.metric} on test images, %")
+    logarithmic(axis, "x")
+    return figure

@@ -1,0 +1,82 @@
+"""The report of deploy.latency: its rows as CSV, Markdown and a chart. No torch here."""
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from core.figures import canvas, drawn, logarithmic
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """A measurement.  batch: images at once; parameters, macs: millions; p50, p95, p99: milliseconds"""
+
+    encoder: str
+    framework: str
+    device: str
+    threads: int
+    batch: int
+    parameters: float
+    macs: float
+    p50: float
+    p95: float
+    p99: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """The folder of the files, and what was measured."""
+
+    folder: Path
+    rows: list[LatencyRow]
+    missing: dict[str, str]  # a framework, or "framework of encoder" → why it was not measured
+    provenance: dict  # settings ("words"), command, hardware, versions, code
+
+    @property
+    def json(self) -> dict:
+        return {"rows": [asdict(row) for row in self.rows], "missing": self.missing} | self.provenance
+
+    @property
+    def csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(LatencyRow)], lineterminator="\n")
+        writer.writeheader()
+        rows = (asdict(row).items() for row in self.rows)
+        writer.writerows({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row} for row in rows)
+        return text.getvalue()
+
+    @property
+    def text(self) -> str:
+        """The table in Markdown, with the machine's name."""
+        head = ("encoder", "framework", "threads", "images", "p50, ms", "p95, ms", "p99, ms", "images/s")
+        machine = self.provenance["hardware"]["gpu" if self.rows[0].device == "cuda" else "cpu"]
+        lines = [f"{machine}; medians, 95th and 99th percentiles", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines += [
+            f"| {row.encoder} ({row.parameters:.2f} M, {row.macs:.0f} M multiply-adds) | {row.framework} | {row.threads} "
+            f"| {row.batch} | {row.p50:.2f} | {row.p95:.2f} | {row.p99:.2f} | {row.images_per_second:,.0f} |"
+            for row in self.rows
+        ]
+        return "\n".join([*lines, "", *(f"- not {name}: {why}" for name, why in self.missing.items())]).rstrip() + "\n"
+
+
+@drawn
+def chart(rows: list[LatencyRow]):
+    """Latency over the batch size, a panel for each encoder; whiskers reach to the 95th percentile."""
+    names = list(dict.fromkeys(row.encoder for row in rows))
+    figure, (axes,) = canvas(4.2 * len(names), 3.6, columns=len(names))
+    for axis, name in zip(axes, names, strict=True):
+        lines: dict[tuple[str, int], list[LatencyRow]] = {}
+        for row in rows:
+            if row.encoder == name:
+                lines.setdefault((row.framework, row.threads), []).append(row)
+        for (framework, threads), line in lines.items():
+            errors = [[0] * len(line), [row.p95 - row.p50 for row in line]]
+            label = f"{framework}, {threads} thread{'s' * (threads > 1)}"
+            axis.errorbar([row.batch for row in line], [row.p50 for row in line], yerr=errors, marker="o", ms=3, capsize=2,
+                          label=label)
+        axis.set(title=Path(name).parent.name if "/" in name else name, xlabel="images at once", ylabel="median, ms")
+        for which in "xy":
+            logarithmic(axis, which)
+        axis.legend(fontsize=7)
+    return figure
