@@ -1,11 +1,12 @@
-"""Samplers, successive halving and proxies, judged on the tabular benchmark (experiments/tabular.py).
+"""Compares samplers, successive halving and proxies on the tabular benchmark (experiments/tabular.py).
 
     uv run python -m experiments.judge            # --seeds 20; half an hour, most of it GP's
     uv run python -m experiments.judge --samplers tpe nsga2 evolution --seeds 100 --kept experiments/tabular/samplers.json
 
+A tool of its own because no command searches in a table; a cell of experiments/tables/search_on_the_tabular_benchmark.yaml.
 Hypervolume: of accuracy and log₁₀ multiply-adds, as a share of what the reference study reaches; from chance (10 %) and,
 harsher, from the worst accuracy that any architecture of the table ends with. From chance, the cheapest architecture that was
-drawn decides nearly all of it; what the table's noise leaves to be seen is in experiments/search_noise.py. Kept in
+drawn decides nearly all of it; what the table's noise allows to conclude is in experiments/search_noise.py. Kept in
 experiments/tabular/judged.json and .md.
 """
 import argparse
