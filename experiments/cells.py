@@ -1,16 +1,15 @@
-"""Cells: a table's work, a command of a tool each, addressed by what decides its result.
+"""Cells: a table's commands, each with an address computed from everything that decides its result.
 
-A cell's address is a hash of its command's words, of the addresses of the cells whose files it reads, and of the code that runs
-it. What is done is never done again; a changed setting has another address, and so has whatever reads its files, and nothing
-else. In runs/cells:
+An address is a hash of the command's arguments, of the addresses of the cells whose files it reads, and of the code that runs
+it. A finished cell is never run again. A changed setting gives another address to its cell and to the cells that read that
+one's files, and to no others. In runs/cells:
 
-    <name>-<hash>/       what the tool leaves
-    <name>-<hash>.log    what it said
-    <name>-<hash>.json   how it ended: command, code, hardware, seconds
+    <name>-<hash>/       what the tool writes
+    <name>-<hash>.log    what it prints
+    <name>-<hash>.json   its record: command, exit code, commit, hardware, seconds
 
-A cell is done under a lock that dies with its process, so that any number of runners share a table.
+A cell runs under a lock that ends with its process, so any number of runners can share a table.
 """
-import ast
 import contextlib
 import fcntl
 import hashlib
@@ -21,43 +20,69 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
-import yaml
-
 from core import signals
+from experiments.code_version import ROOT, code_version, file_hashes, version_of
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ("core", "vision", "linear_eval")  # rooms whose code every tool runs; its own beside them
-OTHERS = {"nas": ("ssl",), "experiments": ("ssl", "nas", "distill", "deploy")}  # and those that a room's tools call
-MISSING = 70  # recorded where a tool ends well and leaves not all of its files
-CHANGED = "the code has changed since this command began: the same command goes on with what it is now"
+MISSING = 70  # the exit code in the record of a tool that ends well and does not write all of its files
+CHANGED = "the code has changed since this command began: run the same command again, it uses the new code"
 STOPPED = signals.CODES  # exit codes of a tool that a signal asked to stop
+
+
+class State(StrEnum):
+    """How an attempt at a cell ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    BLOCKED = "blocked"  # a cell that it needs failed
+    ELSEWHERE = "elsewhere"  # another process runs it
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """The provenance of a cell.  code: exit code; version: of the code, comments apart."""
+
+    name: str = ""
+    code: int = 0
+    command: str = ""
+    commit: str = ""
+    version: str = ""
+    tries: int = 0
+    seconds: float = 0.0
+    hardware: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, document: Mapping) -> "CellRecord":
+        return cls(**{f.name: document[f.name] for f in fields(cls) if f.name in document})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A command.  name: for people.  words: of its command line, with {out}, {id} and {<cell>.<file>} for what is not known
-    before.  files: name → path of what it leaves, with the same placeholders.  needs: the cells whose files it reads, by name.
+    """A command.  arguments: with the placeholders {out}, {id} and {<cell>.<file>}, which need addresses.  files: name → path
+    of what it writes, with the same placeholders.  needs: the cells whose files it reads, by name.
     """
 
-    name: str
+    name: str  # for people
     module: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     files: tuple[tuple[str, str], ...]
     needs: tuple[tuple[str, "Cell"], ...] = ()
     minutes: float = 0.0  # expected, of two cores
-    codes: tuple[int, ...] = (0,)  # exit codes with which it has done its work
+    exit_codes: tuple[int, ...] = (0,)  # exit codes that count as success
 
     @cached_property
     def id(self) -> str:
-        said = [self.module, self.words, self.files, [(n, c.id) for n, c in self.needs]]
-        said += [version(self.module, method_of(self.words)), *map(_digest, files_of(self.words))]
-        plain = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-")[:40]
-        return f"{plain}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
+        parts = [self.module, self.arguments, self.files, [(name, cell.id) for name, cell in self.needs]]
+        parts += [version_of(self.module, self.arguments), *file_hashes(self.arguments)]
+        label = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-")[:40]
+        return f"{label}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
 
     @property
     def out(self) -> Path:
@@ -68,51 +93,69 @@ class Cell:
         return folder() / f"{self.id}.log"
 
     @property
-    def record(self) -> Path:
+    def record_file(self) -> Path:
         return folder() / f"{self.id}.json"
 
     @property
     def command(self) -> list[str]:
-        return ["-m", self.module, *(self._filled(word) for word in self.words)]
+        return ["-m", self.module, *map(self._filled, self.arguments)]
 
     @property
     def text(self) -> str:
-        """As one would type it."""
+        """The command as a user types it."""
         return f"uv run python {shlex.join(self.command)}"
 
     def file(self, name: str) -> Path:
-        """Raises ValueError where it leaves no file of that name."""
-        paths = dict(self.files)
+        """The path of a file that it writes; "record" is its own record.  Raises ValueError."""
+        paths = dict(self.files) | {"record": str(self.record_file)}
         if name not in paths:
-            raise ValueError(f"cell {self.name} leaves {', '.join(paths)}; no {name}")
+            raise ValueError(f"cell {self.name} writes {', '.join(paths)}; no {name}")
         return Path(self._filled(paths[name]))
 
     def _filled(self, text: str) -> str:
-        known = {"out": str(self.out), "id": self.id}
-        known |= {f"{name}.{file}": str(cell.file(file)) for name, cell in self.needs for file, _ in cell.files}
-        return re.sub(r"\{([\w.]+)\}", lambda m: known[m[1]], text)
+        needs = {name: _Files(cell) for name, cell in self.needs}
+        return text.format_map({**needs, "out": self.out, "id": self.id})
 
     @property
     def done(self) -> bool:
-        return self.ended.get("code") in self.codes and all(self.file(name).exists() for name, _ in self.files)
+        record = self.record
+        return record is not None and record.code in self.exit_codes and not self.missing_files
 
     @property
-    def ended(self) -> dict:
-        """How it ended when it was last tried; empty where it never was."""
+    def missing_files(self) -> list[str]:
+        return [name for name, _ in self.files if not self.file(name).exists()]
+
+    @property
+    def record(self) -> CellRecord | None:
+        """How its last attempt ended; None where there was none."""
         try:
-            return json.loads(self.record.read_text())
+            return CellRecord.from_json(json.loads(self.record_file.read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+            return None
 
     @property
-    def why(self) -> str:
-        """The last line of its log."""
+    def last_line(self) -> str:
+        """Of its log: why it failed."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed nothing"
+
+    def write_log(self, text: str) -> None:
+        with open(self.log, "a") as log:
+            log.write(f"{text}\n")
 
 
-def paths() -> str:
-    """Where a process finds our modules, whatever its folder."""
+class _Files:
+    """A cell's files as attributes, for str.format."""
+
+    def __init__(self, cell: Cell):
+        self._cell = cell
+
+    def __getattr__(self, name: str) -> str:
+        return str(self._cell.file(name))
+
+
+def python_path() -> str:
+    """PYTHONPATH with which a process finds this repository's modules from any folder."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -120,91 +163,27 @@ def folder() -> Path:
     return Path("runs") / "cells"
 
 
-@cache
-def version(module: str, method: str = "") -> str:
-    """Of the code that a tool runs: a hash of its rooms' syntax, comments and docstrings apart, and of their yaml.
-
-    method: where it is known, of all methods of the tool's room only that one and those that it builds on count.
-    """
-    digest, own = hashlib.sha256(), module.split(".")[0]
-    methods = ROOT / own / "method"
-    chosen = _closure(methods, method) if method and (methods / f"{method}.py").exists() else None
-    for room in sorted({*SHARED, own, *OTHERS.get(own, ())}):
-        for path in sorted(ROOT.joinpath(room).rglob("*")):
-            place = path.relative_to(ROOT)
-            if place.parts[:2] in (("experiments", "tables"), ("experiments", "recipes")):
-                continue  # what is said in words is in the words
-            if path.parent == methods and chosen is not None and path.stem not in chosen:
-                continue
-            if path.suffix == ".py":
-                digest.update(f"{place} {_meaning(path.read_text())}\n".encode())
-            elif path.suffix == ".yaml":
-                digest.update(f"{place} ".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def method_of(words: Sequence[str]) -> str:
-    """The one that a command names, or its recipe; "" where neither does."""
-    said = _given(words)
-    if "method" not in said and (path := ROOT / said.get("recipe", "?")).is_file():
-        said = {name: str(value) for name, value in (yaml.safe_load(path.read_text()) or {}).items()}
-    return said.get("method", "")
-
-
-def _given(words: Sequence[str]) -> dict[str, str]:
-    """--name=value … → {name: value, …}"""
-    return dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
-
-
-def _closure(folder: Path, name: str) -> set[str]:
-    """A method, the methods whose modules it imports, and so on; __init__ too."""
-    found, left = {"__init__"}, {name}
-    while left:
-        one = left.pop()
-        found.add(one)
-        text = (folder / f"{one}.py").read_text()
-        others = {path.stem for path in folder.glob("*.py")} - found
-        left |= {other for other in others if re.search(rf"\bmethod(\.| import .*\b){other}\b", text)}
-    return found
-
-
-def files_of(words: Sequence[str]) -> list[Path]:
-    """Recipes and modules of the repository that a command names: what is in them decides too."""
-    named = (ROOT / value.split(":")[0] for value in _given(words).values())
-    return [path for path in named if path.suffix in (".yaml", ".py") and path.is_file()]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def _meaning(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0].value.value = ""
-    return ast.dump(tree)
-
-
 def ordered(cells: Sequence[Cell]) -> list[Cell]:
-    """These and what they need, each once, after what it needs."""
-    found: dict[str, Cell] = {}
+    """These cells and those that they need, each once, after the cells that it needs."""
+    by_id: dict[str, Cell] = {}
 
     def add(cell: Cell) -> None:
-        if cell.id not in found:
+        if cell.id not in by_id:
             for _, needed in cell.needs:
                 add(needed)
-            found[cell.id] = cell
+            by_id[cell.id] = cell
 
     for cell in cells:
         add(cell)
-    return list(found.values())
+    return list(by_id.values())
 
 
 @contextlib.contextmanager
-def alone(cell: Cell) -> Iterator[int | None]:
-    """Yields the lock, where it is ours to do; None while another process has it."""
+def file_lock(cell: Cell) -> Iterator[int | None]:
+    """Yields the descriptor of the cell's lock; None while another process holds it.
+
+    By flock and not by the package filelock: the tool inherits the descriptor, and so holds the lock when its runner is killed.
+    """
     folder().mkdir(parents=True, exist_ok=True)
     with open(folder() / f".{cell.id}.lock", "w") as file:
         try:
@@ -216,52 +195,54 @@ def alone(cell: Cell) -> Iterator[int | None]:
 
 
 def current(cell: Cell) -> bool:
-    """Is its code still what its address says?"""
-    version.cache_clear()
+    """Is the code on disk still the code of the cell's address?"""
+    code_version.cache_clear()
     return replace(cell).id == cell.id
 
 
-def perform(cell: Cell, environment: dict[str, str], started: Callable[[subprocess.Popen], None] = lambda process: None) -> str:
-    """Do it, unless it is done.  → "done", "failed", "stopped" or "elsewhere" (another process is at it).
+Started = Callable[[subprocess.Popen], None]
 
-    environment: beside this process's own.  started: told of the tool's process.
+
+def run_cell(cell: Cell, environment: dict[str, str], started: Started = lambda process: None) -> State:
+    """Run a cell, unless it is done.  → DONE, FAILED, STOPPED or ELSEWHERE
+
+    environment: added to this process's own.  started: called with the tool's process.
     """
-    with alone(cell) as lock:
+    with file_lock(cell) as lock:
         if lock is None:
-            return "elsewhere"
+            return State.ELSEWHERE
         if cell.done:
-            return "done"
-        tries, start = cell.ended.get("tries", 0) + 1, time.time()
+            return State.DONE
+        start = time.time()
+        if not current(cell):
+            cell.write_log(CHANGED)
+            return State.FAILED
+        cell.write_log(f"\n$ {cell.text}")
         with open(cell.log, "ab") as log:
-            if not current(cell):
-                log.write(f"{CHANGED}\n".encode())
-                return "failed"
-            log.write(f"\n$ {cell.text}\n".encode())
-            log.flush()
             process = subprocess.Popen(
                 [sys.executable, *cell.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=os.environ | {"PYTHONPATH": paths()} | environment,
-                pass_fds=[lock],  # it holds the lock too, should we be killed
+                env=os.environ | {"PYTHONPATH": python_path()} | environment, pass_fds=[lock],
             )
         started(process)
-        ended = process.wait()
-        if ended in STOPPED:
-            return "stopped"
+        code = process.wait()
+        if code in STOPPED:
+            return State.STOPPED
         if not current(cell):
-            with open(cell.log, "a") as log:
-                log.write(f"{CHANGED}\n")
-            return "failed"
-        from core import checkpoint  # these bring torch, and a job must soon be able to catch a signal
-        from core.machine import code, hardware, versions
+            cell.write_log(CHANGED)
+            return State.FAILED
+        return _write_record(cell, code, time.time() - start)
 
-        missing = [name for name, _ in cell.files if not cell.file(name).exists()]
-        if ended in cell.codes and missing:
-            with open(cell.log, "a") as log:
-                log.write(f"it ended well and left no {', '.join(missing)}\n")
-        kept = {
-            "name": cell.name, "code": MISSING if ended in cell.codes and missing else ended, "command": cell.text,
-            "commit": code(), "version": version(cell.module, method_of(cell.words)), "tries": tries,
-            "seconds": round(time.time() - start, 1), "hardware": hardware(), "versions": versions(),
-        }
-        checkpoint.write(cell.record, json.dumps(kept, indent=1) + "\n")
-        return "done" if kept["code"] in cell.codes else "failed"
+
+def _write_record(cell: Cell, code: int, seconds: float) -> State:
+    from core import checkpoint  # these import torch, and a job must soon be able to catch a signal
+    from core.machine import code as commit
+    from core.machine import hardware, versions
+
+    if code in cell.exit_codes and cell.missing_files:
+        cell.write_log(f"it ended well and did not write {', '.join(cell.missing_files)}")
+        code = MISSING
+    tries = cell.record.tries + 1 if cell.record else 1
+    version = version_of(cell.module, cell.arguments)
+    record = CellRecord(cell.name, code, cell.text, commit(), version, tries, round(seconds, 1), hardware(), versions())
+    checkpoint.write(cell.record_file, json.dumps(asdict(record), indent=1) + "\n")
+    return State.DONE if code in cell.exit_codes else State.FAILED

@@ -1,12 +1,13 @@
-"""Samplers, successive halving and proxies, judged on the tabular benchmark (experiments/tabular.py).
+"""Compares samplers, successive halving and proxies on the tabular benchmark (experiments/tabular.py).
 
     uv run python -m experiments.judge            # --seeds 20; half an hour, most of it GP's
     uv run python -m experiments.judge --samplers tpe nsga2 evolution --seeds 100 --kept experiments/tabular/samplers.json
 
+A tool of its own because no command searches in a table; a cell of the three tables *_on_the_tabular_benchmark.
 Hypervolume: of accuracy and log₁₀ multiply-adds, as a share of what the reference study reaches; from chance (10 %) and,
 harsher, from the worst accuracy that any architecture of the table ends with. From chance, the cheapest architecture that was
-drawn decides nearly all of it; what the table's noise leaves to be seen is in experiments/search_noise.py. Kept in
-experiments/tabular/judged.json and .md.
+drawn decides nearly all of it; what the table's noise allows to conclude is in experiments/search_noise.py. Kept in
+experiments/tabular/judged.json; tables show it.
 """
 import argparse
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from optuna.storages import InMemoryStorage
 from rich.progress import track
-from scipy.stats import spearmanr, wilcoxon
+from scipy.stats import spearmanr
 
 from core import checkpoint, cli
 from core.machine import certificate
@@ -37,9 +38,6 @@ from vision import datasets
 OUT = KEPT.with_name("judged.json")
 OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
 SAMPLED, HALVED = 64, 128  # trials of a study
-BOUNDS = """From chance, the cheapest architecture that a study drew decides nearly all of the hypervolume: neither these means
-nor p rank samplers. One table with two seeds is behind every figure here; `python -m experiments.search_noise` computes what
-its noise bounds, such as proxies' correlations (noise.json)."""
 SCHEDULES = {"1, 3, 9 epochs, a third each": ((1.0, 3.0, 9.0), 3), "1, 2, 4, 9 epochs, a half each": ((1.0, 2.0, 4.0, 9.0), 2)}
 
 
@@ -117,38 +115,6 @@ def ranked(table: Table) -> dict:
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables
-
-
-def text(kept: dict) -> str:
-    title = f"# Judged on a table of {kept['architectures']} architectures"
-    lines = [title, "", f"`{kept['command']}`, {len(kept['samplers']['random']['chance'])} seeds", ""]
-    lines += [f"## Samplers: {SAMPLED} architectures trained to the end, share of the whole table's hypervolume in %", "",
-              "| | from chance | from the worst | above random, from chance, in | p, Wilcoxon |", "|---|---|---|---|---|"]
-    for name, shares in kept["samplers"].items():
-        more = np.array(shares["chance"]) - np.array(kept["samplers"]["random"]["chance"])
-        wins = " |"
-        if name != "random":
-            wins = f"{(more > 0).mean():.0%} of seeds | {wilcoxon(more, alternative='greater').pvalue:.1g}"
-        lines.append(f"| {name} | {spread(shares['chance'])} | {spread(shares['worst'])} | {wins} |")
-    lines += ["", BOUNDS]
-    if "schedules" not in kept:
-        return "\n".join(lines) + "\n"
-    lines += ["", f"## Successive halving: {HALVED} architectures, against the same ones all trained to the end, in %", "",
-              "| | epochs | hypervolume from chance | from the worst |", "|---|---|---|---|"]
-    for name, shares in kept["schedules"].items():
-        lines.append(f"| {name} | {spread(shares['epochs'])} | {spread(shares['chance'])} | {spread(shares['worst'])} |")
-    lines += ["", "## Proxies: Spearman's ρ with the accuracy at the end, mean of seeds", "",
-              "| | ρ | 95 % interval | ms a network |", "|---|---|---|---|"]
-    for name, f in kept["proxies"].items():
-        lines.append(f"| {name} | {f['rho']:.2f} | {f['low']:.2f} … {f['high']:.2f} | {f['milliseconds']:.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    return f"{np.mean(values) * 100:.1f} ± {np.std(values, ddof=1) * 100:.1f}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
@@ -165,8 +131,7 @@ def main() -> int:
     kept |= certificate(range(given.seeds), ("torch", "timm", "optuna")) | {"architectures": len(table.rows)}
     given.kept.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(given.kept, json.dumps(kept, indent=1) + "\n")
-    checkpoint.write(given.kept.with_suffix(".md"), text(kept))
-    print(given.kept.with_suffix(".md").read_text())
+    print(given.kept)
     return 0
 
 

@@ -1,9 +1,10 @@
-"""How much the search figures that are kept here can show: the noise of the tables behind them.
+"""Computes what the kept search figures can show: the noise of the tables behind them.
 
     uv run python -m experiments.search_noise     # seconds; trains nothing
 
-Reads experiments/tabular/fashion_mnist.json (256 networks × 2 seeds), judged.json beside it, and
-experiments/supernet/fashion_mnist.json (48 of the networks as parts of supernets). Writes experiments/tabular/noise.json.
+A script and no table, because it reads kept files and runs no tool: experiments/tabular/fashion_mnist.json (256 networks × 2
+seeds), judged.json beside it, and experiments/supernet/fashion_mnist.json (48 of the networks as parts of supernets). Writes
+experiments/tabular/noise.json.
 
 Ceiling: the best Pearson correlation with the mean of k seeds that any predictor can be expected to reach, even one that knows
 each network's true accuracy: the square root of the reliability k r / (1 + (k − 1) r), where r is the correlation of two seeds
@@ -67,9 +68,9 @@ def agreement(one: np.ndarray, other: np.ndarray) -> dict:
 
 def truth(table: Table) -> dict:
     one, other = final(table)
-    noise = float(np.var(one - other, ddof=1) / 2)
+    variance = float(np.var(one - other, ddof=1) / 2)
     return agreement(one, other) | {
-        "noise_variance": noise, "true_variance": float(np.cov(one, other)[0, 1]), "noise_std": float(np.sqrt(noise)),
+        "noise_variance": variance, "true_variance": float(np.cov(one, other)[0, 1]), "noise_std": float(np.sqrt(variance)),
     }
 
 
@@ -82,28 +83,28 @@ def proxies(table: Table, top: float) -> dict:
     """Kept correlations beside the ceiling; of multiply-adds also after each seed."""
     kept = json.loads(JUDGED.read_text())["proxies"]
     macs = np.array([row["macs"] for row in table.rows.values()])
-    return {name: {"rho": found["rho"], "share_of_ceiling": found["rho"] / top} for name, found in kept.items()} | {
+    return {name: {"rho": result["rho"], "share_of_ceiling": result["rho"] / top} for name, result in kept.items()} | {
         "macs_against_one_seed": [float(spearmanr(macs, seed).statistic) for seed in final(table)],
     }
 
 
 def rungs(table: Table) -> list[dict]:
     """Accuracy after each epoch as a predictor of the end, of the same seed and of the other: Spearman's ρ, mean of both."""
-    ends, found = final(table), []
+    ends, result = final(table), []
     for epoch in range(1, table.epochs + 1):
         now = [np.array([table.knn(hash, epoch, seed) for hash in table.rows]) for seed in SEEDS]
         same, other = ([float(spearmanr(now[s], ends[s ^ cross]).statistic) for s in SEEDS] for cross in (0, 1))
-        found.append({"epoch": epoch, "same_seed": float(np.mean(same)), "other_seed": float(np.mean(other))})
-    return found
+        result.append({"epoch": epoch, "same_seed": float(np.mean(same)), "other_seed": float(np.mean(other))})
+    return result
 
 
 def fronts(table: Table) -> dict:
     """Networks on the front of each seed, and on both."""
-    found = [set(front(whole(table, seed))) for seed in SEEDS]
-    return {"networks": [len(f) for f in found], "in_common": len(found[0] & found[1])}
+    result = [set(front(whole(table, seed))) for seed in SEEDS]
+    return {"networks": [len(f) for f in result], "in_common": len(result[0] & result[1])}
 
 
-def ahead(points: np.ndarray) -> np.ndarray:
+def front_rows(points: np.ndarray) -> np.ndarray:
     """The front of (−accuracy, cost), as nas.pareto.front, for thousands of studies.  N,2 → indices"""
     order = np.lexsort((points[:, 0], points[:, 1]))
     best = np.minimum.accumulate(points[order, 0])
@@ -114,42 +115,42 @@ def volumes(table: Table) -> dict:
     """What decides the hypervolume: the share of the cheapest network alone; and, over studies of 64 networks drawn at random,
     how much of its variance follows from the cheapest that was drawn (R² of a linear fit in log multiply-adds).
     """
-    found = {}
+    result = {}
     for name, reference in references(table).items():
         points = [whole(table, seed) for seed in SEEDS]
         full = [hypervolume(p, reference) for p in points]
         cheapest = [hypervolume(p[[p[:, 1].argmin()]], reference) / f for p, f in zip(points, full, strict=True)]
-        dice, values, least = np.random.RandomState(0), [], []
+        random, values, least = np.random.RandomState(0), [], []
         for draw in range(DRAWS):
-            drawn = points[draw % len(SEEDS)][dice.permutation(len(points[0]))[: STUDIES[-1]]]
-            values.append(hypervolume(drawn[ahead(drawn)], reference) / full[draw % len(SEEDS)])
+            drawn = points[draw % len(SEEDS)][random.permutation(len(points[0]))[: STUDIES[-1]]]
+            values.append(hypervolume(drawn[front_rows(drawn)], reference) / full[draw % len(SEEDS)])
             least.append(drawn[:, 1].min())
-        found[name] = {
+        result[name] = {
             "cheapest_alone": cheapest, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)),
             "explained_by_cheapest_drawn": correlation(np.array(values), np.array(least)) ** 2,
         }
-    return found
+    return result
 
 
 def optimism(table: Table) -> dict:
     """The best of a study of n networks, trained to the end with one seed: its figure less that of the other seed; and the
     same, as a mean over the study's front.
     """
-    ends, found = final(table), {}
+    ends, result = final(table), {}
     macs = np.log10([row["macs"] for row in table.rows.values()])
     for count in STUDIES:
-        dice, best, on_fronts = np.random.RandomState(0), [], []
+        random, best, on_fronts = np.random.RandomState(0), [], []
         for draw in range(DRAWS):
             one, other = ends[draw % 2], ends[1 - draw % 2]
-            drawn = dice.permutation(len(one))[:count]
+            drawn = random.permutation(len(one))[:count]
             winner = drawn[one[drawn].argmax()]
             best.append(one[winner] - other[winner])
-            on_front = drawn[ahead(np.stack([-one[drawn], macs[drawn]], 1))]
+            on_front = drawn[front_rows(np.stack([-one[drawn], macs[drawn]], 1))]
             on_fronts.append(np.mean(one[on_front] - other[on_front]))
-        found[str(count)] = {
+        result[str(count)] = {
             "best": float(np.mean(best)), "best_interval": interval(np.array(best)), "front": float(np.mean(on_fronts)),
         }
-    return found
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------------ the supernet
@@ -163,9 +164,9 @@ def supernet(table: Table) -> dict:
     alone = (one + other) / 2
     runs = np.array([run["recalibrated"] for run in kept["supernet"]])  # seeds, parts
     macs = np.array([table.rows[hash]["macs"] for hash in hashes])
-    found = {}
+    result = {}
     for name, own in (("all", slice(None)), ("relu", slice(half)), ("silu", slice(half, None))):
-        found[name] = agreement(one[own], other[own]) | {
+        result[name] = agreement(one[own], other[own]) | {
             "supernet_seeds": [float(spearmanr(run[own], alone[own]).statistic) for run in runs],
             "supernet_mean": float(spearmanr(runs.mean(0)[own], alone[own]).statistic),
             "macs": float(spearmanr(macs[own], alone[own]).statistic),
@@ -174,7 +175,7 @@ def supernet(table: Table) -> dict:
         }
     within = np.concatenate([rankdata(runs.mean(0)[own]) for own in (slice(half), slice(half, None))])
     ranked = np.concatenate([rankdata(alone[own]) for own in (slice(half), slice(half, None))])
-    return found | {
+    return result | {
         "ranked_within_families": correlation(within, ranked), "parts_better_than_alone": int((runs.mean(0) > alone).sum()),
         "gain": float((runs.mean(0) - alone).mean()),
     }
@@ -183,28 +184,28 @@ def supernet(table: Table) -> dict:
 def figures() -> dict:
     """All of them, to three decimals."""
     table = Table(KEPT)
-    known = truth(table)
+    noise = truth(table)
     return rounded({
-        "table": known, "proxies": proxies(table, known["ceiling"]), "rungs": rungs(table), "fronts": fronts(table),
+        "table": noise, "proxies": proxies(table, noise["ceiling"]), "rungs": rungs(table), "fronts": fronts(table),
         "hypervolume": volumes(table), "optimism": optimism(table), "supernet": supernet(table),
     })
 
 
-def rounded(found):
-    if isinstance(found, dict):
-        return {name: rounded(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return round(found, 3)
+def rounded(result):
+    if isinstance(result, dict):
+        return {name: rounded(value) for name, value in result.items()}
+    if isinstance(result, list):
+        return [rounded(value) for value in result]
+    return round(result, 3)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     kept = certificate([0], ("numpy", "scipy", "optuna")) | figures()
-    checkpoint.write(given.out, json.dumps(kept, indent=1) + "\n")
-    print(given.out)
+    checkpoint.write(options.out, json.dumps(kept, indent=1) + "\n")
+    print(options.out)
     return 0
 
 

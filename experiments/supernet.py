@@ -1,14 +1,14 @@
-"""Does a supernet rank its parts as training each of them alone does?
+"""Measures whether a supernet ranks its parts as training each of them alone does.
 
     uv run python -m experiments.supernet            # --seeds 0 1 2 --epochs 27
 
-The parts: 48 residual networks of the tabular benchmark, whose accuracy alone is in experiments/tabular/fashion_mnist.json
-(two seeds, nine epochs each): basic blocks without attention, of width 8, 16 or 24 (timm makes 16 of 12), kernel and depths
-vary. Two supernets hold them, one a ReLU and one a SiLU family. Each has an offset of its own, so that figures over both
-families, which the JSON has too, are no measure of ranking. The truth is two seeds a part, which agree little: what that bounds
-is in experiments/search_noise.py. The supernets see the same 3,000 images at 14 px and are judged by kNN
-on the same validation images, with BatchNorm statistics of each part's own, and without. Kept in
-experiments/supernet/fashion_mnist.json.
+A tool of its own because no command trains a supernet on the benchmark's images. The parts: 48 residual networks of the
+tabular benchmark, whose accuracy alone is in experiments/tabular/fashion_mnist.json (two seeds, nine epochs each): basic
+blocks without attention, of width 8, 16 or 24 (timm makes 16 of 12), kernel and depths vary. Two supernets hold them, one a
+ReLU and one a SiLU family. Each has an offset of its own, so that figures over both families, which the JSON has too, are no
+measure of ranking. The truth is two seeds a part, which agree little: what that bounds is in experiments/search_noise.py. The
+supernets see the same 3,000 images at 14 px and are evaluated by kNN on the same validation images, with BatchNorm statistics
+of each part's own, and without. Kept in experiments/supernet/fashion_mnist.json.
 """
 import argparse
 import json
@@ -23,7 +23,7 @@ from optuna.trial import BaseTrial, FixedTrial
 from rich.progress import track
 
 from core import checkpoint, cli, training
-from core.machine import code, hardware, versions
+from core.machine import certificate
 from experiments import judge, tabular
 from linear_eval.features import images_of
 from nas import space
@@ -95,12 +95,9 @@ def main() -> int:
         "one seed alone with another": rho(one, other), "macs": rho([r["macs"] for r in rows], truth),
         "parameters": rho([r["parameters"] for r in rows], truth),
     }
-    kept = {
-        "command": f"python -m experiments.supernet --seeds {' '.join(map(str, given.seeds))} --epochs {given.epochs} "
-        f"--subnets {given.subnets}", "parts": len(parts), "spearman": correlation,
-        "alone": [round(v, 2) for v in truth.tolist()], "supernet": found, "hashes": [choice.hash for choice in parts],
-        "cpu_minutes": round((time.process_time() - start) / 60, 1), "hardware": hardware(), "versions": versions(),
-        "code": code(),
+    kept = certificate(given.seeds) | {
+        "parts": len(parts), "spearman": correlation, "alone": [round(v, 2) for v in truth.tolist()], "supernet": found,
+        "hashes": [choice.hash for choice in parts], "cpu_minutes": round((time.process_time() - start) / 60, 1),
     }
     KEPT.parent.mkdir(exist_ok=True)
     checkpoint.write(KEPT, json.dumps(kept, indent=1) + "\n")

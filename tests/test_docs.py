@@ -60,7 +60,7 @@ TO_RUN = list({said.text: said for said in reversed(SAID)}.values())[::-1]  # ea
 
 def test_commands_are_found():
     assert len(ALL) > 50
-    assert {said.module for said in ALL} >= {"ssl.pretrain", "nas.search", "deploy.export", "experiments.family", "pytest"}
+    assert {said.module for said in ALL} >= {"ssl.pretrain", "nas.search", "deploy.export", "experiments.reproduce", "pytest"}
 
 
 @pytest.mark.parametrize("said", [s for s in ALL if s.module not in (None, "pytest")], ids=lambda s: f"{s.page}: {s.text[:90]}")

@@ -82,16 +82,16 @@ class StablePretraining:
         words |= dict(size=settings.size, batch=settings.batch, workers=settings.workers)
         words |= dict(hidden=HIDDEN, dim=DIM, temperature=TEMPERATURE, lr=LR)
         command = [sys.executable, "-m", "experiments.speed.stable_pretraining_simclr", json.dumps(words)]
-        self.said = folder / "said"
-        with open(self.said, "w") as said:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
+        self.log = folder / "log"
+        with open(self.log, "w") as log:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
             self.process = subprocess.Popen(command, **pipes)
 
     def __call__(self) -> int:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         if not (answer := self.process.stdout.readline()):
-            raise RuntimeError(f"stable-pretraining ended: {self.said.read_text()[-2000:]}")
+            raise RuntimeError(f"stable-pretraining ended: {self.log.read_text()[-2000:]}")
         return int(answer)
 
     def __enter__(self) -> "StablePretraining":

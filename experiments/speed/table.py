@@ -1,5 +1,6 @@
-"""The kept figures → a Markdown table and a chart. Figures of two machines or versions never share one."""
+"""Writes kept figures as a Markdown table and a chart. Figures of two machines or versions never share one."""
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.speed.side_by_side import figure
@@ -25,12 +26,12 @@ def documents(folder: Path) -> dict[str, dict[str, dict]]:
 
     Raises ValueError where files of one device come from other hardware or versions.
     """
-    found: dict[str, dict[str, dict]] = {}
+    by_device: dict[str, dict[str, dict]] = {}
     order = list(TITLES)
     paths = [path for path in folder.glob("*-[cg]pu.json") if name_of(path) in TITLES]
     for path in sorted(paths, key=lambda path: (path.stem[-3:], order.index(name_of(path)))):
         document, device = json.loads(path.read_text()), path.stem[-3:]
-        same = found.setdefault(device, {})
+        same = by_device.setdefault(device, {})
         for first, other in list(same.items())[:1]:
             for key in ("hardware", "versions"):
                 if document[key] != other[key]:
@@ -39,24 +40,32 @@ def documents(folder: Path) -> dict[str, dict[str, dict]]:
                         f"cannot share a table; measure one again (python -m experiments.speed --only … --keep)"
                     )
         same[name_of(path)] = document
-    return found
+    return by_device
 
 
 def name_of(path: Path) -> str:
     return path.stem[:-4]
 
 
-def rows(benchmarks: dict[str, dict]) -> list[dict]:
-    """One a case: what, peer, figures, ratio."""
+@dataclass(frozen=True)
+class Pair:
+    """A case.  is_package: is the peer another package, or a form of our own?  ratio: median, min and max, ours over peer's"""
+
+    case: str
+    peer: str
+    is_package: bool
+    peer_figure: str
+    our_figure: str
+    ratio: dict[str, float]
+
+
+def pairs(benchmarks: dict[str, dict]) -> list[Pair]:
     return [
-        {
-            "what": f"{TITLES[name]}: {case.removesuffix('; ' + against(figures))}",
-            "peer": named(against(figures), document["versions"]),
-            "is_package": against(figures).split()[0] in document["versions"],
-            "theirs": figure(figures["peer"]["median"], document["unit"]),
-            "ours": figure(figures["ours"]["median"], document["unit"]),
-            "ratio": figures["ratio"],
-        }
+        Pair(
+            f"{TITLES[name]}: {case.removesuffix('; ' + against(figures))}", named(against(figures), document["versions"]),
+            against(figures).split()[0] in document["versions"], figure(figures["peer"]["median"], document["unit"]),
+            figure(figures["ours"]["median"], document["unit"]), figures["ratio"],
+        )
         for name, document in benchmarks.items()
         for case, figures in document["cases"].items()
     ]
@@ -84,20 +93,20 @@ def origin(benchmarks: dict[str, dict]) -> str:
     return f"{machine}; " + ", ".join(f"{name} {version}" for name, version in document["versions"].items())
 
 
-def markdown(found: dict[str, dict[str, dict]]) -> str:
+def markdown(by_device: dict[str, dict[str, dict]]) -> str:
     lines = ["Peer and ours in turn, in one run; medians, and the ratio's spread over rounds. Above 1× ours is better.", ""]
-    for device, benchmarks in found.items():
+    for device, benchmarks in by_device.items():
         lines += [f"**{device.upper()}**: {origin(benchmarks)}", ""]
         lines += ["| what | peer | peer's | ours | ratio |", "|---|---|---|---|---|"]
-        for row in rows(benchmarks):
-            lines.append(f"| {row['what']} | {row['peer']} | {row['theirs']} | {row['ours']} | {times(row['ratio'])} |")
+        for p in pairs(benchmarks):
+            lines.append(f"| {p.case} | {p.peer} | {p.peer_figure} | {p.our_figure} | {times(p.ratio)} |")
         lines.append("")
         notes = [note for document in benchmarks.values() for note in document.get("notes", {}).items()]
         lines += [*(f"- {key}: {value}" for key, value in notes), ""] if notes else []
     return "\n".join(lines).rstrip() + "\n"
 
 
-def chart(found: dict[str, dict[str, dict]], path: Path) -> None:
+def chart(by_device: dict[str, dict[str, dict]], path: Path) -> None:
     """Bars of the ratios with their spread, one panel a device; peers' packages in blue, forms of our own in grey."""
     import matplotlib
 
@@ -105,27 +114,27 @@ def chart(found: dict[str, dict[str, dict]], path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    panels = {device: rows(benchmarks) for device, benchmarks in found.items()}
+    panels = {device: pairs(benchmarks) for device, benchmarks in by_device.items()}
     heights = [len(r) + 2 for r in panels.values()]
     size = (10, 0.44 * sum(heights) + 0.6)
     picture, axes = pyplot.subplots(len(panels), 1, figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
     for (device, bars), axis in zip(panels.items(), axes[:, 0], strict=True):
-        middle = [bar["ratio"]["median"] for bar in bars]
-        low = [m - bar["ratio"]["min"] for m, bar in zip(middle, bars, strict=True)]
-        high = [bar["ratio"]["max"] - m for m, bar in zip(middle, bars, strict=True)]
+        middle = [bar.ratio["median"] for bar in bars]
+        low = [m - bar.ratio["min"] for m, bar in zip(middle, bars, strict=True)]
+        high = [bar.ratio["max"] - m for m, bar in zip(middle, bars, strict=True)]
         places = range(len(bars))
-        colours = [PEER if bar["is_package"] else SELF for bar in bars]
-        axis.barh(places, [m - 1 for m in middle], left=1, color=colours, height=0.7)  # to the right of 1× ours is better
+        colors = [PEER if bar.is_package else SELF for bar in bars]
+        axis.barh(places, [m - 1 for m in middle], left=1, color=colors, height=0.7)  # to the right of 1× ours is better
         axis.errorbar(middle, places, xerr=[low, high], fmt="none", ecolor="black", capsize=3, linewidth=1)
         for place, bar in enumerate(bars):
-            at = max(bar["ratio"]["max"], 1), place
-            axis.annotate(f"{bar['ratio']['median']:.3g}×", at, (5, 0), textcoords="offset points", va="center", fontsize=9)
+            at = max(bar.ratio["max"], 1), place
+            axis.annotate(f"{bar.ratio['median']:.3g}×", at, (5, 0), textcoords="offset points", va="center", fontsize=9)
         axis.set_xscale("log")
-        ends = [1, *(bar["ratio"]["min"] for bar in bars), *(bar["ratio"]["max"] for bar in bars)]
+        ends = [1, *(bar.ratio["min"] for bar in bars), *(bar.ratio["max"] for bar in bars)]
         left, right = min(ends) / 1.15, max(ends) * 1.5
         axis.set_xlim(left, right)
         axis.axvline(1, color="black", linewidth=1)
-        labels = [bar["what"].replace(": ", f", against {bar['peer']}\n", 1) for bar in bars]
+        labels = [bar.case.replace(": ", f", against {bar.peer}\n", 1) for bar in bars]
         axis.set_yticks(places, labels, fontsize=8.5)
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(-0.6, len(bars) - 0.4)
@@ -137,7 +146,7 @@ def chart(found: dict[str, dict[str, dict]], path: Path) -> None:
         axis.set_axisbelow(True)
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
-        machine = next(iter(found[device].values()))["hardware"]
+        machine = next(iter(by_device[device].values()))["hardware"]
         axis.set_title(f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores", fontsize=10, loc="left")
     picture.supxlabel("times as good as the peer, log scale; blue: another package, grey: a form of our own", fontsize=9)
     picture.savefig(path, dpi=150)
@@ -146,10 +155,10 @@ def chart(found: dict[str, dict[str, dict]], path: Path) -> None:
 
 def draw(folder: Path) -> list[Path]:
     """Write table.md and chart.png beside the JSON files.  → what was written; nothing where nothing is kept."""
-    if not (found := documents(folder)):
+    if not (by_device := documents(folder)):
         return []
-    (folder / "table.md").write_text(markdown(found))
-    drawn = {device: kept for device, kept in found.items() if rows(kept)}
+    (folder / "table.md").write_text(markdown(by_device))
+    drawn = {device: kept for device, kept in by_device.items() if pairs(kept)}
     if not drawn:
         return [folder / "table.md"]
     chart(drawn, folder / "chart.png")

@@ -3,16 +3,16 @@ from commands import ROOT
 from test_rooms import ROOMS, imports
 from toy_table import TABLE, TOOL, calls
 
-from experiments import cells
-from experiments.table import Table
+from experiments import cells, code_version
+from experiments.table_file import load
 
 
 def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch):
-    monkeypatch.setattr(cells, "ROOT", place)
+    monkeypatch.setattr(code_version, "ROOT", place)
 
     def id() -> str:
-        cells.version.cache_clear()
-        return Table.load("sums.yaml").cells[0].id
+        code_version.code_version.cache_clear()
+        return load("sums.yaml").cells[0].id
 
     first = id()
     path = place / "toy" / "work.py"
@@ -22,26 +22,26 @@ def test_changed_code_is_another_address_and_a_comment_is_not(place, monkeypatch
     assert id() == documented
     path.write_text(TOOL + "\nprint(1)\n")
     assert id() not in (first, documented)
-    cells.version.cache_clear()
+    code_version.code_version.cache_clear()
 
 
-def test_what_ran_while_its_code_changed_is_not_filed(place, monkeypatch):
-    monkeypatch.setattr(cells, "ROOT", place)
-    cells.version.cache_clear()
-    cell = Table.load("sums.yaml").cells[0].needs[0][1]
+def test_a_cell_whose_code_changed_while_it_ran_is_not_done(place, monkeypatch):
+    monkeypatch.setattr(code_version, "ROOT", place)
+    code_version.code_version.cache_clear()
+    cell = load("sums.yaml").cells[0].needs[0][1]
     path = place / "toy" / "work.py"
     for _ in range(2):  # again under the same address it is not even begun
-        assert cells.perform(cell, {}, lambda process: path.write_text(TOOL + "\nprint(1)\n")) == "failed"
+        assert cells.run_cell(cell, {}, lambda process: path.write_text(TOOL + "\nprint(1)\n")) == "failed"
         assert not cell.done
-        assert cell.why == cells.CHANGED
+        assert cell.last_line == cells.CHANGED
     assert calls(place) == ["first-1"]
-    now = Table.load("sums.yaml").cells[0].needs[0][1]
-    assert cells.perform(now, {}) == "done"
-    cells.version.cache_clear()
+    now = load("sums.yaml").cells[0].needs[0][1]
+    assert cells.run_cell(now, {}) == "done"
+    code_version.code_version.cache_clear()
 
 
-def test_of_methods_an_address_knows_its_own_and_recipes_by_what_is_in_them(place, monkeypatch):
-    monkeypatch.setattr(cells, "ROOT", place)
+def test_an_address_depends_on_its_own_method_and_on_a_recipes_content(place, monkeypatch):
+    monkeypatch.setattr(code_version, "ROOT", place)
     (place / "toy" / "method").mkdir()
     for name in ("one", "two", "three"):
         (place / "toy" / "method" / f"{name}.py").write_text("from toy.method.three import x\n" if name == "one" else "x = 1\n")
@@ -50,8 +50,8 @@ def test_of_methods_an_address_knows_its_own_and_recipes_by_what_is_in_them(plac
         'add: "{more}"', 'add: "{more}", recipe: recipe.yaml'))
 
     def ids() -> list[str]:
-        cells.version.cache_clear()
-        second = Table.load("sums.yaml").cells[0]
+        code_version.code_version.cache_clear()
+        second = load("sums.yaml").cells[0]
         return [second.needs[0][1].id, second.id]
 
     before = ids()
@@ -67,10 +67,11 @@ def test_of_methods_an_address_knows_its_own_and_recipes_by_what_is_in_them(plac
     (place / "recipe.yaml").write_text("method: two\nepochs: 3\n")
     assert ids()[0] == before[0]
     assert ids()[1] != before[1]
-    cells.version.cache_clear()
+    code_version.code_version.cache_clear()
 
 
-def test_an_address_knows_every_room_whose_code_its_tool_runs():
-    for room in set(ROOMS) - {"core", "vision", "paper_figures"}:
-        used = {name.split(".")[0] for path in (ROOT / room).rglob("*.py") for name in imports(path.read_text())} & set(ROOMS)
-        assert used <= {*cells.SHARED, room, *cells.OTHERS.get(room, ())}, room
+def test_an_address_depends_on_every_package_whose_code_its_tool_runs():
+    for package in set(ROOMS) - {"core", "vision", "paper_figures"}:
+        paths = (ROOT / package).rglob("*.py")
+        used = {name.split(".")[0] for path in paths for name in imports(path.read_text())} & set(ROOMS)
+        assert used <= {*code_version.SHARED, package, *code_version.FURTHER.get(package, ())}, package

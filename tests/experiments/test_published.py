@@ -1,14 +1,20 @@
-"""Published figures: our kNN is scikit-learn's, a done cell is not run again, and what is kept says what it is."""
+"""Published figures: our kNN is scikit-learn's, and the table's claims are those of the kept figures."""
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 from sklearn.neighbors import KNeighborsClassifier
 
 from experiments import published
-from experiments.published import CLAIMS, KEPT, Split
+from experiments.provenance import Provenance
+from experiments.published import Split
+from experiments.render import markdown
+from experiments.results import Column, Published, ResultRow, TableResult
+from experiments.table_file import load
+
+KEPT = ROOT / "experiments" / "published" / "fashion_mnist.json"
 
 
 def tiny(number: int = 300) -> Split:
@@ -22,14 +28,9 @@ def tiny(number: int = 300) -> Split:
     return Split(images[:number], labels[:number].numpy(), images[number:], labels[number:].numpy())
 
 
-def run(monkeypatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["published", *words])
-    return published.main()
-
-
 def test_nearest_neighbours_vote_as_scikit_learns():
     split = tiny()
-    train, test = split.standardised()
+    train, test = split.standardized()
     peer = KNeighborsClassifier(5, p=1, weights="distance").fit(train, split.train_labels)
     ours = published.nearest(split)
     assert np.array_equal(ours, peer.predict(test))
@@ -43,43 +44,45 @@ def test_a_difference_from_scikit_learn_stops_the_run(monkeypatch):
         published.nearest(tiny())
 
 
-def test_what_is_done_is_not_run_again(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "x.json"
+def test_a_cell_writes_accuracy_and_numbers_of_images(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "official", lambda quick: tiny())
-    ran = []
-    measure = published.measure
-    monkeypatch.setattr(published, "measure", lambda claim, split: ran.append(claim.name) or measure(claim, split))
-    assert run(monkeypatch, "--quick", "--only", "kNN", "HOG + SVM", "--kept", str(path)) == 1  # not the published figures
-    assert ran == ["kNN", "HOG + SVM"]
-    run(monkeypatch, "--quick", "--only", "kNN", "random forest", "--kept", str(path))
-    assert ran[2:] == ["random forest"]
-    document = json.loads(path.read_text())
-    assert list(document["cells"]) == ["kNN", "random forest", "HOG + SVM"]  # the order of CLAIMS
-    assert "| kNN | 85.4 | " in path.with_suffix(".md").read_text()
-    document["cells"]["kNN"]["setting"] = "of yesterday"
-    path.write_text(json.dumps(document))
-    run(monkeypatch, "--quick", "--only", "kNN", "--kept", str(path))
-    assert ran[3:] == ["kNN"]
-    monkeypatch.setattr(published, "official", lambda quick: tiny(200))  # other images, other figures
-    run(monkeypatch, "--quick", "--only", "kNN", "--kept", str(path))
-    assert ran[4:] == ["kNN"]
+    for name in ("kNN", "random forest", "HOG + SVM"):
+        out = tmp_path / name / "result.json"
+        assert published.main(["--classifier", name, "--quick", "--out", str(out)]) == 0
+        result = json.loads(out.read_text())
+        assert result["images"] == [300, 60]
+        assert 20 < result["accuracy"] < 100
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--quick"], "--quick figures mean nothing"),
-    (["--only", "knn"], "--only knn: there are kNN, "),
-])
-def test_mistakes_are_one_line(monkeypatch, capsys, words, message):
+def test_a_mistake_is_one_line(capsys):
     with pytest.raises(SystemExit):
-        run(monkeypatch, *words)
-    assert message in capsys.readouterr().err
+        published.main(["--classifier", "knn", "--out", "x.json"])
+    assert "invalid choice: 'knn'" in capsys.readouterr().err
 
 
-def test_what_the_repository_keeps_is_of_all_images_and_says_the_truth():
-    cells = json.loads(KEPT.read_text())["cells"]
-    assert set(cells) <= {claim.name for claim in CLAIMS}
-    for cell in cells.values():
+def test_a_row_that_is_out_of_tolerance_is_named():
+    rows = [
+        ResultRow("near", {"accuracy": [85.5]}, {"accuracy": Published(85.4, "source", 0.1)}),
+        ResultRow("far", {"accuracy": [86.25]}, {"accuracy": Published(85.4, "source", 0.1)}),
+        ResultRow("untold", {"accuracy": [86.25]}, {"accuracy": Published(85.4, "source")}),
+    ]
+    columns, provenance = {"accuracy": Column("accuracy")}, Provenance("python -m x", ("abc",), {})
+    text = markdown(TableResult("t", "T", "", [0], columns, rows, {}, provenance))
+    assert "far differs from the published 85.4 by more than 0.1." in text
+    assert text.count("differs from") == 1
+
+
+def test_the_tables_claims_are_those_of_the_kept_figures():
+    """The table, the kept JSON and the kept Markdown name the same published figures and tolerances."""
+    kept = json.loads(KEPT.read_text())["cells"]
+    claims = {row.name: row.published["accuracy"] for row in load("fashion_mnist_baselines").rows}
+    assert list(claims) == list(published.CLASSIFIERS) == list(kept)
+    for name, cell in kept.items():
+        assert claims[name] == Published(cell["published"], cell["source"], cell["tolerance"])
         assert cell["images"] == [60_000, 10_000]
         assert cell["within"] == (round(abs(cell["measured"] - cell["published"]), 2) <= cell["tolerance"])
         assert "--quick" not in cell["command"]
-    assert KEPT.with_suffix(".md").read_text() == published.table(published.ordered(cells))
+        within = "yes" if cell["within"] else "**no**"
+        figures = f"{cell['published']:.1f} | {cell['measured']:.2f} | {cell['tolerance']} | {within}"
+        row = f"| {name} | {figures} | {cell['seconds'] / 60:.1f} | {cell['setting']} | {cell['differs']} |"
+        assert row in KEPT.with_suffix(".md").read_text().splitlines()

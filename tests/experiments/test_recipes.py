@@ -9,9 +9,8 @@ import timm
 import torch
 from commands import shortened
 
-from core import cli
+from core import cli, identity
 from core.training import build_method, build_optimizer, check
-from experiments.family import fingerprint
 from linear_eval.names import renamed
 from ssl.pretrain import TOOL
 from vision import encoders
@@ -61,6 +60,11 @@ def test_every_method_on_every_data_set():
     assert len(PATHS) == sum(map(len, SETS.values())), "no file elsewhere"
 
 
+def fingerprint(path: str) -> str:
+    """Of the whole configuration that a recipe makes."""
+    return identity.fingerprint(identity.identity(composed(["--recipe", path])))
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_the_header_is_a_claim(path):
     first, said, hardware, expected, *rest = header(path)
@@ -79,7 +83,7 @@ def test_the_header_is_a_claim(path):
         seeds = f"{figures['seeds']} seed" + "s" * (figures["seeds"] > 1)
         assert f"# measured: {scores} % on test, {seeds} (experiments/family/fashion_mnist.json)" in rest
         measured = {c["fingerprint"] for c in document["cells"] if c["method"] == name}
-        assert measured == {fingerprint(Path(path))}, "the figures are those of this very recipe"
+        assert measured == {fingerprint(path)}, "the figures are those of this very recipe"
     assert name.removesuffix("_vit") in METHODS
 
 

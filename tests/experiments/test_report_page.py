@@ -53,7 +53,7 @@ def test_the_page_has_tables_figures_and_runs_and_needs_nothing_else(runs):
 
 def test_the_kept_tables_are_on_it_with_their_pictures(tmp_path):
     kept = {path.stem for path in report.MEASURED.glob("*.json")}
-    assert {table["table"] for table in report.tables([report.MEASURED])} == kept >= {"fashion_mnist_story"}
+    assert {table.result.table for table in report.tables([report.MEASURED])} == kept >= {"fashion_mnist_story"}
     text = report.page(tmp_path)
     assert text.count("<h2>") == len(kept)
     assert text.count("data:image/png;base64,") == len(list(report.MEASURED.glob("*.png")))
@@ -84,7 +84,7 @@ def test_a_table_measured_later_replaces_the_kept_one(runs, tmp_path, monkeypatc
     (kept / "sums.json").write_text(json.dumps(TABLE | {"title": "older"}))
     os.utime(kept / "sums.json", (1, 1))
     found = report.tables([kept, runs / "tables"])
-    assert [table["title"] for table in found] == ["Sums & <products>"]
+    assert [table.result.title for table in found] == ["Sums & <products>"]
 
 
 def test_no_folder_of_runs_is_one_line(tmp_path, capsys):

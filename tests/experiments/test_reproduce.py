@@ -14,9 +14,12 @@ from commands import ROOT, shortened
 from toy_table import TABLE, calls
 
 from core.signals import STOPPING
-from experiments import launch, reproduce
-from experiments.cells import ordered
-from experiments.table import Table, found, latex
+from experiments import launchers, reproduce
+from experiments.cells import State, ordered
+from experiments.render import latex
+from experiments.results import lookup
+from experiments.runner import run_cells
+from experiments.table_file import load
 from paper_figures import make
 
 
@@ -114,7 +117,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place, number, after)
     _, err = runner.communicate(timeout=60)
     assert runner.returncode in (75, -number, 0), err
     if number == signal.SIGTERM and runner.returncode:
-        assert "the same command goes on" in err
+        assert "the same command resumes" in err
         for busy in place.rglob("busy"):
             busy.unlink()  # the toy, unlike our tools, leaves a mess when it is stopped
     runner = begin(place, "--parallel=2", "--set", "sleep=0.4")
@@ -126,10 +129,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place, number, after)
 
 PREEMPTED = """
 import os, signal, sys, threading, time
-from experiments.launch import Job
-from experiments.table import Table
+from experiments.launchers import SlurmJob
+from experiments.table_file import load
 
-cell, job = Table.load("sums.yaml", changes={"sleep": 60}).cells[0].needs[0][1], Job()
+cell, job = load("sums.yaml", changes={"sleep": 60}).cells[0].needs[0][1], SlurmJob()
 signal.signal(signal.SIGUSR1, lambda *_: print("queued again:", type(job.checkpoint(cell)).__name__, flush=True))
 
 def preempt():
@@ -151,8 +154,8 @@ def test_a_preempted_job_stops_its_tool_and_is_queued_again(place):
 
 
 def test_a_job_whose_tool_hangs_is_queued_again_while_there_is_time(place, monkeypatch):
-    cell, job = Table.load("sums.yaml").cells[0].needs[0][1], launch.Job()
-    monkeypatch.setattr(launch.slurm, "NOTICE", 0.2)
+    cell, job = load("sums.yaml").cells[0].needs[0][1], launchers.SlurmJob()
+    monkeypatch.setattr(launchers.slurm, "NOTICE", 0.2)
     job.process = subprocess.Popen(["sleep", "600"])
     job.process.send_signal(signal.SIGSTOP)
     os.waitpid(job.process.pid, os.WUNTRACED)  # until it is
@@ -164,10 +167,10 @@ def test_a_job_whose_tool_hangs_is_queued_again_while_there_is_time(place, monke
 @pytest.mark.parametrize(("goes_on", "ended"), [(True, SystemExit), (False, None)])
 def test_a_job_whose_tool_was_stopped_leaves_no_result_where_slurm_has_it_go_on(place, goes_on, ended, monkeypatch):
     """A result would make the runner submit another job beside it."""
-    cell, job = Table.load("sums.yaml").cells[0].needs[0][1], launch.Job()
-    monkeypatch.setattr(launch, "perform", lambda *_: "stopped")
-    monkeypatch.setattr(launch.slurm, "settle", lambda: None)
-    monkeypatch.setattr(launch.slurm, "requeue", lambda: goes_on)
+    cell, job = load("sums.yaml").cells[0].needs[0][1], launchers.SlurmJob()
+    monkeypatch.setattr(launchers, "run_cell", lambda *_: State.STOPPED)
+    monkeypatch.setattr(launchers.slurm, "settle", lambda: None)
+    monkeypatch.setattr(launchers.slurm, "requeue", lambda: goes_on)
     if ended is None:
         assert job(cell) == "stopped"
     else:
@@ -192,7 +195,7 @@ def test_a_runner_that_is_asked_to_stop_stops_its_tools(place, name):
     runner.send_signal(signal.Signals[name])
     _, err = runner.communicate(timeout=100)
     assert runner.returncode == 75, err
-    assert err.splitlines()[-1] == "stopped: the same command goes on"
+    assert err.splitlines()[-1] == "stopped: the same command resumes"
     assert "Traceback" not in err
 
 
@@ -206,12 +209,12 @@ def test_without_a_cluster_it_is_one_line(place, capsys, monkeypatch):
 @pytest.mark.long
 def test_a_cluster_does_it_too(place):
     """submitit, with processes of this machine in SLURM's place."""
-    table = Table.load("sums.yaml", smoke=True)
-    cluster = launch.Cluster({"timeout_min": 2}, cluster="local")
-    ended = launch.run(table.cells, cluster, lambda *_: None)
+    table = load("sums.yaml", smoke=True)
+    cluster = launchers.SlurmLauncher({"timeout_min": 2}, cluster="local")
+    ended = run_cells(table.cells, cluster, lambda *_: None)
     assert set(ended.values()) == {"done"}
     assert sorted(calls(place)) == ["first-1", "second-little-1", "second-much-1"]
-    assert table.figures()["rows"][0]["values"]["sum"] == [2.0]
+    assert table.result().rows[0].values["sum"] == [2.0]
 
 
 @pytest.mark.long
@@ -240,7 +243,7 @@ def test_smoke_dry_run_and_print(place, capsys):
     assert calls(place) == []
     (place / "sums.yaml").write_text(TABLE.replace("    minutes: 2\n", ""))
     assert reproduce.main(["--table=sums.yaml", "--dry-run"]) == 0
-    assert "9 cells, 0 done; what is left costs nobody knows what yet" in capsys.readouterr().out
+    assert "9 cells, 0 done; the cost of the others is not measured" in capsys.readouterr().out
     (place / "sums.yaml").write_text(TABLE)
     assert reproduce.main(["--table=sums.yaml", "--launcher=print"]) == 0
     commands = capsys.readouterr().out.strip().splitlines()
@@ -254,15 +257,15 @@ def test_smoke_dry_run_and_print(place, capsys):
 
 @pytest.mark.parametrize(("change", "said"), [
     (("title: Sums", "titel: Sums"), "a table has title, cells, columns and rows"),
-    (("about:", "abuot:"), "the table says abuot; it may say about"),
+    (("about:", "abuot:"), "the table has abuot; it may have about"),
     (("{first.scores}", "{frist.scores}"), "there is no cell frist; there are first, second"),
-    (("{first.scores}", "{first.score}"), "leaves scores; no score"),
+    (("{first.scores}", "{first.score}"), "writes scores, record; no score"),
     (("{first.scores}", "{second.scores}"), "cell second needs itself: second → second"),
     (('"{base}"', '"{bass}"'), "there is no variable bass; there are base, sleep, kind, more, seed"),
     (("sum: \"{second.scores}#value\", v", "som: \"{second.scores}#value\", v"), "has a value for som, which is no column"),
-    (("{second.scores}#value", "{second.score}#value"), "leaves scores; no score"),
-    (("  - name: little\n", "  - nome: little\n"), "must say name"),
-    (("    tool: toy.work\n", ""), "cell second must say files, tool, words"),
+    (("{second.scores}#value", "{second.score}#value"), "writes scores, record; no score"),
+    (("  - name: little\n", "  - nome: little\n"), "must have name"),
+    (("    tool: toy.work\n", ""), "cell second must have files, settings, tool"),
     (("{second.scores}#value", "second.scores"), "a value is written {cell.file}#path"),
     (("title: Sums", "title: [Sums"), "is no yaml"),
 ])
@@ -296,11 +299,11 @@ def test_paths_find_numbers_and_say_what_is_there_instead():
         "rows": [{"n": "x", "v": 1}, {"n": "y", "v": 2}],
     }
     for path, value in (("a.b.0", [3]), ("a.b.1.c", [4.5]), ("rows[n=y].v", [2]), ("k.student*.v", [9]), ("l", [1, 2])):
-        assert found(tree, path) == value
+        assert lookup(tree, path) == value
     for path, said in (("a.d", "there is no d after a; there is b"), ("rows[n=z].v", "0 entries"), ("a.b", "is no number"),
                        ("a.b.7", "there is no 7 after a.b")):
         with pytest.raises(ValueError, match=re.escape(said)):
-            found(tree, path)
+            lookup(tree, path)
 
 
 @pytest.mark.long
@@ -315,9 +318,10 @@ def test_every_table_of_ours_says_what_its_tools_understand(monkeypatch):
     assert len(tables) >= 8
     for path in tables:
         for smoke in (False, True):
-            table = Table.load(str(path), smoke)
-            assert all(value.file in dict(value.cell.files) for row in table.rows for v in row.values.values() for value in v)
-            for cell in {c.name.split(" ")[0] + c.module + str(sorted(w.split("=")[0] for w in c.words)): c
+            table = load(str(path), smoke)
+            values = [value for row in table.rows for by_seed in row.values.values() for value in by_seed]
+            assert all(value.file in {"record", *dict(value.cell.files)} for value in values)
+            for cell in {c.name.split(" ")[0] + c.module + str(sorted(w.split("=")[0] for w in c.arguments)): c
                          for c in ordered(table.cells)}.values():
                 module = importlib.import_module(cell.module)
                 if cell.module.startswith("experiments."):  # an experiment of its own, with argparse's words
@@ -328,4 +332,4 @@ def test_every_table_of_ours_says_what_its_tools_understand(monkeypatch):
                 words, _ = cli.with_recipe(tool, words)
                 cli.check_choices(tool, words)
                 cli.compose(tool, words)
-            assert "tabular" in latex(table.figures())
+            assert "tabular" in latex(table.result())

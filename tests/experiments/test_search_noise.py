@@ -42,7 +42,7 @@ def test_the_fast_front_is_the_front():
     dice = np.random.RandomState(0)
     for _ in range(50):
         points = np.stack([dice.permutation(40), dice.permutation(40)], 1).astype(float)
-        assert sorted(search_noise.ahead(points)) == sorted(front(points))
+        assert sorted(search_noise.front_rows(points)) == sorted(front(points))
 
 
 def test_the_page_says_what_bounds_each_search_figure(kept):

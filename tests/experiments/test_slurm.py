@@ -39,7 +39,7 @@ variables: {steps: 30, seeds: [1]}
 cells:
   first:
     tool: stepping.work
-    words: {steps: "{steps}", seed: "{seed}", out: "{out}"}
+    settings: {steps: "{steps}", seed: "{seed}", out: "{out}"}
     files: {scores: "{out}/result.json"}
 columns:
   value: {title: value, digits: 0}

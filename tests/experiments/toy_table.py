@@ -26,12 +26,12 @@ smoke: {base: 1, seeds: [1]}
 cells:
   first:
     tool: toy.work
-    words: {name: "first-{seed}", add: "{base}", sleep: "{sleep}", out: "{out}"}
+    settings: {name: "first-{seed}", add: "{base}", sleep: "{sleep}", out: "{out}"}
     files: {scores: "{out}/result.json"}
     minutes: 2
   second:
     tool: toy.work
-    words: {name: "second-{kind}-{seed}", add: "{more}", before: "{first.scores}", sleep: "{sleep}", out: "{out}"}
+    settings: {name: "second-{kind}-{seed}", add: "{more}", before: "{first.scores}", sleep: "{sleep}", out: "{out}"}
     files: {scores: "{out}/result.json"}
     minutes: 3
 columns:

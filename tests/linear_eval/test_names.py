@@ -5,7 +5,7 @@ import pytest
 import torch
 from commands import ROOT
 
-from experiments.table import found
+from experiments.results import lookup
 from linear_eval.names import renamed
 from linear_eval.probe import frozen_scores
 
@@ -51,6 +51,6 @@ def test_a_kept_file_of_before_keeps_every_figure(name):
 
 def test_a_table_finds_either_name():
     scores = {"pretrained": {"knn": 1.0, "logistic": 2.0}}
-    assert found(scores, "pretrained.logistic") == found(scores, "pretrained.linear") == [2.0]
+    assert lookup(scores, "pretrained.logistic") == lookup(scores, "pretrained.linear") == [2.0]
     with pytest.raises(ValueError, match="there is no linear"):
-        found({"pretrained": {"knn": 1.0}}, "pretrained.linear")
+        lookup({"pretrained": {"knn": 1.0}}, "pretrained.linear")
