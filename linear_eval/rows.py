@@ -64,19 +64,20 @@ def _common(values: list):
 # ------------------------------------------------------------------------------------------------------------------- order
 
 
-def in_order(first: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Each name once: those of `first` in its order, then the others."""
-    return sorted(dict.fromkeys(names), key=lambda name: first.index(name) if name in first else len(first))
+def position(names: Sequence[str], name: str) -> int:
+    """Of a name among others; an unknown one comes last."""
+    return names.index(name) if name in names else len(names)
+
+
+def in_order(names: Sequence[str], some: Sequence[str]) -> list[str]:
+    """Each of `some` once, in the order of `names`."""
+    return sorted(dict.fromkeys(some), key=lambda name: position(names, name))
 
 
 def sorted_rows(rows: list[ResultRow]) -> list[ResultRow]:
     """Most labels first, then by source and method."""
-
-    def key(row: ResultRow) -> tuple:
-        sources, methods = in_order(SOURCES, [*SOURCES, row.source]), in_order(list(METHODS), [*METHODS, row.method])
-        return -row.train_images, sources.index(row.source), methods.index(row.method)
-
-    return sorted(rows, key=key)
+    methods = list(METHODS)
+    return sorted(rows, key=lambda row: (-row.train_images, position(SOURCES, row.source), position(methods, row.method)))
 
 
 def method_title(row: ResultRow) -> str:
