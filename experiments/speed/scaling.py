@@ -27,10 +27,10 @@ def rate(processes: int, settings) -> float:
     """Images a second of one run."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
-        words = ["--data=synthetic", "--checks=1", "--log_every=2", f"--image_size={settings.size}"]
-        words += [f"--encoder={settings.encoder}", f"--batch_size={settings.batch}", f"--steps={settings.steps}"]
-        words += [f"--devices={processes}", f"--device={settings.device}", f"--out={out}"]
-        command = [sys.executable, "-m", "ssl.pretrain", *words]
+        flags = ["--data=synthetic", "--checks=1", "--log_every=2", f"--image_size={settings.size}"]
+        flags += [f"--encoder={settings.encoder}", f"--batch_size={settings.batch}", f"--steps={settings.steps}"]
+        flags += [f"--devices={processes}", f"--device={settings.device}", f"--out={out}"]
+        command = [sys.executable, "-m", "ssl.pretrain", *flags]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
                        env=os.environ | {"OMP_NUM_THREADS": "1"})
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())

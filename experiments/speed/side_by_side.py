@@ -15,7 +15,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def arguments(description: str, **extra) -> argparse.Namespace:
-    """Command-line words: name=(default, meaning) or (default, meaning, value under --quick), beside those of all."""
+    """Command-line options: name=(default, meaning) or (default, meaning, value under --quick), besides the common ones."""
     quick = "--quick" in sys.argv[1:]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1 if quick else 5, help="pairs timed, after one that is not counted")
@@ -39,7 +39,7 @@ def skip(what: str, why: str) -> None:
 def compare(peer: Callable[[], int], ours: Callable[[], int], rounds: int, against: str = "lightly") -> dict:
     """Each contestant does its work once and returns how many images (or calls) it did.  → figures a second, and ratios.
 
-    `against` says who the peer is: a package, or in words a form of our own.
+    against: the peer, a package or a form of our own.
     """
     peer(), ours()
     rates = {"peer": [], "ours": []}

@@ -53,7 +53,7 @@ def view(size: int):
 
 
 def main() -> None:
-    words = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the libraries print is no answer
 
@@ -69,45 +69,45 @@ def main() -> None:
         def on_train_epoch_end(self, trainer, module) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            answers.write(f"{trainer.num_training_batches * words['batch']}\n")
+            answers.write(f"{trainer.num_training_batches * settings['batch']}\n")
             answers.flush()
 
     spt.set(
         verbose="WARNING",
-        cache_dir=words["folder"],
+        cache_dir=settings["folder"],
         progress_bar="none",
         requeue_checkpoint=False,
         default_loggers={"registry": False},
         default_callbacks=dict.fromkeys(CALLBACKS, False),
     )
-    size = words["size"]
+    size = settings["size"]
     loader = torch.utils.data.DataLoader(
         spt.data.FromTorchDataset(
-            Pictures(np.load(words["pixels"])),
+            Pictures(np.load(settings["pixels"])),
             names=["image", "label"],
             transform=spt.data.transforms.MultiViewTransform([view(size), view(size)]),
         ),
-        batch_size=words["batch"],
+        batch_size=settings["batch"],
         shuffle=True,
         drop_last=True,
-        num_workers=words["workers"],
-        persistent_workers=words["workers"] > 0,
+        num_workers=settings["workers"],
+        persistent_workers=settings["workers"] > 0,
     )
     torch.manual_seed(0)
-    backbone = encoders.create(words["encoder"], 3, size, words["stem"])
-    hidden, dim = words["hidden"], words["dim"]
+    backbone = encoders.create(settings["encoder"], 3, size, settings["stem"])
+    hidden, dim = settings["hidden"], settings["dim"]
     module = spt.Module(
         backbone=backbone,
         projector=nn.Sequential(nn.Linear(backbone.dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)),
         forward=simclr,
-        simclr_loss=spt.losses.NTXEntLoss(temperature=words["temperature"]),
+        simclr_loss=spt.losses.NTXEntLoss(temperature=settings["temperature"]),
         optim={
-            "optimizer": {"type": "SGD", "lr": words["lr"]},
+            "optimizer": {"type": "SGD", "lr": settings["lr"]},
             "scheduler": {"type": "LinearWarmupCosineAnnealing"},
             "interval": "epoch",
         },
     )
-    cuda = words["device"].startswith("cuda")
+    cuda = settings["device"].startswith("cuda")
     trainer = pl.Trainer(
         max_epochs=1000,
         num_sanity_val_steps=0,

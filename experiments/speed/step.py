@@ -78,10 +78,10 @@ class StablePretraining:
         self.folder = tempfile.TemporaryDirectory()
         folder = Path(self.folder.name)
         np.save(folder / "pixels.npy", pixels)
-        words = dict(folder=str(folder), pixels=str(folder / "pixels.npy"), encoder=encoder, stem=stem, device=settings.device)
-        words |= dict(size=settings.size, batch=settings.batch, workers=settings.workers)
-        words |= dict(hidden=HIDDEN, dim=DIM, temperature=TEMPERATURE, lr=LR)
-        command = [sys.executable, "-m", "experiments.speed.stable_pretraining_simclr", json.dumps(words)]
+        options = dict(folder=str(folder), pixels=str(folder / "pixels.npy"), encoder=encoder, stem=stem)
+        options |= dict(device=settings.device, size=settings.size, batch=settings.batch, workers=settings.workers)
+        options |= dict(hidden=HIDDEN, dim=DIM, temperature=TEMPERATURE, lr=LR)
+        command = [sys.executable, "-m", "experiments.speed.stable_pretraining_simclr", json.dumps(options)]
         self.log = folder / "log"
         with open(self.log, "w") as log:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}

@@ -17,7 +17,6 @@ from core.signals import STOPPING
 from experiments import launchers, reproduce
 from experiments.cells import State, ordered
 from experiments.render import latex
-from experiments.results import lookup
 from experiments.runner import run_cells
 from experiments.table_file import load
 from paper_figures import make
@@ -291,19 +290,6 @@ def test_a_mistake_in_a_table_is_one_line(place, change, said, capsys):
 def test_a_mistake_is_one_line(place, words, said, capsys):
     assert reproduce.main(words) == 2
     assert said in capsys.readouterr().err
-
-
-def test_paths_find_numbers_and_say_what_is_there_instead():
-    tree = {
-        "a": {"b": [3, {"c": 4.5}]}, "k": {"student: x.y, kd": {"v": 9}, "teacher: z": {"v": 8}}, "l": [1, 2],
-        "rows": [{"n": "x", "v": 1}, {"n": "y", "v": 2}],
-    }
-    for path, value in (("a.b.0", [3]), ("a.b.1.c", [4.5]), ("rows[n=y].v", [2]), ("k.student*.v", [9]), ("l", [1, 2])):
-        assert lookup(tree, path) == value
-    for path, said in (("a.d", "there is no d after a; there is b"), ("rows[n=z].v", "0 entries"), ("a.b", "is no number"),
-                       ("a.b.7", "there is no 7 after a.b")):
-        with pytest.raises(ValueError, match=re.escape(said)):
-            lookup(tree, path)
 
 
 @pytest.mark.long

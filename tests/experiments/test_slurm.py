@@ -16,13 +16,13 @@ from commands import ROOT
 TOOL = '''
 import json, os, pathlib, sys, time
 from core import signals
-words = dict(word[2:].split("=", 1) for word in sys.argv[1:])
-out = pathlib.Path(words["out"])
+settings = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+out = pathlib.Path(settings["out"])
 out.mkdir(parents=True, exist_ok=True)
 state = out / "state"
 at = int(state.read_text()) if state.exists() else 0
 with signals.installed(), signals.deferred():
-    for step in range(at, int(words["steps"])):
+    for step in range(at, int(settings["steps"])):
         with open("steps.txt", "a") as file:
             file.write(f"{step} {os.environ['SLURM_JOB_ID']}\\n")
         time.sleep(1)

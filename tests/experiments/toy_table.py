@@ -3,19 +3,19 @@ from pathlib import Path
 
 TOOL = '''
 import json, os, pathlib, sys, time
-words = dict(word[2:].split("=", 1) for word in sys.argv[1:])
-out = pathlib.Path(words["out"])
+settings = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+out = pathlib.Path(settings["out"])
 out.mkdir(parents=True, exist_ok=True)
 busy = out / "busy"
 busy.touch(exist_ok=False)  # two at once in a folder: it fails
 with open("calls.txt", "a") as file:
-    file.write(words["name"] + "\\n")
-time.sleep(float(words.get("sleep", 0)))
+    file.write(settings["name"] + "\\n")
+time.sleep(float(settings.get("sleep", 0)))
 busy.unlink()
-if words["name"] == pathlib.Path("broken").read_text() if pathlib.Path("broken").exists() else False:
+if settings["name"] == pathlib.Path("broken").read_text() if pathlib.Path("broken").exists() else False:
     sys.exit("it is broken")
-before = json.loads(pathlib.Path(words["before"]).read_text())["value"] if "before" in words else 0
-result = {"epoch": 1, "value": before + float(words["add"]), "rows": [{"source": "a", "v": 1}, {"source": "b", "v": 7}]}
+before = json.loads(pathlib.Path(settings["before"]).read_text())["value"] if "before" in settings else 0
+result = {"epoch": 1, "value": before + float(settings["add"]), "rows": [{"source": "a", "v": 1}, {"source": "b", "v": 7}]}
 (out / "result.json").write_text(json.dumps(result))
 '''
 TABLE = """
