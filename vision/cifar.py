@@ -10,15 +10,14 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import nn
 
+from vision.staged import Staged
 
-class Staged(nn.Module):
+
+class Pooled(Staged):
     """B,C,H,W → B,D, or B,K with classes: the modules of `path`, then the mean over positions and a linear classifier."""
 
-    path: tuple[str, ...]  # names, the stages' among them
-    norm: tuple[str, ...] = ()  # those behind the last stage that make its norm
     first_conv: str | None = "conv1"
     head: str = "fc"
 
@@ -40,40 +39,9 @@ class Staged(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.get_submodule(self.head)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        for name in self.path:
-            x = self.get_submodule(name)(x)
-        return x
-
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         x = x.mean((2, 3))  # B,D
         return x if pre_logits else self.get_classifier()(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self, x: torch.Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
-        output_fmt: str = "NCHW", intermediates_only: bool = False,
-    ):
-        """timm's: (the last map, the stages' maps that `indices` takes), or those alone.
-
-        norm: the last stage's map comes from behind the norm and the ReLU that follow it, where there are any (WRN).
-        """
-        assert output_fmt == "NCHW"
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        ends = [info["module"] for info in self.feature_info]
-        maps = []
-        for name in self.path:
-            x = self.get_submodule(name)(x)
-            if name in ends:
-                maps.append(x)
-                if stop_early and len(maps) - 1 == last < len(ends) - 1:
-                    break
-            elif norm and name in self.norm:
-                maps[-1] = x
-        maps = [stage for i, stage in enumerate(maps) if i in take]
-        return maps if intermediates_only else (x, maps)
 
 
 def conv(before: int, width: int, side: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -134,7 +102,7 @@ def stage(block: type[nn.Module], count: int, before: int, width: int, stride: i
     return nn.Sequential(first, *(block(width, width, 1, *more) for _ in range(count - 1)))
 
 
-class ResNet(Staged):
+class ResNet(Pooled):
     """He et al. 2015, arXiv 1512.03385, §4.2, depth 6n + 2, its shortcuts projecting where the width changes (option B).
 
     widths: of the stem and of the three stages.
@@ -150,7 +118,7 @@ class ResNet(Staged):
         self.finish([(f"layer{i}", widths[i], 2 ** (i - 1)) for i in (1, 2, 3)], widths[3], num_classes)
 
 
-class WideResNet(Staged):
+class WideResNet(Pooled):
     """Zagoruyko, Komodakis 2016, arXiv 1605.07146: WRN-depth-widen, depth 6n + 4, without dropout.
 
     The stages' maps are the sums, before norm and ReLU, as RepDistiller hands them to its methods.
@@ -170,7 +138,7 @@ class WideResNet(Staged):
         self.finish([(f"block{i}.layer", widths[i], 2 ** (i - 1)) for i in (1, 2, 3)], widths[3], num_classes)
 
 
-class VGG(Staged):
+class VGG(Pooled):
     """Simonyan, Zisserman 2014, arXiv 1409.1556, with BatchNorm, three pools, and one linear layer.  count: layers a stage."""
 
     path = ("block0", "pool0", "block1", "pool1", "block2", "pool2", "block3", "block4")
@@ -189,11 +157,11 @@ class VGG(Staged):
         self.finish([(f"block{i}", width, 2 ** min(i, 3)) for i, width in enumerate(widths)], 512, num_classes)
 
 
-class MobileNetV2(Staged):
+class MobileNetV2(Pooled):
     """Sandler et al. 2018, arXiv 1801.04381, with ReLU for ReLU6 and strides for 32 pixels: 32 → 16 → 8 → 4 → 2."""
 
     path = ("conv1", *(f"blocks.{i}" for i in range(7)), "conv2")
-    first_conv = None  # untold, so that a small stem leaves it its stride, which is the published one
+    first_conv = None  # so that a small stem leaves its stride, which is the published one, as it is
     head = "classifier.0"
 
     def __init__(self, scale: float, num_classes: int = 100, in_chans: int = 3) -> None:
@@ -231,7 +199,7 @@ def entry(name: str):
     """What timm calls for a name."""
     network, arguments = NETWORKS[name]
 
-    def create(pretrained: bool = False, **kwargs) -> Staged:
+    def create(pretrained: bool = False, **kwargs) -> Pooled:
         return build_model_with_cfg(network, name, pretrained, **arguments, **kwargs)
 
     create.__name__ = name

@@ -9,39 +9,22 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import nn
 
+from vision.staged import Staged
 
-class Chain(nn.Module):
-    """What timm asks of a model: `features`, one layer after the other, then the subclass's `forward_head`."""
+
+class Chain(Staged):
+    """A model whose `features` are a sequence of layers; a stage ends at its activation, before the pool."""
 
     features: nn.Sequential
-    feature_info: list[dict]  # the end of each stage: its activation, before the pool
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return tuple(f"features.{name}" for name, _ in self.features.named_children())
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         return self.features(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self, x: torch.Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
-        output_fmt: str = "NCHW", intermediates_only: bool = False,
-    ):
-        """timm's: (the last map, the stages' maps that `indices` takes), or those alone. There is no norm to apply."""
-        assert output_fmt == "NCHW"
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        ends = [info["module"] for info in self.feature_info]
-        maps = []
-        for name, layer in self.features.named_children():
-            x = layer(x)
-            if f"features.{name}" in ends:
-                stage = ends.index(f"features.{name}")
-                maps += [x] if stage in take else []
-                if stop_early and stage == last:
-                    break
-        return maps if intermediates_only else (x, maps)
 
 
 # --------------------------------------------------------------------------------------------------------------- LeNet-5

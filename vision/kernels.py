@@ -11,7 +11,6 @@ nor keep a process from forking.
 import math
 import threading
 from collections import namedtuple
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -208,7 +207,7 @@ def store(planes, gray, gain, shift, out):
         interleave(planes[0], planes[1], planes[2], gain, shift, out)
 
 
-ParamArrays = namedtuple("ParamArrays", [f.name for f in fields(ViewParams) if f.name != "source"])  # each contiguous  # pyrefly: ignore
+ParamArrays = namedtuple("ParamArrays", "box flip jitter order factors grey blur sigma solarize")  # `ViewParams`, contiguous
 Scratch = namedtuple("Scratch", "planes middle turned padded rows columns")  # memory that a thread uses for each of its images
 
 

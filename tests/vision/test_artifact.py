@@ -241,14 +241,14 @@ def test_what_is_no_encoder_file_is_refused_in_one_line(tmp_path, resnet):
                 read(path)
             assert "\n" not in str(caught.value), name
             assert str(path) in str(caught.value)
-    for changes, words in (({"format": 2}, "format 2, this version reads 1"), ({"encoder": [1]}, "is not an encoder"),
+    for changes, message in (({"format": 2}, "format 2, this version reads 1"), ({"encoder": [1]}, "is not an encoder"),
                            ({"encoder": spec | {"arguments": [1]}}, "is not an encoder"),
                            ({"encoder": spec | {"nonsense": 1}}, "nonsense"),
                            ({"encoder": spec | {"name": "resnet1"}}, "encoder=resnet1"),
                            ({"encoder": spec | {"attention": "more"}}, "attention=more: there are none, cbam"),
                            ({"encoder": spec | {"arguments": {"what": 1}}}, "encoder=resnet18: timm cannot build it")):
         save(resnet, path, **changes)
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             artifact.load(path)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"encoder=.*nowhere: no such file"):

@@ -116,15 +116,15 @@ def test_none_is_the_default_and_changes_nothing():
     assert Spec(**create("small").spec.json) == create("small").spec
 
 
-@pytest.mark.parametrize(("name", "kind", "words"), [
+@pytest.mark.parametrize(("name", "kind", "message"), [
     ("vit_tiny_patch16_224", "cbam", "attention=cbam does not fit encoder=vit_tiny_patch16_224, .* use attention=none"),
     ("swin_tiny_patch4_window7_224", "cbam", "attention=cbam does not fit encoder=swin_tiny_patch4_window7_224"),  # B,H,W,C
     ("levit_128s", "cbam", "attention=cbam does not fit encoder=levit_128s"),  # B,N,C
     ("densenet121", "cbam", "attention=cbam does not fit encoder=densenet121"),
     ("resnet18", "cbma", "attention=cbma: there are none, cbam"),
 ])
-def test_what_does_not_fit_is_told_in_one_line(name, kind, words):
-    with torch.device("meta"), pytest.raises(ValueError, match=words) as caught:
+def test_what_does_not_fit_is_told_in_one_line(name, kind, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message) as caught:
         encoders.create(name, 3, 32, attention=kind)
     assert "\n" not in str(caught.value)
 

@@ -333,7 +333,7 @@ def test_every_recipe_names_all_settings(name):
     assert len(views) == settings["views"] + settings["local"]["views"]
 
 
-@pytest.mark.parametrize(("settings", "words"), [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"flop": 0.5}, r"augment.flop is not a setting; did you mean flip\?"),
     ({"Sigma_": 3}, "augment.Sigma_ is not a setting"),
     ({"xyzzy": 3}, "augment.xyzzy is not a setting; there are views, local, crop, ratio"),
@@ -357,8 +357,8 @@ def test_every_recipe_names_all_settings(name):
     ({"views": 0}, "augment.views=0: a whole number"),
     ({"views": 2.5}, "augment.views=2.5: a whole number"),
 ])
-def test_mistakes_are_named_in_one_line(settings, words):
-    with pytest.raises(ValueError, match=words) as caught:
+def test_mistakes_are_named_in_one_line(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
         Augmentation(32, (0.5,), (0.25,), **settings)
     assert "\n" not in str(caught.value)
 
@@ -389,21 +389,21 @@ def test_the_command_as_typed(tmp_path):
         assert image.size == (12 * 10 * 12, 3 * 10 * 12)
 
 
-def test_the_command_understands_the_words_of_a_run(tmp_path, monkeypatch, capsys):
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["vision.augment", *words])
+def test_the_command_takes_the_settings_of_a_run(tmp_path, monkeypatch, capsys):
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["vision.augment", *arguments])
         code = augment.main()
         return code, "".join(capsys.readouterr())
 
     out = tmp_path / "deep" / "my picture.png"
-    words = ("--data=synthetic", "--augment", "weak", "--augment.views", "1", "batch_size=7", "--out", str(out))
-    assert run(*words) == (0, f"{out}: 7 images of synthetic above their 1 views\n")
+    arguments = ("--data=synthetic", "--augment", "weak", "--augment.views", "1", "batch_size=7", "--out", str(out))
+    assert run(*arguments) == (0, f"{out}: 7 images of synthetic above their 1 views\n")
     first = out.read_bytes()
     with Image.open(out) as image:
         assert image.size == (7 * 34 * 3, 2 * 34 * 3)
-    assert run(*words)[0] == 0  # its own picture it may write again
+    assert run(*arguments)[0] == 0  # its own picture it may write again
     assert out.read_bytes() == first
-    run(*words, "--seed", "3")
+    run(*arguments, "--seed", "3")
     assert out.read_bytes() != first
     (tmp_path / "files").mkdir()
     for i in range(9):

@@ -14,14 +14,14 @@ from vision.build import build_encoder, compile_encoder, precision
 from vision.data import build_data
 
 
-def words(*said: str):
-    return cli.compose(TOOL, ["data=digits", *said])
+def settings_of(*overrides: str):
+    return cli.compose(TOOL, ["data=digits", *overrides])
 
 
-def built(*said: str, seed: int = 0):
-    given = words(*said)
+def built(*overrides: str, seed: int = 0):
+    settings = settings_of(*overrides)
     torch.manual_seed(seed)
-    return build_encoder(given, build_data(given))
+    return build_encoder(settings, build_data(settings))
 
 
 @pytest.fixture(scope="module")

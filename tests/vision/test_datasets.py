@@ -294,11 +294,11 @@ def test_what_cannot_be_fetched_is_told_in_one_line(tmp_path, monkeypatch, name)
         for download in (True, False):
             with pytest.raises(ValueError, match=r"is not in data.root=") as caught:
                 load(name, root, download=download)
-            words = str(caught.value)
-            assert "\n" not in words
-            assert "set data.root to the folder that holds" in words
-            assert ("download failed" in words) == download
-            assert ("apt-get install dataset-fashion-mnist" in words) == (name == "fashion_mnist")
+            message = str(caught.value)
+            assert "\n" not in message
+            assert "set data.root to the folder that holds" in message
+            assert ("download failed" in message) == download
+            assert ("apt-get install dataset-fashion-mnist" in message) == (name == "fashion_mnist")
 
 
 # ----------------------------------------------------------------------------------------------------------------- rest
@@ -316,7 +316,7 @@ def test_resized_in_memory():
             assert difference.abs().max() <= 1  # Pillow rounds to uint8 after each of its two passes, we once
 
 
-@pytest.mark.parametrize(("options", "words"), [
+@pytest.mark.parametrize(("options", "message"), [
     ({"name": "cifar"}, r"data=cifar is not known; did you mean cifar10\?; there are digits, mnist"),
     ({"name": "xyzzy"}, r"data=xyzzy is not known; there are"),
     ({"name": "digits", "labels": "some"}, "data.labels=some is not one of auto, folders, none"),
@@ -325,8 +325,8 @@ def test_resized_in_memory():
     ({"name": "folder"}, "needs data.root"),
     ({"name": "folder", "root": "/nonexistent"}, "data.root=/nonexistent does not exist"),
 ])
-def test_wrong_words_end_in_one_line(options, words):
-    with pytest.raises(ValueError, match=words) as caught:
+def test_mistakes_end_in_one_line(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
         load(**options)
     assert "\n" not in str(caught.value)
 

@@ -158,8 +158,8 @@ def test_broken_files_are_unreadable_for_a_short_reason(name):
     assert why
     assert len(why) <= 100
     assert "\n" not in why
-    told = {"empty": "empty file", "text": "not an image", "page": "not an image", "huge": "30000 by 30000 pixels"}
-    assert told.get(name.partition(".")[0], "") in why
+    reasons = {"empty": "empty file", "text": "not an image", "page": "not an image", "huge": "30000 by 30000 pixels"}
+    assert reasons.get(name.partition(".")[0], "") in why
 
 
 @pytest.mark.filterwarnings("error")

@@ -66,13 +66,13 @@ def test_gradient_reaches_the_shared_weights_and_no_others(encoder):
     with encoder.activated(PART):
         encoder(images()).square().sum().backward()
     part(images()).square().sum().backward()
-    alone = {name: p.grad for name, p in part.named_parameters()}
+    separate = {name: p.grad for name, p in part.named_parameters()}
     for name, p in encoder.named_parameters():
-        if name not in alone:
+        if name not in separate:
             assert p.grad is None
             continue
-        inside = elastic._slice(p.grad, alone[name].shape, name)
-        torch.testing.assert_close(inside, alone[name], rtol=1e-3, atol=1e-4)
+        inside = elastic._slice(p.grad, separate[name].shape, name)
+        torch.testing.assert_close(inside, separate[name], rtol=1e-3, atol=1e-4)
         assert p.grad.count_nonzero() == inside.count_nonzero()
 
 
@@ -106,7 +106,7 @@ def test_synchronised_norms_are_the_parts_too():
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "message"),
     [
         (spec_of([("basic", 3, 16, 3), ("basic", 1, 24, 3)]), "the largest encoder has no stages.0.2"),  # deeper
         (spec_of([("basic", 1, 32, 3), ("basic", 1, 32, 3)]), "no leading part"),  # wider
@@ -115,11 +115,11 @@ def test_synchronised_norms_are_the_parts_too():
         (Spec("resnet18", 1, SIZE, "small"), "the largest encoder has no"),
     ],
 )
-def test_what_is_no_part_is_refused_in_a_line(part, said):
-    if said is None:
+def test_what_is_no_part_is_refused_in_a_line(part, message):
+    if message is None:
         elastic.check_nested(WHOLE, part)
         return
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         elastic.check_nested(WHOLE, part)
     assert "\n" not in str(caught.value)
 

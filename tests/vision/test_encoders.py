@@ -157,15 +157,15 @@ def test_models_whose_stem_does_not_fit_stay_whole():
         create("repvgg_a0", 3, 32, "small")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (("resnet81", 3, 32), r"encoder=resnet81: no such timm model or file; did you mean resnet18"),
     (("smal", 3, 32), r"encoder=smal: no such .*did you mean small"),
     (("xyzzy#", 3, 32), "encoder=xyzzy#: no such timm model or file; any timm model name works"),
     (("resnet18", 3, 32, "tiny"), "stem=tiny: there are auto, small, half, full"),
     (("inception_v3", 3, 32), "encoder=inception_v3 does not take 32 px images"),
 ])
-def test_mistakes_are_told_in_one_line(arguments, words):
-    with pytest.raises(ValueError, match=words) as caught:
+def test_mistakes_are_told_in_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
         create(*arguments)
     assert "\n" not in str(caught.value)
 
@@ -303,10 +303,10 @@ def test_mistakes_about_published_weights_are_told_in_one_line(tmp_path):
     }
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1000])
     cases["encoder=mobilenetv3_small_050: timm cannot fetch or build it"] = lambda: create(name, 3, 32, pretrained=True)
-    for words, mistake in cases.items():
-        with pytest.raises(ValueError, match=words) as caught:
+    for message, mistake in cases.items():
+        with pytest.raises(ValueError, match=message) as caught:
             mistake()
-        assert "\n" not in str(caught.value), words
+        assert "\n" not in str(caught.value), message
 
 
 # ------------------------------------------------------------------------------------------------------------- channels

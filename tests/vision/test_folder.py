@@ -325,9 +325,9 @@ def test_ten_of_a_hundred_are_corrupt(tmp_path):
     assert len(dataset.validation) == 9
     with pytest.raises(ValueError, match=r"^10 of 100 .* \(10%\), more than data.max_corrupt=0.09 allows") as caught:
         load_folder(tmp_path, max_corrupt=0.09)
-    words = str(caught.value)
-    assert [words.count(str(tmp_path / name)) for name in sorted(broken())[:4]] == [1, 1, 1, 0]
-    assert "\n" not in words
+    message = str(caught.value)
+    assert [message.count(str(tmp_path / name)) for name in sorted(broken())[:4]] == [1, 1, 1, 0]
+    assert "\n" not in message
 
 
 def test_an_unreadable_file_moves_no_other_between_splits(tmp_path):
@@ -361,13 +361,13 @@ def test_wrong_roots_end_in_one_line(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     save(tmp_path / "dead" / "x.png").write_bytes(b"")
-    for root, words in (
+    for root, message in (
         (None, "needs data.root"), ("", "needs data.root"), (tmp_path / "gone", "gone does not exist"),
         (tmp_path / "papers" / "0" / "0.txt", "is a file"), (tmp_path / "empty", "empty is empty"),
         (tmp_path / "papers", r"has 12 files, none an image \(10 .txt, 2 .csv\).*\.jpg"),
         (tmp_path / "dead", "1 of 1 images are unreadable.*empty file"),
     ):
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             load_folder(root)
         assert "\n" not in str(caught.value)
         assert "data.root" in str(caught.value) or "data.max_corrupt" in str(caught.value)
@@ -429,8 +429,8 @@ def test_class_folders_are_compared_in_nfc(tmp_path, splits):
     assert all(unicodedata.is_normalized("NFC", name) for name in dataset.classes)
     assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 20
     for split in (dataset.train, dataset.validation, dataset.test):
-        spelled = [unicodedata.normalize("NFC", Path(name).parts[1]) for name in names(split)]
-        assert spelled == [dataset.classes[k] for k in split.labels]
+        folders = [unicodedata.normalize("NFC", Path(name).parts[1]) for name in names(split)]
+        assert folders == [dataset.classes[k] for k in split.labels]
     if splits[1] == "test":
         assert len(dataset.test) == 20 / 2
 
@@ -455,6 +455,6 @@ def test_unreadable_names_are_told_apart_on_one_line(tmp_path):
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"")
     save(tmp_path / "good.png")
     dataset = load_folder(tmp_path, max_corrupt=1)
-    told = sorted(path.removeprefix(f"{tmp_path}/") for path in dataset.skipped)
-    assert told == sorted(["line\\nbreak.png", "tab\\tname.png", "latin-\\xe9.png", "back\\\\nslash.png",
+    paths = sorted(path.removeprefix(f"{tmp_path}/") for path in dataset.skipped)
+    assert paths == sorted(["line\\nbreak.png", "tab\\tname.png", "latin-\\xe9.png", "back\\\\nslash.png",
                            "café \\u2028 x.png"])

@@ -179,10 +179,10 @@ def test_hf_mistakes_end_in_one_line(tmp_path, hub):
     hub.Dataset.from_dict({"text": ["x"], "n": [1]}).to_parquet(tmp_path / "x.parquet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.doc").write_text("x")
-    for root, words in ((None, "needs data.root"), (str(tmp_path / "x.parquet"), "no column of images, only text, n"),
+    for root, message in ((None, "needs data.root"), (str(tmp_path / "x.parquet"), "no column of images, only text, n"),
                         (str(tmp_path / "empty"), "cannot load it"), (str(tmp_path / "x.doc"), "cannot load it"),
                         ("some/name", "data.download=false")):
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             load("hf", root, download=False)
         assert "data.root" in str(caught.value)
         assert "\n" not in str(caught.value)

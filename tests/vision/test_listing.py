@@ -10,14 +10,14 @@ from vision.data import data_notes
 from vision.listing import class_name, ignored_note, kind_of, one_line, printable
 
 
-@pytest.mark.parametrize(("path", "told"), [
+@pytest.mark.parametrize(("path", "printed"), [
     (b"a/b c.png", "a/b c.png"), ("Ünï😀👩‍🔬 – x.png".encode(), "Ünï😀👩‍🔬 – x.png"), (b"a\nb", "a\\nb"), (b"a\\nb", "a\\\\nb"),
     (b"\t\r\x1b[31m\x7f", "\\t\\r\\x1b[31m\\x7f"), (b"caf\xe9", "caf\\xe9"),
     ("\x85\u2028\u2029".encode(), "\\x85\\u2028\\u2029"),
     (b"\xed\xb3\xa9", "\\xed\\xb3\\xa9"), ("e\u0301".encode(), "e\u0301"),
 ])
-def test_a_name_prints_on_one_line(path, told):
-    assert printable(path) == told
+def test_a_name_prints_on_one_line(path, printed):
+    assert printable(path) == printed
     assert len(printable(path).splitlines()) == 1
     assert one_line(printable(path)) == printable(path)
     printable(path).encode()

@@ -58,13 +58,13 @@ def same(ours, theirs, atol: float = 0) -> None:
         torch.testing.assert_close(one, two, atol=atol, rtol=0)
 
 
-# --------------------------------------------------------------------------------------------------------------- plan
+# ------------------------------------------------------------------------------------------------------------- sampler
 
 
 def test_an_epoch_shows_every_image_once_but_the_last_few():
-    plan = BatchSampler(53, 10, 0, world())
-    assert plan.steps_an_epoch == 5
-    seen = [plan.at(step) for step in range(15)]
+    sampler = BatchSampler(53, 10, 0, world())
+    assert sampler.steps_an_epoch == 5
+    seen = [sampler.at(step) for step in range(15)]
     assert [epoch for epoch, _ in seen] == [0] * 5 + [1] * 5 + [2] * 5
     epochs = [torch.cat([i for _, i in seen[5 * e : 5 * e + 5]]) for e in range(3)]
     for indices in epochs:
@@ -75,9 +75,9 @@ def test_an_epoch_shows_every_image_once_but_the_last_few():
 @pytest.mark.parametrize("processes", [2, 4])
 def test_global_batches_are_the_same_at_any_number_of_processes(processes):
     alone = BatchSampler(53, 12, 3, world())
-    plans = [BatchSampler(53, 12, 3, world(rank, processes)) for rank in range(processes)]
+    samplers = [BatchSampler(53, 12, 3, world(rank, processes)) for rank in range(processes)]
     for step in (0, 1, 3, 4, 9, 100):
-        shares = [plan.at(step) for plan in plans]
+        shares = [sampler.at(step) for sampler in samplers]
         assert {epoch for epoch, _ in shares} == {alone.at(step)[0]}
         assert all(len(indices) == 12 // processes for _, indices in shares)
         assert torch.equal(torch.cat([indices for _, indices in shares]), alone.at(step)[1])
@@ -101,8 +101,8 @@ def make(request, folder):
     split = in_memory() if request.param == "memory" else load_folder(folder, validation=0).train
 
     def make(rank: int = 0, size: int = 1):
-        plan = BatchSampler(len(split), 12, 5, world(rank, size))
-        return loader(split, augmentation(), plan, 3, workers=2 * (request.param == "two workers"))
+        sampler = BatchSampler(len(split), 12, 5, world(rank, size))
+        return loader(split, augmentation(), sampler, 3, workers=2 * (request.param == "two workers"))
 
     make.split = split
     return make
@@ -193,12 +193,12 @@ def test_a_large_jpeg_is_read_no_smaller_than_its_smallest_crop_needs(tmp_path):
     y, x = np.mgrid[:800, :1000]
     Image.fromarray(((x + y) % 256).astype(np.uint8)).save(tmp_path / "x.jpg")
     split = scan(tmp_path).files
-    asked = []
+    requested = []
     read = split.read
-    split.read = lambda index, at_least, mode="RGB": asked.append(at_least) or read(index, at_least, mode)
+    split.read = lambda index, at_least, mode="RGB": requested.append(at_least) or read(index, at_least, mode)
     small_crops = augmentation(32, crop=[[0.25, 1.0], [0.04, 0.2]])
     next(StreamLoader(split, small_crops, BatchSampler(1, 1, 0, world()), 3, 0).batches(0, 1))
-    assert asked == [160]  # a crop of 4 % of a square of 160 is 32 a side
+    assert requested == [160]  # a crop of 4 % of a square of 160 is 32 a side
     assert read(0, 160).size == (250, 200)
 
 
@@ -210,20 +210,20 @@ def fragile(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_files_are_told_and_their_neighbors_stand_in(fragile, workers):
+def test_broken_files_are_listed_and_their_neighbors_stand_in(fragile, workers):
     count = len(fragile)
     broken = [3, count // 2, count - 1]
     paths = [fragile.path(i) for i in broken]
     paths[0].write_bytes(b"")
     paths[1].write_bytes(paths[1].read_bytes()[:90])
     paths[2].unlink()
-    plan = BatchSampler(count, count // 2, 0, world())
-    stream = StreamLoader(fragile, augmentation(), plan, 3, workers)
+    sampler = BatchSampler(count, count // 2, 0, world())
+    stream = StreamLoader(fragile, augmentation(), sampler, 3, workers)
     batches = list(stream.batches(0, 2))
-    asked = torch.cat([plan.at(step)[1] for step in (0, 1)]).tolist()
+    requested = torch.cat([sampler.at(step)[1] for step in (0, 1)]).tolist()
     used = torch.cat([batch.indices for batch in batches])
     stands = {i: (i + 1) % count for i in broken}
-    assert used.tolist() == [stands.get(i, i) for i in asked]
+    assert used.tolist() == [stands.get(i, i) for i in requested]
     assert torch.equal(torch.cat([batch.labels for batch in batches]), fragile.labels[used])  # of what is there
     assert set(stream.skipped) == set(map(str, paths))
     assert stream.skipped[str(paths[0])] == "empty file"
@@ -256,8 +256,8 @@ from vision.folder import load_folder
 from vision.loaders import BatchSampler, loader
 for root in sys.argv[1:]:
     split = load_folder(root, validation=0).train
-    plan = BatchSampler(len(split), 50, 0, World(0, 1, 0, 1, torch.device("cpu")))
-    for batch in loader(split, Augmentation(32, (0.5,) * 3, (0.25,) * 3), plan, 3).batches(0, plan.steps_an_epoch):
+    sampler = BatchSampler(len(split), 50, 0, World(0, 1, 0, 1, torch.device("cpu")))
+    for batch in loader(split, Augmentation(32, (0.5,) * 3, (0.25,) * 3), sampler, 3).batches(0, sampler.steps_an_epoch):
         pass
     peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]  # ru_maxrss starts at the parent's size
     print(len(split), int(peak) / 1024)

@@ -69,7 +69,7 @@ def test_a_transformer_takes_several_sizes_and_still_does_after_it_was_saved(tmp
     assert encoders.patch_size(encoders.create("resnet10t", 3, 32)) == 1
 
 
-@pytest.mark.parametrize(("local", "said"), [
+@pytest.mark.parametrize(("local", "message"), [
     ({"views": -1}, r"augment\.local\.views=-1"),
     ({"views": 1.5}, r"augment\.local\.views=1\.5"),
     ({"views": 2, "size": 0}, r"augment\.local\.size=0"),
@@ -78,6 +78,6 @@ def test_a_transformer_takes_several_sizes_and_still_does_after_it_was_saved(tmp
     ({"views": 2, "crop": 0.2}, r"augment\.local\.crop=0\.2: needs two numbers"),
     ({"views": 2, "crop": [0.5, 0.2]}, r"augment\.crop"),
 ])
-def test_mistakes_are_named_in_one_line(local, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes_are_named_in_one_line(local, message):
+    with pytest.raises(ValueError, match=message):
         Augmentation(32, MEAN, STD, 2, local)
