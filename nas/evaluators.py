@@ -121,9 +121,7 @@ class TrainEvaluator:
 
     # ---- training
 
-    def advance(
-        self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
+    def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         parsed, out = Candidate.from_json(candidate), self.folder(record)
         begin = out.parent / f"{candidate['hash']}.safetensors"
         if not begin.exists():
@@ -175,10 +173,8 @@ class TrainEvaluator:
 
     # ---- afterwards
 
-    def evaluate(
-        self, encoder, card: artifact.Card, reference_images: int, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
-        """How good its features are on validation images, by at most so many training images."""
+    def evaluate(self, encoder, card: artifact.Card, count: int, heartbeat: Callable[[], None]) -> dict[str, float]:
+        """How good its features are on validation images, by `count` training images at most."""
         encoder.to(self.device)
         figures, names = {}, self.measured
         mean, std = torch.tensor(card.mean), torch.tensor(card.std)
@@ -191,9 +187,7 @@ class TrainEvaluator:
         source = replace(silent, describe=describe)
         queries = collect(source, self.data.validation, self.device)
         if names & {"knn", "logistic"}:
-            reference = collect(
-                source, self.data.train.select(evenly(len(self.data.train), reference_images)), self.device
-            )
+            reference = collect(source, self.data.train.select(evenly(len(self.data.train), count)), self.device)
             rows = *reference.tensors, *queries.tensors
             if "knn" in names:
                 figures["knn"] = knn_accuracy(*rows, len(self.data.classes))
@@ -222,8 +216,6 @@ class TrainEvaluator:
 class ProxyEvaluator(TrainEvaluator):
     """The proxy's score, without training."""
 
-    def advance(
-        self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
+    def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         heartbeat()
         return {"proxy": self.proxy_score(Candidate.from_json(candidate))}
