@@ -173,8 +173,10 @@ class TrainEvaluator:
 
     # ---- afterwards
 
-    def evaluate(self, encoder, card: artifact.Card, count: int, heartbeat: Callable[[], None]) -> dict[str, float]:
-        """How good its features are on validation images, by `count` training images at most."""
+    def evaluate(
+        self, encoder, card: artifact.Card, reference_images: int, heartbeat: Callable[[], None]
+    ) -> dict[str, float]:
+        """How good its features are on validation images, by at most so many training images."""
         encoder.to(self.device)
         figures, names = {}, self.measured
         mean, std = torch.tensor(card.mean), torch.tensor(card.std)
@@ -187,7 +189,9 @@ class TrainEvaluator:
         source = replace(silent, describe=describe)
         queries = collect(source, self.data.validation, self.device)
         if names & {"knn", "logistic"}:
-            reference = collect(source, self.data.train.select(evenly(len(self.data.train), count)), self.device)
+            reference = collect(
+                source, self.data.train.select(evenly(len(self.data.train), reference_images)), self.device
+            )
             rows = *reference.tensors, *queries.tensors
             if "knn" in names:
                 figures["knn"] = knn_accuracy(*rows, len(self.data.classes))
