@@ -43,9 +43,9 @@ SCHEDULES = {"1, 3, 9 epochs, a third each": ((1.0, 3.0, 9.0), 3), "1, 2, 4, 9 e
 
 def study(table: Table, sampler: str, trials: int, rungs: tuple, factor: int, seed: int) -> tuple[np.ndarray, float]:
     """→ (−accuracy and log₁₀ multiply-adds of all that it trained, epochs)."""
-    book, evaluator = TrialStore("judged", InMemoryStorage(), OBJECTIVES, {}), TableEvaluator(table, seed % len(SEEDS))
-    Worker(book, SearchConfig(trials, Halving(rungs, factor), OBJECTIVES, {}, sampler, seed, 3600.0), evaluator).run()
-    ends = [e.rungs[-1]["values"] for e in book.entries() if e.rungs]
+    store, evaluator = TrialStore("judged", InMemoryStorage(), OBJECTIVES, {}), TableEvaluator(table, seed % len(SEEDS))
+    Worker(store, SearchConfig(trials, Halving(rungs, factor), OBJECTIVES, {}, sampler, seed, 3600.0), evaluator).run()
+    ends = [r.rungs[-1].values for r in store.records() if r.rungs]
     return np.array([[-accuracy, np.log10(macs)] for accuracy, macs in ends]), evaluator.spent
 
 

@@ -1,17 +1,6 @@
 """Refuses settings of a search before anything is started.  Imports no torch."""
 from core import cli, training
-from nas.settings import (
-    MEASURED,
-    OBJECTIVES,
-    PROXIES,
-    SAMPLERS,
-    STRATEGIES,
-    SearchSettings,
-    parse_limits,
-    parse_objectives,
-    parse_space,
-    parse_tune,
-)
+from nas.settings import CHOICES, MEASURED, OBJECTIVES, SearchSettings, parse_limits, parse_objectives, parse_space, parse_tune
 
 USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
@@ -37,9 +26,9 @@ def _numbers_and_names(settings: SearchSettings) -> dict[str, str]:
         wrong["factor"] = "2 or more"
     if settings.parallel < 0:
         wrong["parallel"] = "0 or more"
-    for name, known in (("sampler", SAMPLERS), ("strategy", STRATEGIES), ("proxy", ("none", *PROXIES))):
-        if getattr(settings, name) not in known:
-            wrong[name] = " or ".join(known)
+    for name, choices in CHOICES.items():
+        if getattr(settings, name) not in choices:
+            wrong[name] = " or ".join(choices)
     if not settings.study or "/" in settings.study or settings.study[0] == ".":
         wrong["study"] = "a name, such as fashion"
     return wrong

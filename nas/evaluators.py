@@ -122,9 +122,7 @@ class TrainEvaluator:
 
     # ---- training
 
-    def advance(
-        self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
+    def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         parsed, out = Candidate.from_json(candidate), self.folder(record)
         begin = out.parent / f"{candidate['hash']}.safetensors"
         if not begin.exists():
@@ -223,8 +221,6 @@ class TrainEvaluator:
 class ProxyEvaluator(TrainEvaluator):
     """The proxy's score, without training."""
 
-    def advance(
-        self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
+    def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         heartbeat()
         return {"proxy": self.proxy_score(Candidate.from_json(candidate))}

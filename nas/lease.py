@@ -2,11 +2,9 @@
 
 A heartbeat is a counter that others watch, not a time that they read: clocks of different machines need not agree.
 """
-import contextlib
 import time
 from collections.abc import Callable
 
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from core.errors import Stopped
@@ -58,24 +56,6 @@ class LeaseMonitor:
                 lease, since = record.lease, now
             self.seen[record.id] = lease, since
             if now - since > 2 * self.interval or process_ended(lease.worker):
-                self._release(record)
+                self.store.release_expired(record, MAX_EXPIRED_LEASES)
                 released.append(record)
         return released
-
-    def _release(self, record: TrialRecord) -> None:
-        storage, expired = self.store.storage, record.expired_leases + 1
-
-        def release() -> None:
-            now = self.store.record(record.id)
-            if now.lease != record.lease or now.state != TrialState.RUNNING:
-                return
-            storage.set_trial_user_attr(record.id, "lost", expired)
-            if expired >= MAX_EXPIRED_LEASES:
-                reason = f"{MAX_EXPIRED_LEASES} workers were lost while they worked on it"
-                storage.set_trial_user_attr(record.id, "reason", reason)
-                storage.set_trial_state_values(record.id, TrialState.FAIL)
-            else:
-                storage.set_trial_state_values(record.id, TrialState.WAITING)
-
-        with contextlib.suppress(UpdateFinishedTrialError):  # it ended meanwhile
-            storage.retry(release)

@@ -1,7 +1,7 @@
-"""Scores of an untrained encoder that are to foretell how good it will be: minutes of training in a second.
+"""Zero-cost proxies: scores of an untrained encoder that predict how good it will be after training. Higher is better.
 
-Of each, tests show the paper's equation; how well each foretells what contrastive pretraining makes of an encoder, beside
-parameters and multiply-adds, which nothing beats everywhere, is in experiments/tabular. All: higher is better.
+Tests compare each with its paper's equation. How well each predicts kNN accuracy after contrastive pretraining, beside
+parameters and multiply-adds, is in experiments/tabular.
 """
 import copy
 import math
@@ -37,7 +37,7 @@ def synflow(encoder: nn.Module) -> float:
 
 
 def _act_of(norm: nn.Module) -> nn.Module:
-    """timm's norms carry their activation: it stays."""
+    """The activation that timm's norms carry."""
     return getattr(norm, "act", None) or nn.Identity()
 
 
@@ -49,7 +49,7 @@ def naswot(encoder: nn.Module, images: Tensor) -> float:
     encoder = copy.deepcopy(encoder).train()
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
 
-    def seen(module, inputs, output):
+    def add_agreements(module, inputs, output):
         on = (inputs[0].detach().flatten(1) > 0).double()
         kernel.add_(on @ on.T + (1 - on) @ (1 - on).T)
 
@@ -57,7 +57,7 @@ def naswot(encoder: nn.Module, images: Tensor) -> float:
         if isinstance(module, ACTIVATIONS):
             if hasattr(module, "inplace"):
                 module.inplace = False
-            module.register_forward_hook(seen)
+            module.register_forward_hook(add_agreements)
     with torch.no_grad():
         encoder(images)
     return float(torch.linalg.slogdet(kernel)[1])
@@ -70,9 +70,9 @@ def zico(encoder: nn.Module, losses: Sequence[Callable[[], Tensor]]) -> float:
     Li, Yang, Bhardwaj, Marculescu 2023, arXiv 2301.11300, eq. 14; here of a loss without labels.
     """
     layers = [m.weight for m in encoder.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.requires_grad]
-    found = [torch.autograd.grad(loss(), layers, allow_unused=True) for loss in losses]
+    batches = [torch.autograd.grad(loss(), layers, allow_unused=True) for loss in losses]
     score = 0.0
-    for gradients in zip(*found, strict=True):
+    for gradients in zip(*batches, strict=True):
         if gradients[0] is None:
             continue
         g = torch.stack([x.detach().flatten() for x in gradients]).double().abs()
@@ -86,12 +86,12 @@ def az(encoder: nn.Module, images: Tensor, seed: int = 0) -> dict[str, float]:
     """AZ-NAS's figures of a network: expressivity, progressivity, trainability and complexity; `az_score` joins them.
 
     Lee and Ham 2024, arXiv 2403.19232, §3. Of the outputs of the blocks: the entropy of the shares of their channels'
-    covariance, Σ_l and the least rise from block to block; −σ − 1/σ + 2 of the Jacobian's estimated largest singular value
+    covariance, Σ_l and the smallest rise from block to block; −σ − 1/σ + 2 of the Jacobian's estimated largest singular value
     σ, the mean over blocks; multiply-adds. images: B,C,S,S of noise.
     """
     encoder = copy.deepcopy(encoder).train()
     outputs: list[Tensor] = []
-    for module in encoder.modules():  # what works in place would spoil what is kept
+    for module in encoder.modules():  # in-place modules would overwrite the outputs that are kept
         if hasattr(module, "inplace"):
             module.inplace = False
     handles = [block.register_forward_hook(lambda m, i, o: outputs.append(o)) for block in blocks(encoder)]
@@ -111,12 +111,12 @@ def az(encoder: nn.Module, images: Tensor, seed: int = 0) -> dict[str, float]:
     }
 
 
-def az_score(found: Sequence[dict[str, float]]) -> list[float]:
+def az_score(networks: Sequence[dict[str, float]]) -> list[float]:
     """Σ over the figures of log(rank / m) among these m networks, rank m the best (AZ-NAS, eq. 10)."""
-    m = len(found)
+    m = len(networks)
     total = np.zeros(m)
     for name in ("expressivity", "progressivity", "trainability", "complexity"):
-        values = np.array([f[name] for f in found])
+        values = np.array([figures[name] for figures in networks])
         ranks = np.array([(values <= v).sum() for v in values])  # ties share the better rank
         total += np.log(ranks / m)
     return total.tolist()
@@ -124,11 +124,11 @@ def az_score(found: Sequence[dict[str, float]]) -> list[float]:
 
 def blocks(encoder: nn.Module) -> list[nn.Module]:
     """The residual or transformer blocks of a timm model, in order."""
-    found = []
+    modules = []
     for name in ("stages", "blocks", "layer1", "layer2", "layer3", "layer4"):
         for part in getattr(encoder, name, nn.Sequential()):
-            found += list(part) if isinstance(part, nn.Sequential) else [part]
-    return found
+            modules += list(part) if isinstance(part, nn.Sequential) else [part]
+    return modules
 
 
 def _map(x: Tensor) -> Tensor:

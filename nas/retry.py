@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 
 from core.errors import RunError
 
-PATIENCE = 120.0  # seconds of retrying; a worker counts as lost after as long without a sign of life, by default
+PATIENCE = 120.0  # seconds of retrying; by default, a lease expires after as long without a heartbeat
 PATIENCE_AFTER_SIGNAL = 5.0  # seconds of it once a signal has asked the worker to end
 MAX_PAUSE = 5.0  # seconds between two tries
 

@@ -51,9 +51,7 @@ class SearchConfig:
 class Evaluator(CandidateSource, Protocol):
     """Makes candidates, and measures them. Whatever `sample` or `costs` raises means that a candidate cannot be built."""
 
-    def advance(
-        self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
+    def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         """Train to so many epochs.  → figures by name. Calls heartbeat at every step. A pure function of candidate and epochs,
         wherever it was interrupted before.
         """
@@ -168,7 +166,7 @@ class Worker:
     def train(self, record: TrialRecord) -> None:
         store, halving = self.store, self.config.halving
         rungs, target_rung = list(record.rungs), max(1, record.target_rung)
-        store.set(record.id, "goal", target_rung)
+        store.set_target_rung(record.id, target_rung)
         heartbeat = self.heartbeat(record.id)
         for epochs in halving.rungs[len(rungs) : target_rung]:
             figures = self.evaluator.advance(record.candidate, store.record(record.id), epochs, heartbeat)
@@ -195,10 +193,10 @@ class Worker:
                 store.reject(id, str(end))
                 return False
             except InvalidCandidate as error:
-                store.set(id, "broken", [invalid.json for invalid in error.invalid])
+                store.set_invalid(id, error.invalid)
                 raise
             if proposal.invalid:
-                store.set(id, "broken", [invalid.json for invalid in proposal.invalid])
+                store.set_invalid(id, proposal.invalid)
             candidate, more = proposal.candidate, {"drawn": proposal.draws, "opening": proposal.initial}
             kept = candidate.json | {"hash": candidate.hash} | proposal.params.json | more
             store.set_candidate(id, kept, proposal.costs)
@@ -255,9 +253,9 @@ def observations(records: Sequence[TrialRecord], config: SearchConfig) -> list[O
 
     Costs as logarithms: otherwise, of encoders whose costs are a hundredfold apart, all but the cheapest look alike.
     """
-    found = []
+    observed = []
     for r in records:
-        found += [Observation(r.number, None, invalid.params, None) for invalid in r.invalid]
+        observed += [Observation(r.number, None, invalid.params, None) for invalid in r.invalid]
         if r.candidate is None:
             continue
         values = r.rungs[-1].values if r.rungs else None
@@ -265,5 +263,5 @@ def observations(records: Sequence[TrialRecord], config: SearchConfig) -> list[O
             named = zip(config.objectives, values, strict=True)
             values = [math.log(max(v, 1e-9)) if name in COSTS else v for name, v in named]
         pending = values is None and r.state in (TrialState.RUNNING, TrialState.WAITING)
-        found.append(Observation(r.number, r.hash, r.params, values, excess(r.costs, config.limits), pending))
-    return found
+        observed.append(Observation(r.number, r.hash, r.params, values, excess(r.costs, config.limits), pending))
+    return observed

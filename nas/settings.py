@@ -25,6 +25,7 @@ COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batc
 SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
 STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
+CHOICES = {"sampler": SAMPLERS, "strategy": STRATEGIES, "proxy": ("none", *PROXIES)}
 SPACES = ("resnet", "resnetd", "mobile", "vit", "tabular", "elastic")  # nas/space.py's
 SPACES_TEXT = " | ".join([*SPACES, "names:<timm names>", "<file>.py:<function>"])
 SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": "method.temperature",

@@ -255,9 +255,7 @@ class InvalidParam(ValueError):
     """A parameter cannot have this value."""
 
 
-def initial_params(
-    name: str, space: Space, channels: int, size: int, tune: list[Tuned], flat: dict
-) -> dict | None:
+def initial_params(name: str, space: Space, channels: int, size: int, tune: list[Tuned], flat: dict) -> dict | None:
     """The parameters that a search of the space begins with, those of `tune` at the settings' own values; None: any.
 
     Raises ValueError for a value that the space does not offer; parameters that it does not have may be named.

@@ -16,8 +16,10 @@ A trial is RUNNING while somebody works on it, WAITING when it is paused at a ru
 PRUNED when it was rejected before training or was not promoted, FAIL with its reason. WAITING → RUNNING happens once however
 many workers try: both of Optuna's storages promise that, and all else rests on it.
 """
+import contextlib
 import itertools
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 import optuna
@@ -30,7 +32,7 @@ from nas.optuna_adapter import study_id
 from nas.retry import RetryingStorage, StorageError, one_line, retry, storage_label, transient_at_opening, translate
 from nas.settings import parse_objectives
 from nas.storage import MissingStudy, open_existing, open_storage, study_folder
-from nas.trial_record import Lease, RungResult, TrialRecord
+from nas.trial_record import Invalid, Lease, RungResult, TrialRecord
 from nas.worker_name import worker_name
 
 
@@ -151,7 +153,7 @@ class TrialStore:
             return False
         self.set(record.id, "owner", Lease(self.worker).json)
         if target_rung is not None:
-            self.set(record.id, "goal", target_rung)
+            self.set_target_rung(record.id, target_rung)
         return True
 
     def heartbeat(self, id: int) -> None:
@@ -175,6 +177,12 @@ class TrialStore:
         self.set(id, "costs", costs)
         self.set(id, "choice", candidate)
 
+    def set_invalid(self, id: int, invalid: Sequence[Invalid]) -> None:
+        self.set(id, "broken", [one.json for one in invalid])
+
+    def set_target_rung(self, id: int, target_rung: int) -> None:
+        self.set(id, "goal", target_rung)
+
     def show_params(self, record: TrialRecord) -> None:
         """Keep the candidate's parameters as Optuna's own too, for dashboards; those that are not there yet."""
         params = record.params
@@ -192,6 +200,24 @@ class TrialStore:
     def release(self, id: int) -> None:
         """Leave the trial to any worker: paused where it is at its target rung."""
         self._end(id, TrialState.WAITING)
+
+    def release_expired(self, record: TrialRecord, max_expired: int) -> None:
+        """Leave another worker's trial to any worker, unless it has changed since; fail it at so many expired leases."""
+        expired = record.expired_leases + 1
+
+        def release() -> None:
+            now = self.record(record.id)
+            if now.lease != record.lease or now.state != TrialState.RUNNING:
+                return
+            self.storage.set_trial_user_attr(record.id, "lost", expired)
+            if expired >= max_expired:
+                reason = f"{max_expired} workers were lost while they worked on it"
+                self.storage.set_trial_user_attr(record.id, "reason", reason)
+            state = TrialState.FAIL if expired >= max_expired else TrialState.WAITING
+            self.storage.set_trial_state_values(record.id, state)
+
+        with contextlib.suppress(UpdateFinishedTrialError):  # it ended meanwhile
+            self.storage.retry(release)
 
     def complete(self, id: int, values: list[float]) -> None:
         self._end(id, TrialState.COMPLETE, values)

@@ -56,9 +56,7 @@ class SupernetEvaluator(TrainEvaluator):
         recipe = Augmentation(candidate.spec.image_size, self.card.mean, self.card.std, **cli.plain(self.settings.augment))
         return artifact.dumps(self.part(candidate.spec), recipe, {"tool": supernet.TOOL.module, "choice": candidate.json})
 
-    def advance(
-        self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]
-    ) -> dict[str, float]:
+    def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         if epochs:
             return super().advance(candidate, record, epochs, heartbeat)
         heartbeat()

@@ -104,6 +104,19 @@ def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
 
 
 @pytest.mark.long
+def test_a_search_is_a_function_from_settings_to_a_result(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    options = ["study=s", "data=digits", "space=tabular", "strategy=proxy", "proxy=macs", "trials=2", "interval=5"]
+    result = search.search(cli.compose(search.TOOL, [*options, "objectives='proxy,macs'"]))
+    assert [len(r.rungs) for r in result.trials] == [1, 1]
+    assert {r.number for r in result.front} <= {0, 1}
+    assert (result.encoder, result.encoders, result.folder) == (None, {}, Path("runs/nas/s"))  # nothing was trained
+    assert result.summary in (result.folder / "report.md").read_text()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.long
 def test_multirun_joins_one_study(tmp_path):
     """As `hydra/launcher=submitit_slurm` would on nodes of a cluster; here one after the other."""
     job = begin(tmp_path, "--multirun", "--node=0,1", "--strategy=proxy", "--proxy=macs", "--objectives=proxy")
