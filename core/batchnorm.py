@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.distributed import total, world_size
+from core.processes import total, world_size
 
 
 class SyncBatchNorm(_BatchNorm):

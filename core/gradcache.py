@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.distributed import average_gradients
 from core.dropout import drawn_for
 from core.method import Batch, Method, Output, joined
+from core.processes import average_gradients
 
 Autocast = Callable[[], contextlib.AbstractContextManager]
 

@@ -34,7 +34,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def guarded(run: Callable[[], int], describe: Callable[[ValueError], str] = one_line) -> int:
+def run_guarded(run: Callable[[], int], describe: Callable[[ValueError], str] = one_line) -> int:
     """Run as one process among others: an expected failure is one line, printed by whoever is in charge of printing.
 
     describe: a mistake of the user's → its line.
@@ -46,19 +46,19 @@ def guarded(run: Callable[[], int], describe: Callable[[ValueError], str] = one_
     except KeyboardInterrupt:
         return 130
     except ValueError as error:
-        _tell(f"error: {describe(error)}")
+        report_error(f"error: {describe(error)}")
         return 2
     except RunError as error:
-        _tell(f"error: {one_line(error)}")
+        report_error(f"error: {one_line(error)}")
         return error.code
     except Exception as error:
         if not lost_connection(traceback.format_exc()) or (environment() or (0, 1))[1] == 1:
-            _tell(traceback.format_exc())
+            report_error(traceback.format_exc())
             return 1
         if number := signals.requested():  # the others were faster
             return _stopped(signals.StopRequest(number))
         why = one_line(error)[:160]
-        _tell(f"error: another process died or was stopped (connection closed: {why}); {RESUMES}")
+        report_error(f"error: another process died or was stopped (connection closed: {why}); {RESUMES}")
         time.sleep(2)  # whoever ends first is blamed: let it be the process that failed, not this one
         return 1
 
@@ -71,7 +71,7 @@ def _stopped(why: BaseException) -> int:
     return Stopped.code
 
 
-def _tell(message: str) -> None:
+def report_error(message: str) -> None:
     """To the launcher that started this process, through the file it reads; else to the terminal."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if os.environ.get(LAUNCHED) and path:

@@ -12,9 +12,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from core import gradcache, optim, signals
-from core.distributed import Agreement, mean, rank, replicate, world_size, wrap
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method, joined
+from core.processes import AnyProcess, mean, rank, replicate, world_size, wrap
 from core.run import Run
 
 ADVICE = "try a lower optim.lr, or clip=1 (what was saved before is untouched)"
@@ -204,7 +204,7 @@ class Signals:
     CAUGHT = signals.STOPPING
 
     def __enter__(self) -> "Signals":
-        self.agreement, self.at, self.longest = Agreement(), time.monotonic(), 0.0
+        self.agreement, self.at, self.longest = AnyProcess(), time.monotonic(), 0.0
         self.scope = signals.deferred()
         self.scope.__enter__()
         return self
@@ -214,7 +214,7 @@ class Signals:
         now = time.monotonic()
         self.longest, self.at = max(self.longest, now - self.at), now
         signals.alive(self.longest)
-        stop = self.agreement.any(signals.requested() is not None)
+        stop = self.agreement.any_rank(signals.requested() is not None)
         if stop:
             signals.answered()
         return stop

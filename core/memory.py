@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import gather
+from core.processes import gather
 
 
 class Queue(nn.Module):

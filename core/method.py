@@ -82,7 +82,7 @@ class Method(nn.Module):
     embed: images → features, with gradient: everything that leaves an image its own rows, a decoder or predictor included.
     targets: what the loss needs and no gradient reaches: a teacher's outputs, labels. An image's rows stay its own.
     objective: features and targets of the whole batch → `Output`. Whatever mixes images belongs here, heads with BatchNorm
-        too: they see the whole batch. Losses are written for the global batch: `core.distributed.gather` brings the other
+        too: they see the whole batch. Losses are written for the global batch: `core.processes.gather` brings the other
         processes' rows.
     after_step: the only place where what is remembered (teacher, queue, center) changes, once an optimizer step. It is given
         what the objective staged. `forward` changes nothing, BatchNorm's statistics apart, so that gradient accumulation and

@@ -11,7 +11,7 @@ COUNT = 2**20  # any other whole number: sizes of layers and queues, processes, 
 NUMBER = 1e9  # any other number: rates, weights, temperatures
 SIZES = {
     # of a run
-    "epochs": 1e6, "until": 1e6, "supernet_epochs": 1e6, "steps": 10**9, "checks": 10**5, "log_every": 10**9,
+    "epochs": 1e6, "pause_at": 1e6, "supernet_epochs": 1e6, "steps": 10**9, "evals": 10**5, "log_every": 10**9,
     "save_minutes": 1e6, "optim.lr": 1e30, "batch_size": COUNT, "seed": 2**63 - 1, "draw": 2**31, "node": 2**31,
     # of images and encoders
     "image_size": 8192, "channels": 4096, "method.projector_layers": 100, "method.iterations": 10**5,

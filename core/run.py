@@ -17,8 +17,8 @@ from yaml import YAMLError
 
 from core import checkpoint, lock
 from core import identity as identities
-from core.distributed import gather_objects, is_main
 from core.errors import DiskFull
+from core.processes import gather_objects, is_main
 from core.settings import PretrainSettings, Settings, document
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
@@ -110,9 +110,10 @@ class Run:
             kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= self.step]
             self.write("metrics.jsonl", "".join(kept))
             if note:
-                say(f"note: {note}")
+                log_line(f"note: {note}")
         if self._unchecked:
-            say(f"note: {self.folder} was begun by a version that kept no fingerprint of its images, so they are not compared")
+            older = "was begun by a version that kept no fingerprint of its images, so they are not compared"
+            log_line(f"note: {self.folder} {older}")
         gather_objects(None)  # the folder is there for all
 
     def restore(self, method, optimizer) -> dict | None:
@@ -272,7 +273,7 @@ class ProgressBar:
             self.bar.stop()
 
 
-def say(text: str) -> None:
+def log_line(text: str) -> None:
     """A line to the person at the terminal, once."""
     if is_main():
         print(text, file=sys.stderr, flush=True)

@@ -181,22 +181,22 @@ class TrainingSettings(CommonSettings):
     )
     compile: bool = option(False, "torch.compile the encoder")
     resume: str = option("auto", "auto (resume the folder's run) | never", ("auto", "never"), affects_result=False)
-    checks: int = option(10, "checks on validation images in a run", POSITIVE, affects_result=False)
+    evals: int = option(10, "evaluations on validation images in a run", POSITIVE, affects_result=False, once="checks")
     log_every: int = option(10, "steps between rows of metrics.jsonl", POSITIVE, affects_result=False)
     trackers: str = option(
         "tensorboard", "tensorboard, wandb, mlflow, by comma, or none: where figures go, offline by default",
         affects_result=False,
     )
-    save_minutes: float = option(5, "minutes between saves, beside those at checks", POSITIVE, affects_result=False)
+    save_minutes: float = option(5, "minutes between saves, beside those at evaluations", POSITIVE, affects_result=False)
 
 
 @dataclass(frozen=True)
 class PretrainSettings(TrainingSettings):
     scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights", original_default=False)
     stop_on_collapse: bool = option(True, "end a run whose features collapse", affects_result=False)
-    until: float | None = option(
+    pause_at: float | None = option(
         None, "epochs after which to pause; the same command without it resumes",
-        POSITIVE, affects_result=False,
+        POSITIVE, affects_result=False, once="until",
     )
     report: bool = option(True, "pictures, and scores at the end", affects_result=False)
 

@@ -41,10 +41,10 @@ def listeners(said: str, run) -> list:
 
 
 def _note_failure(tracker: str, error: Exception) -> None:
-    from core.run import say
+    from core.run import log_line
 
     why = " ".join(str(error).split())[:200] or type(error).__name__
-    say(f"note: {tracker} takes no figures ({why}); metrics.jsonl has them all")
+    log_line(f"note: {tracker} takes no figures ({why}); metrics.jsonl has them all")
 
 
 class Tracker:

@@ -12,9 +12,9 @@ from core.machine import cores
 from core.settings import CommonSettings, Settings, TrainingSettings, check_allowed, refuse
 
 if TYPE_CHECKING:
-    from core.distributed import World
     from core.loop import TrainConfig
     from core.method import Method
+    from core.processes import World
 
 
 def start(tool: cli.Tool, check: Callable[[Any], None], run: Callable[[Any], int], settings: CommonSettings) -> int:
@@ -22,14 +22,14 @@ def start(tool: cli.Tool, check: Callable[[Any], None], run: Callable[[Any], int
     check(settings)
     world.check_devices(settings.devices)
 
-    from core import distributed
+    from core import guard, launch
 
     if settings.devices > 1 and world.environment() is None:
         with tempfile.TemporaryDirectory() as place:
-            return distributed.launch(tool.module, cli.save(settings, Path(place, "settings.json")), settings.devices)
-    if distributed.LAUNCHED in os.environ:
-        distributed.end_with_parent()
-    return distributed.guarded(partial(run, settings), partial(origin.located, tool, settings))
+            return launch.launch(tool.module, cli.save(settings, Path(place, "settings.json")), settings.devices)
+    if guard.LAUNCHED in os.environ:
+        guard.end_with_parent()
+    return guard.run_guarded(partial(run, settings), partial(origin.located, tool, settings))
 
 
 def check(settings: Settings) -> None:
@@ -141,14 +141,14 @@ def train_config(settings: TrainingSettings, steps_an_epoch: int, processes: int
         steps=steps,
         steps_an_epoch=steps_an_epoch,
         batch_size=settings.batch_size,
-        evals=frozenset({round(steps * (i + 1) / settings.checks) for i in range(settings.checks)} - {0}),
+        evals=frozenset({round(steps * (i + 1) / settings.evals) for i in range(settings.evals)} - {0}),
         rate=partial(warmup_cosine, peak=learning_rate(settings), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
         precision=precision,
         accumulate=settings.accumulate,
         chunk=settings.chunk,
         decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
         clip=settings.clip,
-        pause_at=round(settings.until * steps_an_epoch) if getattr(settings, "until", None) else None,
+        pause_at=round(settings.pause_at * steps_an_epoch) if getattr(settings, "pause_at", None) else None,
         seed=settings.seed,
         log_every=settings.log_every,
         save_seconds=settings.save_minutes * 60,

@@ -35,9 +35,9 @@ def main() -> int:
 def start(settings: LatencySettings) -> int:
     check(settings)
 
-    from core import distributed
+    from core import guard
 
-    return distributed.guarded(partial(run, settings))
+    return guard.run_guarded(partial(run, settings))
 
 
 def run(settings: LatencySettings) -> int:
@@ -79,9 +79,9 @@ def latency(settings: LatencySettings) -> LatencyResult:
     """
     check(settings)
 
-    from core.distributed import pick_device
     from core.errors import RunError
     from core.machine import certificate, cores
+    from core.processes import pick_device
     from core.run import Run, counting
     from deploy import export_module
 

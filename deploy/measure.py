@@ -5,7 +5,7 @@ import torch
 
 from core import cli
 from core.errors import RunError
-from core.run import say
+from core.run import log_line
 from deploy.accuracy import accuracy
 from deploy.compare import reason
 from deploy.export_report import VersionRow
@@ -20,7 +20,7 @@ def measure(settings: ExportSettings, versions: Versions, data: Dataset, batch: 
 
     Raises RunError where torch itself fails.
     """
-    say("measuring")
+    log_line("measuring")
     accuracies = {}
     for name, version in list(versions.items()):
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from core.run import counting, say
+from core.run import counting, log_line
 from deploy import onnxruntime_int8, runtime, torchao_int8
 from deploy.accuracy import accuracy
 from deploy.compare import reason
@@ -62,7 +62,7 @@ def quantize(
     batches = [module.preprocess(data.train, part) for part in evenly(len(data.train), settings.calibration).split(32)]
 
     def write(kind: str) -> None:
-        say(f"INT8: {kind}")
+        log_line(f"INT8: {kind}")
         if kind == "torchao":
             torchao_int8.write(module, out, batches)
         elif kind == "trained":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import RunError
-from core.run import say
+from core.run import log_line
 from deploy import runtime
 from deploy.accuracy import run_split
 from deploy.compare import TOLERANCE, difference, reason
@@ -90,7 +90,7 @@ def write_versions(settings: ExportSettings, folder: Path, module: ExportModule,
         runtime.write_onnx(module, onnx)
         return runtime.onnx_file(onnx, threads)
 
-    say("writing model.onnx and model.pt2")
+    log_line("writing model.onnx and model.pt2")
     versions.attempt("onnxruntime", write_onnx, onnx)
     versions.attempt("torch.export", lambda: runtime.write_program(module, program), program)
     if settings.torchscript:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.distributed import gather_objects, is_main
+from core.processes import gather_objects, is_main
 
 FORMAT = 1
 WRITTEN = 1 << 32  # above any CRC-32: 0 means that a row is not there

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.distributed import gather, rank, total, world_size
 from core.method import at_least_fp32
 from core.numerics import cosine, safe_sqrt, unit
+from core.processes import gather, rank, total, world_size
 
 EPSILON = 1e-7
 

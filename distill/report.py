@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from core import cli
-from core.distributed import is_main
 from core.machine import hardware, versions
+from core.processes import is_main
 from core.settings import OptimSettings
 from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
@@ -68,7 +68,7 @@ def final(run, settings: DistillSettings, dataset, method, teacher, recipe, worl
         fresh = recompute_batchnorm(fresh, some, *normalisation, device)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
-    beside = [from_file(path, "beside") for path in listed(settings.beside)]
+    beside = [from_file(path, "compare") for path in listed(settings.compare)]
     entries = {f"teacher: {m.name}": m for m in teacher.members} | {f"student: {student.name}, {settings.method.name}": student}
     entries |= {f"beside: {m.name}": m for m in beside} | {f"untrained: {untrained.name}": untrained}
     for name, member in entries.items():
@@ -123,7 +123,7 @@ def baseline_command(run, settings: DistillSettings, classifier: bool) -> list[s
     shared = cli.arguments(settings, partial(_is_shared, classifier))
     arguments = [*_arguments(first), *shared, *_arguments(then | {"out": out})]
     command = f"uv run python -m {tool} {shlex.join(arguments)}"
-    again = f"         then this one again, with {shlex.join(cli.argument('beside', f'{out}/{name}.safetensors'))}"
+    again = f"         then this one again, with {shlex.join(cli.argument('compare', f'{out}/{name}.safetensors'))}"
     return [f"next:    {command}", f"{again}: the student alone in the same table"]
 
 

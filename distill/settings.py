@@ -18,9 +18,9 @@ class DistillSettings(TrainingSettings):
     )
     cache_gb: float = option(20.0, "disk that they may take; epochs beyond it are computed anew", NATURAL, affects_result=False)
     steps_at: list[float] = option([], "shares of the run after which lr falls to a tenth, such as [0.6,0.8]; empty: cosine")
-    beside: str | None = option(
+    compare: str | None = option(
         None, "further encoder files for the table, by comma: a student pretrained alone, from scratch",
-        affects_result=False, path="weights",
+        affects_result=False, path="weights", once="beside",
     )
 
 

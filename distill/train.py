@@ -52,9 +52,9 @@ def check(settings: DistillSettings) -> None:
     for setting, path in named:
         if path.endswith(".safetensors") and not cli.expand(path).is_file():
             raise ValueError(f"{setting}={path}: no such file")
-    for path in listed(settings.beside):
+    for path in listed(settings.compare):
         if not cli.expand(path).is_file():
-            raise ValueError(f"beside={path}: no such file")
+            raise ValueError(f"compare={path}: no such file")
 
 
 def students(settings: DistillSettings) -> tuple[str, list[str]]:
@@ -97,8 +97,8 @@ def check_names(settings: DistillSettings) -> None:
             encoders.specify(name, 3, settings.image_size, "full")
         except SettingError as error:
             raise error.of(word) from error
-    for path in listed(settings.beside):
-        from_file(path, "beside")
+    for path in listed(settings.compare):
+        from_file(path, "compare")
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def run(settings: DistillSettings) -> int:
 
 def distill(settings: DistillSettings) -> list[DistillResult]:
     """From settings to reports, one student after the other."""
-    from core import distributed
+    from core import processes
 
-    with distributed.session(settings.device) as world:
+    with processes.session(settings.device) as world:
         check_names(settings)
         return [train_student(job, world) for job in jobs(settings)]
 
@@ -129,8 +129,8 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     """One run."""
     import torch
 
-    from core import distributed, loop, trackers
-    from core.run import ProgressBar, Run, another, say
+    from core import loop, processes, trackers
+    from core.run import ProgressBar, Run, another, log_line
     from core.schedule import stepped
     from distill import report
     from distill.teacher import load
@@ -168,14 +168,14 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
         way = f"name that one, or {another(run.folder)}"
         raise ValueError(f"teacher={settings.teacher} is not the one that {run.folder} began with; {way}")
     run.begin()
-    say(
+    log_line(
         f"{settings.method.name} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "
         f"({report.millions(encoder)}, {encoder.dim} features) after {teacher.name} ({teacher.parameters / 1e6:.2f} M "
         f"parameters, {teacher.dim} features), {config.steps} steps of {config.batch_size} images → {run.folder}"
     )
     for note in notes:
-        say(f"note: {note}")
-    if distributed.is_main() and run.step < config.steps:
+        log_line(f"note: {note}")
+    if processes.is_main() and run.step < config.steps:
         bar = ProgressBar(config.steps, run.step, settings.method.name)
         run.listeners += [*trackers.listeners(settings.trackers, run), bar]
     if settings.compile:
@@ -210,13 +210,13 @@ def check_classes(dataset, teacher, settings: DistillSettings) -> int:
 
 def keep(settings: DistillSettings, method, teacher, fingerprint: str, split, recipe, precise) -> None:
     """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
-    from core.run import say
+    from core.run import log_line
     from distill.cache import Cache
 
     if settings.cache == "none" or not settings.cache_gb or not method.needs:
         return
     if getattr(split, "skipped", None):
-        say("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
+        log_line("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
         return
     what = {
         "teacher": fingerprint,

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from core import checkpoint, cli, loop, training
-from core.distributed import session
 from core.method import Method
+from core.processes import session
 from core.run import Run
 from experiments.cells import Cell, State
 from experiments.launchers import LocalLauncher

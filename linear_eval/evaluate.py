@@ -65,13 +65,13 @@ def evaluate(settings: EvaluateSettings) -> EvaluateResult | None:
     All processes extract features and fine-tune; the main one scores them, and writes results.json and the report.
     Raises ValueError where settings or data do not allow it.
     """
-    from core import checkpoint, distributed
+    from core import checkpoint, processes
     from linear_eval.inputs import collect_inputs
     from linear_eval.scoring import score
     from linear_eval.tables import suite_table
 
     collected = []
-    with distributed.session(settings.device) as world:
+    with processes.session(settings.device) as world:
         for job in jobs(settings):
             start = time.monotonic()
             collected.append((job, collect_inputs(job, world), time.monotonic() - start))

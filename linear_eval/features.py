@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from core import checkpoint
 from core.batchnorm import SplitBatchNorm
-from core.distributed import broadcast_object, gather, gather_objects, is_main, rank, world_size
+from core.processes import broadcast_object, gather, gather_objects, is_main, rank, world_size
 from core.run import counting
 from vision.encoders import fit_channels
 from vision.pixels import normalize_images

@@ -54,7 +54,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
 
     Raises ValueError where settings or data do not allow it.
     """
-    from core import checkpoint, distributed
+    from core import checkpoint, processes
     from linear_eval import report
     from linear_eval.evaluation import build_evaluation
     from linear_eval.fit import fit
@@ -63,7 +63,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     from linear_eval.rows import result_row
 
     start = time.monotonic()
-    with distributed.session(settings.device) as world:
+    with processes.session(settings.device) as world:
         fitted = fit(settings, world)
     if fitted is None:
         return None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from core import loop, trackers, training
-from core.distributed import World, broadcast_object, is_main
-from core.run import ProgressBar, Run, say
+from core.processes import World, broadcast_object, is_main
+from core.run import ProgressBar, Run, log_line
 from core.schedule import plateaus, stepped
 from linear_eval import subsets
 from linear_eval.classifier import Classifier
@@ -63,7 +63,7 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
 
     watch.restore(run.restore(method, optimizer))
     run.begin()
-    say(
+    log_line(
         f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
         f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
     )

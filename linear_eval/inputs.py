@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from core import cli, training
-from core.distributed import World
-from core.run import Run, say
+from core.processes import World
+from core.run import Run, log_line
 from linear_eval import subsets
 from linear_eval.descriptors import descriptors
 from linear_eval.features import (
@@ -98,7 +98,7 @@ def collect_inputs(settings: EvaluateSettings, world: World) -> EvaluationInputs
     encoder, recipe = build_encoder(settings, dataset)
     run.begin()
     counts = f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test images"
-    say(
+    log_line(
         f"{encoder.spec.name} ({sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters, {encoder.dim} features) "
         f"on {dataset.name}: {counts} at {encoder.spec.image_size} px → {run.folder}"
     )
@@ -147,16 +147,16 @@ def finetuned_classifiers(settings: EvaluateSettings, world: World, dataset: Dat
         count = len(subsets.share(dataset.train.labels, labels, settings.seed, 0))
         batch = min(p.batch_size, count) // world.size * world.size
         if batch < 2 * world.size:
-            say(f"fine-tuning: {count} images are too few for {world.size} processes: left out")
+            log_line(f"fine-tuning: {count} images are too few for {world.size} processes: left out")
             continue
         steps = max(round(p.epochs * count / batch), min(p.least_steps, 40 * count))
         for source in (ENCODER, SCRATCH) if is_trained(settings) else (SCRATCH,):
             classifier = cli.derive(FINETUNE, settings, keep=SHARED, changes={
-                "method": "full", "steps": steps, "batch_size": batch, "checks": 2, "labels": labels,
+                "method": "full", "steps": steps, "batch_size": batch, "evals": 2, "labels": labels,
                 "scratch": source == SCRATCH, "optim.scaling": "none", "optim.lr": p.lr, "optim.weight_decay": p.weight_decay,
                 "out": f"{run.folder}/finetune/{source.replace(' ', '-')}-{labels:g}",
             })
             check_finetune(classifier)
-            say(f"fine-tuning: {source}, {100 * labels:g} % of the labels")
+            log_line(f"fine-tuning: {source}, {100 * labels:g} % of the labels")
             if fitted := fit(classifier, world, dataset):
                 yield FineTuned(source, labels, fitted)

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from core.distributed import total, world_size
+from core.processes import total, world_size
 
 
 def classification_loss(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core.run import say
+from core.run import log_line
 from linear_eval import baselines, knn, report
 from linear_eval.evaluation import build_evaluation
 from linear_eval.heads import HeadsConfig, linear_heads
@@ -70,7 +70,7 @@ def frozen_rows(settings: EvaluateSettings, inputs: EvaluationInputs) -> Iterato
     shares = settings.protocol.labels.shares if "labels" in settings.parts else []
     for source, features in inputs.feature_sets.items():
         for labels in (1.0, *shares):
-            say(f"scoring {source}, {100 * labels:g} % of the labels")
+            log_line(f"scoring {source}, {100 * labels:g} % of the labels")
             draws = range(settings.protocol.labels.draws if labels < 1 else 1)
             drawn = [features.share(labels, settings.seed, draw) for draw in draws]
             protocols = few_label_protocols if labels < 1 else protocols_of

@@ -5,7 +5,7 @@ from nas.settings import CHOICES, MEASURED, OBJECTIVES, SearchSettings, parse_li
 USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
     "pretrained": "left out: trials begin with random weights", "scratch": "left out: trials begin with random weights",
-    "out": "left out: a study lies in runs/nas/<study>", "until": "left out: rungs says where trials pause",
+    "out": "left out: a study lies in runs/nas/<study>", "pause_at": "left out: rungs says where trials pause",
 }
 
 

@@ -14,8 +14,8 @@ import torch
 
 import ssl.pretrain
 from core import checkpoint, cli, training
-from core.distributed import World
 from core.method import Batch
+from core.processes import World
 from core.settings import PretrainSettings, types_of
 from linear_eval.features import collect, evenly, images_of, of_encoder, rankme
 from linear_eval.knn import knn_accuracy
@@ -144,10 +144,10 @@ class TrainEvaluator:
 
     def pretrain_settings(self, candidate: Candidate, begin: Path, out: Path, epochs: float) -> PretrainSettings:
         """The settings of this trial. Its number of epochs is the search's: the schedule is the whole one's."""
-        drop = SEARCH_ONLY | {"encoder", "out", "until", "report", "image_size"}
-        changes = {**candidate.settings, "encoder": begin, "out": out, "report": False, "checks": 1, "log_every": 50}
+        drop = SEARCH_ONLY | {"encoder", "out", "pause_at", "report", "image_size"}
+        changes = {**candidate.settings, "encoder": begin, "out": out, "report": False, "evals": 1, "log_every": 50}
         if epochs < self.settings.epochs:
-            changes["until"] = float(f"{epochs:.6g}")
+            changes["pause_at"] = float(f"{epochs:.6g}")
         return cli.derive(ssl.pretrain.TOOL, self.settings, drop, changes=changes)
 
     def initial_weights(self, candidate: Candidate) -> bytes:

@@ -107,24 +107,24 @@ def begin(settings: SearchSettings) -> int:
 
 def work(settings: SearchSettings) -> int:
     """Be a worker."""
-    from core import distributed
+    from core import guard
 
-    return distributed.guarded(partial(run_worker, settings))
+    return guard.run_guarded(partial(run_worker, settings))
 
 
 def run_worker(settings: SearchSettings) -> int:
     """Work on the study's trials until there are none."""
-    from core import distributed
+    from core import guard, processes
     from nas.evaluators import ProxyEvaluator, TrainEvaluator
     from nas.scheduler import Worker
     from nas.supernet_evaluator import SupernetEvaluator
     from vision.data import build_data
 
-    distributed.end_with_parent()  # and release the trial; elsewhere than on Linux its lease expires
+    guard.end_with_parent()  # and release the trial; elsewhere than on Linux its lease expires
     evaluator = {"train": TrainEvaluator, "supernet": SupernetEvaluator, "proxy": ProxyEvaluator}[settings.strategy]
     store, data = open_store(settings), build_data(settings)
     store.check_images(data.fingerprints)
-    device = distributed.pick_device(settings.device, 0)
+    device = processes.pick_device(settings.device, 0)
     Worker(store, search_config(settings), evaluator(settings, device, data)).run()
     return 0
 

@@ -22,8 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import ssl.pretrain
 from core import cli, training
 from core.batchnorm import sync_batchnorm
-from core.distributed import world_size
 from core.method import Batch, Method, Output
+from core.processes import world_size
 from nas import space
 from nas.settings import SupernetSettings
 from nas.space import Space, StubTrial, largest, smallest

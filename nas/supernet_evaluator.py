@@ -39,10 +39,10 @@ class SupernetEvaluator(TrainEvaluator):
         self.images = images_of(pretrain, evenly(len(pretrain), BATCHNORM_IMAGES), spec.image_size, spec.channels)
 
     def train(self, out: Path) -> None:
-        drop = (SEARCH_ONLY - set(types_of(SupernetSettings))) | {"encoder", "until"}
+        drop = (SEARCH_ONLY - set(types_of(SupernetSettings))) | {"encoder", "pause_at"}
         settings = cli.derive(supernet.TOOL, self.settings, drop, changes={
             "space": self.settings.space, "out": out, "epochs": float(f"{self.settings.supernet_epochs:g}"), "report": False,
-            "checks": 1,
+            "evals": 1,
         })
         if settings.devices > 1:
             run_processes(supernet.TOOL.module, settings, out, lambda step: None)

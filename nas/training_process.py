@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core import cli
-from core.distributed import end_with_parent
 from core.errors import RunError, Stopped
+from core.guard import end_with_parent
 from core.settings import PretrainSettings
 from nas.lease import STOPPED
 from nas.retry import StorageError

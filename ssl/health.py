@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import broadcast_object, is_main
 from core.errors import Collapsed
+from core.processes import broadcast_object, is_main
 from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchnorm
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import few_labels

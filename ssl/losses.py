@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.distributed import gather, rank, world_size
 from core.method import at_least_fp32
 from core.numerics import unit
+from core.processes import gather, rank, world_size
 
 TILE = 1 << 22  # similarities held at a time: 256 × 16384 floats are 16 MB; with more, CPU caches miss
 

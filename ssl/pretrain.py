@@ -53,15 +53,15 @@ def pretrain(
     """
     import torch
 
-    from core import distributed, loop
-    from core.run import Run, say
+    from core import loop, processes
+    from core.run import Run, log_line
     from ssl import report
     from ssl.health import BEFORE, UNTRAINED, Health
     from vision import artifact, loaders
     from vision.build import build_encoder, compile_encoder, precision
     from vision.data import build_data, fingerprints
 
-    with distributed.session(settings.device) as world:
+    with processes.session(settings.device) as world:
         torch.manual_seed(settings.seed)
         dataset = build_data(settings)
         name, images = f"{settings.method.name}-{settings.data.name}", fingerprints(dataset)
@@ -114,14 +114,15 @@ def pretrain(
             run.close()
             if settings.report:
                 report.curves(run, health)
-        for skipped in distributed.gather_objects(loader.skipped | health.skipped):
+        for skipped in processes.gather_objects(loader.skipped | health.skipped):
             dataset.skipped.update(skipped)
         report.skipped(run, dataset.skipped)
         origin = {"tool": TOOL.module, "words": run.identity}
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
         finished, scores = run.step >= config.steps, {}
         if not finished:
-            say(f"paused at step {run.step} of {config.steps}: {run.folder}/encoder.safetensors; without until= it resumes")
+            encoder_file = run.folder / "encoder.safetensors"
+            log_line(f"paused at step {run.step} of {config.steps}: {encoder_file}; without pause_at= it resumes")
         elif settings.report:
             scores = report.final(run, health, dataset, encoder, settings, lambda: initial()[0])
     return PretrainResult(run.folder, run.folder / "encoder.safetensors", run.step, finished, scores)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from core import trackers
-from core.distributed import World, gather_objects, is_main
 from core.figures import canvas, drawn
 from core.loop import TrainConfig
-from core.run import ProgressBar, Run, say
+from core.processes import World, gather_objects, is_main
+from core.run import ProgressBar, Run, log_line
 from core.settings import PretrainSettings
 from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
@@ -32,19 +32,19 @@ def opening(
     parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
     size = encoder.spec.image_size
     where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
-    say(
+    log_line(
         f"{settings.method.name} on {len(dataset.pretrain):,} images of {dataset.name} at {size} px: "
         f"{encoder.spec.name} ({parameters:.2f} M parameters, {encoder.dim} features), {config.steps} steps of "
         f"{config.batch_size} images, {'bf16' if config.precision else 'fp32'} on {where} → {run.folder}"
     )
     for note in notes:
-        say(f"note: {note}")
+        log_line(f"note: {note}")
     if dataset.skipped:
-        say(f"note: {run.folder}/skipped.txt lists what is left out, with reasons")
+        log_line(f"note: {run.folder}/skipped.txt lists what is left out, with reasons")
     if 0 < run.step < config.steps:
-        say(f"going on from step {run.step}")
+        log_line(f"going on from step {run.step}")
     elif run.step >= config.steps:
-        say("this run is finished; its report is made again. For another run change a setting, or give another out")
+        log_line("this run is finished; its report is made again. For another run change a setting, or give another out")
 
 
 def listen(

@@ -5,7 +5,7 @@ from pathlib import Path
 from core import cli
 from core.settings import PretrainSettings
 
-LENGTH = ("epochs", "steps", "until")  # of a run, and where it pauses
+LENGTH = ("epochs", "steps", "pause_at")  # of a run, and where it pauses
 OF_DATA = ("data", "image_size")
 
 

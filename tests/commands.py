@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # A run of a second or two: 1,440 images of 8 px, no labels to score, timm's own test model.
 SMALL = ["--data=synthetic", "+data.labels=none", "--image_size=8", "--encoder=test_resnet", "--batch_size=16"]
-SMALL += ["--method.hidden=16", "--method.dim=8", "--checks=1", "--log_every=1", "--steps=8"]
+SMALL += ["--method.hidden=16", "--method.dim=8", "--evals=1", "--log_every=1", "--steps=8"]
 LOADED = ("vision.build", "ssl.pretrain", "ssl.report", "ssl.method.moco_v2", "ssl.method.moco_v3", "hydra")
 LOADED += ("linear_eval.scoring", "linear_eval.finetune", "linear_eval.evaluate", "distill.train", "distill.report")
 LOADED += ("sklearn.linear_model", "sklearn.datasets", "torch.utils.tensorboard", "matplotlib.pyplot")

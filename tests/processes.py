@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Processes fork from a server that has imported torch once: each starts in milliseconds, with nothing initialised.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "timm", "core.distributed", "torch.distributed.launcher.api"])
+_context.set_forkserver_preload(["torch", "timm", "core.processes", "torch.distributed.launcher.api"])
 
 
 def _process(function: Callable, arguments: tuple) -> multiprocessing.Process:
-    """A process to start. The server it will fork from must find our rooms, and our ssl, before the standard ones."""
+    """A process to start. The server it will fork from must find our packages, and our ssl, before the standard ones."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
     multiprocessing.forkserver.ensure_running()
@@ -68,7 +68,7 @@ def _outcome(path: Path) -> tuple[float, str, object]:
 
 
 def _one(rank: int, size: int, port: int, folder: str, function: Callable, arguments: tuple) -> None:
-    from core.distributed import session
+    from core.processes import session
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--data=digits", "--batch_size=64", "--steps=6", "--log_every=1", "--checks=2", "--report=false"]
+SMALL = ["--data=digits", "--batch_size=64", "--steps=6", "--log_every=1", "--evals=2", "--report=false"]
 TINY = [*SMALL, "--encoder=test_resnet", "--image_size=16"]
 VIT = [*SMALL, "--encoder=test_vit", "--image_size=32"]
 SIZES = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 128, "bn_splits": 4, "prototypes": 20, "slices": 24}
@@ -53,7 +53,7 @@ def digests(folder: Path, only: list[str]) -> Iterator[tuple[str, str]]:
         if only and case not in only and not case.startswith("teacher"):
             continue
         out, logs = folder / case, folder / "logs" / case
-        words = words if words[-1].startswith("--out=") or "--until=1" in words else [*words, f"--out={out}"]
+        words = words if words[-1].startswith("--out=") or "--pause_at=1" in words else [*words, f"--out={out}"]
         if processes > 1:
             ended = [job.wait() for job in together(*words, logs=logs, size=processes, module=module)]
         else:
@@ -75,7 +75,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, list[str], int]]:
         if path.stem in ("simclr", "moco_v2", "dino", "barlow_twins", "swav"):
             yield f"{path.stem}-2", pretrain, [f"--method={path.stem}", *base, *sizes], 2
     photos = ["--data=folder", f"--data.root={folder / 'photos'}", "--batch_size=16", "--steps=4", "--log_every=1",
-              "--checks=1", "--encoder=test_resnet", "--image_size=16", "--method.hidden=16", "--method.dim=8"]
+              "--evals=1", "--encoder=test_resnet", "--image_size=16", "--method.hidden=16", "--method.dim=8"]
     yield "folder", pretrain, ["--method=simclr", *photos, "--workers=2"], 1
     yield "report", pretrain, ["--method=simclr", *photos[:-2], "--method.dim=8", "--data=digits", "--image_size=8"], 1
     yield "drop_path", pretrain, ["--method=byol", *VIT], 1
@@ -83,7 +83,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, list[str], int]]:
     yield "chunk", pretrain, chunked, 1
     yield "accumulate", pretrain, ["--method=byol", *TINY, "--accumulate=2", "--optim.name=sgd"], 1
     paused = ["--method=moco_v2", *TINY, "--steps=60", f"--out={folder / 'paused'}"]
-    yield "pause", pretrain, [*paused, "--until=1"], 1
+    yield "pause", pretrain, [*paused, "--pause_at=1"], 1
     yield "paused", pretrain, paused, 1
     yield "teacher", "linear_eval.finetune", [*SMALL[:-1], "--encoder=test_resnet", "--image_size=16"], 1
     for path in sorted((ROOT / "linear_eval" / "method").glob("*.yaml")):

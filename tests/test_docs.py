@@ -152,8 +152,8 @@ def place(tmp_path_factory) -> Path:
     Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(root / "shirt.png")
     [python] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "imagenet.md").read_text(), re.M | re.S)
     do(root, ["-c", python])
-    do(root, ["-m", "ssl.pretrain", "--data=digits", "--encoder=tiny", "--steps=4", "--checks=1", "--out=runs/x"])
-    words = ["--encoder=runs/x/encoder.safetensors", "--data=digits", "--steps=4", "--checks=1", "--out=runs/y"]
+    do(root, ["-m", "ssl.pretrain", "--data=digits", "--encoder=tiny", "--steps=4", "--evals=1", "--out=runs/x"])
+    words = ["--encoder=runs/x/encoder.safetensors", "--data=digits", "--steps=4", "--evals=1", "--out=runs/y"]
     do(root, ["-m", "linear_eval.finetune", *words])
     return root
 

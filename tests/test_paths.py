@@ -7,7 +7,7 @@ from commands import run
 from PIL import Image
 
 NAMES = ["a (1), [x] {y} it's", '-x #5 50% $x="é"', "latin-1 \udce9 and NFD e\u0301"]
-SHORT = ["--batch_size=16", "--checks=1", "--log_every=1", "--steps=2", "--image_size=16"]
+SHORT = ["--batch_size=16", "--evals=1", "--log_every=1", "--steps=2", "--image_size=16"]
 
 
 @pytest.fixture(params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.long) for name in NAMES[1:])],

@@ -17,7 +17,7 @@ from vision import artifact, datasets, encoders
 from vision.augment import Augmentation
 from vision.data import fingerprints
 
-SMALL = ["--encoder=test_resnet", "--image_size=16", "--batch_size=16", "--checks=1", "--log_every=1", "--steps=2"]
+SMALL = ["--encoder=test_resnet", "--image_size=16", "--batch_size=16", "--evals=1", "--log_every=1", "--steps=2"]
 PRETRAIN = [*SMALL, "--method.hidden=16", "--method.dim=8", "--report=false", "--workers=0"]
 TUNE = [*SMALL, "--gradcam=0", "--workers=0"]
 DISTIL = [*SMALL, "--method=kd", "--workers=0"]

@@ -188,7 +188,7 @@ def snippet(header: EncoderHeader, path: str) -> str:
     if header.classes is not None:  # without the classifier
         weights = f"{{name: t for name, t in {weights}.items() if name[0] != '.'}}"
     lines = [
-        *(f"from vision import {room}" for room, models in OURS.items() if spec.name.split(".")[0] in models),
+        *(f"from vision import {module}" for module, models in OURS.items() if spec.name.split(".")[0] in models),
         f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
         *_surgery(spec),
         f"model.load_state_dict({weights})",

@@ -3,8 +3,8 @@ import re
 from collections import Counter
 
 from core import cli
-from core.distributed import broadcast_object, is_main
-from core.run import counting, say
+from core.processes import broadcast_object, is_main
+from core.run import counting, log_line
 from core.settings import CommonSettings
 from vision import datasets
 from vision.listing import ignored_note, one_line
@@ -19,7 +19,7 @@ def build_data(settings: CommonSettings) -> Dataset:
     with counting("checking images") as progress:
         dataset = datasets.load(**options, seed=settings.seed, progress=progress)
     for note in data_notes(dataset):
-        say(f"note: {note}")
+        log_line(f"note: {note}")
     return dataset
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core import counter_rng
-from core.distributed import World
 from core.method import Batch
-from core.run import say
+from core.processes import World
+from core.run import log_line
 from vision.augment import Augmentation
 from vision.encoders import fit_channels
 from vision.splits import Images
@@ -126,7 +126,7 @@ class StreamLoader:
         a_batch = batch * sum(3 * view.size**2 for view in self.augmentation.views)
         free = shared_memory_short(needed := a_batch * (2 * self.workers + 2) * world.local_size)
         if free is not None:
-            say(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
+            log_line(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
                 "through pipes, which is slower (in a container, --shm-size=8g makes it larger)")
         return free is not None
 

@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from core.distributed import leave_to_parent
 from core.errors import RunError
-from core.run import say
+from core.run import log_line
+from core.signals import leave_to_parent
 
 TIMEOUT = 1200  # seconds without a batch after which a loader counts as hung; other processes wait 1800 for this one
 POLL = 5  # seconds between looks at the workers
@@ -51,7 +51,7 @@ def items(dataset: Dataset, workers: int, pin_memory: bool) -> Iterator[Any]:
     except OSError as error:  # or no more processes or file descriptors
         if not workers:
             raise
-        say(f"note: workers={workers} cannot be started ({error.strerror or error}): images are decoded in this process")
+        log_line(f"note: workers={workers} cannot be started ({error.strerror or error}): images are decoded in this process")
         iterator, processes = _started(dataset, 0, pin_memory)
     try:
         while True:

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import gather
 from core.method import Batch, Output, Record, Traits, at_least_fp32, check_natural, check_positive, check_share
 from core.numerics import unit
+from core.processes import gather
 from distill.losses import contrastive
 from distill.losses import kd as hinton
 from distill.method import Labelled, Student, Targets

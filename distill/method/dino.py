@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import mean
 from core.method import Output, Record, Traits, at_least_fp32, check_positive, check_share, each_view
 from core.numerics import unit
+from core.processes import mean
 from distill.method import Distillation, Targets
 from vision.heads import mlp
 

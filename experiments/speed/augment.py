@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from core.distributed import session
 from core.machine import cores
+from core.processes import session
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision.augment import Augmentation
 from vision.folder import scan

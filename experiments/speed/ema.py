@@ -10,8 +10,8 @@ import time
 import torch
 
 from core import optim
-from core.distributed import session
 from core.method import Batch, ema_copy, ema_update_
+from core.processes import session
 from core.settings import OptimSettings
 from experiments.speed.side_by_side import arguments, compare, report, spread
 from ssl.method.byol import BYOL

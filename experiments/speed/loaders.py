@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from core.distributed import World, session
 from core.machine import cores
+from core.processes import World, session
 from experiments.speed.augment import HEIGHT, MEAN, STD, STRONG, WIDTH, photographs
 from experiments.speed.side_by_side import arguments, compare, report, skip
 from vision import datasets

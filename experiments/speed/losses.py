@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.distributed import session
+from core.processes import session
 from experiments.speed.side_by_side import arguments, compare, report, skip
 
 TEMPERATURE = 0.2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from core.distributed import session
+from core.processes import session
 from experiments.speed.side_by_side import arguments, paired, report, skip
 from ssl.losses import TILE, nt_xent
 

@@ -9,7 +9,7 @@ the second evaluation on, does not help here. The share that heads take of ours 
 import numpy as np
 import torch
 
-from core.distributed import session
+from core.processes import session
 from experiments.speed.side_by_side import arguments, compare, report
 from linear_eval.evaluate import TOOL
 from linear_eval.features import collect, of_encoder

@@ -27,7 +27,7 @@ def rate(processes: int, settings) -> float:
     """Images a second of one run."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
-        flags = ["--data=synthetic", "--checks=1", "--log_every=2", f"--image_size={settings.size}"]
+        flags = ["--data=synthetic", "--evals=1", "--log_every=2", f"--image_size={settings.size}"]
         flags += [f"--encoder={settings.encoder}", f"--batch_size={settings.batch}", f"--steps={settings.steps}"]
         flags += [f"--devices={processes}", f"--device={settings.device}", f"--out={out}"]
         command = [sys.executable, "-m", "ssl.pretrain", *flags]

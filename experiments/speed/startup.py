@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.distributed import session
+from core.processes import session
 from experiments.speed.side_by_side import arguments, compare, report, skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def to_the_first_row(device: str) -> int:
     """Until ours has written a figure; then it is killed."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder, "run", "metrics.jsonl")
-        words = ["--method", "simclr", "--data", "digits", "--log_every", "1", "--steps", "1000", "--checks", "1"]
+        words = ["--method", "simclr", "--data", "digits", "--log_every", "1", "--steps", "1000", "--evals", "1"]
         command = [sys.executable, "-m", "ssl.pretrain", *words, "--out", str(rows.parent), "--device", device]
         process = subprocess.Popen(command, **QUIET)
         try:

@@ -24,9 +24,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from core import loop, optim
-from core.distributed import World, session
 from core.machine import cores, installed
 from core.method import Batch
+from core.processes import World, session
 from core.run import Run
 from core.settings import OptimSettings
 from experiments.speed.augment import MEAN, STD, STRONG, Peer, of_lightly

@@ -10,7 +10,7 @@ import tempfile
 import torch
 
 from core import cli, optim, training
-from core.distributed import session
+from core.processes import session
 from core.settings import OptimSettings
 from distill import teacher
 from distill.cache import Cache

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from core.distributed import world_size
 from core.method import Record, check_positive
+from core.processes import world_size
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core.distributed import total
 from core.memory import Queue
 from core.method import Batch, Method, Output, Traits, at_least_fp32, each_view, ema_copy, ema_update_, features_of
 from core.numerics import safe_sqrt, unit
+from core.processes import total
 from core.schedule import cosine
 from ssl.losses import nearest
 from ssl.method import TeacherFeatures, check_constants, pairs

@@ -7,8 +7,8 @@ loss, as in the authors' code, where it stands in for a learning rate of its own
 import torch
 from torch import Tensor, nn
 
-from core.distributed import total, world_size
 from core.method import Method, Output, at_least_fp32, each_view
+from core.processes import total, world_size
 from ssl.method import unordered_pairs
 from vision.heads import mlp
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import total, world_size
 from core.method import (
     Batch,
     Method,
@@ -26,6 +25,7 @@ from core.method import (
     features_of,
 )
 from core.numerics import unit
+from core.processes import total, world_size
 from core.schedule import cosine
 from ssl.method import TeacherFeatures, check_constants, check_views
 from vision.heads import mlp

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import total, world_size
 from core.method import Method, Output, Traits, at_least_fp32, check_share, each_view
+from core.processes import total, world_size
 from vision.heads import mlp
 
 LIMIT = 3.0  # the characteristic functions are compared from 0 to here

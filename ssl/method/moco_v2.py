@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from core import counter_rng
 from core.batchnorm import average_statistics, split_batchnorm
-from core.distributed import gather, local_rows, world_size
 from core.memory import Queue
 from core.method import Batch, Method, Output, Record, Traits, at_least_fp32, each_view, ema_copy, ema_update_
 from core.numerics import unit
+from core.processes import gather, local_rows, world_size
 from core.schedule import cosine
 from ssl.losses import queue_contrastive
 from ssl.method import check_constants, pairs

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.distributed import gather
 from core.method import Batch, Method, Output, Record, Traits, at_least_fp32, each_view
 from core.numerics import unit
+from core.processes import gather
 from ssl.losses import global_rows, log_sum_exp
 from ssl.method import check_constants, check_images
 from vision.heads import mlp

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import local_rows, total, world_size
 from core.memory import Queue
 from core.method import Method, Output, Record, Traits, at_least_fp32, each_view
 from core.numerics import unit
+from core.processes import local_rows, total, world_size
 from ssl.method import check_constants, check_views, pairs
 from vision.heads import mlp
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.distributed import total, world_size
 from core.method import Method, Output, at_least_fp32, each_view
+from core.processes import total, world_size
 from ssl.method import check_images, unordered_pairs
 from vision.heads import mlp
 

@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from core.batchnorm import SplitBatchNorm, SyncBatchNorm, split_batchnorm, sync_batchnorm
-from core.distributed import local_rows
+from core.processes import local_rows
 
 C = 6
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # sums of some hundred float32 terms, in another order

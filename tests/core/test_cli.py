@@ -257,3 +257,15 @@ def test_a_processs_error_names_it_too(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'mine.yaml'}, line 2: optim.lr=0.5: is a matter of taste\n"
     assert cli.main(TOOL, start, ["--method=moco_v2"]) == 2
     assert capsys.readouterr().err.endswith("is a matter of taste (set by method=moco_v2)\n")
+
+
+def test_a_former_name_is_understood_and_todays_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_noted", set())
+    (tmp_path / "old.yaml").write_text("checks: 3\nuntil: 2\n")
+    words, file = cli.with_recipe(TOOL, parse(["--checks", "5", f"--recipe={tmp_path / 'old.yaml'}"])[0])
+    settings = compose(TOOL, words, file)
+    assert (settings.evals, settings.pause_at) == (5, 2.0)
+    assert capsys.readouterr().err == "note: checks is now called evals\nnote: until is now called pause_at\n"
+    parse(["checks=4"])
+    assert capsys.readouterr().err == "", "once"
+    assert "--checks" not in cli.help_text("", TOOL.settings, {})

@@ -23,7 +23,7 @@ def said(*argv: str, tool=TOOL):
 
 
 def test_identity_holds_what_changes_the_result_and_nothing_else():
-    same = ["--devices=2", "--workers=3", "--out=x", "--device=cpu", "--data.root=y", "--checks=3", "--log_every=1"]
+    same = ["--devices=2", "--workers=3", "--out=x", "--device=cpu", "--data.root=y", "--evals=3", "--log_every=1"]
     assert identity(said(*same)) == identity(said())
     assert fingerprint(identity(said(*same))) == fingerprint(identity(said()))
     for other in (["--seed=1"], ["--optim.lr=0.1"], ["--method.temperature=0.3"], ["--batch_size=64"]):

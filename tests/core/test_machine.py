@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from test_rooms import ROOMS
+from test_imports import ROOMS
 
 from core import checkpoint, machine
 from core.errors import RunError

@@ -9,7 +9,7 @@ from core import cli, places
 from linear_eval.evaluate import TOOL as EVALUATE
 from ssl.pretrain import TOOL
 
-WEIGHTS = ("encoder", "teacher", "student", "beside", "against", "encoders")
+WEIGHTS = ("encoder", "teacher", "student", "compare", "against", "encoders")
 PATHS = {"out": "folder", "cache": "folder", **dict.fromkeys(WEIGHTS, "weights")}
 
 
@@ -81,7 +81,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("setting", ["encoder", "teacher", "student", "beside", "against"])
+@pytest.mark.parametrize("setting", ["encoder", "teacher", "student", "compare", "against"])
 @pytest.mark.parametrize("name", FILES)
 def test_weights_of_another_kind_are_named_with_what_to_give_instead(here, setting, name):
     Path(name).touch()

@@ -161,7 +161,7 @@ def encoder_file(path: Path, channels: int = 3) -> artifact.EncoderHeader:
     encoder = encoders.create("test_resnet", channels, SIZE).eval()
     header = artifact.EncoderHeader(encoder.spec, MEAN[:channels], STD[:channels], encoder.dim, {})
     path.write_bytes(artifact.dumps(encoder, header, {}))
-    return artifact.read_card(path)
+    return artifact.read_header(path)
 
 
 def rewritten(path: Path, change) -> None:
@@ -183,7 +183,7 @@ def test_headers_state_the_preprocessing_and_older_files_mean_the_same(tmp_path,
     }
     assert Preprocessing.of(stated) == header.preprocessing == Preprocessing(SIZE, 3, MEAN, STD)
     rewritten(path, lambda content: content.pop("preprocessing"))
-    assert artifact.read_card(path) == header
+    assert artifact.read_header(path) == header
     session = onnxruntime.InferenceSession(files[1] / "plain.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["nolabel"])["preprocessing"] == files[0].preprocessing.json
 

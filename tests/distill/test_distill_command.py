@@ -86,7 +86,7 @@ def test_a_classifier_is_taken_over_without_labels(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("method", shortened(["kd", "seed"]))
 def test_the_student_alone_beside_it(files, tmp_path, method):
-    """The command that a run ends with trains the same encoder alone, and `--beside` puts it into the same run's table."""
+    """The command that a run ends with trains the same encoder alone, and `--compare` puts it into the same run's table."""
     words = [f"--teacher={files}/classifier.safetensors", "--student=test_resnet", f"--method={method}", "--optim.warmup=0"]
     words += ["--data=digits", "--batch_size=64", "--steps=2", "--seed=3", f"--out={tmp_path / 'o'}", "--cache=none"]
     ended = run(*words, logs=tmp_path / "l", module=MODULE)
@@ -100,8 +100,8 @@ def test_the_student_alone_beside_it(files, tmp_path, method):
     assert alone.code == 0, alone.err
     same = identity(yaml.safe_load((tmp_path / "o-alone" / "config.yaml").read_text()))
     assert [same[name] for name in ("encoder", "steps", "seed", "batch_size")] == ["test_resnet", 2, 3, 64]
-    beside = shlex.split(again)[shlex.split(again).index("--beside") + 1].rstrip(":")
-    ended = run(*words, f"--beside={beside}", logs=tmp_path / "b", module=MODULE)
+    beside = shlex.split(again)[shlex.split(again).index("--compare") + 1].rstrip(":")
+    ended = run(*words, f"--compare={beside}", logs=tmp_path / "b", module=MODULE)
     assert ended.code == 0, ended.err
     assert "next:" not in ended.out
     rows = json.loads((tmp_path / "o" / "results.json").read_text())["rows"]
@@ -140,8 +140,8 @@ def test_mistakes_are_one_line(files, tmp_path):
         ([teacher, f"--student=test_resnet,{files}/none.safetensors"], f"student={files}/none.safetensors is not an encoder"),
         ([teacher, "--student=test_resnet, resnet1888"], "student=resnet1888: no such timm model"),
         ([teacher, "--student=,"], "student=,: say what to train"),
-        ([teacher, "--beside=nowhere.safetensors"], "beside=nowhere.safetensors: no such file"),
-        ([teacher, f"--beside={files}/encoder.safetensors, {files}/none.safetensors"], "beside=/"),
+        ([teacher, "--compare=nowhere.safetensors"], "compare=nowhere.safetensors: no such file"),
+        ([teacher, f"--compare={files}/encoder.safetensors, {files}/none.safetensors"], "compare=/"),
         ([teacher, "--method=kd"], "has no classifier, which this method needs"),
         ([f"--teacher={files}/other.safetensors", "--method=kd"], "they must be the same"),
         ([teacher, "--method=seeed"], "did you mean seed"),

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from core import cli, optim
 from core.batchnorm import sync_batchnorm
-from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
+from core.processes import local_rows, world_size, wrap
 from core.settings import OptimSettings
 from core.training import build_method
 from distill.teacher import Member, Teacher

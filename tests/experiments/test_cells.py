@@ -1,6 +1,6 @@
 """A cell's address: what changes it, and what does not."""
 from commands import ROOT
-from test_rooms import ROOMS, imports
+from test_imports import ROOMS, imports
 from toy_table import TABLE, TOOL, calls
 
 from experiments import cells, code_version

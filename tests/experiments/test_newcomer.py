@@ -12,7 +12,7 @@ from commands import ROOT
 
 TABLE = ["experiments.reproduce", "--table=fashion_mnist_family", "--smoke"]
 PAGE = (ROOT / "docs" / "adding.md").read_text()
-SMALL = ["--data=digits", "--steps=2", "--checks=1", "--batch_size=16"]
+SMALL = ["--data=digits", "--steps=2", "--evals=1", "--batch_size=16"]
 
 
 FILES = dict(re.findall(r"`([\w./]+\.(?:py|yaml))`[^`]*?\n\n```(?:python|yaml)\n(.*?)^```", PAGE, re.M | re.S))
@@ -84,7 +84,7 @@ def test_an_encoder_is_pretrained_and_its_file_is_built_again(checkout):
 @pytest.mark.long
 def test_a_space_is_searched(checkout):
     put(checkout, "my_space.py")
-    words = ["--data=digits", "--epochs=0.1", "--checks=1", "--trials=1", "--rungs=1", "--parallel=1"]
+    words = ["--data=digits", "--epochs=0.1", "--evals=1", "--trials=1", "--rungs=1", "--parallel=1"]
     do(checkout, "nas.search", "--study=mine", "--space=my_space.py:space", *words)
     trials = json.loads((checkout / "runs/nas/mine/results.json").read_text())["trials"]
     assert trials[0]["encoder"]["arguments"]["stem_width"] == 8

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from core import gradcache, optim
 from core.batchnorm import sync_batchnorm
-from core.distributed import average_gradients, local_rows, world_size
 from core.method import Batch
+from core.processes import average_gradients, local_rows, world_size
 from core.settings import OptimSettings
 from linear_eval.classifier import Classifier
 from vision import encoders

@@ -10,7 +10,7 @@ from processes import on
 from torch import nn
 from torch.nn import functional as F
 
-from core.distributed import rank
+from core.processes import rank
 from linear_eval import features
 from linear_eval.features import Source, collect, evaluating, of_encoder, pixels_of
 from vision import datasets, encoders

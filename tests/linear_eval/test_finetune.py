@@ -15,7 +15,7 @@ from linear_eval.fit import Watch
 from vision import artifact, datasets, encoders
 
 # A few seconds: 1,440 images of 8 px, timm's own test model.
-SMALL = ["--data=synthetic", "--image_size=8", "--encoder=test_resnet", "--batch_size=32", "--steps=12", "--checks=3"]
+SMALL = ["--data=synthetic", "--image_size=8", "--encoder=test_resnet", "--batch_size=32", "--steps=12", "--evals=3"]
 SMALL += ["--log_every=1"]
 TOOL = "linear_eval.finetune"
 
@@ -85,8 +85,8 @@ def test_two_processes_reach_what_one_does(tmp_path):
 @pytest.mark.long
 def test_early_stopping_ends_with_the_best_weights(tmp_path):
     """A learning rate of nothing never gets better: two checks without gain, and the third of ten ends it."""
-    words = [w for w in SMALL if not w.startswith(("--steps", "--checks"))]
-    words += ["--steps=40", "--checks=10", "--early_stop=2", "--optim.lr=1e-12", f"--out={tmp_path / 'run'}"]
+    words = [w for w in SMALL if not w.startswith(("--steps", "--evals"))]
+    words += ["--steps=40", "--evals=10", "--early_stop=2", "--optim.lr=1e-12", f"--out={tmp_path / 'run'}"]
     for attempt in "ab":  # and the finished run stays finished
         ended = run(*words, logs=tmp_path / attempt, module=TOOL)
         assert ended.code == 0, ended.err
@@ -137,7 +137,7 @@ def test_steps_fall_where_they_are_said_to():
 def test_the_head_alone_is_torchs_linear_layer_on_the_frozen_features(tmp_path):
     """Without augmentation the same batches in the same order, by torch's own layer, loss and optimizer."""
     words = ["--data=synthetic", "--image_size=32", "--encoder=test_resnet", "--method=head", "--steps=12", "--batch_size=64"]
-    words += ["--augment.crop=[1.0,1.0]", "--augment.ratio=[1.0,1.0]", "--augment.flip=0", "--checks=1", "--gradcam=0"]
+    words += ["--augment.crop=[1.0,1.0]", "--augment.ratio=[1.0,1.0]", "--augment.flip=0", "--evals=1", "--gradcam=0"]
     words += ["--precision=fp32"]
     ended = run(*words, f"--out={tmp_path / 'run'}", logs=tmp_path, module=TOOL)
     assert ended.code == 0, ended.err

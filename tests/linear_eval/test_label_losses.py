@@ -7,7 +7,7 @@ import torch
 from processes import on
 from torch.nn import functional as F
 
-from core.distributed import local_rows, mean
+from core.processes import local_rows, mean
 from linear_eval.losses import class_weights, classification_loss
 
 K, B = 5, 12

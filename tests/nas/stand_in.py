@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from core.distributed import guarded
+from core.guard import run_guarded
 from nas.halving import Halving
 from nas.scheduler import SearchConfig, Worker
 from nas.store import TrialStore
@@ -75,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -63,7 +63,7 @@ def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole, tmp_
         assert "report: false" in options  # a run of ssl.pretrain like any other
     found = place / "encoder.safetensors"
     options = [f"--teacher={found}", f"--student={found}", "--method=seed", "--method.queue_size=64", "--data=digits"]
-    options += ["--steps=2", "--checks=1", "--batch_size=16", "--cache=none", f"--out={tmp_path / 'student'}"]
+    options += ["--steps=2", "--evals=1", "--batch_size=16", "--cache=none", f"--out={tmp_path / 'student'}"]
     assert run(*options, logs=tmp_path / "logs", module="distill.train").code == 0
     assert artifact.load(tmp_path / "student" / "encoder.safetensors")[0].spec == artifact.load(found)[0].spec
 
@@ -207,7 +207,7 @@ def test_a_finished_study_takes_no_other_settings(whole):
     (["--encoder=resnet18"], "encoder=resnet18: must be left out: space says which encoders"),
     (["--stem=half"], "stem=half: must be left out"),
     (["--out=runs/x"], "out=runs/x: must be left out: a study lies in runs/nas/<study>"),
-    (["--until=3"], "until=3.0: must be left out: rungs says where trials pause"),
+    (["--pause_at=3"], "pause_at=3.0: must be left out: rungs says where trials pause"),
     (["--scratch"], "scratch=True: must be left out"),
     (["--pretrained"], "pretrained=True: must be left out"),
     (["--resume=never"], "resume=never: must be auto"),

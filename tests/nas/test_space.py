@@ -48,7 +48,7 @@ def test_a_searched_encoder_loads_with_timm_and_the_lines_that_reports_show(tmp_
     encoder, path = encoders.build(candidate.spec).eval(), tmp_path / "encoder.safetensors"
     path.write_bytes(artifact.dumps(encoder, Augmentation(candidate.spec.image_size, [0.5], [0.5], views=1), {}))
     names = {}
-    exec("import safetensors.torch, timm, torch\n" + artifact.snippet(artifact.read_card(path), str(path)), names)
+    exec("import safetensors.torch, timm, torch\n" + artifact.snippet(artifact.read_header(path), str(path)), names)
     x = torch.randn(2, 1, candidate.spec.image_size, candidate.spec.image_size)
     assert torch.equal(names["model"](x), encoder(x))
 

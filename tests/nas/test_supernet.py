@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core import cli, gradcache, training
 from core.batchnorm import sync_batchnorm
-from core.distributed import local_rows, world_size, wrap
 from core.method import Batch
+from core.processes import local_rows, world_size, wrap
 from linear_eval.features import evenly, images_of, of_encoder
 from nas import search, space, supernet
 from nas.evaluators import TrainEvaluator
@@ -159,7 +159,7 @@ def begin(folder: Path, *options: str, module: str):
 def test_paused_and_resumed_it_leaves_the_same_bytes(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     jobs = [begin(tmp_path, *OPTIONS, "--epochs=2", f"--out={whole}", module="nas.supernet"),
-            begin(tmp_path, *OPTIONS, "--epochs=2", "--until=1", f"--out={cut}", module="nas.supernet")]
+            begin(tmp_path, *OPTIONS, "--epochs=2", "--pause_at=1", f"--out={cut}", module="nas.supernet")]
     for job in jobs:
         ended(job)
     ended(begin(tmp_path, *OPTIONS, "--epochs=2", f"--out={cut}", module="nas.supernet"))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from core import cli
 from core.batchnorm import sync_batchnorm
-from core.distributed import local_rows, world_size
 from core.method import Batch, Method
+from core.processes import local_rows, world_size
 from core.training import build_method
 from ssl.pretrain import TOOL
 from vision import encoders

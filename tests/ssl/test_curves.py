@@ -16,8 +16,8 @@ METHODS = {
 
 def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     """Losses of 20 steps, in float64, by the objects of ssl/pretrain.py.  rate: times the learning rate."""
-    from core import cli, distributed, loop, training
-    from core.distributed import World, rank, world_size
+    from core import cli, loop, processes, training
+    from core.processes import World, rank, world_size
     from core.run import Run
     from ssl.pretrain import TOOL
     from vision import loaders
@@ -39,8 +39,8 @@ def curve(name: str, out: str, rate: float = 1.0) -> list[float]:
     run.begin()
     config = replace(config, rate=lambda p, at=config.rate: rate * at(p))
     loop.train(method, doubled, optimizer, config, run, world.device, evaluate=lambda step: {})
-    assert distributed.world_size() == world.size
-    return [row["loss"] for row in run.metrics()] if distributed.is_main() else []
+    assert processes.world_size() == world.size
+    return [row["loss"] for row in run.metrics()] if processes.is_main() else []
 
 
 @pytest.mark.long

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from core import dropout, gradcache, loop
 from core.batchnorm import split_batchnorm
-from core.distributed import wrap
 from core.method import Batch, Method, Output
+from core.processes import wrap
 from ssl.method.moco_v3 import MoCoV3
 from ssl.method.simclr import SimCLR
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.distributed import gather, local_rows, rank
+from core.processes import gather, local_rows, rank
 from ssl import losses
 from ssl.losses import contrastive, nt_xent, queue_contrastive
 from ssl.method.dcl import dcl_loss

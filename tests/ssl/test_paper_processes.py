@@ -5,9 +5,9 @@ from loss_cases import CASES, PROGRESS, N, P, dino, dino_views, value_and_gradie
 from processes import on
 from torch import Tensor
 
-from core.distributed import local_rows, mean, total, world_size
 from core.method import Batch
 from core.method import joined as join
+from core.processes import local_rows, mean, total, world_size
 
 
 def forgets_the_number_of_processes(z: Tensor) -> Tensor:

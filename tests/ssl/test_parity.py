@@ -9,7 +9,7 @@ from processes import on
 from small_methods import NAMES, batch, made
 from torch import Tensor
 
-from core.distributed import wrap
+from core.processes import wrap
 
 RATE = 0.05
 VARIANTS = {

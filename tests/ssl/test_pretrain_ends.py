@@ -58,7 +58,7 @@ def test_a_method_that_collapses_is_stopped(tmp_path, encoder):
     """Through the command itself: method._target_ names a class of the user's own."""
     (tmp_path / "mine.py").write_text(COLLAPSING)
     words = ["--data=digits", "+data.labels=none", "--method._target_=mine.Collapsing", f"--encoder={encoder}"]
-    words += ["--batch_size=32", "--checks=10", "--optim.name=adamw", "--optim.scaling=none", *COLLAPSES[encoder]]
+    words += ["--batch_size=32", "--evals=10", "--optim.name=adamw", "--optim.scaling=none", *COLLAPSES[encoder]]
     out = tmp_path / "run"
     ended = run(*words, f"--out={out}", logs=tmp_path / "logs", PYTHONPATH=str(tmp_path))
     print([(r["step"], r["feature_std"], r["rankme"], r["uniformity"]) for r in rows(out) if "rankme" in r])
@@ -74,7 +74,7 @@ def test_a_method_that_collapses_is_stopped(tmp_path, encoder):
 @pytest.mark.parametrize("method", shortened(["simclr", "moco_v2", "moco_v3"]))
 def test_the_methods_are_not_taken_for_collapsed(tmp_path, method):
     """100 steps of digits at each method's own settings, checked ten times; only its width is less."""
-    words = ["--data=digits", "+data.labels=none", f"--method={method}", "--batch_size=64", "--steps=100", "--checks=10"]
+    words = ["--data=digits", "+data.labels=none", f"--method={method}", "--batch_size=64", "--steps=100", "--evals=10"]
     words += ["--encoder=test_resnet", "--method.hidden=256", "--method.dim=64"]
     ended = run(*words, f"--out={tmp_path / 'run'}", logs=tmp_path / "logs")
     checks = [(r["step"], r["feature_std"], r["rankme"], r["uniformity"]) for r in rows(tmp_path / "run") if "rankme" in r]

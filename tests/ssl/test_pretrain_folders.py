@@ -9,7 +9,7 @@ from commands import run
 from PIL import Image
 from safetensors import safe_open
 
-STEPS = ["--steps=4", "--checks=1", "--log_every=1", "--encoder=test_resnet", "--image_size=16", "--batch_size=16"]
+STEPS = ["--steps=4", "--evals=1", "--log_every=1", "--encoder=test_resnet", "--image_size=16", "--batch_size=16"]
 STEPS += ["--method.hidden=16", "--method.dim=8", "--data=folder"]
 
 

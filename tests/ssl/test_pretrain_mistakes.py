@@ -43,7 +43,7 @@ WORDS = {
     ("--epochs=0",): ("epochs=0", "more than 0"),
     ("--steps=0",): ("steps=0", "more than 0"),
     ("--devices=0",): ("devices=0", "more than 0"),
-    ("--checks=0",): ("checks=0", "more than 0"),
+    ("--evals=0",): ("evals=0", "more than 0"),
     ("--clip=-1",): ("clip=-1", "more than 0"),
     ("--workers=-2",): ("workers=-2", "-1"),
     ("--seed=-1",): ("seed=-1",),

@@ -125,7 +125,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_last_save(tmp_path):
 def test_paused_at_so_many_epochs_and_gone_on_with(tmp_path, alone):
     """1,440 images make 90 steps of 16: .05 of an epoch is step 4 (4.5, to the even one). Pictures and scores are left out."""
     words = [*SMALL, *OFTEN, *METHODS["simclr"], f"--out={tmp_path / 'run'}", "--report=false"]
-    ended = run(*words, "--until=0.05", logs=tmp_path / "first")
+    ended = run(*words, "--pause_at=0.05", logs=tmp_path / "first")
     assert ended.code == 0, ended.err
     assert "paused at step 4 of 12" in ended.err
     left = {path.name for path in (tmp_path / "run").iterdir()}

@@ -11,7 +11,7 @@ from core import cli
 from nas import supernet
 from ssl.health import Health
 
-SMALL = ["--data=folder", "--image_size=16", "--batch_size=16", "--steps=2", "--checks=1", "--method.hidden=16"]
+SMALL = ["--data=folder", "--image_size=16", "--batch_size=16", "--steps=2", "--evals=1", "--method.hidden=16"]
 SMALL += ["--method.dim=8", "--trackers=none", "--device=cpu", "--workers=0"]
 RESNET = [*SMALL, "--encoder=test_resnet"]
 

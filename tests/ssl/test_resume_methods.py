@@ -5,7 +5,7 @@ from commands import shortened
 from small_methods import NAMES, words_of
 
 from core import loop, training
-from core.distributed import World
+from core.processes import World
 from core.run import Run
 from vision import loaders
 from vision.build import build_encoder

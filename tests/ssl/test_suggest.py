@@ -25,7 +25,7 @@ def parsed(command: str, module: str) -> list[str]:
     return cli.parse(said[5:])[0]
 
 
-@pytest.mark.parametrize("length", [["--epochs=5"], ["--steps=20", "--until=1"], []])
+@pytest.mark.parametrize("length", [["--epochs=5"], ["--steps=20", "--pause_at=1"], []])
 def test_the_longer_run_changes_its_length_and_its_folder_alone(length):
     words = composed(*GIVEN, *length, "--out=runs/of mine")
     again = cli.compose(TOOL, parsed(suggest.train_on(words), "ssl.pretrain"))

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from core.distributed import World
 from core.errors import RunError
+from core.processes import World
 from vision import workers
 from vision.augment import Augmentation
 from vision.folder import load_folder

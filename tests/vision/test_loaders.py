@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
-from core.distributed import World
+from core.processes import World
 from vision.augment import Augmentation
 from vision.datasets import load
 from vision.folder import load_folder, scan
@@ -250,7 +250,7 @@ def test_a_grey_encoder_reads_color_files(folder):
 
 MEASURE = """
 import re, sys, torch
-from core.distributed import World
+from core.processes import World
 from vision.augment import Augmentation
 from vision.folder import load_folder
 from vision.loaders import BatchSampler, loader

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor as to_tensor
 
-from core.distributed import World
+from core.processes import World
 from vision import artifact, datasets, encoders
 from vision.augment import Augmentation, picture
 from vision.loaders import BatchSampler, loader

@@ -266,7 +266,7 @@ def test_a_run_on_shards_is_a_run_on_the_same_files(root, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(n)).save(path)
     words = ["--image_size=8", "--encoder=test_resnet", "--batch_size=16", "--method.hidden=16", "--method.dim=8", "--steps=4"]
-    words += ["--checks=1", "--log_every=1", "--data.labels=none"]
+    words += ["--evals=1", "--log_every=1", "--data.labels=none"]
     for data, place in (("shards", root), ("folder", files)):
         where = f"--data={data}", f"--data.root={place}", f"--out={tmp_path / data}"
         ended = run(*words, *where, logs=tmp_path / f"{data}-logs")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.distributed import World
+from core.processes import World
 from vision import loaders
 from vision.augment import Augmentation
 from vision.folder import load_folder

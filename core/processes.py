@@ -1,32 +1,21 @@
-"""Processes: how a run becomes many, and how many agree. The only file that names torch.distributed.
+"""Processes that work together: joining, collectives, agreeing. With core/launch.py the only file that names torch.distributed.
 
 One process is the ordinary case: every function here is the identity there, and callers do not branch.
 """
 import contextlib
 import ctypes
-import logging
 import os
-import signal
-import sys
-import tempfile
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from core import signals
-from core.errors import Stopped
-from core.guard import LAUNCHED, end_with_parent, guarded, lost_connection  # noqa: F401 the ends of a process, for tools
 from core.machine import cores
-from core.signals import leave_to_parent  # noqa: F401 for loaders
 from core.world import environment, slurm_rendezvous
-
-UNSAVED = "nothing new was saved: the same command resumes from the last save"
-SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # seconds from the signal to the kill: time for a step and a save
 
 
 @dataclass(frozen=True)
@@ -53,12 +42,13 @@ def is_main() -> bool:
 
 
 def threads(local_size: int) -> int:
-    """Of a process: its share of the cores, or fewer where OMP_NUM_THREADS says so. Of torchrun, which sets it to 1 for want
-    of a better number, it is not believed. Two processes that both take every core wait for each other's threads.
+    """Of a process: its share of the cores, or fewer where OMP_NUM_THREADS says so; torchrun's default of 1 is ignored.
+
+    Two processes that both take every core wait for each other's threads.
     """
     share = max(1, cores() // local_size)
-    said = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    return min(share, torch.get_num_threads()) if said else share  # torch has read it when it was loaded
+    limited = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    return min(share, torch.get_num_threads()) if limited else share  # torch has read it when it was loaded
 
 
 @contextlib.contextmanager
@@ -210,98 +200,33 @@ def replicate(module: nn.Module) -> nn.Module:
     return module
 
 
-class Agreement:
+class AnyProcess:
     """A question all processes must answer alike at the same step ("stop?"), asked without waiting.
 
-    Each step posts this process's answer and reads what all said one step earlier, over a CPU group of its own.
+    Each step posts this process's answer and reads those of one step earlier, over a CPU group of its own.
     """
 
     def __init__(self):
         self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
         self.pending = None
 
-    def any(self, answer: bool) -> bool:
+    def any_rank(self, answer: bool) -> bool:
         if self.group is None:
             return answer
-        said = False
+        yes = False
         if self.pending is not None:
             work, votes = self.pending
             work.wait()
-            said = bool(votes.item())
+            yes = bool(votes.item())
         votes = torch.tensor(int(answer))
         self.pending = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.group, async_op=True), votes
-        return said
+        return yes
 
     def last(self, answer: bool) -> bool:
-        """The same after the last step: it waits for what all say now."""
-        said = self.any(answer)
+        """The same after the last step: it waits for the answers of now."""
+        yes = self.any_rank(answer)
         if self.pending is not None:
             work, votes = self.pending
             work.wait()
-            said, self.pending = said or bool(votes.item()), None
-        return said
-
-
-# ---- launching ----------------------------------------------------------------------------------------------------
-
-
-def launch(module: str, arguments: list[str], devices: int) -> int:
-    """Run `python -m module arguments` as `devices` processes by torch's elastic launcher.  Returns the exit code.
-
-    A process that dies ends them all within seconds; its error is shown once, by us.
-    """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")  # the others stay with core/signals.py
-    os.environ.setdefault(SHUTDOWN, "120")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        run_id=str(os.getpid()),
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    with signals.installed(), tempfile.TemporaryDirectory() as folder:
-        signals.patience(float(os.environ[SHUTDOWN]) + 10)
-        reported = Path(folder, "reported")
-        os.environ[LAUNCHED] = str(reported)
-        try:
-            elastic_launch(config, sys.executable)("-m", module, *arguments)
-        except (SignalException, signals.StopRequest) as stop:
-            signals.settle()
-            if not reported.exists():
-                number = stop.number if isinstance(stop, signals.StopRequest) else stop.sigval
-                signals.say(f"stopped by {signal.Signals(number).name}; {UNSAVED}")
-            return Stopped.code
-        except ChildFailedError as error:
-            first = min(error.failures.values(), key=_blame)
-            if first.exitcode != Stopped.code:
-                signals.say(_describe(first))
-            elif not reported.exists():
-                signals.say(f"stopped by a signal to process {first.local_rank}; {UNSAVED}")
-            return first.exitcode if first.exitcode > 0 else 1
-    return 0
-
-
-def _blame(failure) -> tuple[bool, int]:
-    """Who failed first: a process that lost its connection is a victim of another."""
-    return failure.exitcode == -signal.SIGTERM or lost_connection(str(failure.message)), failure.timestamp
-
-
-def _describe(failure) -> str:
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        return f"error: process {failure.local_rank} was killed ({name}); the same command continues from the last save"
-    message = failure.message
-    if str(message).startswith("To enable traceback"):  # torch's way to say that nothing is known
-        return f"error: process {failure.local_rank} ended with code {failure.exitcode}"
-    return message.get("message", str(message)) if isinstance(message, dict) else str(message)
+            yes, self.pending = yes or bool(votes.item()), None
+        return yes

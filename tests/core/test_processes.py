@@ -9,8 +9,8 @@ from commands import shortened
 from processes import forked, on
 from torch import Tensor, nn
 
-from core import distributed, machine
-from core.distributed import Agreement, gather, local_rows, mean, rank, total, world_size, wrap
+from core import launch, machine, processes
+from core.processes import AnyProcess, gather, local_rows, mean, rank, total, world_size, wrap
 
 ROOT = Path(__file__).resolve().parents[2]
 B, D = 3, 2
@@ -43,8 +43,8 @@ def collectives() -> dict:
         "total": total(part.detach()),
         "gradient of total": part.grad,
         "mean": mean(torch.tensor(float(r), requires_grad=True)),
-        "objects": distributed.gather_objects({"rank": r}),
-        "broadcast": distributed.broadcast_object(("from", r)),
+        "objects": processes.gather_objects({"rank": r}),
+        "broadcast": processes.broadcast_object(("from", r)),
         "half": gather(torch.full((1,), float(r)).bfloat16()).tolist(),
         "strided": gather(torch.arange(4).view(2, 2).T + 10 * r)[2 * r].tolist(),
     }
@@ -76,11 +76,11 @@ def test_on_one_process_everything_is_the_identity():
     assert total(x) is x
     assert torch.equal(local_rows(x), x)
     assert torch.equal(mean(x), x.detach())
-    assert distributed.gather_objects(1) == [1]
-    assert distributed.broadcast_object(1) == 1
+    assert processes.gather_objects(1) == [1]
+    assert processes.broadcast_object(1) == 1
     assert wrap(net := nn.Linear(2, 2)) is net
-    assert [Agreement().any(answer) for answer in (False, True)] == [False, True]
-    assert (rank(), world_size(), distributed.is_main()) == (0, 1, True)
+    assert [AnyProcess().any_rank(answer) for answer in (False, True)] == [False, True]
+    assert (rank(), world_size(), processes.is_main()) == (0, 1, True)
 
 
 def averaged_gradient() -> tuple[Tensor, Tensor, Tensor]:
@@ -108,12 +108,12 @@ def test_wrapping_averages_gradients_and_leaves_buffers_alone():
 
 
 def answers(given: list[list[bool]]) -> list[bool]:
-    agreement = Agreement()
+    agreement = AnyProcess()
     heard = []
     for step, answer in enumerate(given[rank()]):
         if step == rank():  # one process is late
             time.sleep(0.2)
-        heard.append(agreement.any(answer))
+        heard.append(agreement.any_rank(answer))
     return heard
 
 
@@ -142,7 +142,7 @@ def test_the_tests_own_helper_shows_the_first_error_and_ends():
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "tpu"])
 def test_a_device_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match=f"device={name}"):
-        distributed.pick_device(name, 0)
+        processes.pick_device(name, 0)
 
 
 @pytest.mark.parametrize(("variables", "expected"), [
@@ -158,7 +158,7 @@ def test_a_process_takes_its_share_of_the_cores_and_no_more_than_it_is_told(vari
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert distributed.threads(local_size=2) == expected
+    assert processes.threads(local_size=2) == expected
 
 
 # ---- launching: how many processes end
@@ -166,7 +166,8 @@ def test_a_process_takes_its_share_of_the_cores_and_no_more_than_it_is_told(vari
 PROCESS = '''
 import os, pathlib, signal, sys, time
 import torch
-from core.distributed import guarded, mean, session
+from core.guard import run_guarded
+from core.processes import mean, session
 from core.errors import Stopped
 
 def run():
@@ -196,14 +197,14 @@ def run():
             time.sleep(0.05)
     return 0
 
-sys.exit(guarded(run))
+sys.exit(run_guarded(run))
 '''
 
 
 def launch_there(folder: Path, what: str) -> int:
     os.chdir(folder)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(folder)])
-    return distributed.launch("a_process", [what], 2)
+    return launch.launch("a_process", [what], 2)
 
 
 def launched(folder: Path, what: str) -> tuple[int, str]:
