@@ -39,7 +39,7 @@ QUOTED = r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\""""  # in quotes, with none inside 
 FLAGS = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 HELP = ("-h", "--help")
 _noted: set[str] = set()  # former names that a note was printed about
-STOPPED = (75, 130)  # exit codes of a run that was told to stop
+STOPPED = (75, 130)  # exit codes of a run that a signal stopped
 
 
 def main(tool: Tool, run: Callable[[Any], int | None], argv: list[str] | None = None) -> int:

@@ -155,14 +155,14 @@ def typed(kind: type, values: Mapping[str, Any], names: Mapping[str, str], origi
 def _check_kinds(group: str, example: dict, given: dict) -> None:
     """A group's settings have no types; the values in its yaml show of which kind they are."""
     for name, shown in example.items():
-        value, said = given.get(name), f"{group}.{name}={given.get(name)}"
+        value, setting = given.get(name), f"{group}.{name}={given.get(name)}"
         if isinstance(shown, list):
             if not isinstance(value, list) or len(value) != len(shown) or not all(map(_alike, shown, value)):
-                raise ValueError(f"{said}: must be a list like {str(shown).replace(' ', '')}")
+                raise ValueError(f"{setting}: must be a list like {str(shown).replace(' ', '')}")
         elif shown is not None and not _alike(shown, value):
-            raise ValueError(f"{said}: must be {KINDS[type(shown)]}, such as {str(shown).lower()}")
+            raise ValueError(f"{setting}: must be {KINDS[type(shown)]}, such as {str(shown).lower()}")
         elif type(shown) is int and shown > 0 >= value:  # sizes and counts
-            raise ValueError(f"{said}: must be more than 0, such as {shown}")
+            raise ValueError(f"{setting}: must be more than 0, such as {shown}")
 
 
 def _alike(shown: Any, value: Any) -> bool:

@@ -25,7 +25,7 @@ def lost_connection(message: str) -> bool:
 
 
 def end_with_parent() -> None:
-    """This process is told to save and end (SIGTERM), should the one that started it be killed. Linux only."""
+    """This process gets SIGTERM, and so saves and ends, when the one that started it is killed. Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; kept by exec
 

@@ -1,4 +1,4 @@
-"""A figure's birth certificate: the machine, the versions and the commit that it was measured with."""
+"""Provenance of a figure: the machine, the versions and the commit that it was measured with."""
 import importlib.metadata
 import math
 import os
@@ -62,7 +62,7 @@ def command() -> str:
     return " ".join(["python -m", spec.name if spec else sys.argv[0], *sys.argv[1:]])
 
 
-def certificate(seeds: Sequence[int], packages: tuple[str, ...] = PACKAGES) -> dict:
+def provenance_of(seeds: Sequence[int], packages: tuple[str, ...] = PACKAGES) -> dict:
     """What a kept figure must name."""
     return {"command": command(), "seeds": list(seeds), "code": code(), "hardware": hardware(), "versions": versions(packages)}
 

@@ -55,7 +55,7 @@ def parameter_groups(
 ) -> list[dict]:
     """Trainable parameters in groups: weights, and what neither decays nor is rescaled by LARS.
 
-    The latter are every parameter of a normalisation layer and every tensor of fewer than two dimensions, told by type
+    The latter are every parameter of a normalisation layer and every tensor of fewer than two dimensions, by type
     and ndim, never by name; `bias_scale` multiplies their learning rate. A transformer's class token and learnt
     positions are tables of three dimensions and so count as weights, as in MoCo v3's code. `decay_all` decays them too
     (MoCo v1 and v2). Of the module's traits (core/method.py) `constant_lr` names submodules that keep `peak_lr` throughout;

@@ -54,18 +54,18 @@ def check_weights(name: str, path: str) -> None:
     suffixed, file = path.endswith((*PICKLES, *EXPORTED)), expand(path)
     if not suffixed and not ("/" in path and file.is_dir()):
         return
-    said, ours = f"{name}={path}", file.parent / "encoder.safetensors"
+    named, ours = f"{name}={path}", file.parent / "encoder.safetensors"
     if not suffixed:
         inside = [file / n for n in ("encoder.safetensors", "classifier.safetensors") if (file / n).is_file()]
-        raise ValueError(f"{said}: is a folder; give {inside[0] if inside else 'an encoder.safetensors, or a timm name'}")
+        raise ValueError(f"{named}: is a folder; give {inside[0] if inside else 'an encoder.safetensors, or a timm name'}")
     if not file.is_file():
-        raise ValueError(f"{said}: no such file; weights are read from an encoder.safetensors, or come by timm's name for them")
+        raise ValueError(f"{named}: no such file; give an encoder.safetensors, or a timm name with pretrained=true")
     if file.name == "last.pt":
-        way = f"give {ours}" if ours.is_file() else f"the command that began it, said again, ends with {ours}: give that"
-        raise ValueError(f"{said}: is a run's saved state, not an encoder; {way}")
+        way = f"give {ours}" if ours.is_file() else f"the command that began it, given again, ends with {ours}: give that"
+        raise ValueError(f"{named}: is a run's saved state, not an encoder; {way}")
     if path.endswith(EXPORTED):
-        raise ValueError(f"{said}: is an exported model; give the encoder.safetensors that it was exported from")
+        raise ValueError(f"{named}: is an exported model; give the encoder.safetensors that it was exported from")
     raise ValueError(
-        f"{said}: is another program's file, which could run code when it is read; give an encoder.safetensors, a timm name "
+        f"{named}: is another program's file, which could run code when it is read; give an encoder.safetensors, a timm name "
         f"with pretrained=true, or local-dir:FOLDER of a timm model's config.json and model.safetensors"
     )

@@ -230,7 +230,7 @@ class ProgressBar:
 
     def __init__(self, steps: int, start: int, title: str):
         self.steps, self.start, self.live = steps, start, sys.stderr.isatty()
-        self.started = self.said = time.monotonic()
+        self.started = self.printed_at = time.monotonic()
         self.row: dict = {}
         if self.live:
             from rich.console import Console
@@ -253,8 +253,8 @@ class ProgressBar:
         now = time.monotonic()
         if self.live:
             self.bar.update(self.task, completed=step)
-        elif now - self.said > 30 or step == self.steps:
-            self.said = now
+        elif now - self.printed_at > 30 or step == self.steps:
+            self.printed_at = now
             left = (now - self.started) / max(step - self.start, 1) * (self.steps - step)
             print(f"step {step}/{self.steps}  {self.figures}  {left / 60:.1f} min to go", file=sys.stderr, flush=True)
 

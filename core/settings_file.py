@@ -1,4 +1,4 @@
-"""Settings as files: what a process of ours is told, and what --cfg prints."""
+"""Settings as files: for a process that we start, and for --cfg."""
 import dataclasses
 import json
 import os

@@ -15,24 +15,24 @@ from pathlib import Path
 KINDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # tracker → package
 
 
-def check(said: str) -> None:
+def check(text: str) -> None:
     """Raises ValueError for a tracker that is not known, or whose package is missing."""
-    for name in names(said):
+    for name in names(text):
         if name not in KINDS:
-            raise ValueError(f"trackers={said}: there are {', '.join(KINDS)}, by commas, and none")
+            raise ValueError(f"trackers={text}: there are {', '.join(KINDS)}, by commas, and none")
         if importlib.util.find_spec(KINDS[name]) is None:
-            raise ValueError(f"trackers={said}: {name} is not installed; uv sync --group trackers brings it")
+            raise ValueError(f"trackers={text}: {name} is not installed; uv sync --group trackers brings it")
 
 
-def names(said: str) -> list[str]:
-    return [] if said == "none" else [part for part in said.split(",") if part]
+def names(text: str) -> list[str]:
+    return [] if text == "none" else [part for part in text.split(",") if part]
 
 
-def listeners(said: str, run) -> list:
+def listeners(text: str, run) -> list:
     """Of a run (core/run.py) that begins or goes on after `run.step`; those that can be opened."""
     kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
     opened = []
-    for name in names(said):
+    for name in names(text):
         try:
             opened.append(kinds[name](run))
         except Exception as error:  # of three packages, their databases and the network
@@ -146,8 +146,8 @@ class MLflow(Tracker):
             self.client.update_run(self.id, status="RUNNING")
         else:
             self.id = self.client.create_run(place, run_name=folder.name, tags={"folder": str(folder)}).info.run_id
-            told = {key: str(value)[:500] for key, value in identity(run.settings).items()}
-            self.client.log_batch(self.id, params=[Param(key, value) for key, value in told.items()])
+            params = {key: str(value)[:500] for key, value in identity(run.settings).items()}
+            self.client.log_batch(self.id, params=[Param(key, value) for key, value in params.items()])
         self.done = max((m.step for m in self.client.get_metric_history(self.id, "loss")), default=0) if known else 0
 
     def send(self, step: int, figures: dict[str, float]) -> None:

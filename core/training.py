@@ -92,9 +92,9 @@ def workers(settings: CommonSettings, local_size: int, cuda: bool) -> int:
 
 def gpus() -> list[str]:
     """GPUs that this process may use, without asking torch."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is not None:
-        return [gpu for gpu in said.split(",") if gpu]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
     return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 

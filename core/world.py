@@ -46,8 +46,8 @@ def _srun() -> tuple[int, int, int, int]:
     if "SLURM_HET_SIZE" in os.environ:  # steps of several components count their nodes in ways of their own
         return rank, size, _number("SLURM_LOCALID", None, "srun"), counts[0]
     if sum(counts) != size:
-        said = os.environ["SLURM_STEP_TASKS_PER_NODE"]
-        raise ValueError(f"SLURM_STEP_TASKS_PER_NODE={said} is not the {size} tasks of SLURM_STEP_NUM_TASKS: start with srun")
+        text = os.environ["SLURM_STEP_TASKS_PER_NODE"]
+        raise ValueError(f"SLURM_STEP_TASKS_PER_NODE={text} is not the {size} tasks of SLURM_STEP_NUM_TASKS: start with srun")
     node = 0
     if len(set(counts)) > 1:
         node = _number("SLURM_NODEID", None, "srun", below=("number of nodes", len(counts)))
@@ -56,13 +56,13 @@ def _srun() -> tuple[int, int, int, int]:
 
 def _number(name: str, default: int | None, whose: str, least: int = 0, below: tuple[str, int] | None = None) -> int:
     """A whole number of the environment.  Raises ValueError"""
-    said = os.environ.get(name) or ("" if default is None else str(default))
-    if not re.fullmatch(r"\d{1,9}", said, re.ASCII) or int(said) < least:
-        what = f"{name}={said}" if said else f"{name} is missing"
+    text = os.environ.get(name) or ("" if default is None else str(default))
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
+        what = f"{name}={text}" if text else f"{name} is missing"
         raise ValueError(f"{what}: must be a whole number from {least}, as {whose} sets it; start with {whose}, or unset it")
-    if below and int(said) >= below[1]:
-        raise ValueError(f"{name}={said}: must be less than {below[1]} ({below[0]}); start with {whose}, or unset it")
-    return int(said)
+    if below and int(text) >= below[1]:
+        raise ValueError(f"{name}={text}: must be less than {below[1]} ({below[0]}); start with {whose}, or unset it")
+    return int(text)
 
 
 # ---- SLURM's notations ----------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def export(settings: ExportSettings) -> ExportResult:
 
     import torch
 
-    from core.machine import certificate, cores
+    from core.machine import cores, provenance_of
     from core.run import Run
     from deploy import export_module, runtime
     from deploy.gallery_files import write_gallery
@@ -96,7 +96,7 @@ def export(settings: ExportSettings) -> ExportResult:
         model=model_cost(settings.encoder, module), reference=reference and model_cost(settings.against, reference),
         rows=measure(settings, versions, data, batch), batch=batch, threads=threads, most_lost=settings.most_lost,
         deviations={name: version.deviation for name, version in versions.items() if version.deviation is not None},
-        refused=versions.refused, standalone=standalone, onnx=onnx, provenance={"words": identity(settings)} | certificate(
+        refused=versions.refused, standalone=standalone, onnx=onnx, provenance={"words": identity(settings)} | provenance_of(
             [settings.seed], ("torch", "onnx", "onnxruntime", "torchao", "timm")),
     )
     if settings.gallery:

@@ -80,7 +80,7 @@ def latency(settings: LatencySettings) -> LatencyResult:
     check(settings)
 
     from core.errors import RunError
-    from core.machine import certificate, cores
+    from core.machine import cores, provenance_of
     from core.processes import pick_device
     from core.run import Run, counting
     from deploy import export_module
@@ -100,7 +100,7 @@ def latency(settings: LatencySettings) -> LatencyResult:
             rows, missing = rows + measured, missing | absent
     if not rows:
         raise RunError(f"nothing could be measured: {'; '.join(f'{name}: {why}' for name, why in missing.items())}")
-    provenance = {"words": identity(settings)} | certificate([0], ("torch", "onnxruntime", "timm"))
+    provenance = {"words": identity(settings)} | provenance_of([0], ("torch", "onnxruntime", "timm"))
     provenance["hardware"] |= {"threads": threads}
     result = LatencyResult(run.folder, rows, missing, provenance)
     run.write("latency.csv", result.csv)

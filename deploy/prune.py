@@ -74,7 +74,7 @@ def prune(settings: PruneSettings) -> PruneResult:
     check(settings)
 
     from core import checkpoint
-    from core.machine import certificate
+    from core.machine import provenance_of
     from core.run import another
     from deploy.pruning import prune_channels, prune_weights
     from vision import artifact
@@ -99,7 +99,7 @@ def prune(settings: PruneSettings) -> PruneResult:
         raise ValueError(f"out={out} cannot be written: {error.strerror}; give another out") from error
     write_checked(file, artifact.dumps(encoder, header, origin, head, header.classes), model)
     content = {"before": result.before, "after": result.after, "words": identity(settings)}
-    content |= certificate([settings.seed], ("torch", "torch-pruning", "timm"))
+    content |= provenance_of([settings.seed], ("torch", "torch-pruning", "timm"))
     checkpoint.write(out / "pruned.json", json.dumps(content, indent=1) + "\n")
     return result
 

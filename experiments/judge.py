@@ -22,7 +22,7 @@ from rich.progress import track
 from scipy.stats import spearmanr
 
 from core import checkpoint, cli
-from core.machine import certificate
+from core.machine import provenance_of
 from experiments.tabular import KEPT, SEEDS, WORDS, choices
 from nas import proxies
 from nas.evaluators import proxy_score
@@ -128,7 +128,7 @@ def main() -> int:
         kept = {"samplers": samplers(table, given.seeds, [s for s in SAMPLERS if s in (*given.samplers, "random")])}
     else:
         kept = {"samplers": samplers(table, given.seeds), "schedules": schedules(table, given.seeds), "proxies": ranked(table)}
-    kept |= certificate(range(given.seeds), ("torch", "timm", "optuna")) | {"architectures": len(table.rows)}
+    kept |= provenance_of(range(given.seeds), ("torch", "timm", "optuna")) | {"architectures": len(table.rows)}
     given.kept.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(given.kept, json.dumps(kept, indent=1) + "\n")
     print(given.kept)

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
 from core import checkpoint
-from core.machine import certificate
+from core.machine import provenance_of
 from experiments.judge import references, whole
 from experiments.tabular import KEPT, SEEDS
 from nas.pareto import front, hypervolume
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
-    kept = certificate([0], ("numpy", "scipy", "optuna")) | figures()
+    kept = provenance_of([0], ("numpy", "scipy", "optuna")) | figures()
     checkpoint.write(options.out, json.dumps(kept, indent=1) + "\n")
     print(options.out)
     return 0

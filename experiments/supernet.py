@@ -23,7 +23,7 @@ from optuna.trial import BaseTrial, FixedTrial
 from rich.progress import track
 
 from core import checkpoint, cli, training
-from core.machine import certificate
+from core.machine import provenance_of
 from experiments import judge, tabular
 from linear_eval.features import images_of
 from nas import space
@@ -95,7 +95,7 @@ def main() -> int:
         "one seed alone with another": rho(one, other), "macs": rho([r["macs"] for r in rows], truth),
         "parameters": rho([r["parameters"] for r in rows], truth),
     }
-    kept = certificate(given.seeds) | {
+    kept = provenance_of(given.seeds) | {
         "parts": len(parts), "spearman": correlation, "alone": [round(v, 2) for v in truth.tolist()], "supernet": found,
         "hashes": [choice.hash for choice in parts], "cpu_minutes": round((time.process_time() - start) / 60, 1),
     }

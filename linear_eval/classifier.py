@@ -24,7 +24,7 @@ class Classifier(Method):
 
     trains: "all"; "head", with the encoder frozen in evaluation mode; "staged", where the head comes first and the
         encoder's stages follow from the top, the last at `until` of the run (gradual unfreezing: Howard and Ruder 2018,
-        arXiv 1801.06146, §3.3). A stage that waits has learning rate 0 and BatchNorm in evaluation mode: no bit of it moves.
+        arXiv 1801.06146, §3.3). A stage that waits has learning rate 0 and BatchNorm in evaluation mode: nothing in it moves.
     layer_decay: each layer's learning rate as a share of the next one's (Clark et al. 2020, arXiv 2003.10555).
     weighting: "balanced" lets every class count as much; "none".
     counts: images of each class among those to train on.
@@ -138,5 +138,5 @@ def _check(trains, until, layer_decay, dropout, smoothing, weighting, gamma, mix
     wrong |= {f"{name}={value}": "0 or more" for name, value in strengths.items() if not 0 <= value < float("inf")}
     if layer_decay < 1 and trains == "head":
         wrong[f"layer_decay={layer_decay}"] = "1 with trains=head: no layer of the encoder learns"
-    for said, right in wrong.items():
-        raise ValueError(f"method.{said}: must be {right}")
+    for setting, right in wrong.items():
+        raise ValueError(f"method.{setting}: must be {right}")

@@ -144,7 +144,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """SimCLR's NT-Xent, Chen et al. 2020 (arXiv 2002.05709), eq. 1, over the embeddings of all processes.
 
     first, second: B,D embeddings of two views of the same B images, any length; they are normalised here.
-    Each of the 2·W·B embeddings is to be told from all others but itself.
+    Each of the 2·W·B embeddings is contrasted with all others but itself.
     """
     B = len(first)
     with torch.autocast(first.device.type, enabled=False):

@@ -7,7 +7,7 @@ rest; and a correlation of the student's and the teacher's dimensions pulled to 
 the transformer's learning rate, a tenth of the others', are those of the authors' code (solo-learn).
 
 Changes: the transformer has no dropout, so that a run does not depend on the number of processes, and its k places are
-told apart by sines and cosines of the place.
+distinguished by sines and cosines of the place.
 """
 import math
 
@@ -98,11 +98,11 @@ class All4One(Method):
 
     def objective(self, features: Tensor, targets: TeacherFeatures, progress: float) -> Output:
         with torch.no_grad():
-            known = unit(at_least_fp32(each_view(self.teacher[1], targets.features)), dim=2)  # B,2,P
+            teacher = unit(at_least_fp32(each_view(self.teacher[1], targets.features)), dim=2)  # B,2,P
         z = each_view(self.projector, features)  # B,V,P
         p = each_view(self.predictor, z)
         shifting = at_least_fp32(each_view(self.centroid_predictor, z))
-        near = [nearest(known[:, t], self.queue.rows, self.neighbours) for t in range(self.traits.views)]  # B,k,P each
+        near = [nearest(teacher[:, t], self.queue.rows, self.neighbours) for t in range(self.traits.views)]  # B,k,P each
 
         centroids = [self.centroid(n) for n in near]
         contrasts, centred = [], []
@@ -113,11 +113,11 @@ class All4One(Method):
         parts = {
             "centroid": torch.stack(centred).mean(),
             "neighbour": torch.stack(contrasts).mean(),
-            "feature": FEATURE_WEIGHT * feature_loss(z[:, : self.traits.views], known),
+            "feature": FEATURE_WEIGHT * feature_loss(z[:, : self.traits.views], teacher),
         }
         scalars = {name: part.detach() for name, part in parts.items()}
         scalars |= {"momentum": cosine(progress, *self.momentum)}
-        return Output(sum(parts.values()) / 2, scalars, Staged(known[:, 0]))
+        return Output(sum(parts.values()) / 2, scalars, Staged(teacher[:, 0]))
 
     def after_step(self, staged: Staged, progress: float) -> None:
         ema_update_(self.teacher, nn.Sequential(self.encoder, self.projector), cosine(progress, *self.momentum))
