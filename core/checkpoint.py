@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and last.pt: everything a run needs to go on as if it had never stopped."""
+"""Files that are whole or not there, and last.pt: all that a run needs to resume as if it had never stopped."""
 import contextlib
 import errno
 import io

@@ -15,7 +15,7 @@ class SettingError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The run cannot go on; what it saved is untouched."""
+    """The run cannot continue; what it saved is untouched."""
 
     code = 1
 
@@ -33,6 +33,6 @@ class DiskFull(RunError):
 
 
 class Stopped(RunError):
-    """A signal asked the run to end; its state is saved, and the same command goes on."""
+    """A signal asked the run to end; its state is saved, and the same command resumes."""
 
     code = 75  # sysexits' EX_TEMPFAIL: what a scheduler's requeue rule can look for

@@ -60,10 +60,10 @@ class Run:
             raise ValueError(f"{out}: {file} is a file, not a folder")
         if not any((self.folder / name).exists() for name in ("last.pt", "identity.json", "config.yaml")):
             if foreign := [name for name in NAMES if (self.folder / name).exists()]:
-                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to go on with; {another(self.folder)}")
+                raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to resume; {another(self.folder)}")
             return None
         if resume == "never":
-            raise ValueError(f"{out} holds a run already; {another(self.folder)}, or resume=auto to go on")
+            raise ValueError(f"{out} holds a run already; {another(self.folder)}, or resume=auto to resume it")
         state = checkpoint.load(self.last) if self.last.exists() else None
         before = state["config"] if state else self._identity()
         if changes := identities.difference(before, self.identity):

@@ -1,7 +1,7 @@
 """Trackers: listeners that take figures elsewhere. TensorBoard, Weights & Biases, MLflow; all in the run's folder unless
 their own environment variables say otherwise, so that nothing leaves the machine unasked.
 
-A run that goes on is the same run there, and steps that are done again are not counted twice. A tracker that fails is
+A resumed run is the same run there, and steps that are done again are not counted twice. A tracker that fails is
 noted once and left out from then on: metrics.jsonl has every figure.
 """
 import hashlib
@@ -29,7 +29,7 @@ def names(text: str) -> list[str]:
 
 
 def listeners(text: str, run) -> list:
-    """Of a run (core/run.py) that begins or goes on after `run.step`; those that can be opened."""
+    """Of a run (core/run.py) that begins or resumes after `run.step`; those that can be opened."""
     kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
     opened = []
     for name in names(text):

@@ -39,7 +39,7 @@ class FittedClassifier:
 
 
 def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None) -> FittedClassifier | None:
-    """Train, or go on, or find it done.  None on other processes than the main one."""
+    """Train, or resume, or find it done.  None on other processes than the main one."""
     start = time.monotonic()
     torch.manual_seed(settings.seed)
     dataset = dataset or build_data(settings)

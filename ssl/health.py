@@ -127,7 +127,7 @@ class Health:
         return recompute_batchnorm(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
 
     def state(self) -> dict:
-        """What last.pt must hold for the story to go on."""
+        """What last.pt must hold for the history to continue."""
         return {"baselines": [self.baselines.pixels, self.baselines.untrained], "history": self.history}
 
     def restore(self, state: dict) -> None:

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from test_imports import ROOMS
+from test_imports import PACKAGES
 
 from core import checkpoint, machine
 from core.errors import RunError
@@ -92,7 +92,7 @@ def test_a_quota_as_cgroups_write_it(tmp_path, files, expected):
 def test_one_function_alone_asks_the_system_for_its_cores():
     """`os.sched_getaffinity` is missing on macOS: whoever calls it elsewhere ends there in an AttributeError."""
     found = set()
-    for path in (path for package in ROOMS for path in (ROOT / package).rglob("*.py")):
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
         if any(node.attr in ("sched_getaffinity", "cpu_count") for node in nodes):
             found.add(path.relative_to(ROOT).as_posix())

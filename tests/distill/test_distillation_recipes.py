@@ -57,7 +57,7 @@ def test_dkds_beta_is_the_authors_for_each_pair():
     assert said == BETAS
     table = yaml.safe_load(TABLE.read_text())
     assert {row["with"]["pair"]: row["with"]["beta"] for row in table["rows"]} == BETAS
-    assert table["cells"]["dkd"]["words"]["method.beta"] == "{beta}"
+    assert table["cells"]["dkd"]["settings"]["method.beta"] == "{beta}"
 
 
 def test_teacher_and_student_alone_are_trained_as_the_recipes_say():
@@ -66,7 +66,7 @@ def test_teacher_and_student_alone_are_trained_as_the_recipes_say():
         recipe = yaml.safe_load((FOLDER / f"{row['with']['pair']}.yaml").read_text())
         assert (row["with"]["student"], row["with"]["lr"]) == (recipe["student"], recipe["optim.lr"])
         for cell, lr in (("teacher", 0.05), ("alone", "{lr}")):
-            words = table["cells"][cell]["words"]
+            words = table["cells"][cell]["settings"]
             names = set(recipe) - {"student", "epochs", "steps_at", "optim.lr"}
             assert {name: words[name] for name in names} == {name: recipe[name] for name in names}
             assert (words["epochs"], table["variables"]["epochs"]) == ("{epochs}", recipe["epochs"])

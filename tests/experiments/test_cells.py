@@ -1,6 +1,6 @@
 """A cell's address: what changes it, and what does not."""
 from commands import ROOT
-from test_imports import ROOMS, imports
+from test_imports import PACKAGES, imports
 from toy_table import TABLE, TOOL, calls
 
 from experiments import cells, code_version
@@ -71,7 +71,7 @@ def test_an_address_depends_on_its_own_method_and_on_a_recipes_content(place, mo
 
 
 def test_an_address_depends_on_every_package_whose_code_its_tool_runs():
-    for package in set(ROOMS) - {"core", "vision", "paper_figures"}:
+    for package in set(PACKAGES) - {"core", "vision", "paper_figures"}:
         paths = (ROOT / package).rglob("*.py")
-        used = {name.split(".")[0] for path in paths for name in imports(path.read_text())} & set(ROOMS)
+        used = {name.split(".")[0] for path in paths for name in imports(path.read_text())} & set(PACKAGES)
         assert used <= {*code_version.SHARED, package, *code_version.FURTHER.get(package, ())}, package

@@ -9,8 +9,8 @@ import timm
 import torch
 from commands import shortened
 
-from core import cli, identity
-from core.training import build_method, build_optimizer, check
+from core import cli, identity, optim
+from core.training import build_method, check, learning_rate
 from linear_eval.names import renamed
 from ssl.pretrain import TOOL
 from vision import encoders
@@ -110,6 +110,6 @@ def test_the_method_builds(path):
     local = words.augment.local.views > 0
     method = build_method(words, encoders.create(words.encoder, 3, words.image_size, words.stem, False, local).train())
     method.prepare(1000, words.batch_size)
-    rates = {group["lr"] for group in build_optimizer(words, method).param_groups}
+    rates = {group["lr"] for group in optim.build(method, words.optim, learning_rate(words)).param_groups}
     assert rates
     assert all(rate > 0 for rate in rates)

@@ -230,10 +230,10 @@ def test_a_mistake_is_one_line(options, message, capsys, tmp_path, monkeypatch):
 def test_a_recipe_may_name_its_papers_encoder():
     recipe = f"recipe={ROOT / 'experiments' / 'recipes' / 'cifar10' / 'simclr.yaml'}"
     options, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd"])
-    search.check(cli.compose(search.TOOL, options, file.lines))
+    search.check(cli.compose(search.TOOL, options, file))
     options, file = cli.with_recipe(search.TOOL, [recipe, "space=resnetd", "encoder=resnet18"])
     with pytest.raises(ValueError, match="encoder=resnet18: must be left out"):  # from the command line
-        search.check(cli.compose(search.TOOL, options, file.lines))
+        search.check(cli.compose(search.TOOL, options, file))
 
 
 @pytest.mark.long

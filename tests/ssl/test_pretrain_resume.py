@@ -76,7 +76,7 @@ def test_stopped_by_a_signal(tmp_path, alone, method, name):
     words, out = [*SMALL, f"--steps={STEPS}", *METHODS[method]], tmp_path / "run"
     ended = interrupted(words, out, signal.Signals[name], 3).wait()
     assert ended.code == 75
-    said = re.search(r"^stopped by a signal at step (\d+) of 12; saved: the same command goes on$", ended.err, re.M)
+    said = re.search(r"^stopped by a signal at step (\d+) of 12; saved: the same command resumes$", ended.err, re.M)
     state = checkpoint.load(out / "last.pt")
     assert 3 <= state["step"] == int(said[1]) < STEPS
     assert whole(words, out) == alone(method)

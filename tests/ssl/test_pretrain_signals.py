@@ -39,7 +39,7 @@ def test_before_the_first_step(tmp_path, phase, name):
 def test_in_training_it_saves(tmp_path, name):
     ended = signalled(*SHORT, out=tmp_path / "run", phase="first step", name=name)
     assert ended.code == 75
-    assert ended.err.splitlines()[-1] == "stopped by a signal at step 1 of 3; saved: the same command goes on"
+    assert ended.err.splitlines()[-1] == "stopped by a signal at step 1 of 3; saved: the same command resumes"
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 1
 
 
@@ -47,7 +47,7 @@ def test_while_it_saves(tmp_path):
     words = [*SHORT, "--save_minutes=0.0001"]
     ended = signalled(*words, out=tmp_path / "run", phase="save", name="SIGTERM")
     assert ended.code == 75
-    assert ended.err.splitlines()[-1] == "stopped by a signal at step 2 of 3; saved: the same command goes on"
+    assert ended.err.splitlines()[-1] == "stopped by a signal at step 2 of 3; saved: the same command resumes"
     assert run(*words, f"--out={tmp_path / 'run'}", logs=tmp_path / "again").code == 0
 
 

@@ -35,7 +35,7 @@ def test_the_longer_run_changes_its_length_and_its_folder_alone(length):
     assert again.data.root == words.data.root == "/photos/a b=c's, (x)\\"
     assert again.out.startswith("runs/of mine-")
     assert again.compile
-    assert again.until is None
+    assert again.pause_at is None
 
 
 def test_a_setting_that_is_added_stays_one():
