@@ -127,7 +127,8 @@ def train_config(settings: TrainingSettings, steps_an_epoch: int, processes: int
     from core.loop import TrainConfig
     from core.schedule import cosine, warmup_cosine
 
-    steps = settings.steps or max(1, round(settings.epochs * steps_an_epoch))
+    least = getattr(settings, "least_steps", 0)
+    steps = settings.steps or max(1, least, round(settings.epochs * steps_an_epoch))
     share = settings.batch_size // processes
     if share % settings.accumulate or share // settings.accumulate < 2:
         raise ValueError(

@@ -20,7 +20,7 @@ from linear_eval.settings import FinetuneSettings
 from linear_eval.settings import check_finetune as check
 
 if TYPE_CHECKING:
-    from linear_eval.results import Evaluation  # loads numpy
+    from linear_eval.results import Evaluation, ResultRow  # they load numpy
 
 FILES = ("classifier.safetensors", "encoder.safetensors", "report.html")
 
@@ -44,6 +44,8 @@ def run(settings: FinetuneSettings) -> int:
     from linear_eval.tables import text_table
 
     print(text_table(result.evaluation))
+    for note in result.evaluation.notes:
+        print(note)
     for name in FILES:
         print(f"{name.split('.')[0] + ':':<12} {result.folder / name}")
     return 0
@@ -68,12 +70,29 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     if fitted is None:
         return None
     labels = fitted.dataset.test.labels.numpy()[fitted.test]
-    row = result_row(fitted.result, ENCODER, fitted.images, labels, settings.labels)
+    results = [fitted.result, *([fitted.frozen] if fitted.frozen else [])]
+    rows = [result_row(result, ENCODER, fitted.images, labels, settings.labels) for result in results]
     seconds = round(time.monotonic() - start, 1)
-    evaluation = build_evaluation(settings, fitted.method.encoder, fitted.dataset, [row], seconds=seconds)
+    evaluation = build_evaluation(
+        settings, fitted.method.encoder, fitted.dataset, rows, seconds=seconds, notes=against_frozen(rows)
+    )
     checkpoint.write(fitted.folder / "results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
     report.write(fitted.folder, evaluation, classifier_report_data(fitted, settings.gradcam))
     return FinetuneResult(fitted.folder, evaluation)
+
+
+def against_frozen(rows: "list[ResultRow]") -> list[str]:
+    """A sentence on whether fine-tuning paid, where the frozen features' probe is the second row."""
+    if len(rows) < 2:
+        return []
+    tuned, frozen = (row.accuracy for row in rows[:2])
+    figures = f"{tuned:.1f} % against {frozen:.1f} % of the logistic regression on frozen features"
+    if tuned >= frozen:
+        return [f"Fine-tuning beats the frozen features on test images: {figures}."]
+    return [
+        f"Fine-tuning lost on test images: {figures}. Keep the encoder frozen (--method head), or try a lower optim.lr, "
+        "--method layerwise, or more labels."
+    ]
 
 
 if __name__ == "__main__":

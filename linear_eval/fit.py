@@ -15,6 +15,7 @@ from core.schedule import plateaus, stepped
 from linear_eval import subsets
 from linear_eval.classifier import Classifier
 from linear_eval.features import Source, collect, evaluating
+from linear_eval.frozen_probe import FrozenProbe, start_from_probe
 from linear_eval.results import ProtocolResult
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
@@ -36,6 +37,7 @@ class FittedClassifier:
     result: ProtocolResult
     test: np.ndarray  # M indices of the test images that could be read
     images: int  # that it was trained on
+    frozen: ProtocolResult | None  # of the probe that it began as
 
 
 def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None) -> FittedClassifier | None:
@@ -61,8 +63,13 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     if not len(validation):
         config = replace(config, evals=frozenset())
 
-    watch.restore(run.restore(method, optimizer))
+    past = run.restore(method, optimizer)
+    watch.restore(past)
     run.begin()
+    if past is None and begins_as_probe(settings):
+        watch.probe = start_from_probe(method, train, dataset, recipe, world.device)
+        if watch.probe and watch.probe.validation is not None:
+            log_line(f"frozen features: {watch.probe.validation:.1f} % of validation images; fine-tuning begins there")
     log_line(
         f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
         f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
@@ -93,7 +100,14 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
         watch.scores[-1] if watch.scores and not settings.early_stop else max(watch.scores, default=None),
         seconds=time.monotonic() - start,
     )
-    return FittedClassifier(run.folder, method, recipe, dataset, result, scores.indices, len(train))
+    frozen = watch.probe and watch.probe.result()
+    return FittedClassifier(run.folder, method, recipe, dataset, result, scores.indices, len(train), frozen)
+
+
+def begins_as_probe(settings: FinetuneSettings) -> bool:
+    """Whether the classifier begins as the probe of frozen features: of a trained encoder that is trained further."""
+    trained = settings.encoder.endswith(".safetensors") or settings.pretrained
+    return settings.head_start == "probe" and trained and not settings.scratch and settings.method.trains != "head"
 
 
 def check_labels(dataset: Dataset, name: str) -> None:
@@ -153,6 +167,7 @@ class Watch:
     def __init__(self, method: Classifier, validation, recipe: Augmentation, device: torch.device, early_stop: int):
         self.method, self.validation, self.recipe, self.device = method, validation, recipe, device
         self.early_stop, self.scores, self.best = early_stop, [], None
+        self.probe: FrozenProbe | None = None
 
     def check(self, step: int) -> dict[str, float]:
         found = predict(self.method, self.validation, self.recipe, self.device, "validation images")
@@ -176,8 +191,10 @@ class Watch:
         return f"{len(self.validation):,} validation images" if self.early_stop else "nothing: fixed"
 
     def state(self) -> dict:
-        return {"scores": self.scores, "best": self.best}
+        return {"scores": self.scores, "best": self.best, "probe": self.probe and self.probe.state()}
 
     def restore(self, state: dict | None) -> None:
         if state:
             self.scores, self.best = state["scores"], state["best"]
+            probe = state.get("probe")  # runs of earlier versions have none
+            self.probe = probe and FrozenProbe(**probe)

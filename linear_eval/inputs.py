@@ -153,7 +153,8 @@ def finetuned_classifiers(settings: EvaluateSettings, world: World, dataset: Dat
         for source in (ENCODER, SCRATCH) if is_trained(settings) else (SCRATCH,):
             classifier = cli.derive(FINETUNE, settings, keep=SHARED, changes={
                 "method": "full", "steps": steps, "batch_size": batch, "evals": 2, "labels": labels,
-                "scratch": source == SCRATCH, "optim.scaling": "none", "optim.lr": p.lr, "optim.weight_decay": p.weight_decay,
+                "scratch": source == SCRATCH, "head_start": "zero", "optim.scaling": "none",
+                "optim.lr": p.lr, "optim.weight_decay": p.weight_decay,
                 "out": f"{run.folder}/finetune/{source.replace(' ', '-')}-{labels:g}",
             })
             check_finetune(classifier)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core import cli, training
-from core.settings import CommonSettings, Group, TrainingSettings, option
+from core.settings import NATURAL, CommonSettings, Group, TrainingSettings, option
 
 CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
 PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
@@ -22,6 +22,14 @@ class ScheduleSettings:
 class FinetuneSettings(TrainingSettings):
     scratch: bool = option(False, "ignore the encoder's weights: train from scratch", original_default=False)
     attention: str = option("none", "none | cbam: attention modules after a convolutional encoder's stages")
+    least_steps: int = option(
+        400, "optimizer steps at least, where so many epochs of few images would be fewer; steps says the number itself",
+        NATURAL, original_default=0,
+    )
+    head_start: str = option(
+        "probe", "probe (of a trained encoder: the classifier begins as the logistic regression on frozen features) | zero",
+        ("probe", "zero"), original_default="zero",
+    )
     labels: float = option(1.0, "share of the labeled training images to train on, stratified")
     draw: int = option(0, "which images that share is")
     balanced: bool = option(False, "every class equally often in an epoch, whatever its size")
