@@ -38,6 +38,16 @@ class Halving:
                     return reached[i]
         return None
 
+    def winner_to_train(self, records: Sequence[TrialRecord], signs: Sequence[float]) -> TrialRecord | None:
+        """Where no trial was trained to the end, the best of those that went furthest: a search ends with a trained encoder."""
+        paused = [r for r in records if r.paused and r.rungs]
+        if not paused or any(len(r.rungs) == len(self.rungs) for r in records):
+            return None
+        furthest = max(len(r.rungs) for r in paused)
+        candidates = [r for r in paused if len(r.rungs) == furthest]
+        values = np.array([r.rungs[-1].values for r in candidates]) * np.array(signs)
+        return candidates[rank(values)[0]]
+
     def _quota(self, rung: int, records: Sequence[TrialRecord], reached: Sequence[TrialRecord], trials: int) -> int:
         """How many trials may be promoted from a rung by now."""
         if rung or not self.finalists:

@@ -128,6 +128,8 @@ class Worker:
             return self._create()
         if any(r.state == TrialState.RUNNING for r in records):
             return WAIT
+        if (best := config.halving.winner_to_train(records, config.signs)) is not None:
+            return best.id if store.claim(best, target_rung=len(config.halving.rungs)) else WAIT
         pruned = [store.prune(r) for r in records if r.paused]
         return None if all(pruned) else WAIT  # one that another worker took is looked at again
 

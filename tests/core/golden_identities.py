@@ -1,7 +1,7 @@
 """Settings → the fingerprint that they have had since it was first recorded. A run's folder is named by it: where one of these
 changes, runs that people have begun are no longer found. Entries are added, never changed.
 """
-FINETUNED = "--least_steps=0 --head_start=zero --optim.scaling=linear"  # what was the default, and is no longer
+OLD = "--least_steps=0 --head_start=zero --optim.scaling=linear"  # what was the default, and is no longer
 TABLE = [
     ("ssl.pretrain", "", "c13f616c"),
     ("ssl.pretrain", "--method=byol --data=fashion_mnist --epochs=5", "fb04b3b0"),
@@ -10,8 +10,8 @@ TABLE = [
     ("ssl.pretrain", "--method=simclr --data=cifar10 --device=cpu --workers=3 --out=x --until=2 --checks=3", "1389817b"),
     ("ssl.pretrain", "--data=hf:some/set --encoder=resnet50 --stem=small --clip=1 --steps=100 --scratch", "611bf146"),
     ("ssl.pretrain", "--recipe=experiments/recipes/cifar10/vicreg.yaml", "bcf4a2f0"),
-    ("linear_eval.finetune", f"--encoder=resnet18 --data=digits --method=layerwise --labels=0.1 --scratch {FINETUNED}", "6a8d80d4"),
-    ("linear_eval.finetune", f"--schedule.name=step --schedule.at=[0.5,0.9] --early_stop=3 {FINETUNED}", "ed166b22"),
+    ("linear_eval.finetune", f"--encoder=resnet18 --data=digits --method=layerwise --labels=0.1 --scratch {OLD}", "6a8d80d4"),
+    ("linear_eval.finetune", f"--schedule.name=step --schedule.at=[0.5,0.9] --early_stop=3 {OLD}", "ed166b22"),
     ("linear_eval.evaluate", "--encoder=resnet50 --pretrained --parts=[knn,linear] --picture=false", "dee0d93e"),
     ("distill.train", "--teacher=resnet50 --student=resnet18 --method=crd", "fdb3b185"),
     ("distill.train", "--teacher=resnet50 --method=kd_std --cache_gb=1 --beside=a.safetensors", "2d5e39f9"),

@@ -94,6 +94,17 @@ def table(records) -> list[tuple]:
              r.trial.values if r.rungs else None, r.invalid) for r in records]
 
 
+def test_a_search_of_few_trials_ends_with_a_trained_encoder(in_memory):
+    """Two trials are too few for a third of them to be promoted; the better one is trained to the end."""
+    store, evaluator = open_store(), FakeEvaluator()
+    Worker(store, config(trials=2, sampler="random"), evaluator).run()
+    complete = [r for r in store.records() if r.state == TrialState.COMPLETE]
+    (pruned,) = [r for r in store.records() if r.state == TrialState.PRUNED]
+    (winner,) = complete
+    assert [rung.epochs for rung in winner.rungs] == [1.0, 3.0, 9.0]
+    assert winner.rungs[0].values[0] >= pruned.rungs[0].values[0]
+
+
 # ------------------------------------------------------------------------------------------------------------------ cuts
 
 
