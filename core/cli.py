@@ -114,6 +114,7 @@ def parse(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], s
                 rest.pop(0)
             continue
         name, equals, value = argument.removeprefix("--").partition("=")
+        name = name.replace("-", "_") if argument.startswith("--") else name  # --image-size is --image_size
         name = _today(name, known)
         if not re.fullmatch(NAME, name) or not (equals or argument.startswith("--")):
             raise ValueError(f"'{argument}' is no setting; write name=value or --name value (see --help)")

@@ -269,3 +269,8 @@ def test_a_former_name_is_understood_and_todays_is_named(capsys, monkeypatch, tm
     parse(["checks=4"])
     assert capsys.readouterr().err == "", "once"
     assert "--checks" not in cli.help_text("", TOOL.settings, {})
+
+
+def test_dashes_in_a_name_are_underscores():
+    assert parse(["--image-size", "32", "--optim.weight-decay=1e-4"])[0] == ["image_size=32", "optim.weight_decay=1e-4"]
+    assert said("--save-minutes=-1e-3").save_minutes == -1e-3, "but not those of a value"
