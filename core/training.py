@@ -122,13 +122,15 @@ def build(settings: TrainingSettings, method: "Method", world: "World", steps_an
     return optimizer, train_config(settings, steps_an_epoch, world.size, precision, **changes)
 
 
-def train_config(settings: TrainingSettings, steps_an_epoch: int, processes: int, precision, **changes) -> "TrainConfig":
-    """The numbers of a run.  precision: autocast's dtype or None; changes: fields in place of those that the settings give."""
+def train_config(
+    settings: TrainingSettings, steps_an_epoch: int, processes: int, precision, steps: int | None = None, **changes
+) -> "TrainConfig":
+    """The numbers of a run.  precision: autocast's dtype or None; steps, changes: in place of what the settings give."""
     from core.loop import TrainConfig
     from core.schedule import cosine, warmup_cosine
 
     least = getattr(settings, "least_steps", 0)
-    steps = settings.steps or max(1, least, round(settings.epochs * steps_an_epoch))
+    steps = steps or settings.steps or max(1, least, round(settings.epochs * steps_an_epoch))
     share = settings.batch_size // processes
     if share % settings.accumulate or share // settings.accumulate < 2:
         raise ValueError(

@@ -6,6 +6,7 @@ USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
     "pretrained": "left out: trials begin with random weights", "scratch": "left out: trials begin with random weights",
     "out": "left out: a study lies in runs/nas/<study>", "pause_at": "left out: rungs says where trials pause",
+    "budget": "left out: epochs and rungs set the length of trials",
 }
 
 

@@ -5,7 +5,9 @@
 
 Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
+import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +26,7 @@ TOOL = cli.Tool(
 
 
 def main() -> int:
-    return cli.main(TOOL, partial(training.start, TOOL, training.check, run))
+    return cli.main(TOOL, partial(training.start, TOOL, check, run))
 
 
 def run(settings: PretrainSettings) -> int:
@@ -55,7 +57,7 @@ def pretrain(
 
     from core import loop, processes
     from core.run import Run, log_line
-    from ssl import report
+    from ssl import budget, report
     from ssl.health import BEFORE, UNTRAINED, Health
     from vision import artifact, loaders
     from vision.build import build_encoder, compile_encoder, precision
@@ -74,21 +76,35 @@ def pretrain(
             return encoder, recipe, method_of(settings, encoder)
 
         encoder, recipe, method = initial()
-        if method.traits.needs_labels and dataset.pretrain.labels is None:
-            raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
-        if method.traits.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
-            raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
+        check_labels(settings, method, dataset)
         deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
-        notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
-        optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise)
-        began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
-        health = Health(dataset, recipe, world.device, settings.seed, encoder, began)
         workers = training.workers(settings, world.local_size, world.device.type == "cuda")
         loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers)
 
+        def train_briefly(clock):
+            """A few steps of a method that is discarded."""
+            method.prepare(deal.images, deal.batch_size)
+            changes = dict(steps=budget.TIMED, evals=frozenset(), log_every=2 * budget.TIMED, pause_at=None)
+            optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, **changes)
+            with tempfile.TemporaryDirectory() as folder:
+                brief = Run(folder, {})
+                brief.begin()
+                brief.listeners.append(clock)
+                loop.train(method, loader.batches(0, budget.TIMED), optimizer, config, brief, world.device, lambda step: {})
+
+        steps = None
+        if settings.budget:
+            steps = budget.planned_steps(run, settings.budget, train_briefly)
+            encoder, recipe, method = initial()
+        notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
+        optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps)
+        began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
+        health = Health(dataset, recipe, world.device, settings.seed, encoder, began)
         past = run.restore(method, optimizer)
         run.begin()
+        if steps:
+            run.write(budget.FILE, json.dumps({"steps": steps}) + "\n")
         report.opening(settings, dataset, encoder, config, run, world, notes)
         report.skipped(run, dataset.skipped)
         if past:
@@ -126,6 +142,30 @@ def pretrain(
         elif settings.report:
             scores = report.final(run, health, dataset, encoder, settings, lambda: initial()[0])
     return PretrainResult(run.folder, run.folder / "encoder.safetensors", run.step, finished, scores)
+
+
+def check(settings: PretrainSettings) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    training.check(settings)
+    if settings.budget is None:
+        return
+    from ssl.budget import seconds
+
+    seconds(settings.budget)
+    for name in ("steps", "epochs", "pause_at"):
+        if name in cli.explicit(settings):
+            value = getattr(settings, name)
+            raise ValueError(f"{name}={value}: must be left out with budget={settings.budget}, which sets the length")
+
+
+def check_labels(settings: PretrainSettings, method, dataset) -> None:
+    """Refuse data without the labels that the method needs."""
+    if not method.traits.needs_labels:
+        return
+    if dataset.pretrain.labels is None:
+        raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
+    if len(dataset.pretrain.labels.unique()) < 2:
+        raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
 
 
 def begins_trained(settings: PretrainSettings) -> bool:

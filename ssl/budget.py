@@ -1,0 +1,61 @@
+"""`--budget 20m`: a run that trains for so long. Its number of steps comes from the speed of a few steps, which are discarded.
+
+The number is kept in the run's folder: a resumed run has the same one, on whatever machine.
+"""
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.run import Run
+
+FILE = "budget.json"
+TIMED = 10  # steps
+FIRST = 4  # of them, which warm up caches and are not counted
+SHARE = 0.95  # of the budget for the steps; the rest is for saving
+FORM = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?"
+
+
+class Clock:
+    """Listens to a run (core/run.py): when each step ended."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def tick(self, step: int) -> None:
+        self.at.append(time.monotonic())
+
+    def log(self, step: int, row: dict) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def seconds_a_step(self) -> float:
+        return statistics.median(b - a for a, b in zip(self.at[FIRST:], self.at[FIRST + 1 :], strict=False))
+
+
+def seconds(text: str) -> float:
+    """ "1h30m" → 5400.  Raises ValueError."""
+    found = re.fullmatch(FORM, text.replace(" ", ""))
+    total = sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0.0
+    if not 0 < total < 1e9:
+        raise ValueError(f"budget={text}: must be a time such as 20m, 90s or 1h30m")
+    return total
+
+
+def planned_steps(run: "Run", budget: str, train: Callable[[Clock], None]) -> int:
+    """The number of steps of a run with this budget: its own where it has begun, else by the speed of `train`'s steps.
+
+    train(clock): TIMED steps of a method of the same kind, to which the clock listens. Collective.
+    """
+    from core.processes import broadcast_object
+
+    if (kept := run.folder / FILE).exists():
+        return int(json.loads(kept.read_text("utf-8"))["steps"])
+    train(clock := Clock())
+    return broadcast_object(max(TIMED, int(SHARE * seconds(budget) / clock.seconds_a_step)))
