@@ -106,7 +106,6 @@ def check(settings: EvaluateSettings) -> None:
     training.check(settings)
     if unknown := [part for part in settings.parts if part not in PARTS]:
         raise ValueError(f"parts={unknown[0]}: there are {', '.join(PARTS)}")
-    training.refuse(cli.flat(settings), {} if settings.attention in ("none", "cbam") else {"attention": "none or cbam"})
     check_protocol(cli.plain(settings.protocol))
     if unknown := [name for name in (settings.suite or "").split(",") if name and name not in TOOL.choices("data")]:
         raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")

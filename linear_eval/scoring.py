@@ -96,7 +96,7 @@ def protocols_of(
         yield logistic(replace(data, train=train), protocol.logistic.C, protocol.logistic.iterations, device)
     if "ridge" in parts:
         yield ridge(data, protocol.ridge.penalties, device)
-    if "baselines" in parts and source not in ENCODERS:
+    if "baselines" in parts and source != UNTRAINED:  # the encoder has the same classifiers as its rivals
         for name in protocol.baselines.classifiers:
             yield baselines.classify(name, data, seed, limit=protocol.baselines.images)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core import cli, training
-from core.settings import NATURAL, CommonSettings, Group, TrainingSettings, option
+from core.settings import NATURAL, PROPER_SHARE, CommonSettings, Group, Range, TrainingSettings, option
 
 CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
 PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
@@ -12,16 +12,16 @@ PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "b
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    name: str = option("cosine", "cosine | step | plateau, after optim.warmup")
+    name: str = option("cosine", "cosine | step | plateau, after optim.warmup", ("cosine", "step", "plateau"))
     at: list[float] = option([0.6, 0.8], "of step: after which shares of the run the learning rate falls")
-    factor: float = option(0.1, "of step and plateau: to what share of itself it falls")
-    patience: int = option(2, "of plateau: checks without a better validation accuracy before it falls")
+    factor: float = option(0.1, "of step and plateau: to what share of itself it falls", PROPER_SHARE)
+    patience: int = option(2, "of plateau: checks without a better validation accuracy before it falls", NATURAL)
 
 
 @dataclass(frozen=True)
 class FinetuneSettings(TrainingSettings):
     scratch: bool = option(False, "ignore the encoder's weights: train from scratch", original_default=False)
-    attention: str = option("none", "none | cbam: attention modules after a convolutional encoder's stages")
+    attention: str = option("none", "none | cbam: attention modules after a convolutional encoder's stages", ("none", "cbam"))
     least_steps: int = option(
         400, "optimizer steps at least, where so many epochs of few images would be fewer; steps says the number itself",
         NATURAL, original_default=0,
@@ -30,12 +30,18 @@ class FinetuneSettings(TrainingSettings):
         "probe", "probe (of a trained encoder: the classifier begins as the logistic regression on frozen features) | zero",
         ("probe", "zero"), original_default="zero",
     )
-    labels: float = option(1.0, "share of the labeled training images to train on, stratified")
-    draw: int = option(0, "which images that share is")
+    labels: float = option(
+        1.0, "share of the labeled training images to train on, stratified",
+        Range("a share of the training labels: more than 0, at most 1", above=0, high=1),
+    )
+    draw: int = option(0, "which images that share is", NATURAL)
     balanced: bool = option(False, "every class equally often in an epoch, whatever its size")
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings, metadata={"help": ""})
-    early_stop: int = option(0, "checks without a better validation accuracy that end the run, with its best weights; 0: never")
-    gradcam: int = option(8, "test images whose Grad-CAM the report shows, for convolutional encoders")
+    early_stop: int = option(
+        0, "checks without a better validation accuracy that end the run, with its best weights; 0: never",
+        NATURAL,
+    )
+    gradcam: int = option(8, "test images whose Grad-CAM the report shows, for convolutional encoders", NATURAL)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class EvaluateSettings(CommonSettings):
     )
     protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result lists what was changed")
     augment: Group | None = option(None, "how images are varied in fine-tuning")
-    attention: str = option("none", "none | cbam, for a timm name")
+    attention: str = option("none", "none | cbam, for a timm name", ("none", "cbam"))
     parts: list[str] = option(list(PARTS), "what to evaluate with")
     suite: str | None = option(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
     smote: bool = option(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
@@ -72,16 +78,9 @@ def check_finetune(settings) -> None:
     training.check(settings)
     flat = cli.flat(settings)
     at = flat["schedule.at"]
-    wrong = {name: "0 or more" for name in ("early_stop", "schedule.patience", "draw", "gradcam") if flat[name] < 0}
-    if not 0 < flat["labels"] <= 1:
-        wrong["labels"] = "a share of the training labels: more than 0, at most 1"
-    if not 0 < flat["schedule.factor"] < 1:
-        wrong["schedule.factor"] = "between 0 and 1"
+    wrong = {}
     if not all(0 < share < 1 for share in at) or list(at) != sorted(at):
         wrong["schedule.at"] = "shares of the run, rising, such as [0.6,0.8]"
-    for name, choices in {"schedule.name": ("cosine", "step", "plateau"), "attention": ("none", "cbam")}.items():
-        if flat[name] not in choices:
-            wrong[name] = " or ".join(choices)
     pieces = flat["chunk"] or flat["batch_size"] // flat["devices"] // flat["accumulate"]
     if (flat["method.mixup"] or flat["method.cutmix"]) and pieces % 2:
         wrong["batch_size"] = f"such that pieces are even with mixup or cutmix, which mix pairs: {pieces} is odd"

@@ -1,6 +1,6 @@
 """Refuses settings of a search before anything is started.  Imports no torch."""
 from core import cli, training
-from nas.settings import CHOICES, MEASURED, OBJECTIVES, SearchSettings, parse_limits, parse_objectives, parse_space, parse_tune
+from nas.settings import MEASURED, OBJECTIVES, SearchSettings, parse_limits, parse_objectives, parse_space, parse_tune
 
 USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
@@ -14,25 +14,16 @@ def check(settings: SearchSettings) -> None:
     """Raises ValueError for the first setting that is wrong."""
     training.check(settings)
     flat = cli.flat(settings)
-    training.refuse(flat, _numbers_and_names(settings) | _objectives(settings) | _supernet(settings) | _training(settings))
+    training.refuse(flat, _name(settings) | _objectives(settings) | _supernet(settings) | _training(settings))
     parse_limits(settings.limit)
     parse_tune(settings.tune, flat)
     parse_space(settings.space)
 
 
-def _numbers_and_names(settings: SearchSettings) -> dict[str, str]:
+def _name(settings: SearchSettings) -> dict[str, str]:
     """Setting → what it must be; so for the others."""
-    wrong = {name: "more than 0" for name in ("trials", "rungs", "candidates", "interval") if not getattr(settings, name) > 0}
-    if settings.factor <= 1:
-        wrong["factor"] = "2 or more"
-    if settings.parallel < 0:
-        wrong["parallel"] = "0 or more"
-    for name, choices in CHOICES.items():
-        if getattr(settings, name) not in choices:
-            wrong[name] = " or ".join(choices)
-    if not settings.study or "/" in settings.study or settings.study[0] == ".":
-        wrong["study"] = "a name, such as fashion"
-    return wrong
+    usable = settings.study and "/" not in settings.study and settings.study[0] != "."
+    return {} if usable else {"study": "a name, such as fashion"}
 
 
 def _objectives(settings: SearchSettings) -> dict[str, str]:
@@ -58,9 +49,7 @@ def _objectives(settings: SearchSettings) -> dict[str, str]:
 def _supernet(settings: SearchSettings) -> dict[str, str]:
     if settings.strategy != "supernet":
         return {}
-    wrong = {name: "more than 0" for name in ("supernet_epochs", "finalists") if not getattr(settings, name) > 0}
-    if settings.subnets < 0:
-        wrong["subnets"] = "0 or more"
+    wrong = {}
     if settings.tune:
         wrong["tune"] = "left out: one training serves all"
     if settings.proxy != "none":

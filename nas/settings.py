@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from core import cli, ranges
-from core.settings import PretrainSettings, option
+from core.settings import NATURAL, POSITIVE, PretrainSettings, Range, option
 
 OBJECTIVES = {  # name → direction, unit, meaning
     "knn": ("maximize", "%", "kNN accuracy on validation images"),
@@ -25,7 +25,6 @@ COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batc
 SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
 STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
-CHOICES = {"sampler": SAMPLERS, "strategy": STRATEGIES, "proxy": ("none", *PROXIES)}
 SPACES = ("resnet", "resnetd", "mobile", "vit", "tabular", "elastic")  # nas/space.py's
 SPACES_TEXT = " | ".join([*SPACES, "names:<timm names>", "<file>.py:<function>"])
 SHORT = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "temperature": "method.temperature",
@@ -36,7 +35,7 @@ STRENGTH = "augment.strength"  # no setting of its own: it scales color jitter
 @dataclass(frozen=True)
 class SupernetSettings(PretrainSettings):
     space: str = option("elastic", f"{SPACES_TEXT}; its encoders must be parts of the largest one")
-    subnets: int = option(2, "sampled encoders a step, beside the largest and the smallest")
+    subnets: int = option(2, "sampled encoders a step, beside the largest and the smallest", NATURAL)
 
 
 @dataclass(frozen=True)
@@ -46,27 +45,36 @@ class SearchSettings(PretrainSettings):
         "auto", "auto (a journal in runs/nas/<study>), a journal's path, or postgresql+psycopg://…",
         affects_result=False,
     )
-    trials: int = option(30, "candidates to train in all; those beyond limits do not count", affects_result=False)
+    trials: int = option(30, "candidates to train in all; those beyond limits do not count", POSITIVE, affects_result=False)
     space: str = option("resnet", SPACES_TEXT)
     tune: str = option("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or setting:low:high")
     objectives: str = option("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
     limit: str = option("", "the most that is allowed, checked before training: macs:15,latency:2")
-    strategy: str = option("train", "train | supernet (one training for all, then for the best) | proxy (no training)")
-    supernet_epochs: float = option(30, "of the supernet's training; `epochs` is then how long the finalists are trained")
-    subnets: int = option(2, "sampled encoders a step of the supernet, beside the largest and the smallest")
-    finalists: int = option(4, "how many of the supernet's best encoders are trained further")
-    proxy: str = option("none", "synflow | naswot | zico | az | parameters | macs: the best of `candidates` is trained")
-    candidates: int = option(4, "proposals a trial, of which a proxy picks one")
-    sampler: str = option("tpe", "tpe | gp | nsga2 | evolution | random")
-    rungs: int = option(3, "of successive halving; 1: all trials are trained to the end")
-    factor: int = option(3, "a rung's epochs over those of the one before; 1/factor are promoted")
-    parallel: int = option(0, "workers on this machine; 0: one a GPU, or one", affects_result=False)
+    strategy: str = option(
+        "train", "train | supernet (one training for all, then for the best) | proxy (no training)",
+        STRATEGIES,
+    )
+    supernet_epochs: float = option(
+        30, "of the supernet's training; `epochs` is then how long the finalists are trained",
+        POSITIVE,
+    )
+    subnets: int = option(2, "sampled encoders a step of the supernet, beside the largest and the smallest", NATURAL)
+    finalists: int = option(4, "how many of the supernet's best encoders are trained further", POSITIVE)
+    proxy: str = option(
+        "none", "synflow | naswot | zico | az | parameters | macs: the best of `candidates` is trained",
+        ("none", *PROXIES),
+    )
+    candidates: int = option(4, "proposals a trial, of which a proxy picks one", POSITIVE)
+    sampler: str = option("tpe", "tpe | gp | nsga2 | evolution | random", SAMPLERS)
+    rungs: int = option(3, "of successive halving; 1: all trials are trained to the end", POSITIVE)
+    factor: int = option(3, "a rung's epochs over those of the one before; 1/factor are promoted", Range("2 or more", above=1))
+    parallel: int = option(0, "workers on this machine; 0: one a GPU, or one", NATURAL, affects_result=False)
     node: int = option(
         0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm",
         affects_result=False,
     )
     interval: float = option(
-        60.0, "seconds; a worker's lease expires after twice that without a heartbeat",
+        60.0, "seconds; a worker's lease expires after twice that without a heartbeat", POSITIVE,
         affects_result=False,
     )
 

@@ -132,7 +132,6 @@ def main() -> int:
 
 def check(settings: SupernetSettings) -> None:
     training.check(settings)
-    training.refuse(cli.flat(settings), {} if settings.subnets >= 0 else {"subnets": "0 or more"})
     if "encoder" in cli.explicit(settings):
         reason = f"a supernet's encoder is the largest of space={settings.space}"
         raise ValueError(f"encoder={settings.encoder}: {reason}; leave it out")
