@@ -36,7 +36,7 @@ def data_notes(dataset: Dataset) -> list[str]:
                      f"first: {one_line(next(iter(dataset.skipped)))}")
     if ignored := ignored_note(dataset.ignored):
         notes.append(ignored)
-    return notes
+    return notes + dataset.notes
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:

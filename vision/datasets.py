@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vision.folder import load_folder
 from vision.hub import load_hub
+from vision.label_files import VOC, is_given
 from vision.shards import load_shards
 from vision.small_sets import READERS
 from vision.splits import STATISTICS, Dataset, Images, complete_splits
@@ -24,28 +25,32 @@ LABELS = ("auto", "folders", "none")
 
 def load(
     name: str, root: str | None = None, *, download: bool = True, labels: str = "auto", max_corrupt: float = 0.2,
-    validation: float = 0.1, seed: int = 0, progress: Progress | None = None,
+    validation: float = 0.1, seed: int = 0, progress: Progress | None = None, group: str | None = None,
 ) -> Dataset:
     """The data set called `name` (one of NAMES, or hf:<name> for hf with that root).
 
     root: the folder, for folder and shards; a Hub name, local folder or .parquet, for hf; where torchvision's sets lie or go
     (default data/). validation: the share of train held out for it where there is no official split, at most 5,000
     images, stratified, a function of `seed`; a test split held out of train is the same for every seed. labels: "none" drops
-    them. progress: called as progress(done, total) while files are checked. Raises ValueError, one line, with the fix.
+    them; folder takes a file too (vision/label_files.py). group: of folder, what no two splits may share (vision/groups.py).
+    progress: called as progress(done, total) while files are checked. Raises ValueError, one line, with the fix.
     """
     name, root = ("hf", name[3:]) if name.startswith("hf:") else (name, root)
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, 1, cutoff=0.4)
         raise ValueError(f"data={name} is not known{f'; did you mean {near[0]}?' if near else ''}; there are "
                          f"{', '.join(NAMES)}")
-    if labels not in LABELS:
-        raise ValueError(f"data.labels={labels} is not one of {', '.join(LABELS)}")
+    if labels not in LABELS and not (name == "folder" and is_given(labels)):
+        files = f", {VOC} (an XML file an image), or a file that ends in .csv, .tsv or .json" if name == "folder" else ""
+        raise ValueError(f"data.labels={labels} is not one of {', '.join(LABELS)}{files}")
     if not 0 <= validation < 1:
         raise ValueError(f"data.validation={validation:g} must be at least 0 and below 1, a share of train")
     if not 0 <= max_corrupt <= 1:
         raise ValueError(f"data.max_corrupt={max_corrupt:g} must lie between 0 and 1, a share of all files")
+    if group and name != "folder":
+        raise ValueError(f"data.group={group} is of data=folder alone; data={name} has no groups")
     if name == "folder":
-        return load_folder(root, labels, max_corrupt, validation, seed, progress)
+        return load_folder(root, labels, max_corrupt, validation, seed, progress, group)
     if name == "shards":
         return load_shards(root, labels, max_corrupt, validation, seed, progress)
     if name == "hf":

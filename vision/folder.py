@@ -12,6 +12,10 @@ import numpy as np
 import torch
 
 from vision.decode import SUFFIXES, reason
+from vision.duplicates import copies_across, duplicates_note
+from vision.groups import sizes_note
+from vision.label_files import is_given
+from vision.labelled import use_labels_and_groups
 from vision.listing import class_name, entries, kind_of, listed, printable, suffix, walk
 from vision.splits import Collection, Dataset, assemble
 from vision.streamed import Files, Progress, first_skipped
@@ -120,7 +124,7 @@ def _outside(root: Path, splits: list[str]) -> Counter:
 
 def load_folder(
     root: str | Path | None, labels: str = "auto", max_corrupt: float = 0.2, validation: float = 0.1, seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | None = None, group: str | None = None,
 ) -> Dataset:
     """A folder of images as a data set: train/, val/, test/ as they are, and what is missing held out of train.
 
@@ -128,18 +132,21 @@ def load_folder(
     validation is held out of train. A labelled folder with neither gives 20 % (at most 10,000) for test, the same
     whatever the seed; an unlabelled one has an empty test split, for there is nothing to score. An official split
     without class folders beside a labelled train cannot be scored either: it is left out, and `skipped` gives the reason.
-    Files that are no images, and what lies beside official splits, are counted in `ignored`. Raises ValueError, one line,
-    with the fix.
+    Files that are no images, and what lies beside official splits, are counted in `ignored`. Labels may be in a file (CSV,
+    COCO) or in XML beside the images (vision/label_files.py); `group` keeps images of one group in one split
+    (vision/groups.py). Notes tell what these found, and files that are in two splits. Raises ValueError, one line, with the
+    fix.
     """
     root = _existing(root)
     collection = Collection("folder", str(root))
     folders = _official_splits(root)
+    of_folders = "none" if is_given(labels) else labels
     if any(folders.values()):
         collection.ignored += _outside(root, list(folders.values()))
     for role, folder in folders.items():
-        split, classes, ignored, skipped = scan(root, folder, labels, collection.classes)
+        split, classes, ignored, skipped = scan(root, folder, of_folders, collection.classes)
         if role == "train":
-            collection.classes, labels = classes, "auto" if classes else "none"  # classes come from train alone
+            collection.classes, of_folders = classes, "auto" if classes else "none"  # classes come from train alone
         collection.ignored += ignored
         collection.skipped |= skipped
         if collection.classes and classes is None and len(split):
@@ -150,7 +157,17 @@ def load_folder(
     if not len(collection.splits["train"]):
         raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
                          f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
-    return assemble(collection, max_corrupt, validation, seed, progress)
+    if group or is_given(labels):
+        use_labels_and_groups(collection, labels, group)
+    dataset = assemble(collection, max_corrupt, validation, seed, progress)
+    splits = {"train": dataset.pretrain, "validation": dataset.validation, "test": dataset.test}
+    if group:
+        shown = splits | {"train": dataset.train}
+        dataset.notes.append(sizes_note(group, {role: split.groups for role, split in shown.items()},
+                                        {role: split.labels for role, split in shown.items()}))
+    if note := duplicates_note(copies_across(splits)):
+        dataset.notes.append(note)
+    return dataset
 
 
 def _existing(root: str | Path | None) -> Path:

@@ -134,6 +134,11 @@ def listed(counts: Counter) -> str:
     return f"{few}, …" if len(counts) > LISTED else few
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """ "1 line", "1,200 lines"."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 # ------------------------------------------------------------------------------------------------------------------ names
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from core import counter_rng
+from vision.groups import hold_out
+from vision.listing import counted
 from vision.streamed import Progress, Streamed, drop_unreadable
 
 VALIDATION_CAP = 5_000
@@ -35,6 +37,8 @@ STATISTICS = {
 
 class Images:
     """A split held in memory.  images: N,C,H,W uint8; labels: N int64, or None where unlabelled."""
+
+    groups = None  # as in `Streamed`
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, source: str = "images") -> None:
         assert images.ndim == 4, images.shape
@@ -77,6 +81,7 @@ class Dataset:
     image_size: natural side in pixels (224 for folder, shards and hf). mean, std: per channel, in 0..1 (`STATISTICS`).
     skipped: file or folder → why it was left out. ignored: kind → how many files of it were never looked at: ".heic",
     "without suffix"; folders that were not entered end in "/" ("@eaDir/").
+    notes: further lines that a user should read: on label files, groups, and files that are in two splits.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Dataset:
     std: tuple[float, ...]
     skipped: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -134,8 +140,15 @@ def complete_splits(
 
 
 def split_holdout(split: Images | Streamed, share: float, cap: int, seed: int, use: int) -> tuple[Any, Any]:
-    """(what stays, the holdout), both in the order of `split`; stratified where it is labelled."""
+    """(what stays, the holdout), both in the order of `split`; stratified where it is labelled, by groups where it has some."""
     labels = torch.zeros(len(split), dtype=torch.int64) if split.labels is None else split.labels
+    if split.groups is not None:
+        held_out = hold_out(labels, split.groups, share, cap, seed, use)
+        if share and not held_out.any():
+            role, count = "test" if use == FOR_TEST else "validation", counted(len(split.groups.unique()), "group")
+            raise ValueError(f"data.group leaves no group for {role}: train needs its {count} to keep each class; give smaller "
+                             f"groups, or images in a folder {role}/ of its own")
+        return split.select((~held_out).nonzero().flatten()), split.select(held_out.nonzero().flatten())
     counts = labels.bincount()
     # A file keeps its random number when another one turns out unreadable: it belongs to the row, not the position.
     rows = split.rows if isinstance(split, Streamed) else torch.arange(len(split))
@@ -176,6 +189,7 @@ class Collection:
     classes: tuple[str, ...] | None = None
     skipped: dict[str, str] = field(default_factory=dict)  # as in `Dataset`
     ignored: Counter = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
 def assemble(
@@ -183,6 +197,7 @@ def assemble(
 ) -> Dataset:
     """The data set of what was collected, without unreadable files.
 
+    Images of train whose label is below 0 have none: they are for pretraining alone.
     Where labelled data has an official validation split and no test that can be scored, as ImageNet, that split is the
     test, since published figures are figures on it, and validation is held out of train: nothing is ever selected on
     what is reported.
@@ -196,11 +211,27 @@ def assemble(
     if not len(splits["train"]):
         first = next(iter(unreadable), collection.root)
         raise ValueError(f"data.root={collection.root} has no readable image in train; see {first}")
+    everything = splits["train"]
+    labelled = everything if everything.labels is None else everything.select((everything.labels >= 0).nonzero().flatten())
+    if classes and not len(labelled):
+        raise ValueError(f"data.root={collection.root} has no readable image with a label in train")
     train, held_out, test = complete_splits(
-        splits["train"], splits.get("validation"), splits.get("test"), validation, seed, TEST_SHARE if classes else 0
+        labelled, splits.get("validation"), splits.get("test"), validation, seed, TEST_SHARE if classes else 0
     )
+    pretrain = train if len(labelled) == len(everything) else with_unlabelled(train, everything, [held_out, test])
     mean, std = STATISTICS["imagenet"]
     return Dataset(
-        collection.name, train, train, held_out, test, classes, 3, STREAMED_SIZE, mean, std,
-        collection.skipped | unreadable, dict(+collection.ignored),
+        collection.name, pretrain, train, held_out, test, classes, 3, STREAMED_SIZE, mean, std,
+        collection.skipped | unreadable, dict(+collection.ignored), collection.notes,
     )
+
+
+def with_unlabelled(train: Streamed, everything: Streamed, held_out: list[Streamed]) -> Streamed:
+    """train and the unlabelled images among everything, as one unlabelled split, without images of a held-out group."""
+    keep = everything.labels < 0
+    for split in held_out:
+        if everything.groups is not None and split.groups is not None:
+            keep &= ~torch.isin(everything.groups, split.groups)
+    part = everything.select((keep | torch.isin(everything.rows, train.rows)).nonzero().flatten())
+    part.labels = None
+    return part

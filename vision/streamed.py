@@ -41,6 +41,7 @@ class Streamed:
     def __init__(self, rows: Tensor, labels: Tensor | None = None, max_corrupt: float = 0.2) -> None:
         self.rows, self.labels, self.max_corrupt = rows, labels, max_corrupt
         self.skipped: dict[str, str] = {}
+        self.groups: Tensor | None = None  # N int64, equal numbers for images that stay in one split (vision/groups.py)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,6 +51,7 @@ class Streamed:
         part = copy.copy(self)
         part.rows, part.skipped = self.rows[positions], {}
         part.labels = None if self.labels is None else self.labels[positions]
+        part.groups = None if self.groups is None else self.groups[positions]
         return part
 
     def read(self, index: int, at_least: int | None = None, mode: str = "RGB") -> Image.Image:
@@ -151,6 +153,10 @@ class Files(Streamed):
 
     def where(self, index: int) -> str:
         return printable(self._path(int(self.rows[index])))
+
+    def relative_paths(self) -> list[str]:
+        """Of each image its path relative to root, as os.fsdecode has it."""
+        return [os.fsdecode(self._relative(row)) for row in self.rows.tolist()]
 
     def _relative(self, row: int) -> bytes:
         return self.buffer[self.offsets[row] : self.offsets[row + 1]].tobytes()

@@ -1,0 +1,142 @@
+"""Files that are in two splits, byte for byte: scores on them are too good."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from core.machine import cores
+from vision.listing import counted
+from vision.streamed import CHECK_ALL, CHECK_SOME, Files
+
+PIECE = 4_096  # bytes at three places that equal files must share before they are read whole
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images of one split that another one has too.  example: of the names of such a pair"""
+
+    split: str
+    also_in: str
+    count: int
+    other_label: int  # of them, those with another class there
+    example: tuple[str, str]
+
+
+@dataclass
+class _Candidates:
+    """Files of one size, as (split, index)."""
+
+    splits: set[str] = field(default_factory=set)
+    files: list[tuple[str, int]] = field(default_factory=list)
+
+
+def copies_across(splits: Mapping[str, Files]) -> list[Copies]:
+    """Which files of a later split are in an earlier one too.  splits: in the order train, validation, test.
+
+    Files of equal size are compared by SHA-256. Of a validation or test split with more than CHECK_ALL files, CHECK_SOME
+    spread evenly are looked up in the others. Files that cannot be read are passed over.
+    """
+    names = list(splits)
+    sizes = {name: _sizes(split) for name, split in splits.items()}
+    asked = {name: _spread(len(splits[name])) for name in names[1:]}
+    wanted = np.unique(np.concatenate([sizes[name][asked[name]] for name in asked] or [np.empty(0, np.int64)]))
+    of_size: dict[int, _Candidates] = defaultdict(_Candidates)
+    for name in names:
+        for index in np.flatnonzero(np.isin(sizes[name], wanted[wanted > 0])).tolist():
+            one = of_size[int(sizes[name][index])]
+            one.splits.add(name)
+            one.files.append((name, index))
+    alike = [one.files for one in of_size.values() if len(one.splits) > 1]
+    for digest in (_pieces, _whole):
+        alike = _refined(alike, splits, digest)
+    found: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for files in alike:
+        first = dict(reversed(files))  # split → its first file
+        for name, index in files:
+            for earlier in names[: names.index(name)]:
+                if earlier in first and index in asked[name]:
+                    found[name, earlier].append((index, first[earlier]))
+    return [_copies(splits, one, other, sorted(pairs)) for (one, other), pairs in sorted(found.items(), reverse=True)]
+
+
+def duplicates_note(copies: list[Copies]) -> str:
+    """One line with counts, an example and the way out. "" where there are none."""
+    if not copies:
+        return ""
+    parts = []
+    for one in copies:
+        labels = f", {one.other_label:,} of them with another label" if one.other_label else ""
+        verb = "is" if one.count == 1 else "are"
+        parts.append(f"{counted(one.count, 'image')} of {one.split} {verb} in {one.also_in} too{labels} (first: "
+                     f"{one.example[0]} = {one.example[1]})")
+    return f"equal files in two splits: {'; '.join(parts)}; scores on them are too good: remove the copies"
+
+
+def _copies(splits: Mapping[str, Files], one: str, other: str, pairs: list[tuple[int, int]]) -> Copies:
+    mine, theirs = splits[one], splits[other]
+    differ = 0
+    if mine.labels is not None and theirs.labels is not None:
+        differ = sum(int(mine.labels[i]) != int(theirs.labels[j]) for i, j in pairs)
+    i, j = pairs[0]
+    return Copies(one, other, len(pairs), differ, (mine.name(i), theirs.name(j)))
+
+
+def _refined(alike: list[list[tuple[str, int]]], splits: Mapping[str, Files], digest) -> list[list[tuple[str, int]]]:
+    """Sets of files whose digest too is equal, where they are of two splits."""
+    files = [one for some in alike for one in some]
+    with ThreadPoolExecutor(min(8, cores())) as pool:
+        digests = dict(zip(files, pool.map(lambda one: digest(splits[one[0]].path(one[1])), files), strict=True))
+    finer = []
+    for some in alike:
+        by_digest = defaultdict(list)
+        for one in some:
+            by_digest[digests[one]].append(one)
+        finer += [same for key, same in by_digest.items() if key and len({name for name, _ in same}) > 1]
+    return finer
+
+
+def _pieces(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256()
+            for start in (0, size // 2, max(size - PIECE, 0)):
+                file.seek(start)
+                digest.update(file.read(PIECE))
+            return digest.digest()
+    except OSError:
+        return b""
+
+
+def _whole(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b""
+
+
+def _sizes(split: Files) -> np.ndarray:
+    """In bytes; −1 of a file that is gone."""
+
+    def size(index: int) -> int:
+        try:
+            return os.stat(split.path(index)).st_size
+        except OSError:
+            return -1
+
+    with ThreadPoolExecutor(min(8, cores())) as pool:
+        return np.fromiter(pool.map(size, range(len(split)), chunksize=256), np.int64, len(split))
+
+
+def _spread(count: int) -> np.ndarray:
+    few = count if count <= CHECK_ALL else CHECK_SOME
+    return np.arange(few) * count // max(few, 1)
