@@ -13,9 +13,10 @@ _LOW = 0xFFFFFFFF
 
 # The fourth counter word keeps uses apart. Views are streams 0, 1, 2, …; these stand clear of them.
 ORDER, SHUFFLE, SPLIT, MIX = 0xFFFF0001, 0xFFFF0002, 0xFFFF0003, 0xFFFF0004
+EXTENDED = 0xFFFE0000  # plus a view's number: the operations that came later (vision/view.py), so that older draws stay
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]) -> tuple[Tensor, ...]:
     """Ten rounds of Philox4x32 on int64 tensors that hold unsigned 32-bit words, broadcast together.
 
     A 32×32-bit product overflows int64's sign, but its bits are right: mask and shift recover both halves.

@@ -16,10 +16,15 @@ from core.settings import PretrainSettings, Settings, flat, marked
 
 # Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
 UNAFFECTING = {"data.root", "data.download"}
-ORIGINAL_DEFAULTS = {"method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False,
-                     "data.group": None}
+ORIGINAL_DEFAULTS = {
+    "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False, "data.group": None,
+    "augment.vflip": 0.0, "augment.turns": 0.0, "augment.rotate": 0.0, "augment.policy": "none", "augment.policy_n": 2,
+    "augment.policy_magnitude": 9, "augment.gain": 0.0, "augment.offset": 0.0, "augment.gamma": [1.0, 1.0],
+    "augment.noise": 0.0, "augment.drop_channel": 0.0,
+}  # fmt: skip
 SUFFIXES = (".safetensors", ".py")  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
+_UNKNOWN = object()
 WEIGHTS = "content "  # what the value of a setting begins with that names a file
 
 
@@ -45,6 +50,11 @@ def settings_as_written(config: Settings | Mapping[str, Any], kind: type[Setting
         and not name.startswith("chosen.")  # of config.yaml
         and (name not in original or value != original[name])
     }
+
+
+def without_defaults(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's settings without those that came later and have the value that older runs had."""
+    return {name: value for name, value in settings.items() if value != ORIGINAL_DEFAULTS.get(f"{group}.{name}", _UNKNOWN)}
 
 
 @cache

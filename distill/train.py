@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core import cli, training
 from core.errors import SettingError
+from core.identity import without_defaults
 from distill.settings import DistillSettings, listed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,7 +223,7 @@ def keep(settings: DistillSettings, method, teacher, fingerprint: str, split, re
         "teacher": fingerprint,
         "images": split.fingerprint(),
         "precision": str(precise),
-        "views": cli.plain(settings.augment)
+        "views": without_defaults("augment", cli.plain(settings.augment))
         | {"size": recipe.size, "mean": teacher.mean.tolist(), "std": teacher.std.tolist()},
         "seed": settings.seed,
         "outputs": list(teacher.output_names),

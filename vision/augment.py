@@ -4,6 +4,9 @@ An augmentation is a list of views; a view is the SimCLR family's chain (Chen et
 
     random resized crop → flip → color jitter → grayscale → Gaussian blur → solarize → normalize
 
+Further operations are off by default: vertical flip, quarter turns, rotation and a policy (RandAugment, TrivialAugment) come
+after the flip, each channel's gain and offset, gamma, noise and dropped channels after solarization.
+
 `View.sample_params` turns (seed, epoch, index, view) into parameters, the same whatever the process or worker
 (core/counter_rng.py); `render` applies them to the batch (vision/pixels.py). Each image has its own parameters, its own
 order of the four jitter operations included, and for given parameters the result is that of torchvision's functional
@@ -14,8 +17,7 @@ operations on float tensors.
 import difflib
 import io
 import sys
-from dataclasses import dataclass, fields, replace
-from itertools import permutations
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -24,69 +26,12 @@ from torch import Tensor
 
 from core import counter_rng
 from core.settings import TrainingSettings
+from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.pixels import color_jitter, gaussian_blur, grayscale, normalize, resized_crop, solarize, where_
-from vision.view_params import ATTEMPTS, ViewParams, crop_box
-
-ORDERS = torch.tensor(list(permutations(range(4))))  # 24,4
-
-
-@dataclass(frozen=True)
-class View:
-    """How one view is sampled. Probabilities are `flip`, `jitter`, `grey`, `blur`, `solarize`; the rest are strengths."""
-
-    size: int  # pixels a side
-    crop: tuple[float, float] = (0.08, 1.0)  # share of the image's area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width : height
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2  # turns, at most 0.5
-    grey: float = 0.2
-    blur: float = 0.5
-    sigma: tuple[float, float] = (0.1, 2.0)  # pixels
-    solarize: float = 0.0
-
-    def __post_init__(self):
-        for name in ("crop", "ratio", "sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"augment.{name}={[low, high]}: needs 0 < smallest ≤ largest")
-        if self.crop[1] > 1:
-            raise ValueError(f"augment.crop={list(self.crop)}: shares of the image's area, at most 1")
-        for name in ("flip", "jitter", "grey", "blur", "solarize"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name}={getattr(self, name)}: a probability lies between 0 and 1")
-        for name in ("brightness", "contrast", "saturation"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"augment.{name}={getattr(self, name)}: cannot be negative")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"augment.hue={self.hue}: hue turns by at most 0.5")
-
-    def sample_params(self, seed: int, epoch: int, indices: Tensor, stream: int, height, width) -> ViewParams:
-        """Parameters for the images at `indices` (B), `height` and `width` (B, or scalars) pixels large."""
-        u = counter_rng.uniform(seed, epoch, indices, stream, 2 * ATTEMPTS + 14)
-        crop, u = u[:, : 2 * ATTEMPTS + 2], u[:, 2 * ATTEMPTS + 2 :].unbind(1)
-        sides = [torch.as_tensor(side, device=indices.device).expand(len(indices)) for side in (height, width)]
-        source = torch.stack(sides, dim=1)  # B,2
-        spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue], device=indices.device)
-        center = torch.tensor([1.0, 1.0, 1.0, 0.0], device=indices.device)
-        low = torch.where(center > 0, (center - spread).clamp(min=0), -spread)
-        factors = low + torch.stack(u[3:7], dim=1) * (center + spread - low)  # B,4
-        return ViewParams(
-            source=source,
-            box=crop_box(crop, source, self.crop, self.ratio),
-            flip=u[0] < self.flip,
-            jitter=u[1] < self.jitter,
-            order=ORDERS.to(indices.device)[(u[2] * len(ORDERS)).long()],
-            factors=factors,
-            grey=u[7] < self.grey,
-            blur=u[8] < self.blur,
-            sigma=self.sigma[0] + u[9] * (self.sigma[1] - self.sigma[0]),
-            solarize=u[10] < self.solarize,
-        )
-
+from vision.policy import apply as apply_policy
+from vision.view import PAIRS, View
+from vision.view_params import ExtendedParams, ViewParams
+from vision.warp import orient, rotation, warp
 
 LOCAL = ("views", "size")  # settings of `local` that a view does not have
 
@@ -129,6 +74,10 @@ class Augmentation:
         own = {name: _of_view(f"local.{name}", value, 0, 1) for name, value in own.items()}
         self.views += [replace(self.views[0], size=self.local_size, **own)] * local["views"]
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        for view in self.views:
+            refuse_color(len(self.mean), view.color)
+            if view.drop_channel and len(self.mean) == 1:
+                raise ValueError(f"augment.drop_channel={view.drop_channel}: these images have one channel: set it to 0")
 
     def sample_params(self, seed: int, epoch: int, indices: Tensor, height, width) -> list[ViewParams]:
         """One `ViewParams` a view for the images at `indices` (B int64), `height` and `width` (B, or scalars) large."""
@@ -167,13 +116,15 @@ def _refuse_unknown(where: str, settings: dict, names: list[str]) -> None:
 
 def _of_view(name: str, value, view: int, views: int):
     """A setting for one of the views: a list gives each its own; a pair such as `crop` nests one level deeper."""
-    is_pair = name.removeprefix("local.") in ("crop", "ratio", "sigma")
+    is_pair = name.removeprefix("local.") in PAIRS
     nested = (list, tuple)
     if isinstance(value, nested) and (not is_pair or any(isinstance(v, nested) for v in value)):
         if len(value) != views:
             raise ValueError(f"augment.{name} lists {len(value)} values for {views} views: give one, or one a view")
         value = value[view]
     numbers = value if is_pair and isinstance(value, nested) else [value]
+    if name.removeprefix("local.") == "policy":
+        return value  # a text, which `policy.check` looks at
     if len(numbers) != 1 + is_pair or not all(type(v) in (int, float) for v in numbers):
         needed = "two numbers, [smallest, largest]" if is_pair else "a number"
         raise ValueError(f"augment.{name}={value}: needs {needed}")
@@ -187,9 +138,11 @@ def render(
 
     cropped: the images are the crops already, resized to S, and only the flip is left to do of the geometry.
     """
-    if images.device.type == "cpu":
-        from vision import kernels  # on first use: half a second, and some more where it has to be compiled first
-
+    if images.device.type == "cpu":  # on first use: half a second, and some more where it has to be compiled first
+        if isinstance(params, ExtendedParams) or images.shape[1] not in COLOR:
+            from vision import kernels_extended as kernels
+        else:
+            from vision import kernels
         return kernels.render(images, params, size, mean, std, cropped)
     device = images.device
     return render_by_torch(images, params.to(device), size, mean.to(device), std.to(device), cropped)
@@ -203,12 +156,37 @@ def render_by_torch(
         x = where_(params.flip, lambda x: x.flip(-1), images.float() / 255)
     else:
         x = resized_crop(images, params.box, params.flip, size)
+    extended = isinstance(params, ExtendedParams)
+    x = _reshaped(x, params) if extended else x
     x = color_jitter(x, params.jitter, params.order, params.factors)
     if x.shape[1] == 3:
         x = where_(params.grey, grayscale, x)
     x = where_(params.blur, gaussian_blur, x, params.sigma)
     x = where_(params.solarize, solarize, x)
-    return normalize(x, mean, std).contiguous(memory_format=torch.channels_last)
+    x = _with_other_levels(x, params) if extended else x
+    x = normalize(x, mean, std)
+    if extended and params.drop_margin.shape[1]:
+        x = x * kept_channels(params.drop_margin, x.shape[1])[:, :, None, None]
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _reshaped(x: Tensor, params: ExtendedParams) -> Tensor:
+    """Vertical flip, quarter turns, rotation and a policy.  x: B,C,S,S in [0, 1] → the same"""
+    x = orient(x, params.vflip, params.turns)
+    if params.angle.shape[1]:
+        x = warp(x, rotation(params.angle[:, 0]))
+    return apply_policy(x, params.ops, params.magnitudes)
+
+
+def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
+    """Gain and offset of each channel, gamma and noise.  x: B,C,S,S in [0, 1] → the same"""
+    if params.gain.shape[1]:
+        x = scale_bands(x, params.gain, params.offset)
+    if params.gamma.shape[1]:
+        x = adjust_gamma(x, params.gamma)
+    if params.noise.shape[1]:
+        x = add_noise(x, params.noise, params.noise_key)
+    return x
 
 
 def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None) -> bytes:
@@ -220,6 +198,7 @@ def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: 
     views = [torch.nn.functional.interpolate(view, images.shape[2:]) for view in views]  # local crops as large
     mean, std = augmentation.mean[:, None, None], augmentation.std[:, None, None]
     grid = torch.stack([images.float() / 255, *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
+    grid = grid[:, :, : 3 if grid.shape[2] >= 3 else 1]  # of more bands, the first three
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
     grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
     array = (grid * 255).round().to(torch.uint8).expand(-1, -1, 3).numpy()

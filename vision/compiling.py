@@ -7,7 +7,8 @@ from numba import njit
 
 # Every file whose functions or constants are compiled into the code that is kept. numba itself looks only at the file of the
 # function that is called.
-SOURCES = ("compiling", "kernels", "pixels", "preprocess", "resample", "resize", "view_params")
+SOURCES = ("bands", "compiling", "kernel_policy", "kernels", "kernels_extended", "pixels", "policy", "preprocess", "resample",
+           "resize", "view_params", "warp")  # fmt: skip
 
 inner = njit(nogil=True, error_model="numpy")
 contracted = njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz"})  # a·b + c rounded once

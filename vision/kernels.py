@@ -11,6 +11,7 @@ nor keep a process from forking.
 import math
 import threading
 from collections import namedtuple
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -265,26 +266,40 @@ def render_images(images, cropped, params, gain, shift, out, start, step):
 
 
 def render(images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
-    """`augment.render` on a CPU.  images: B,C,H,W uint8 → B,C,S,S float32, channels-last."""
-    B, C, H, W = images.shape
+    """`augment.render` on a CPU.  images: B,C,H,W uint8, C 1 or 3 → B,C,S,S float32, channels-last."""
+    C = images.shape[1]
     if C not in (1, 3):
         raise ValueError(f"images of {C} channels: augmentation takes 1 (gray) or 3 (color)")
+    return in_threads(render_images, images, (cropped, ParamArrays(*arrays_of(ParamArrays._fields, params))), size, (mean, std))
+
+
+def arrays_of(names: tuple[str, ...], params: ViewParams) -> list[np.ndarray]:
+    """The parameters of these names as contiguous arrays, numbers as float32: as the compiled code takes them."""
+    as_float = params.map(lambda values: values.float() if values.is_floating_point() else values)
+    return [np.ascontiguousarray(getattr(as_float, name).numpy()) for name in names]
+
+
+def in_threads(function: Callable, images: Tensor, given: tuple, size: int, moments: tuple[Tensor, Tensor]) -> Tensor:
+    """Every image by `function`, the threads taking turns.  images: B,C,H,W; given: whether they are the crops already, and
+    the parameters' arrays; moments: mean and std → B,C,S,S float32, channels-last.
+    """
+    B, C, H, W = images.shape
+    cropped, arrays = given
     assert not cropped or H == W == size, (H, W, size)
-    box = params.box
+    box = torch.from_numpy(arrays.box)
     if not cropped and len(box):
         fits = (box[:, :2] >= 0) & (box[:, 2:] > 0) & (box[:, :2] + box[:, 2:] <= torch.tensor([H, W]))
         assert fits.all(), "a crop leaves its image"
     out = torch.empty(B, C, size, size, memory_format=torch.channels_last)
+    mean, std = moments
     gain = (1 / std.float()).expand(C)
-    as_float = params.map(lambda values: values.float() if values.is_floating_point() else values)
-    arrays = ParamArrays(*(np.ascontiguousarray(getattr(as_float, name).numpy()) for name in ParamArrays._fields))
-    moments = [np.ascontiguousarray(values.numpy()) for values in (gain, -mean.float() * gain)]
-    arguments = (np.ascontiguousarray(images.numpy()), cropped, arrays, *moments, out.permute(0, 2, 3, 1).numpy())
+    scales = [np.ascontiguousarray(values.numpy()) for values in (gain, -mean.float() * gain)]
+    arguments = (np.ascontiguousarray(images.numpy()), cropped, arrays, *scales, out.permute(0, 2, 3, 1).numpy())
     threads = max(1, min(torch.get_num_threads(), B // 8))
-    others = [threading.Thread(target=render_images, args=(*arguments, t, threads)) for t in range(1, threads)]
+    others = [threading.Thread(target=function, args=(*arguments, t, threads)) for t in range(1, threads)]
     for thread in others:
         thread.start()
-    render_images(*arguments, 0, threads)
+    function(*arguments, 0, threads)
     for thread in others:
         thread.join()
     return out

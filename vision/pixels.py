@@ -47,8 +47,8 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int, flip: 
 
 
 def luma(x: Tensor) -> Tensor:
-    """B,3,H,W → B,1,H,W; gray images as they are."""
-    if x.shape[1] == 1:
+    """B,3,H,W → B,1,H,W; images of another number of channels as they are."""
+    if x.shape[1] != 3:
         return x
     return LUMA[0] * x[:, 0:1] + LUMA[1] * x[:, 1:2] + LUMA[2] * x[:, 2:3]
 
@@ -65,7 +65,8 @@ def color_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> T
 
     Three of the four blend the image with another one: y = clamp(f·x + (1 − f)·base), where base is black (brightness),
     the mean gray level (contrast), or the gray image (saturation). So one expression serves them, and only hue differs.
-    Of gray images, which have neither, only brightness and contrast remain.
+    Of images without color, gray ones or those of other bands, only brightness and contrast remain: the latter about the mean
+    of all bands.
     """
     color = x.shape[1] == 3
     for operation in order.unbind(1) if color else gray_order(order):

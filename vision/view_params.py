@@ -29,7 +29,7 @@ class ViewParams:
 
     def map(self, function: Callable[[Any], Any]) -> ViewParams:
         """The function's result for each field."""
-        return ViewParams(*(function(getattr(self, f.name)) for f in fields(self)))
+        return type(self)(*(function(getattr(self, f.name)) for f in fields(self)))
 
     def to(self, device: torch.device) -> ViewParams:
         return self.map(lambda values: values.to(device, non_blocking=True))
@@ -42,13 +42,53 @@ class ViewParams:
 
         The first four are shares of the image's height and width, so that they do not depend on the resolution at which
         a file is decoded; flip is 1 where the view is mirrored, else 0. The shares are those before mirroring.
+
+        They describe the crop alone, which is cut first. What turns the crop afterwards (`ExtendedParams`: vertical flip,
+        quarter turns, rotation, a policy's shears and shifts) does not change these five numbers: the view shows the same part
+        of the image, with another side up, and a rotation or shear leaves some of it outside and black corners inside. What
+        compares places of two views by their boxes must apply `vflip`, `turns`, `angle` and `ops` itself, or do without them.
         """
         return torch.cat([self.box / self.source.repeat(1, 2), self.flip[:, None].float()], dim=1)
 
 
+@dataclass(frozen=True)
+class ExtendedParams(ViewParams):
+    """`ViewParams`, and the parameters of the operations that are off by default, in the order in which they are applied:
+    the first four after the crop and its flip, the others after solarization.
+
+    A tensor of width 0 stands for an operation that no image of the view has.
+    """
+
+    vflip: Tensor  # bool: upside down
+    turns: Tensor  # int64: quarter turns, counterclockwise, after the flips
+    angle: Tensor  # B,0 or 1: rotation about the center, degrees counterclockwise
+    ops: Tensor  # B,n int64: operations of a policy (vision/policy.py), one after the other
+    magnitudes: Tensor  # B,n: theirs
+    gain: Tensor  # B,0 or 32: each channel's factor
+    offset: Tensor  # B,0 or 32: what is added to each channel, in shares of the range
+    gamma: Tensor  # B,0 or 1: exponent
+    noise: Tensor  # B,0 or 1: standard deviation of Gaussian noise, in shares of the range
+    noise_key: Tensor  # B,0 or 2 int64: the key of the counter-based generator of the image's noise
+    drop_margin: Tensor  # B,0 or 32: channels below 0 are 0 after normalization; where all are, the largest stays
+
+
+def extend(params: ViewParams, **changes: Tensor) -> ExtendedParams:
+    """With the further operations, all of them off but for `changes`."""
+    B, device = len(params.flip), params.flip.device
+    none, no_integers = torch.zeros(B, 0, device=device), torch.zeros(B, 0, dtype=torch.int64, device=device)
+    off = {
+        "vflip": torch.zeros(B, dtype=torch.bool, device=device),
+        "turns": torch.zeros(B, dtype=torch.int64, device=device),
+        "angle": none, "ops": no_integers, "magnitudes": none, "gain": none, "offset": none, "gamma": none, "noise": none,
+        "noise_key": no_integers, "drop_margin": none,
+    }  # fmt: skip
+    return ExtendedParams(**{f.name: getattr(params, f.name) for f in fields(ViewParams)}, **(off | changes))
+
+
 def concatenate(parts: list[ViewParams]) -> ViewParams:
     """Parameters of several groups of images, one group after the other."""
-    return ViewParams(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(ViewParams)))
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(kind)))
 
 
 def crop_box(u: Tensor, source: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:

@@ -20,8 +20,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from vision import augment, pixels
-from vision.augment import ORDERS, Augmentation, View, picture, render
+from vision.augment import Augmentation, picture, render
 from vision.pixels import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from vision.view import ORDERS, View
 from vision.view_params import ViewParams
 
 ONE, CHAIN = 1e-5, 5e-5
