@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from core.home import expand
+from core.places import CHECKPOINTS
 from core.settings import PretrainSettings, Settings, flat, marked
 
 # Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
 UNAFFECTING = {"data.root", "data.download"}
 ORIGINAL_DEFAULTS = {"method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False}
-SUFFIXES = (".safetensors", ".py")  # of files that a setting names, by comma
+SUFFIXES = (".safetensors", ".py", *CHECKPOINTS)  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 WEIGHTS = "content "  # what the value of a setting begins with that names a file
 

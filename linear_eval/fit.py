@@ -19,7 +19,7 @@ from linear_eval.results import ProtocolResult
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
 from vision.augment import Augmentation
-from vision.build import build_encoder, compile_encoder, precision
+from vision.build import build_encoder, compile_encoder, notes, precision
 from vision.data import build_data, fingerprints
 from vision.pixels import normalize_images
 from vision.splits import Dataset
@@ -67,6 +67,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
         f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
         f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
     )
+    for note in notes(encoder, settings, recipe):
+        log_line(f"note: {note}")
     if is_main() and run.step < config.steps:
         run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, "fine-tuning")]
     workers = training.workers(settings, world.local_size, world.device.type == "cuda")

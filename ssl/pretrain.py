@@ -59,6 +59,7 @@ def pretrain(
     from ssl.health import BEFORE, UNTRAINED, Health
     from vision import artifact, loaders
     from vision.build import build_encoder, compile_encoder, precision
+    from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
 
     with processes.session(settings.device) as world:
@@ -80,6 +81,7 @@ def pretrain(
             raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
         deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
+        notes += weight_notes(encoder, settings, recipe)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise)
         began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
@@ -130,7 +132,8 @@ def pretrain(
 
 def begins_trained(settings: PretrainSettings) -> bool:
     """Does training begin with the weights of a file, or with timm's?"""
-    return (settings.encoder.endswith(".safetensors") or settings.pretrained) and not settings.scratch
+    trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
+    return trained and not settings.scratch
 
 
 def pieces_notes(settings: PretrainSettings, method) -> list[str]:
