@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.home import expand
+from core.places import CHECKPOINTS
 from core.settings import PretrainSettings, Settings, flat, marked
 
 # Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
@@ -22,7 +23,7 @@ ORIGINAL_DEFAULTS = {
     "augment.policy_magnitude": 9, "augment.gain": 0.0, "augment.offset": 0.0, "augment.gamma": [1.0, 1.0],
     "augment.noise": 0.0, "augment.drop_channel": 0.0,
 }  # fmt: skip
-SUFFIXES = (".safetensors", ".py")  # of files that a setting names, by comma
+SUFFIXES = (".safetensors", ".py", *CHECKPOINTS)  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 _UNKNOWN = object()
 WEIGHTS = "content "  # what the value of a setting begins with that names a file

@@ -7,6 +7,7 @@ from typing import Any
 from core.home import expand
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")  # of other programs, which `weights` may name
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".h5", ".npz")
 EXPORTED = (".onnx", ".pt2", ".engine", ".torchscript.pt")
 
@@ -14,7 +15,8 @@ EXPORTED = (".onnx", ".pt2", ".engine", ".torchscript.pt")
 def check(flat: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     """Raises ValueError for a path that cannot be meant.
 
-    flat: dotted setting → value; paths: setting → "folder" (to write to) or "weights" (encoder files, several by comma)
+    flat: dotted setting → value; paths: setting → "folder" (to write to), "weights" (encoder files, several by comma) or
+    "checkpoint" (another program's weights)
     """
     for name, value in flat.items():
         if isinstance(value, str) and value.startswith("~"):
@@ -31,6 +33,8 @@ def check(flat: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     for name, (value, path) in named.items():
         for part in value.split(",") if path == "weights" else ():
             check_weights(name, part.strip())
+        if path == "checkpoint":
+            check_checkpoint(name, value)
 
 
 def check_out(out: str) -> None:
@@ -65,7 +69,20 @@ def check_weights(name: str, path: str) -> None:
         raise ValueError(f"{named}: is a run's saved state, not an encoder; {way}")
     if path.endswith(EXPORTED):
         raise ValueError(f"{named}: is an exported model; give the encoder.safetensors that it was exported from")
+    way = {"encoder": "encoder=NAME of its timm architecture and weights=THE FILE",
+           "teacher": "teacher=NAME of its timm architecture and teacher_weights=THE FILE"}
     raise ValueError(
-        f"{named}: is another program's file, which could run code when it is read; give an encoder.safetensors, a timm name "
-        f"with pretrained=true, or local-dir:FOLDER of a timm model's config.json and model.safetensors"
+        f"{named}: is another program's file; give {way.get(name, 'an encoder.safetensors or a timm name')}"
+        f"{', or an encoder.safetensors' if name in way else ''}"
     )
+
+
+def check_checkpoint(name: str, path: str) -> None:
+    """Refuse what cannot be a weight file of another program."""
+    named, file = f"{name}={path}", expand(path)
+    if not path.endswith(CHECKPOINTS):
+        raise ValueError(f"{named}: is no weight file by its name; {', '.join(CHECKPOINTS)} are read")
+    if not file.is_file():
+        raise ValueError(f"{named}: {'is a folder' if file.is_dir() else 'no such file'}; give a weight file")
+    if file.name == "last.pt" or path.endswith(EXPORTED):
+        check_weights(name, path)

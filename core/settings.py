@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
+from core.errors import SettingError
+
 
 @dataclass(frozen=True)
 class Range:
@@ -32,6 +34,7 @@ class Range:
 
 POSITIVE, NATURAL = Range("more than 0", above=0), Range("0 or more", low=0)
 SHARE, PROPER_SHARE = Range("from 0 to less than 1", low=0, below=1), Range("between 0 and 1", above=0, below=1)
+NORMALIZATIONS = ("auto", "data", "weights", "imagenet")  # `normalization` may name, beside figures
 Allowed = Range | tuple[str, ...]
 
 
@@ -50,7 +53,8 @@ def option(
     allowed: a range of numbers, or names to choose from; None, where the default is None, is always allowed.
     affects_result: False for what says where a run happens and how closely it is watched (core/identity.py).
     original_default: of a field that came later, the value that older runs had; at it the field is no part of an identity.
-    path: "folder", if it names a folder to write to, or "weights", if it names encoder files, several by comma.
+    path: "folder", if it names a folder to write to; "weights", if it names encoder files, several by comma; "checkpoint", if
+    it names a weight file of another program.
     once: the name that it had before, which the command line and recipe files still understand.
     """
     factory = {"default_factory": lambda: default} if isinstance(default, (list, dict)) else {"default": default}
@@ -145,6 +149,14 @@ class CommonSettings(Settings):
         ("auto", "small", "half", "full"),
     )
     pretrained: bool = option(False, "timm's published weights")
+    weights: str | None = option(
+        None, "another program's weights (.pth .pt .bin .ckpt .tar .safetensors) for the timm architecture that encoder names",
+        original_default=None, path="checkpoint",
+    )
+    normalization: str = option(
+        "auto", "auto (what the weights were trained with, else the data's) | data | weights (timm's for the name) | "
+        "imagenet | mean;std of pixels in 0..1, such as '0.5,0.4,0.3;0.2'", original_default="auto",
+    )
     image_size: int = option(224, "pixels a side", POSITIVE)
     seed: int = option(0, "random seed", Range("from 0 to 2**63 - 1", low=0, high=2**63 - 1))
     device: str = option("auto", "auto | cpu | cuda", affects_result=False)
@@ -200,6 +212,18 @@ class PretrainSettings(TrainingSettings):
         POSITIVE, affects_result=False, once="until",
     )
     report: bool = option(True, "pictures, and scores at the end", affects_result=False)
+
+
+def parse_moments(text: str, setting: str = "normalization") -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """"mean;std", each one number or one a channel by comma → the two.  Raises SettingError for another text."""
+    try:
+        mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split(";"))
+    except ValueError as error:
+        right = f"{', '.join(NORMALIZATIONS)} or mean;std of pixels in 0..1, such as '0.5,0.4,0.3;0.2'"
+        raise SettingError(setting, f"{text}: must be {right}") from error
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        raise SettingError(setting, f"{text}: is for pixels in 0..1; divide figures for 0..255 by 255")
+    return mean, std
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import cli, identity, origin, trackers, world
 from core.machine import cores
-from core.settings import CommonSettings, Settings, TrainingSettings, check_allowed, refuse
+from core.settings import NORMALIZATIONS, CommonSettings, Settings, TrainingSettings, check_allowed, parse_moments, refuse
 
 if TYPE_CHECKING:
     from core.loop import TrainConfig
@@ -45,8 +45,24 @@ def check(settings: Settings) -> None:
     if flat.get("batch_size", 0) % max(flat["devices"], 1):
         wrong["batch_size"] = f"a multiple of devices={flat['devices']}"
     refuse(flat, wrong)
+    if isinstance(settings, CommonSettings):
+        check_weights(settings)
     if "trackers" in flat:
         trackers.check(flat["trackers"])
+
+
+def check_weights(settings: CommonSettings) -> None:
+    """Refuse `weights` beside what already brings weights, and a `normalization` that is none."""
+    if settings.normalization not in NORMALIZATIONS:
+        parse_moments(settings.normalization)
+    if settings.weights is None:
+        return
+    named, encoder = f"weights={settings.weights}", settings.encoder or ""
+    if encoder.endswith(".safetensors") or ":" in encoder:
+        raise ValueError(f"{named}: encoder={encoder} brings its own weights; leave one of the two out, or name the timm "
+                         "architecture as encoder=")
+    if settings.pretrained:
+        raise ValueError(f"{named}: pretrained=true brings timm's weights; leave one of the two out")
 
 
 def most_processes() -> int:

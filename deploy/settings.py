@@ -72,3 +72,5 @@ def check_file(settings) -> None:
     """Raises ValueError where settings.encoder is no encoder file."""
     if settings.encoder is None or not settings.encoder.endswith(".safetensors"):
         raise ValueError(f"encoder={settings.encoder}: give a file, such as runs/…/classifier.safetensors")
+    if getattr(settings, "normalization", "auto") != "auto":
+        raise ValueError(f"normalization={settings.normalization}: the file has its own; leave it out")

@@ -11,6 +11,14 @@ class DistillSettings(TrainingSettings):
         None, "an encoder or classifier.safetensors, or a timm name; several by comma: an ensemble",
         path="weights",
     )
+    teacher_weights: str | None = option(
+        None, "another program's weights for the timm architecture that teacher names (.pth .pt .bin .ckpt .tar .safetensors)",
+        original_default=None, path="checkpoint",
+    )
+    teacher_normalization: str = option(
+        "auto", "of teacher_weights: auto (imagenet, or timm's for a name with a tag) | weights | imagenet | mean;std",
+        original_default="auto",
+    )
     student: str | None = option(None, "what to train: any encoder; several by comma, one after the other", path="weights")
     cache: str = option(
         "runs/teachers", "folder of the teacher's kept outputs; none: ask it anew for every student",

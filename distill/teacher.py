@@ -14,10 +14,12 @@ from core.errors import SettingError
 from core.method import Batch
 from distill.cache import Cache
 from distill.method import map_shapes, maps_of
-from distill.settings import listed
+from distill.settings import DistillSettings, listed
 from linear_eval.features import fingerprint
 from vision import artifact, encoders
+from vision.normalization import IMAGENET, Known, Moments, choose, moments_note
 from vision.pixels import normalize
+from vision.published import Architecture, with_weights
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Member:
     classes: tuple[str, ...] | None
     mean: Tensor  # C
     std: Tensor
+    notes: tuple[str, ...] = ()  # on its weights
 
 
 class Teacher:
@@ -46,6 +49,7 @@ class Teacher:
             member.encoder.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
             if member.head is not None:
                 member.head.requires_grad_(False).eval().to(device)
+        self.notes = [f"teacher: {note}" for m in members for note in m.notes]
         self.name = ",".join(m.name for m in members)
         self.dim = sum(m.encoder.dim for m in members)
         classes = {m.classes for m in members}
@@ -124,6 +128,35 @@ class Teacher:
         return sum(p.numel() for part in parts for p in part.parameters())
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """Another program's weights for a teacher, and the setting that says what its input is normalized by."""
+
+    weights: str
+    normalization: str = "auto"
+
+
+def foreign(settings: DistillSettings) -> Foreign | None:
+    """What the settings say of the teacher's weights."""
+    return Foreign(settings.teacher_weights, settings.teacher_normalization) if settings.teacher_weights else None
+
+
+def foreign_member(name: str, source: Foreign) -> Member:
+    """A timm architecture with another program's weights."""
+    setting = "teacher_normalization"
+    try:
+        found = encoders.pretrained_input(name)
+        size = found[2] if found else 224
+        encoder = with_weights(cli.expand(source.weights), Architecture(name, size), 3, "teacher_weights")
+    except SettingError as error:
+        raise (error.of("teacher") if str(error).startswith("encoder=") else error) from error
+    stated = Moments(*found[:2]) if found else None
+    known = Known(stated if stated and "." in name else IMAGENET, stated, None)
+    chosen = choose(source.normalization, known, encoder.spec.channels, setting)
+    notes = (*encoder.loaded.notes, moments_note(source.normalization, chosen, setting))
+    return Member(name, encoder, None, None, torch.tensor(chosen.mean), torch.tensor(chosen.std), notes)
+
+
 def member(name: str) -> Member:
     """A teacher by its file, or by timm's name for it, with timm's published weights."""
     if not name.endswith(".safetensors"):
@@ -153,6 +186,7 @@ def from_file(name: str, setting: str) -> Member:
     return Member(name, encoder, head, card.classes, torch.tensor(card.mean), torch.tensor(card.std))
 
 
-def load(names: str, mean, std, device: torch.device | str = "cpu") -> Teacher:
-    """One teacher, or several by comma.  mean, std: C, of the views that it will be shown."""
-    return Teacher([member(name) for name in listed(names)], torch.as_tensor(mean), torch.as_tensor(std), device)
+def load(names: str, mean, std, device: torch.device | str = "cpu", source: Foreign | None = None) -> Teacher:
+    """One teacher, or several by comma.  mean, std: C, of the views that it will be shown; source: of one teacher's weights."""
+    members = [foreign_member(name, source) if source else member(name) for name in listed(names)]
+    return Teacher(members, torch.as_tensor(mean), torch.as_tensor(std), device)

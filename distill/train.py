@@ -15,6 +15,7 @@ from pathlib import Path
 from core import cli, training
 from core.errors import SettingError
 from core.identity import without_defaults
+from core.settings import parse_moments
 from distill.settings import DistillSettings, listed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,15 @@ def check(settings: DistillSettings) -> None:
     if not names or len(set(names)) < len(names):
         way = "each one once" if names else "say what to train, such as resnet18"
         raise ValueError(f"{setting}={getattr(settings, setting)}: {way}")
+    if settings.weights and len(names) > 1:
+        raise ValueError(f"weights={settings.weights}: is one file for {len(names)} students; give one student")
+    if settings.teacher_weights and (len(listed(settings.teacher)) > 1 or settings.teacher.endswith(".safetensors")):
+        raise ValueError(f"teacher_weights={settings.teacher_weights}: needs one timm name as teacher=, not {settings.teacher}")
+    if settings.teacher_normalization != "auto":
+        if not settings.teacher_weights:
+            raise ValueError(f"teacher_normalization={settings.teacher_normalization}: is for teacher_weights; leave it out")
+        if settings.teacher_normalization not in ("weights", "imagenet"):
+            parse_moments(settings.teacher_normalization, "teacher_normalization")
     named = [*(("teacher", name) for name in listed(settings.teacher)), *((setting, name) for name in names)]
     for setting, path in named:
         if path.endswith(".safetensors") and not cli.expand(path).is_file():
@@ -134,9 +144,10 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     from core.run import ProgressBar, Run, another, log_line
     from core.schedule import stepped
     from distill import report
-    from distill.teacher import load
+    from distill.teacher import foreign, load
     from vision import artifact, loaders
     from vision.build import build_encoder, compile_encoder, precision
+    from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
 
     start = time.monotonic()
@@ -145,7 +156,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     name, images = f"distil-{settings.method.name}-{settings.data.name}", fingerprints(dataset)
     run = Run(training.folder(settings, name, images), settings, settings.resume, images)
     encoder, recipe = build_encoder(settings, dataset)
-    teacher = load(settings.teacher, recipe.mean, recipe.std, world.device)
+    teacher = load(settings.teacher, recipe.mean, recipe.std, world.device, foreign(settings))
     classes = check_classes(dataset, teacher, settings)
     method = training.build_method(settings, encoder, teacher=teacher, classes=classes)
     split = dataset.train if method.traits.needs_labels else dataset.pretrain
@@ -153,6 +164,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
         raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
     deal = loaders.BatchSampler(len(split), settings.batch_size, settings.seed, world)
     notes = method.prepare(deal.images, deal.batch_size)
+    notes += [*weight_notes(encoder, settings, recipe), *teacher.notes]
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
     optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, evals=frozenset())
     if settings.steps_at:

@@ -1,4 +1,5 @@
 """Rows → the whole record of results.json, with its provenance."""
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,12 @@ from linear_eval.settings import EvaluateSettings, FinetuneSettings
 from vision.splits import Dataset
 
 PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "faiss-gpu", "faiss-cpu")
+
+
+def _weights(settings: EvaluateSettings | FinetuneSettings) -> str:
+    if settings.weights:
+        return f" (weights of {Path(settings.weights).name})"
+    return " (timm's weights)" if settings.pretrained else ""
 
 
 def build_evaluation(
@@ -26,7 +33,7 @@ def build_evaluation(
     return Evaluation(
         encoder=EncoderFacts(
             name=spec.name,
-            source=str(settings.encoder) + (" (timm's weights)" if settings.pretrained else ""),
+            source=str(settings.encoder) + _weights(settings),
             dim=encoder.dim,
             parameters=sum(p.numel() for p in encoder.parameters()),
             image_size=spec.image_size,

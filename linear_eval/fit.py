@@ -20,7 +20,7 @@ from linear_eval.results import ProtocolResult
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
 from vision.augment import Augmentation
-from vision.build import build_encoder, compile_encoder, precision
+from vision.build import build_encoder, compile_encoder, notes, precision
 from vision.data import build_data, fingerprints
 from vision.pixels import normalize_images
 from vision.splits import Dataset
@@ -74,6 +74,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
         f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
         f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
     )
+    for note in notes(encoder, settings, recipe):
+        log_line(f"note: {note}")
     if is_main() and run.step < config.steps:
         run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, "fine-tuning")]
     workers = training.workers(settings, world.local_size, world.device.type == "cuda")
@@ -106,7 +108,7 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
 
 def begins_as_probe(settings: FinetuneSettings) -> bool:
     """Whether the classifier begins as the probe of frozen features: of a trained encoder that is trained further."""
-    trained = settings.encoder.endswith(".safetensors") or settings.pretrained
+    trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
     return settings.head_start == "probe" and trained and not settings.scratch and settings.method.trains != "head"
 
 

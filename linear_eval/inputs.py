@@ -25,12 +25,15 @@ from linear_eval.probe_data import Labeled, ProbeData
 from linear_eval.results import ENCODER
 from linear_eval.settings import FINETUNE, EvaluateSettings, check_finetune
 from vision import encoders
-from vision.build import build_encoder
+from vision.build import build_encoder, notes
 from vision.data import build_data, fingerprints
 from vision.splits import Dataset
 
 UNTRAINED, PIXELS, SCRATCH = "untrained", "raw pixels", "from scratch"
-SHARED = ("data", "augment", "encoder", "stem", "pretrained", "image_size", "attention", "seed", "device", "workers")
+SHARED = (
+    "data", "augment", "encoder", "stem", "pretrained", "weights", "normalization", "image_size", "attention", "seed", "device",
+    "workers",
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def collect_inputs(settings: EvaluateSettings, world: World) -> EvaluationInputs
         f"{encoder.spec.name} ({sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters, {encoder.dim} features) "
         f"on {dataset.name}: {counts} at {encoder.spec.image_size} px → {run.folder}"
     )
+    for note in notes(encoder, settings, recipe):
+        log_line(f"note: {note}")
     cache = None if settings.cache == "none" else cli.expand(settings.cache)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     feature_sets = {}
@@ -137,7 +142,7 @@ def sources(
 
 
 def is_trained(settings: EvaluateSettings) -> bool:
-    return settings.encoder.endswith(".safetensors") or settings.pretrained
+    return settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
 
 
 def finetuned_classifiers(settings: EvaluateSettings, world: World, dataset: Dataset, run: Run) -> Iterator[FineTuned]:

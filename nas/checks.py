@@ -4,7 +4,8 @@ from nas.settings import MEASURED, OBJECTIVES, SearchSettings, parse_limits, par
 
 USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
-    "pretrained": "left out: trials begin with random weights", "scratch": "left out: trials begin with random weights",
+    "pretrained": "left out: trials begin with random weights", "weights": "left out: trials begin with random weights",
+    "normalization": "left out: trials take the data's", "scratch": "left out: trials begin with random weights",
     "out": "left out: a study lies in runs/nas/<study>", "pause_at": "left out: rungs says where trials pause",
     "budget": "left out: epochs and rungs set the length of trials",
 }

@@ -135,6 +135,8 @@ def check(settings: SupernetSettings) -> None:
     if "encoder" in cli.explicit(settings):
         reason = f"a supernet's encoder is the largest of space={settings.space}"
         raise ValueError(f"encoder={settings.encoder}: {reason}; leave it out")
+    if settings.weights:
+        raise ValueError(f"weights={settings.weights}: a supernet begins with random weights; leave it out")
     if settings.compile:
         raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
 

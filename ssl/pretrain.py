@@ -61,6 +61,7 @@ def pretrain(
     from ssl.health import BEFORE, UNTRAINED, Health
     from vision import artifact, loaders
     from vision.build import build_encoder, compile_encoder, precision
+    from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
 
     with processes.session(settings.device) as world:
@@ -98,6 +99,7 @@ def pretrain(
             steps = budget.planned_steps(run, settings.budget, train_briefly)
             encoder, recipe, method = initial()
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
+        notes += weight_notes(encoder, settings, recipe)
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps)
         began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
         health = Health(dataset, recipe, world.device, settings.seed, encoder, began)
@@ -170,7 +172,8 @@ def check_labels(settings: PretrainSettings, method, dataset) -> None:
 
 def begins_trained(settings: PretrainSettings) -> bool:
     """Does training begin with the weights of a file, or with timm's?"""
-    return (settings.encoder.endswith(".safetensors") or settings.pretrained) and not settings.scratch
+    trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
+    return trained and not settings.scratch
 
 
 def pieces_notes(settings: PretrainSettings, method) -> list[str]:

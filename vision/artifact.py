@@ -71,7 +71,7 @@ def dumps(
         "mean": _rounded(moments.mean),
         "std": _rounded(moments.std),
         "dim": encoder.dim,
-        "origin": origin,
+        "origin": origin | ({"weights": loaded.json} if (loaded := getattr(encoder, "loaded", None)) else {}),
         "preprocessing": _preprocessing(encoder.spec, moments).json,
     }
     state = encoder.state_dict()

@@ -8,35 +8,78 @@ from core import cli
 from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Augmentation, local_views
+from vision.normalization import IMAGENET, Known, Moments, choose, moments_note
+from vision.published import Architecture, with_channels, with_weights
 from vision.splits import Dataset
 
 
 def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module, Augmentation]:
     """The encoder, and how views are made for it. One read from a file keeps its own input size and normalization, and so
-    does one with timm's published weights: color images (gray ones are repeated), of the size that they were trained with
-    unless `image_size` is set. `scratch` builds the same encoder with random weights.
+    does one with published weights, timm's or those of another program's file: color images (gray ones are repeated; bands get
+    an adapted stem), of the size that they were trained with unless `image_size` is set. `scratch` builds the same encoder with
+    random weights. `notes` says what was loaded and adapted.
     """
     augment = cli.plain(settings.augment)
     local = local_views(augment) > 0
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
-    channels, size, mean, std = dataset.channels, settings.image_size, dataset.mean, dataset.std
     if settings.encoder.endswith(".safetensors"):
         encoder, header = artifact.load(cli.expand(settings.encoder), local)
-        mean, std = header.mean, header.std
+        own = stated = Moments(header.mean, header.std)
         if attention not in ("none", encoder.spec.attention):
             raise ValueError(f"attention={attention}: {settings.encoder} was made without; give it to a timm name")
     else:
-        if settings.pretrained and (published := encoders.pretrained_input(settings.encoder)):
-            channels, (mean, std, own) = 3, published
-            size = size if "image_size" in cli.explicit(settings) else own
-        encoder = encoders.create(settings.encoder, channels, size, settings.stem, settings.pretrained, local, attention)
+        encoder, own, stated = _named(settings, dataset, local, attention)
+    known = Known(own, stated, Moments(tuple(dataset.mean), tuple(dataset.std)))
+    keeps = settings.encoder.endswith(".safetensors") and settings.normalization == "auto"
+    input_ = own if keeps else choose(settings.normalization, known, encoder.spec.channels)
     if scratch:
         encoder = encoders.build(encoder.spec)
-    augmentation = Augmentation(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **augment)
+    augmentation = Augmentation(
+        encoder.spec.image_size, input_.mean, input_.std, multiple=encoders.patch_size(encoder), **augment
+    )
     if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
         raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
                          f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
     return encoder.train(), augmentation
+
+
+def _named(
+    settings: CommonSettings, dataset: Dataset, several_sizes: bool, attention: str
+) -> tuple[nn.Module, Moments | None, Moments | None]:
+    """The encoder of a timm name, what its weights were trained with, and what timm states for the name."""
+    name, channels, size = settings.encoder, dataset.channels, settings.image_size
+    stated = None
+    if (settings.pretrained or settings.weights or settings.normalization == "weights") and (
+        published := encoders.pretrained_input(name)
+    ):
+        mean, std, native = published
+        stated = Moments(mean, std)
+        if settings.pretrained or settings.weights:
+            size = size if "image_size" in cli.explicit(settings) else native
+    if settings.weights:
+        architecture = Architecture(name, size, settings.stem, several_sizes, attention)
+        encoder = with_weights(cli.expand(settings.weights), architecture, channels)
+        return encoder, stated if stated and "." in name else IMAGENET, stated
+    bands = settings.pretrained and channels not in (1, 3)
+    if settings.pretrained and stated:
+        channels = 3
+    encoder = encoders.create(name, channels, size, settings.stem, settings.pretrained, several_sizes, attention)
+    if bands:
+        encoder = with_channels(encoder, dataset.channels)
+    return encoder, stated if settings.pretrained else None, stated
+
+
+def notes(encoder: nn.Module, settings: CommonSettings, augmentation: Augmentation) -> list[str]:
+    """For the user: which weights the encoder begins with, what was adapted, and what its input is normalized by."""
+    loaded = getattr(encoder, "loaded", None)
+    found = loaded.notes if loaded else []
+    if settings.pretrained and encoders.has_new_stem(encoder):
+        found = [*found, f"stem={encoder.spec.stem}: in place of the published weights' first convolution stands one of random "
+                         "weights; stem=full keeps them"]
+    if settings.weights and not getattr(settings, "scratch", False):
+        chosen = Moments(tuple(augmentation.mean.tolist()), tuple(augmentation.std.tolist()))
+        found = [*found, moments_note(settings.normalization, chosen)]
+    return found
 
 
 def compile_encoder(encoder: nn.Module) -> None:

@@ -22,7 +22,7 @@ from core.errors import SettingError
 from vision import attention as attentions
 from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
 from vision.pixels import LUMA
-from vision.stems import small_stem
+from vision.stems import small_stem, stem_convolution
 
 SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
@@ -237,6 +237,15 @@ def timm_model(spec: Spec, weights: str | None = None) -> nn.Module:
     except Exception as error:  # timm's constructors and its downloads fail in many ways
         what = "fetch or build it" if weights else "build it"
         raise Unfit("encoder", f"{spec.name}: timm cannot {what} for {spec.image_size} px: {_line(error)}") from error
+
+
+def has_new_stem(model: nn.Module) -> bool:
+    """Has `small_stem` put a convolution of random weights in place of timm's first one?"""
+    if model.spec.stem == "full" or (now := stem_convolution(model)) is None:
+        return False
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        before = stem_convolution(timm_model(model.spec))
+    return before is not None and repr(before[1]) != repr(now[1])
 
 
 def _features(model: nn.Module, spec: Spec) -> int:

@@ -1,6 +1,9 @@
 """Surgery on the first layers of timm models, in place: stems for small images, fixed patch embeddings."""
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
 
 
 def stem_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
@@ -9,6 +12,41 @@ def stem_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     name = name[0] if isinstance(name, (list, tuple)) else name
     module = dict(model.named_modules()).get(name)
     return (name, module) if isinstance(module, nn.Conv2d) else None
+
+
+def stem_weights(model: nn.Module) -> tuple[str, ...]:
+    """The names of an encoder's weights that see the image, by timm's own note: several in models that begin with branches.
+
+    Those of a plain convolution on the image's channels alone.
+    """
+    first = model.default_cfg.get("first_conv") or ()
+    modules, names = dict(model.named_modules()), (first,) if isinstance(first, str) else tuple(first)
+    plain = {name: module for name in names if isinstance(module := modules.get(name), nn.Conv2d)}
+    return tuple(f"{name}.weight" for name, module in plain.items() if module.in_channels == model.spec.channels)
+
+
+def adapted_stem(tensors: dict[str, Tensor], names: Iterable[str], base: int, channels: int) -> dict[str, Tensor]:
+    """Weights for `base` input channels → for `channels` ones: repeated in turn and scaled by base/channels, so that the sum
+    over channels stays what it is; for one channel, their sum. timm's rule (`adapt_input_conv`).
+
+    names: the stem's weights among the tensors.  Raises ValueError where a stem is of another construction.
+    """
+    out = dict(tensors)
+    for name in names:
+        try:
+            out[name] = adapt_input_conv(channels, tensors[name], base_chans=base)
+        except (NotImplementedError, AssertionError) as error:
+            shape = tuple(tensors[name].shape)
+            raise ValueError(f"{name} of shape {shape} cannot be adapted to {channels} channels") from error
+    return out
+
+
+def adaptation(base: int, channels: int) -> str:
+    """What `adapted_stem` does, for the user."""
+    if channels == 1:
+        return f"stem: the weights of its {base} input channels are added up for the one of these images"
+    return (f"stem: channel i of these images' {channels} has the weights of channel i mod {base} of the published {base}, "
+            f"times {base}/{channels}")
 
 
 def small_stem(model: nn.Module, channels: int, image_size: int, stride: int = 1) -> None:
