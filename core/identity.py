@@ -17,6 +17,7 @@ from core.settings import PretrainSettings, Settings, flat, marked
 # Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
 UNAFFECTING = {"data.root", "data.download"}
 ORIGINAL_DEFAULTS = {"method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False}
+ORIGINAL_DEFAULTS |= dict.fromkeys(("data.bands", "data.range", "data.nodata", "data.frame", "data.axes"))
 SUFFIXES = (".safetensors", ".py")  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 WEIGHTS = "content "  # what the value of a setting begins with that names a file

@@ -8,6 +8,7 @@ from core import cli
 from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Augmentation, local_views
+from vision.color_settings import without_color
 from vision.splits import Dataset
 
 
@@ -16,13 +17,14 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     does one with timm's published weights: color images (gray ones are repeated), of the size that they were trained with
     unless `image_size` is set. `scratch` builds the same encoder with random weights.
     """
-    augment = cli.plain(settings.augment)
+    augment = without_color(cli.plain(settings.augment), dataset.channels)
     local = local_views(augment) > 0
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     channels, size, mean, std = dataset.channels, settings.image_size, dataset.mean, dataset.std
+    pixels = dataset.pixels
     if settings.encoder.endswith(".safetensors"):
         encoder, header = artifact.load(cli.expand(settings.encoder), local)
-        mean, std = header.mean, header.std
+        mean, std, pixels = header.mean, header.std, pixels or header.pixels
         if attention not in ("none", encoder.spec.attention):
             raise ValueError(f"attention={attention}: {settings.encoder} was made without; give it to a timm name")
     else:
@@ -30,9 +32,13 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
             channels, (mean, std, own) = 3, published
             size = size if "image_size" in cli.explicit(settings) else own
         encoder = encoders.create(settings.encoder, channels, size, settings.stem, settings.pretrained, local, attention)
+    if encoder.spec.channels != dataset.channels and not {encoder.spec.channels, dataset.channels} <= {1, 3}:
+        raise ValueError(f"encoder={settings.encoder} takes images of {encoder.spec.channels} channels, and these have "
+                         f"{dataset.channels} bands; choose as many with data.bands, or train an encoder from scratch")
     if scratch:
         encoder = encoders.build(encoder.spec)
     augmentation = Augmentation(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **augment)
+    augmentation.pixels = pixels
     if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
         raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
                          f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
