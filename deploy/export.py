@@ -73,6 +73,7 @@ def export(settings: ExportSettings) -> ExportResult:
     module = export_module.load(cli.expand(settings.encoder), settings.preprocess)
     data = build_data(settings)
     check_classes(settings.data.name, data.classes, module.header.classes)
+    check_pixels(settings, module.header, data)
     images = fingerprints(data)
     run = Run(training.folder(settings, f"export-{settings.data.name}", images), settings, images=images)
     reference = None if settings.against is None else export_module.load(cli.expand(settings.against), settings.preprocess)
@@ -116,6 +117,23 @@ def check_classes(name: str, classes: tuple[str, ...] | None, trained: tuple[str
             f"data={name} has {len(classes)} classes ({here}, …), the encoder's file {len(trained)} ({there}, …); they must be "
             "the same, in the same order: give the data that it was trained on"
         )
+
+
+def check_pixels(settings: ExportSettings, header, data) -> None:
+    """Refuse data that is read otherwise than the encoder's, and what cannot be done with bands.  header: EncoderHeader"""
+    theirs = header.spec.channels
+    if theirs != data.channels and not {theirs, data.channels} <= {1, 3}:
+        raise ValueError(f"encoder={settings.encoder} takes images of {theirs} channels, and data={settings.data.name} has "
+                         f"{data.channels}; give images that it was trained on")
+    if header.pixels is None and data.pixels is not None:
+        raise ValueError(f"encoder={settings.encoder} was trained on 8-bit gray or RGB images, so it is exported with such; "
+                         "leave data.bands and data.range out")
+    if header.pixels is not None and settings.preprocess:
+        raise ValueError("preprocess=true: bands and range are applied where a file is read, which no graph holds; leave "
+                         "it out: deploy.serve reads them from the file's metadata")
+    if header.pixels is not None and settings.gallery:
+        raise ValueError(f"gallery={settings.gallery}: of images with bands no copies are written; leave it out, and give the "
+                         "folder of images itself to deploy.serve --gallery")
 
 
 @contextlib.contextmanager

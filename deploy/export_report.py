@@ -126,10 +126,13 @@ def requirements_text(row: dict, onnxruntime: str | None) -> str:
 def input_text(metadata: dict) -> str:
     """How images become the files' input."""
     how, colors = metadata["preprocessing"], "grey" if metadata["channels"] == 1 else "RGB"
+    scale = "scaled to [0, 1]"
+    if pixels := how.get("pixels"):
+        colors, scale = f"{metadata['channels']}-band", f"scaled from {pixels['low']} … {pixels['high']} to [0, 1]"
     resize = f"{how['resize']} to {how['size']} px ({how['interpolation']}, antialiased), the {how['crop']} square"
     if metadata["preprocess"]:
         return f"Input: upright {colors} images of any size, bytes 0 … 255; inside the files: {resize}, normalization."
-    return f"Input: upright {colors} images, {resize}, scaled to [0, 1], minus {how['mean']}, divided by {how['std']}."
+    return f"Input: upright {colors} images, {resize}, {scale}, minus {how['mean']}, divided by {how['std']}."
 
 
 @drawn

@@ -18,6 +18,7 @@ import numpy as np
 
 from core.machine import cores
 from deploy.model import Model, RequestError
+from vision import decode, raster
 from vision.listing import class_name, ignored_note, listed, printable, walk
 
 BATCH = 64  # images whose features are computed at a time
@@ -73,7 +74,8 @@ def read_gallery(root: Path, model: Model, megapixels: float, cache: Path) -> tu
     if not root.is_dir():
         raise ValueError(f"gallery={root}: no such folder")
     ignored, closed = Counter(), {}
-    files = sorted(root / os.fsdecode(path) for path, _ in walk(os.fsencode(root), b"", ignored, closed))
+    suffixes = decode.SUFFIXES if model.preprocessing.pixels is None else raster.SUFFIXES
+    files = sorted(root / os.fsdecode(path) for path, _ in walk(os.fsencode(root), b"", ignored, closed, suffixes))
     if not files:
         raise ValueError(f"gallery={root} holds no image{f' ({listed(ignored)})' if ignored else ''}")
     cached = cache / f"{_fingerprint(root, files, model)}.npz"

@@ -13,11 +13,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -28,6 +30,7 @@ from deploy.model import Model, Outputs, RequestError
 from deploy.settings import ServeSettings
 from deploy.upload import read_body_or_file
 from vision.decode import decode
+from vision.raster import read_pixels, shown
 
 PAGE = Path(__file__).with_name("page.html")
 THUMBNAIL = 160  # pixels of the longer side
@@ -78,11 +81,19 @@ class Service:
         classes = {} if self.model.classes is None else {"classes": self._classes(outputs)}
         return classes if self.gallery is None else classes | {"neighbours": await self._neighbors(outputs, count)}
 
+    def _picture(self, file: BinaryIO) -> Image.Image:
+        """An image as it is shown: of bands, the first three, or the first."""
+        pixels = self.model.preprocessing.pixels
+        if pixels is None:
+            return decode(file, at_least=THUMBNAIL)
+        bands = shown(read_pixels(file, pixels))
+        return Image.fromarray(bands[0] if len(bands) == 1 else bands.transpose(1, 2, 0))
+
     def thumbnail(self, number: int) -> Response:
         if self.gallery is None or not 0 <= number < len(self.gallery):
             raise RequestError(404, f"the gallery has no image {number}")
         with open(self.gallery.files[number], "rb") as file:
-            image = decode(file, at_least=THUMBNAIL)
+            image = self._picture(file)
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = BytesIO()
         image.save(buffer, "PNG")

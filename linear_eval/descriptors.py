@@ -39,13 +39,18 @@ def pixels(images: Tensor) -> np.ndarray:
 
 
 def gray(images: Tensor, side: int | None = None) -> np.ndarray:
-    """Gray levels of images brought to `side`, or to at most `LARGEST`.  B,C,S,S uint8 → B,side,side uint8"""
+    """Gray levels of images brought to `side`, or to at most `LARGEST`.  B,C,S,S uint8, or float in 0..1 → B,side,side uint8
+
+    Of two or more than three bands, their mean.
+    """
     side = side or min(images.shape[-1], LARGEST)
-    levels = images.float()
+    levels = 255 * images if images.is_floating_point() else images.float()
     if images.shape[-1] != side:
         levels = F.interpolate(levels, (side, side), mode="bilinear", antialias=True)
     if images.shape[1] == 3:
         levels = (levels * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    elif images.shape[1] > 1:
+        levels = levels.mean(1, keepdim=True)
     return levels[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
 
 

@@ -23,7 +23,7 @@ from core.batchnorm import SplitBatchNorm
 from core.processes import broadcast_object, gather, gather_objects, is_main, rank, world_size
 from core.run import counting
 from vision.encoders import fit_channels
-from vision.pixels import normalize_images
+from vision.pixels import in_unit_range, normalize_images
 from vision.splits import Images
 from vision.streamed import Streamed
 
@@ -188,8 +188,8 @@ def recompute_batchnorm(
 def pixels_of(images: Tensor) -> Tensor:
     """Grey levels as they are, averaged to `PIXELS` a side where there are more.  N,C,S,S uint8 → N,D float32"""
     if images.shape[-1] <= PIXELS:
-        return images.flatten(1).float() / 255
-    return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, PIXELS).flatten(1) for part in images.split(BLOCK)])
+        return in_unit_range(images).flatten(1)
+    return torch.cat([F.adaptive_avg_pool2d(in_unit_range(part), PIXELS).flatten(1) for part in images.split(BLOCK)])
 
 
 def rankme(z: Tensor) -> float:

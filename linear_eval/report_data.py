@@ -13,6 +13,7 @@ from linear_eval.inputs import EvaluationInputs
 from linear_eval.results import ENCODER, Evaluation
 from linear_eval.rows import best_on_validation
 from vision.pixels import normalize_images
+from vision.raster import shown
 from vision.splits import Images
 from vision.streamed import Streamed
 
@@ -102,7 +103,7 @@ def pictures_of(split: Images | Streamed, indices: np.ndarray, size: int) -> Pic
 
     def read(positions: np.ndarray) -> np.ndarray:
         rows = torch.from_numpy(indices[np.asarray(positions, dtype=int)])
-        return images_of(split, rows, min(size, SHOWN), None).numpy()
+        return shown(images_of(split, rows, min(size, SHOWN), None).numpy())
 
     return read
 
@@ -121,4 +122,4 @@ def heatmaps(fitted: FittedClassifier, count: int) -> Heatmaps | None:
         heat = gradcam(method, x, predicted)
     except ValueError:
         return None
-    return Heatmaps(images.numpy(), heat.cpu().numpy(), split.labels[rows].numpy(), predicted.cpu().numpy())
+    return Heatmaps(shown(images.numpy()), heat.cpu().numpy(), split.labels[rows].numpy(), predicted.cpu().numpy())

@@ -126,7 +126,7 @@ def test_scores(
         "pretrained": lambda images: features(encoder, images, health.recipe, health.device),
     }
     size, channels = encoder.spec.image_size, encoder.spec.channels
-    widths = [pixels_of(torch.zeros(1, channels, size, size, dtype=torch.uint8)).shape[1], encoder.dim, encoder.dim]
+    widths = [pixels_of(torch.zeros(1, channels, size, size)).shape[1], encoder.dim, encoder.dim]
     ends = list(itertools.accumulate(widths))
     columns = {name: [slice(end - width, end)] for name, width, end in zip(describe, widths, ends, strict=True)}
     source = Source(

@@ -18,6 +18,7 @@ from core.errors import SettingError
 from vision import attention, cifar, classic, encoders, searched
 from vision.augment import Augmentation
 from vision.listing import class_name
+from vision.pixel_format import PixelFormat
 from vision.preprocess import Preprocessing, check_known
 
 FORMAT = 1
@@ -35,6 +36,7 @@ class EncoderHeader:
     dim: int
     origin: dict
     classes: tuple[str, ...] | None = None  # of the classifier that the file holds too
+    pixels: PixelFormat | None = None  # how files are read that are no 8-bit gray or RGB ones
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -62,7 +64,7 @@ def dumps(
 ) -> bytes:
     """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files.
 
-    moments: its `mean` and `std` normalize the encoder's input.
+    moments: its `mean` and `std` normalize the encoder's input, which is read by its `pixels`.
     head, classes: a classifier on the encoder's features, and its classes' names in the order of its outputs.
     """
     header = {
@@ -88,7 +90,8 @@ def dumps(
 
 
 def _preprocessing(spec: encoders.Spec, moments: Augmentation | EncoderHeader) -> Preprocessing:
-    return Preprocessing(spec.image_size, spec.channels, tuple(_rounded(moments.mean)), tuple(_rounded(moments.std)))
+    mean, std = tuple(_rounded(moments.mean)), tuple(_rounded(moments.std))
+    return Preprocessing(spec.image_size, spec.channels, mean, std, moments.pixels)
 
 
 def _rounded(values) -> list[float]:
@@ -105,10 +108,12 @@ def read_header(path: str | Path) -> EncoderHeader:
             header = json.loads((file.metadata() or {})["nolabel"])
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
-        check_known(header.get("preprocessing", {}))
+        check_known(stated := header.get("preprocessing", {}))
+        pixels = PixelFormat.of(stated["pixels"]) if "pixels" in stated else None
         spec = encoders.Spec.of(header["encoder"])
         classes = tuple(map(class_name, header["classes"])) if "classes" in header else None  # older files': as on their disk
-        return EncoderHeader(spec, tuple(header["mean"]), tuple(header["std"]), header["dim"], header["origin"], classes)
+        mean, std = tuple(header["mean"]), tuple(header["std"])
+        return EncoderHeader(spec, mean, std, header["dim"], header["origin"], classes, pixels)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise SettingError("encoder", f"{path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 

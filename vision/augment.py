@@ -27,7 +27,9 @@ from torch import Tensor
 from core import counter_rng
 from core.settings import TrainingSettings
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
-from vision.pixels import color_jitter, gaussian_blur, grayscale, normalize, resized_crop, solarize, where_
+from vision.color_settings import without_color
+from vision.pixel_format import PixelFormat
+from vision.pixels import color_jitter, gaussian_blur, grayscale, in_unit_range, normalize, resized_crop, solarize, where_
 from vision.policy import apply as apply_policy
 from vision.view import PAIRS, View
 from vision.view_params import ExtendedParams, ViewParams
@@ -43,7 +45,8 @@ class Augmentation:
     local: multi-crop (Caron et al. 2020, arXiv 2006.09882, §3.3): `views` more of them, `size` times as large, with
     settings of their own where `local` has them, else the first view's.
     multiple: local crops are a multiple of so many pixels a side, as transformers need.
-    mean, std: one figure a channel, for images in [0, 1].
+    mean, std: one figure a channel, for images in [0, 1]. `pixels`, an attribute: how files are read that are no 8-bit gray
+    or RGB ones; the encoder's header keeps the three.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Augmentation:
         own = {name: _of_view(f"local.{name}", value, 0, 1) for name, value in own.items()}
         self.views += [replace(self.views[0], size=self.local_size, **own)] * local["views"]
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.pixels: PixelFormat | None = None
         for view in self.views:
             refuse_color(len(self.mean), view.color)
             if view.drop_channel and len(self.mean) == 1:
@@ -134,11 +138,11 @@ def _of_view(name: str, value, view: int, views: int):
 def render(
     images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
 ) -> Tensor:
-    """One view of a batch.  images: B,C,H,W uint8 → B,C,S,S float32, normalized, channels-last.
+    """One view of a batch.  images: B,C,H,W uint8, or float32 in 0..1 → B,C,S,S float32, normalized, channels-last.
 
     cropped: the images are the crops already, resized to S, and only the flip is left to do of the geometry.
     """
-    if images.device.type == "cpu":  # on first use: half a second, and some more where it has to be compiled first
+    if images.device.type == "cpu" and not images.is_floating_point():  # on first use: half a second, more to compile
         if isinstance(params, ExtendedParams) or images.shape[1] not in COLOR:
             from vision import kernels_extended as kernels
         else:
@@ -153,12 +157,13 @@ def render_by_torch(
 ) -> Tensor:
     """`render` by whole-batch operations: what a GPU runs, and what the compiled kernel is tested against."""
     if cropped:
-        x = where_(params.flip, lambda x: x.flip(-1), images.float() / 255)
+        x = where_(params.flip, lambda x: x.flip(-1), in_unit_range(images))
     else:
         x = resized_crop(images, params.box, params.flip, size)
     extended = isinstance(params, ExtendedParams)
     x = _reshaped(x, params) if extended else x
-    x = color_jitter(x, params.jitter, params.order, params.factors)
+    if x.shape[1] in (1, 3):
+        x = color_jitter(x, params.jitter, params.order, params.factors)
     if x.shape[1] == 3:
         x = where_(params.grey, grayscale, x)
     x = where_(params.blur, gaussian_blur, x, params.sigma)
@@ -197,7 +202,7 @@ def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: 
     views = augmentation.render(images, augmentation.sample_params(seed, 0, indices, *images.shape[2:]))
     views = [torch.nn.functional.interpolate(view, images.shape[2:]) for view in views]  # local crops as large
     mean, std = augmentation.mean[:, None, None], augmentation.std[:, None, None]
-    grid = torch.stack([images.float() / 255, *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
+    grid = torch.stack([in_unit_range(images), *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
     grid = grid[:, :, : 3 if grid.shape[2] >= 3 else 1]  # of more bands, the first three
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
     grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
@@ -223,7 +228,8 @@ def draw_picture(settings: TrainingSettings) -> None:
     from vision.data import build_data
 
     dataset = build_data(settings)
-    augmentation = Augmentation(settings.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
+    augment = without_color(cli.plain(settings.augment), dataset.channels)
+    augmentation = Augmentation(settings.image_size, dataset.mean, dataset.std, **augment)
     indices = counter_rng.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
     path = Path("runs", f"augment-{settings.data.name}.png") if settings.out == "auto" else cli.expand(settings.out)
     png = picture(dataset.pretrain.resized(indices, augmentation.size), augmentation, settings.seed, indices)

@@ -8,6 +8,7 @@ from core import cli
 from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Augmentation, local_views
+from vision.color_settings import without_color
 from vision.normalization import IMAGENET, Known, Moments, choose, moments_note
 from vision.published import Architecture, with_channels, with_weights
 from vision.splits import Dataset
@@ -19,16 +20,21 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     an adapted stem), of the size that they were trained with unless `image_size` is set. `scratch` builds the same encoder with
     random weights. `notes` says what was loaded and adapted.
     """
-    augment = cli.plain(settings.augment)
+    augment = without_color(cli.plain(settings.augment), dataset.channels)
     local = local_views(augment) > 0
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
+    pixels = dataset.pixels
     if settings.encoder.endswith(".safetensors"):
         encoder, header = artifact.load(cli.expand(settings.encoder), local)
         own = stated = Moments(header.mean, header.std)
+        pixels = pixels or header.pixels
         if attention not in ("none", encoder.spec.attention):
             raise ValueError(f"attention={attention}: {settings.encoder} was made without; give it to a timm name")
     else:
         encoder, own, stated = _named(settings, dataset, local, attention)
+    if encoder.spec.channels != dataset.channels and not {encoder.spec.channels, dataset.channels} <= {1, 3}:
+        raise ValueError(f"encoder={settings.encoder} takes images of {encoder.spec.channels} channels, and these have "
+                         f"{dataset.channels} bands; choose as many with data.bands, or train an encoder from scratch")
     known = Known(own, stated, Moments(tuple(dataset.mean), tuple(dataset.std)))
     keeps = settings.encoder.endswith(".safetensors") and settings.normalization == "auto"
     input_ = own if keeps else choose(settings.normalization, known, encoder.spec.channels)
@@ -37,6 +43,7 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     augmentation = Augmentation(
         encoder.spec.image_size, input_.mean, input_.std, multiple=encoders.patch_size(encoder), **augment
     )
+    augmentation.pixels = pixels
     if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
         raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
                          f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")

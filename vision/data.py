@@ -7,7 +7,11 @@ from core.processes import broadcast_object, is_main
 from core.run import counting, log_line
 from core.settings import CommonSettings
 from vision import datasets
+from vision.color_settings import refuse_color
 from vision.listing import ignored_note, one_line
+from vision.pixel_format import SETTINGS, PixelRequest
+from vision.preprocess import Preprocessing, preprocessing_in
+from vision.reading import Reading
 from vision.splits import Dataset
 
 
@@ -16,16 +20,25 @@ def build_data(settings: CommonSettings) -> Dataset:
     options = cli.plain(settings.data)
     if options.get("root"):
         options["root"] = str(cli.expand(options["root"]))
+    request: PixelRequest | Preprocessing = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
+    group = options.pop("group", None)
+    encoder = getattr(settings, "encoder", None) or ""
+    known = preprocessing_in(cli.expand(encoder)) if encoder.endswith(".safetensors") and options["name"] == "folder" else None
+    if known is not None and known.pixels is not None:
+        known.pixels.refuse_others(request, f"encoder={encoder}")
+        request = known
     with counting("checking images") as progress:
-        dataset = datasets.load(**options, seed=settings.seed, progress=progress)
-    for note in data_notes(dataset):
+        dataset = datasets.load(**options, seed=settings.seed, progress=progress, reading=Reading(group, request))
+    augment = getattr(settings, "augment", None)
+    refused = refuse_color(cli.plain(augment), dataset.channels, cli.explicit(settings)) if augment else []
+    for note in [*data_notes(dataset), *refused]:
         log_line(f"note: {note}")
     return dataset
 
 
 def data_notes(dataset: Dataset) -> list[str]:
     """What a user should know of the data before anything is computed: a line on what was left out, one on what was ignored."""
-    notes = []
+    notes = list(dataset.notes)
     if dataset.skipped:
         kinds = [re.sub(r"\d+", "N", why) for why in dataset.skipped.values()]  # "30 by 9 pixels …" and others are of one kind
         example = dict(zip(reversed(kinds), reversed(dataset.skipped.values()), strict=True))
@@ -36,7 +49,7 @@ def data_notes(dataset: Dataset) -> list[str]:
                      f"first: {one_line(next(iter(dataset.skipped)))}")
     if ignored := ignored_note(dataset.ignored):
         notes.append(ignored)
-    return notes + dataset.notes
+    return notes
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from vision.folder import load_folder
 from vision.hub import load_hub
 from vision.label_files import VOC, is_given
+from vision.pixel_format import SETTINGS, PixelRequest
+from vision.reading import Reading
 from vision.shards import load_shards
 from vision.small_sets import READERS
 from vision.splits import STATISTICS, Dataset, Images, complete_splits
@@ -25,15 +27,15 @@ LABELS = ("auto", "folders", "none")
 
 def load(
     name: str, root: str | None = None, *, download: bool = True, labels: str = "auto", max_corrupt: float = 0.2,
-    validation: float = 0.1, seed: int = 0, progress: Progress | None = None, group: str | None = None,
+    validation: float = 0.1, seed: int = 0, progress: Progress | None = None, reading: Reading | None = None,
 ) -> Dataset:
     """The data set called `name` (one of NAMES, or hf:<name> for hf with that root).
 
     root: the folder, for folder and shards; a Hub name, local folder or .parquet, for hf; where torchvision's sets lie or go
     (default data/). validation: the share of train held out for it where there is no official split, at most 5,000
     images, stratified, a function of `seed`; a test split held out of train is the same for every seed. labels: "none" drops
-    them; folder takes a file too (vision/label_files.py). group: of folder, what no two splits may share (vision/groups.py).
-    progress: called as progress(done, total) while files are checked. Raises ValueError, one line, with the fix.
+    them; folder takes a file too (vision/label_files.py). progress: called as progress(done, total) while files are checked.
+    reading: of folder, its groups and images that are no 8-bit gray or RGB ones. Raises ValueError, one line, with the fix.
     """
     name, root = ("hf", name[3:]) if name.startswith("hf:") else (name, root)
     if name not in NAMES:
@@ -47,10 +49,13 @@ def load(
         raise ValueError(f"data.validation={validation:g} must be at least 0 and below 1, a share of train")
     if not 0 <= max_corrupt <= 1:
         raise ValueError(f"data.max_corrupt={max_corrupt:g} must lie between 0 and 1, a share of all files")
-    if group and name != "folder":
-        raise ValueError(f"data.group={group} is of data=folder alone; data={name} has no groups")
+    reading = reading or Reading()
+    if reading.group and name != "folder":
+        raise ValueError(f"data.group={reading.group} is of data=folder alone; data={name} has no groups")
+    if name != "folder" and isinstance(reading.pixels, PixelRequest) and reading.pixels.declared:
+        raise ValueError(f"data.{', data.'.join(SETTINGS)}: of data=folder alone; data={name} has 8-bit gray or RGB images")
     if name == "folder":
-        return load_folder(root, labels, max_corrupt, validation, seed, progress, group)
+        return load_folder(root, labels, max_corrupt, validation, seed, progress, reading)
     if name == "shards":
         return load_shards(root, labels, max_corrupt, validation, seed, progress)
     if name == "hf":

@@ -80,14 +80,14 @@ def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most:
 
 
 def _decode(file: BinaryIO, at_least: int | None, mode: str, most: int | None) -> Image.Image:
-    image = _identify(file)
+    image = identify(file)
     width, height = image.size
     most = MAX_PIXELS if most is None else most
     if width * height > most:
         raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
     image.draft(mode, (at_least, at_least) if at_least else None)
     image.load()
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.has_transparency_data:
@@ -97,7 +97,7 @@ def _decode(file: BinaryIO, at_least: int | None, mode: str, most: int | None) -
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
-def _identify(file: BinaryIO) -> Image.Image:
+def identify(file: BinaryIO) -> Image.Image:
     """`Image.open` without its warning about many pixels, which names no file, and without formats never promised."""
     prefix = file.read(16)
     if not prefix:
@@ -154,7 +154,7 @@ def _tags(file: BinaryIO) -> ImageFileDirectory_v2 | dict:
         return {}
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # a good picture with broken EXIF is still a good picture

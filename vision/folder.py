@@ -11,12 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from vision import raster, raster_set
 from vision.decode import SUFFIXES, reason
 from vision.duplicates import copies_across, duplicates_note
 from vision.groups import sizes_note
 from vision.label_files import is_given
 from vision.labelled import use_labels_and_groups
 from vision.listing import class_name, entries, kind_of, listed, printable, suffix, walk
+from vision.preprocess import Preprocessing
+from vision.reading import Reading
 from vision.splits import Collection, Dataset, assemble
 from vision.streamed import Files, Progress, first_skipped
 
@@ -32,7 +35,10 @@ class Scan(NamedTuple):
     skipped: dict[str, str]  # folders that cannot be read, and labels that are not used → reason
 
 
-def scan(root: str | Path, within: str = "", labels: str = "auto", classes: tuple[str, ...] | None = None) -> Scan:
+def scan(
+    root: str | Path, within: str = "", labels: str = "auto", classes: tuple[str, ...] | None = None,
+    suffixes: frozenset[bytes] = SUFFIXES,
+) -> Scan:
     """The images below root/within, in an order that no file system decides; hidden and other files are passed over.
 
     Labelled by first-level sub-folder where at least two have images and none lies beside them (`labels` "auto"; with
@@ -43,7 +49,7 @@ def scan(root: str | Path, within: str = "", labels: str = "auto", classes: tupl
     ignored, skipped = Counter(), {}
     buffer, offsets, groups, group_of = bytearray(), array("q", [0]), {}, array("q")
     name_of: dict[bytes, str] = {}
-    for path, group in walk(os.fsencode(root), os.fsencode(within), ignored, skipped):
+    for path, group in walk(os.fsencode(root), os.fsencode(within), ignored, skipped, suffixes):
         buffer += path
         offsets.append(len(buffer))
         if group not in name_of:
@@ -124,7 +130,7 @@ def _outside(root: Path, splits: list[str]) -> Counter:
 
 def load_folder(
     root: str | Path | None, labels: str = "auto", max_corrupt: float = 0.2, validation: float = 0.1, seed: int = 0,
-    progress: Progress | None = None, group: str | None = None,
+    progress: Progress | None = None, reading: Reading | None = None,
 ) -> Dataset:
     """A folder of images as a data set: train/, val/, test/ as they are, and what is missing held out of train.
 
@@ -133,18 +139,52 @@ def load_folder(
     whatever the seed; an unlabelled one has an empty test split, for there is nothing to score. An official split
     without class folders beside a labelled train cannot be scored either: it is left out, and `skipped` gives the reason.
     Files that are no images, and what lies beside official splits, are counted in `ignored`. Labels may be in a file (CSV,
-    COCO) or in XML beside the images (vision/label_files.py); `group` keeps images of one group in one split
-    (vision/groups.py). Notes tell what these found, and files that are in two splits. Raises ValueError, one line, with the
-    fix.
+    COCO) or in XML beside the images (vision/label_files.py). Notes tell what these found, and files that are in two splits.
+
+    reading: `group` keeps images of one group in one split (vision/groups.py). `pixels` says how images are read that are no
+    8-bit gray or RGB ones (vision/raster_set.py); where it asks for nothing, files of such kinds alone are taken so, by their
+    own numbers. Raises ValueError, one line, with the fix.
     """
-    root = _existing(root)
+    root, reading = _existing(root), reading or Reading()
+    request = reading.pixels
+    declared = isinstance(request, Preprocessing) or request.declared
+    collection = _collect(root, labels, raster.SUFFIXES if declared else SUFFIXES)
+    if not declared and not len(collection.splits["train"]):
+        declared = len((others := _collect(root, labels, raster.SUFFIXES)).splits["train"]) > 0
+        collection = others if declared else collection
+    if not len(collection.splits["train"]):
+        raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
+                         f"{' '.join(sorted(map(bytes.decode, raster.SUFFIXES)))}")
+    if reading.group or is_given(labels):
+        use_labels_and_groups(collection, labels, reading.group)
+    if declared or raster_set.unreadable_otherwise(collection.splits["train"], max_corrupt):
+        dataset = raster_set.assemble_rasters(collection, request, max_corrupt, validation, seed, progress)
+    else:
+        dataset = raster_set.with_notes(assemble(collection, max_corrupt, validation, seed, progress))
+    return _with_notes(dataset, reading.group)
+
+
+def _with_notes(dataset: Dataset, group: str | None) -> Dataset:
+    """Further notes: the splits' sizes by group, and files that are in two splits."""
+    splits = {"train": dataset.pretrain, "validation": dataset.validation, "test": dataset.test}
+    if group:
+        shown = splits | {"train": dataset.train}
+        dataset.notes.append(sizes_note(group, {role: split.groups for role, split in shown.items()},
+                                        {role: split.labels for role, split in shown.items()}))
+    if note := duplicates_note(copies_across(splits)):
+        dataset.notes.append(note)
+    return dataset
+
+
+def _collect(root: Path, labels: str, suffixes: frozenset[bytes]) -> Collection:
+    """The files that end so, by split, before any is read."""
     collection = Collection("folder", str(root))
     folders = _official_splits(root)
     of_folders = "none" if is_given(labels) else labels
     if any(folders.values()):
         collection.ignored += _outside(root, list(folders.values()))
     for role, folder in folders.items():
-        split, classes, ignored, skipped = scan(root, folder, of_folders, collection.classes)
+        split, classes, ignored, skipped = scan(root, folder, of_folders, collection.classes, suffixes)
         if role == "train":
             collection.classes, of_folders = classes, "auto" if classes else "none"  # classes come from train alone
         collection.ignored += ignored
@@ -154,20 +194,7 @@ def load_folder(
             collection.skipped[place] = f"{len(split)} images without class folders, so not used for {role}"
         elif len(split) or role == "train":
             collection.splits[role] = split
-    if not len(collection.splits["train"]):
-        raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
-                         f"{' '.join(sorted(map(bytes.decode, SUFFIXES)))}")
-    if group or is_given(labels):
-        use_labels_and_groups(collection, labels, group)
-    dataset = assemble(collection, max_corrupt, validation, seed, progress)
-    splits = {"train": dataset.pretrain, "validation": dataset.validation, "test": dataset.test}
-    if group:
-        shown = splits | {"train": dataset.train}
-        dataset.notes.append(sizes_note(group, {role: split.groups for role, split in shown.items()},
-                                        {role: split.labels for role, split in shown.items()}))
-    if note := duplicates_note(copies_across(splits)):
-        dataset.notes.append(note)
-    return dataset
+    return collection
 
 
 def _existing(root: str | Path | None) -> Path:

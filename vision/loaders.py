@@ -19,6 +19,7 @@ from core.processes import World
 from core.run import log_line
 from vision.augment import Augmentation
 from vision.encoders import fit_channels
+from vision.raster_split import BandImage
 from vision.splits import Images
 from vision.streamed import Streamed, refuse_many
 from vision.view_params import ViewParams, concatenate
@@ -123,7 +124,8 @@ class StreamLoader:
         if not self.workers:
             return False
         world, batch = self.sampler.world, self.sampler.batch_size // self.sampler.world.size
-        a_batch = batch * sum(3 * view.size**2 for view in self.augmentation.views)
+        pixel = self.split.channels * self.split.dtype.itemsize
+        a_batch = batch * sum(pixel * view.size**2 for view in self.augmentation.views)
         free = shared_memory_short(needed := a_batch * (2 * self.workers + 2) * world.local_size)
         if free is not None:
             log_line(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
@@ -136,7 +138,7 @@ class CroppedBatch(NamedTuple):
 
     epoch: int
     indices: Any  # B int64: the images that are in it; a neighbor stands in for a file that cannot be read
-    views: list[Any]  # V tensors B,3,S,S uint8
+    views: list[Any]  # V tensors B,3,S,S uint8, or B,C,S,S float32
     params: list[ViewParams]
     skipped: dict[str, str]
 
@@ -178,9 +180,9 @@ class _CroppedSteps(Dataset):
     def _crop(self, epoch: int, indices: Tensor) -> tuple[Tensor, list[Tensor], list[ViewParams]]:
         """The indices of the images that can be read, every view's crops, and its parameters."""
         used, sizes = torch.empty_like(indices), [view.size for view in self.augmentation.views]
-        views = [torch.empty(len(indices), 3, S, S, dtype=torch.uint8) for S in sizes]
+        views = [torch.empty(len(indices), self.split.channels, S, S, dtype=self.split.dtype) for S in sizes]
         groups: list[list[ViewParams]] = []
-        waiting: list[Image.Image] = []  # decoded, to be cut together: parameters for many cost little more
+        waiting: list[Image.Image | BandImage] = []  # decoded, to be cut together: parameters for many cost little more
         for row, index in enumerate(indices.tolist()):
             image, used[row] = self.split.readable(index, self.at_least)
             waiting.append(image)
@@ -190,14 +192,19 @@ class _CroppedSteps(Dataset):
                 waiting.clear()
         return used, views, [concatenate(list(parts)) for parts in zip(*groups, strict=True)]
 
-    def _cut(self, epoch: int, indices: Tensor, images: list[Image.Image], views: list[Tensor]) -> list[ViewParams]:
+    def _cut(
+        self, epoch: int, indices: Tensor, images: list[Image.Image | BandImage], views: list[Tensor]
+    ) -> list[ViewParams]:
         """Write these images' crops into `views`.  indices: those that choose the random numbers."""
         height, width = torch.tensor([(image.height, image.width) for image in images]).T
         params = self.augmentation.sample_params(self.sampler.seed, epoch, indices, height, width)
         for i, image in enumerate(images):
-            pixels = np.asarray(image)  # H,W,3
+            pixels = None if isinstance(image, BandImage) else np.asarray(image)  # H,W,3
             for view, p in zip(views, params, strict=True):
-                crop_resize(image, pixels, p.box[i].tolist(), view[i])
+                if isinstance(image, BandImage):
+                    image.crop_resize(p.box[i].tolist(), view[i])
+                else:
+                    crop_resize(image, pixels, p.box[i].tolist(), view[i])
         return params
 
 

@@ -14,14 +14,15 @@ SOLARIZE_AT = 128 / 255
 
 
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Crop, flip and resize with antialiased bilinear weights.  B,C,H,W uint8 → B,C,S,S float in [0, 1].
+    """Crop, flip and resize with antialiased bilinear weights.  B,C,H,W uint8, or float in [0, 1] → B,C,S,S float in [0, 1].
 
     Resampling is separable and linear: two small matrices an image, the flip folded into the horizontal one.
     """
     B, C, H, W = images.shape
     top, left, height, width = box.unbind(1)
     rows = resize_weights(top, height, H, size)  # B,S,H
-    columns = resize_weights(left, width, W, size, flip) / 255  # B,S,W
+    columns = resize_weights(left, width, W, size, flip)  # B,S,W
+    columns = columns if images.is_floating_point() else columns / 255
     x = rows @ images.transpose(1, 2).float().reshape(B, H, C * W)  # B,S,C*W
     x = x.view(B, size * C, W) @ columns.mT  # B,S*C,S
     x = x.view(B, size, C, size).transpose(1, 2).contiguous()
@@ -137,8 +138,13 @@ def normalize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def normalize_images(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The input of a frozen encoder, without augmentation.  B,C,S,S uint8; mean, std: C → float32, channels-last"""
-    return normalize(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
+    """The input of a frozen encoder, without augmentation.  B,C,S,S; mean, std: C → float32, channels-last"""
+    return normalize(in_unit_range(images), mean, std).contiguous(memory_format=torch.channels_last)
+
+
+def in_unit_range(images: Tensor) -> Tensor:
+    """uint8 → float32 in [0, 1]; float images are in it."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def per_image(values: Tensor) -> Tensor:

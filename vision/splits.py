@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from core import counter_rng
 from vision.groups import hold_out
 from vision.listing import counted
+from vision.pixel_format import PixelFormat
 from vision.streamed import Progress, Streamed, drop_unreadable
 
 VALIDATION_CAP = 5_000
@@ -80,8 +81,9 @@ class Dataset:
     could be scored on it, that is for an unlabelled folder. classes: from train, or None where unlabelled.
     image_size: natural side in pixels (224 for folder, shards and hf). mean, std: per channel, in 0..1 (`STATISTICS`).
     skipped: file or folder → why it was left out. ignored: kind → how many files of it were never looked at: ".heic",
-    "without suffix"; folders that were not entered end in "/" ("@eaDir/").
-    notes: further lines that a user should read: on label files, groups, and files that are in two splits.
+    "without suffix"; folders that were not entered end in "/" ("@eaDir/"). pixels: how files are read that are no 8-bit gray
+    or RGB ones; then images are float32 in 0..1, and not uint8. notes: further lines that a user should read: on label files,
+    groups, and files that are in two splits.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Dataset:
     skipped: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    pixels: PixelFormat | None = None
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

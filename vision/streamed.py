@@ -38,6 +38,9 @@ class Streamed:
     skipped: path → reason of the files found unreadable by *this process's copy* after the check up front.
     """
 
+    channels: int = 3
+    dtype: torch.dtype = torch.uint8  # of the pixels, 0..255; float32: 0..1 (vision/raster_split.py)
+
     def __init__(self, rows: Tensor, labels: Tensor | None = None, max_corrupt: float = 0.2) -> None:
         self.rows, self.labels, self.max_corrupt = rows, labels, max_corrupt
         self.skipped: dict[str, str] = {}
@@ -88,8 +91,7 @@ class Streamed:
         def one(index: int) -> np.ndarray:  # size,size,3
             return np.asarray(center_square(self.readable(index, at_least=DRAFT * size)[0], size))
 
-        threads = 1 if torch.utils.data.get_worker_info() else _threads()
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(1 if torch.utils.data.get_worker_info() else threads()) as pool:
             pixels = list(pool.map(one, indices.tolist()))
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
@@ -106,7 +108,7 @@ class Streamed:
         self._identify(digest)
         count = len(self) if len(self) <= CHECK_ALL else CHECK_SOME
         sampled = [int(self.rows[i * len(self) // count]) for i in range(count)]
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(threads()) as pool:
             for part in pool.map(self._sample, sampled):
                 digest.update(part)
         return digest.hexdigest()
@@ -174,7 +176,7 @@ class Files(Streamed):
                 return -1
 
         rows = self.rows.tolist()
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(threads()) as pool:
             for row, number in zip(rows, pool.map(size, rows, chunksize=256), strict=True):
                 digest.update(b"%d %s\n" % (number, self._relative(row)))
 
@@ -182,7 +184,8 @@ class Files(Streamed):
         return open(self._path(row), "rb")
 
 
-def _threads() -> int:
+def threads() -> int:
+    """Images that one process decodes at once."""
     return min(8, cores())  # so many images of up to MAX_PIXELS may be decoded at once
 
 
@@ -220,7 +223,7 @@ def drop_unreadable(
             return str(error)
 
     skipped, bad = {}, {name: [] for name in splits}
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         for done, ((name, index), why) in enumerate(zip(tried, pool.map(why_not, tried), strict=True), 1):
             if why is not None:
                 skipped[splits[name].where(index)] = why

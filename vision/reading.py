@@ -1,0 +1,13 @@
+"""How a folder is read beyond what its files and sub-folders say."""
+from dataclasses import dataclass, field
+
+from vision.pixel_format import PixelRequest
+from vision.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Reading:
+    """group: what no two splits may share (vision/groups.py); pixels: how images that are not 8-bit gray or RGB are read."""
+
+    group: str | None = None
+    pixels: PixelRequest | Preprocessing = field(default_factory=PixelRequest)
