@@ -91,7 +91,7 @@ def dumps(
 
 def _preprocessing(spec: encoders.Spec, moments: Augmentation | EncoderHeader) -> Preprocessing:
     mean, std = tuple(_rounded(moments.mean)), tuple(_rounded(moments.std))
-    return Preprocessing(spec.image_size, spec.channels, mean, std, moments.pixels)
+    return Preprocessing(spec.image_size, spec.channels, mean, std, getattr(moments, "pixels", None))
 
 
 def _rounded(values) -> list[float]:

@@ -162,8 +162,7 @@ def render_by_torch(
         x = resized_crop(images, params.box, params.flip, size)
     extended = isinstance(params, ExtendedParams)
     x = _reshaped(x, params) if extended else x
-    if x.shape[1] in (1, 3):
-        x = color_jitter(x, params.jitter, params.order, params.factors)
+    x = color_jitter(x, params.jitter, params.order, params.factors)
     if x.shape[1] == 3:
         x = where_(params.grey, grayscale, x)
     x = where_(params.blur, gaussian_blur, x, params.sigma)
