@@ -5,6 +5,7 @@
 
 Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def pretrain(
             return encoder, recipe, method_of(settings, encoder)
 
         encoder, recipe, method = initial()
+        if method.traits.needs_labels and dataset.pretrain.labels is None:  # some images have no label
+            dataset = dataclasses.replace(dataset, pretrain=dataset.train)
         if method.traits.needs_labels and dataset.pretrain.labels is None:
             raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
         if method.traits.needs_labels and len(dataset.pretrain.labels.unique()) < 2:
