@@ -115,7 +115,8 @@ def begins_as_probe(settings: FinetuneSettings) -> bool:
 def check_labels(dataset: Dataset, name: str) -> None:
     """Refuse data that a classifier cannot be trained or judged on."""
     if dataset.classes is None or dataset.train.labels is None:
-        raise ValueError(f"data={name} has no labels, and there must be: two or more sub-folders of a folder are its classes")
+        raise ValueError(f"data={name} has no labels, and there must be: two or more sub-folders of a folder are its "
+                         f"classes, or data.labels names a file")
     if len(dataset.train.labels.unique()) < 2:
         raise ValueError(f"data={name}: training images of a single class leave nothing to tell apart; add a second class")
     if not len(dataset.test) or dataset.test.labels is None:

@@ -5,6 +5,7 @@
 
 Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
+import dataclasses
 import json
 import sys
 import tempfile
@@ -77,6 +78,8 @@ def pretrain(
             return encoder, recipe, method_of(settings, encoder)
 
         encoder, recipe, method = initial()
+        if method.traits.needs_labels and dataset.pretrain.labels is None:  # some images have no label
+            dataset = dataclasses.replace(dataset, pretrain=dataset.train)
         check_labels(settings, method, dataset)
         deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])

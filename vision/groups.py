@@ -58,9 +58,9 @@ def numbers(names: Sequence[str | None]) -> Tensor:
 def hold_out(labels: Tensor, groups: Tensor, share: float, cap: int, seed: int, use: int) -> Tensor:
     """Which images to hold out, whole groups of them.  labels, groups: N int64 → N bool.
 
-    Groups come in random order; one is taken where that brings the counts of the classes nearer to `share` of each (in the
-    sum of absolute differences) and keeps an image of every class. Then each class that has none yet gets its smallest group
-    that can be taken. At most `cap` images where that is possible.  Nothing is held out at share 0.
+    Groups come in random order; one is taken where that brings the counts of its classes and of all images nearer to `share`
+    (in the sum of absolute differences) and keeps an image of every class. Then each class that has none yet gets its
+    smallest group that can be taken. At most `cap` images where that is possible.  Nothing is held out at share 0.
     """
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     if share == 0 or not len(labels):
@@ -86,8 +86,9 @@ def hold_out(labels: Tensor, groups: Tensor, share: float, cap: int, seed: int, 
 
     for group in counter_rng.keys(seed, use, ids, counter_rng.SPLIT).argsort(stable=True).tolist():
         rows = slice(ends[group], ends[group + 1])
-        missing = wanted[of_class[rows]] - held[of_class[rows]]
-        if np.abs(missing - count[rows]).sum() < np.abs(missing).sum() and possible(group):
+        missing = np.append(wanted[of_class[rows]] - held[of_class[rows]], wanted.sum() - held.sum())  # of each class, of all
+        more = np.append(count[rows], count[rows].sum())
+        if np.abs(missing - more).sum() < np.abs(missing).sum() and possible(group):
             take(group)
     owner = (pairs // classes).numpy()
     for one in np.flatnonzero(total):
