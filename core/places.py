@@ -15,8 +15,7 @@ EXPORTED = (".onnx", ".pt2", ".engine", ".torchscript.pt")
 def check(flat: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     """Raises ValueError for a path that cannot be meant.
 
-    flat: dotted setting → value; paths: setting → "folder" (to write to), "weights" (encoder files, several by comma) or
-    "checkpoint" (another program's weights)
+    flat: dotted setting → value; paths: setting → "folder" (to write to) or "weights" (encoder files, several by comma)
     """
     for name, value in flat.items():
         if isinstance(value, str) and value.startswith("~"):
@@ -33,8 +32,6 @@ def check(flat: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     for name, (value, path) in named.items():
         for part in value.split(",") if path == "weights" else ():
             check_weights(name, part.strip())
-        if path == "checkpoint":
-            check_checkpoint(name, value)
 
 
 def check_out(out: str) -> None:
@@ -84,5 +81,5 @@ def check_checkpoint(name: str, path: str) -> None:
         raise ValueError(f"{named}: is no weight file by its name; {', '.join(CHECKPOINTS)} are read")
     if not file.is_file():
         raise ValueError(f"{named}: {'is a folder' if file.is_dir() else 'no such file'}; give a weight file")
-    if file.name == "last.pt" or path.endswith(EXPORTED):
+    if path.endswith(EXPORTED) or (file.name == "last.pt" and (file.parent / "config.yaml").is_file()):
         check_weights(name, path)

@@ -53,8 +53,7 @@ def option(
     allowed: a range of numbers, or names to choose from; None, where the default is None, is always allowed.
     affects_result: False for what says where a run happens and how closely it is watched (core/identity.py).
     original_default: of a field that came later, the value that older runs had; at it the field is no part of an identity.
-    path: "folder", if it names a folder to write to; "weights", if it names encoder files, several by comma; "checkpoint", if
-    it names a weight file of another program.
+    path: "folder", if it names a folder to write to, or "weights", if it names encoder files, several by comma.
     once: the name that it had before, which the command line and recipe files still understand.
     """
     factory = {"default_factory": lambda: default} if isinstance(default, (list, dict)) else {"default": default}
@@ -151,7 +150,7 @@ class CommonSettings(Settings):
     pretrained: bool = option(False, "timm's published weights")
     weights: str | None = option(
         None, "another program's weights (.pth .pt .bin .ckpt .tar .safetensors) for the timm architecture that encoder names",
-        original_default=None, path="checkpoint",
+        original_default=None,
     )
     normalization: str = option(
         "auto", "auto (what the weights were trained with, else the data's) | data | weights (timm's for the name) | "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import cli, identity, origin, trackers, world
 from core.machine import cores
+from core.places import check_checkpoint
 from core.settings import NORMALIZATIONS, CommonSettings, Settings, TrainingSettings, check_allowed, parse_moments, refuse
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def check_weights(settings: CommonSettings) -> None:
         parse_moments(settings.normalization)
     if settings.weights is None:
         return
+    check_checkpoint("weights", settings.weights)
     named, encoder = f"weights={settings.weights}", settings.encoder or ""
     if encoder.endswith(".safetensors") or ":" in encoder:
         raise ValueError(f"{named}: encoder={encoder} brings its own weights; leave one of the two out, or name the timm "

@@ -129,7 +129,7 @@ def baseline_command(run, settings: DistillSettings, classifier: bool) -> list[s
 
 def _is_shared(classifier: bool, name: str) -> bool:
     """Is it a setting of images and encoder, or of views where both tools have the same?"""
-    names = ("stem", "pretrained", "image_size", "precision", *(["augment"] if classifier else []))
+    names = ("stem", "pretrained", "weights", "normalization", "image_size", "precision", *(["augment"] if classifier else []))
     return name in names or name.startswith(("data.", "augment.") if classifier else "data.")
 
 

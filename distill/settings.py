@@ -13,7 +13,7 @@ class DistillSettings(TrainingSettings):
     )
     teacher_weights: str | None = option(
         None, "another program's weights for the timm architecture that teacher names (.pth .pt .bin .ckpt .tar .safetensors)",
-        original_default=None, path="checkpoint",
+        original_default=None,
     )
     teacher_normalization: str = option(
         "auto", "of teacher_weights: auto (imagenet, or timm's for a name with a tag) | weights | imagenet | mean;std",

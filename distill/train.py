@@ -15,6 +15,7 @@ from pathlib import Path
 from core import cli, training
 from core.errors import SettingError
 from core.identity import without_defaults
+from core.places import check_checkpoint
 from core.settings import parse_moments
 from distill.settings import DistillSettings, listed
 
@@ -52,6 +53,8 @@ def check(settings: DistillSettings) -> None:
         raise ValueError(f"{setting}={getattr(settings, setting)}: {way}")
     if settings.weights and len(names) > 1:
         raise ValueError(f"weights={settings.weights}: is one file for {len(names)} students; give one student")
+    if settings.teacher_weights:
+        check_checkpoint("teacher_weights", settings.teacher_weights)
     if settings.teacher_weights and (len(listed(settings.teacher)) > 1 or settings.teacher.endswith(".safetensors")):
         raise ValueError(f"teacher_weights={settings.teacher_weights}: needs one timm name as teacher=, not {settings.teacher}")
     if settings.teacher_normalization != "auto":

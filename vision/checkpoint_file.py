@@ -87,16 +87,21 @@ def _is_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{"
 
 
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def _torch_content(path: Path, setting: str) -> Any:
+    if zipfile.is_zipfile(path) and _is_torchscript(path):
+        way = "load it with torch.jit.load and save its state_dict()"
+        raise SettingError(setting, f"{path}: is a TorchScript program, which is code; {way}")
     try:
         with torch.serialization.safe_globals(_plain_values()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SettingError(setting, f"{path}: {_refused_code(path)}") from error
     except Exception as error:  # torch's readers fail in many ways
-        if "torchscript" in str(error).lower():
-            way = "load it with torch.jit.load and save its state_dict()"
-            raise SettingError(setting, f"{path}: is a TorchScript program, which is code; {way}") from error
         why = f"is no weight file that torch can read ({_line(error)}); download it again"
         raise SettingError(setting, f"{path}: {why}") from error
 

@@ -76,7 +76,8 @@ class _ByName:
     found: dict[str, Tensor]  # encoder's name → the file's tensor, of the right shape
     misshapen: dict[str, tuple[int, ...]]  # encoder's name → the file's shape
     missing: list[str]  # the encoder's
-    extra: list[str]  # the file's, under this prefix
+    extra: list[str]  # the file's, under this prefix, after timm's converter
+    dropped: list[str]  # the file's that timm's converter left out, such as mask_token
     changes: tuple[str, ...]
 
     @property
@@ -85,11 +86,12 @@ class _ByName:
         return len(self.found), -(PREFIXES.index(last) if last in PREFIXES else len(PREFIXES))
 
 
-def fit(checkpoint: Checkpoint, encoder: nn.Module, setting: str = "weights") -> Fit:
+def fit(checkpoint: Checkpoint, encoder: nn.Module, name: str, setting: str = "weights") -> Fit:
     """The file's tensors for this encoder.
 
-    setting: the one that names the file. Raises SettingError, one line, where a tensor of the encoder is not in the file or of
-    another shape, or the file's encoder has more than this one: never a part alone, never random in silence.
+    name: the encoder's, as the user gave it; setting: the one that names the file. Raises SettingError, one line, where a
+    tensor of the encoder is not in the file or of another shape, or the file's encoder has more than this one: never a part
+    alone, never random in silence.
     """
     tried = [_by_name(checkpoint.tensors, prefix, encoder) for prefix in _prefixes(checkpoint.tensors)]
     best = max(tried, key=lambda one: one.score)
@@ -103,13 +105,13 @@ def fit(checkpoint: Checkpoint, encoder: nn.Module, setting: str = "weights") ->
         why = f"its names are not timm's for it, and {result}"
     else:
         why = _misfit(best, surplus)
-    raise SettingError(setting, f"{checkpoint.path}: is not of encoder={encoder.spec.name}: {why}; "
-                       "name the timm architecture that it belongs to as encoder=")
+    way = f"name the timm architecture that it belongs to as {'teacher' if setting == 'teacher_weights' else 'encoder'}="
+    raise SettingError(setting, f"{checkpoint.path}: does not fit {name}: {why}; {way}")
 
 
 def _fitted(checkpoint: Checkpoint, encoder: nn.Module, best: _ByName) -> Fit:
     outside = [name for name in checkpoint.tensors if not name.startswith(best.prefix)]
-    unused = (*(best.prefix + name for name in best.extra), *outside)
+    unused = (*(best.prefix + name for name in (*best.extra, *best.dropped)), *outside)
     missing = tuple(name for name in encoder.state_dict() if name not in best.found)
     loaded = LoadedWeights(
         checkpoint.path.name, checkpoint.nest, best.prefix, "name", len(best.found), unused, missing, best.changes
@@ -160,11 +162,13 @@ def _by_name(tensors: dict[str, Tensor], prefix: str, encoder: nn.Module) -> _By
     ordered = {name: found[name] for name in state if name in found}
     missing = [name for name in _needed(encoder) if name not in found and name not in misshapen]
     extra = [name for name in renamed if name not in state]
+    kept = {id(value) for value in renamed.values()}
+    dropped = [name for name, value in own.items() if name not in renamed and id(value) not in kept]
     changes = tuple(
         f"{name}: interpolated from {_shape(own[name].shape)} to {_shape(value.shape)} (timm's resampling)"
         for name, value in ordered.items() if name in own and _interpolated(own[name].shape, value.shape)
     )
-    return _ByName(prefix, ordered, misshapen, missing, extra, changes)
+    return _ByName(prefix, ordered, misshapen, missing, extra, dropped, changes)
 
 
 def _interpolated(old: Iterable[int], new: Iterable[int]) -> bool:

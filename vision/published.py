@@ -44,11 +44,11 @@ def with_weights(path: str | Path, architecture: Architecture, channels: int, se
 def _native(checkpoint: Checkpoint, architecture: Architecture, setting: str) -> tuple[nn.Module, Fit]:
     """An encoder of the file's own channels, and the file's tensors for it."""
     encoder = architecture.create(3)
-    found = fit(checkpoint, encoder, setting)
+    found = fit(checkpoint, encoder, architecture.name, setting)
     if found.channels in (None, 3):
         return encoder, found
     encoder = architecture.create(found.channels)
-    return encoder, fit(checkpoint, encoder, setting)
+    return encoder, fit(checkpoint, encoder, architecture.name, setting)
 
 
 def _adapted(found: Fit, architecture: Architecture, channels: int, setting: str) -> Fit:

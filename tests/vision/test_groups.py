@@ -15,6 +15,7 @@ from vision.data import data_notes
 from vision.duplicates import copies_across
 from vision.folder import load_folder
 from vision.groups import hold_out, numbers
+from vision.reading import Reading
 
 NUMBER = 0
 
@@ -61,7 +62,7 @@ def patient(name: str) -> str:
     ("patient.csv", "patient"), ("patient.csv", r"p\d+"), ("auto", r"(p\d+)_\d"), ("auto", r"/(p)(\d+)_"), ("none", r"p\d+"),
 ])
 def test_no_group_is_in_two_splits(patients, labels, group):
-    dataset = load_folder(patients, labels=labels, group=group)
+    dataset = load_folder(patients, labels=labels, reading=Reading(group=group))
     assert_apart(dataset, patient)
     sizes = {role: len(names) for role, names in splits_of(dataset).items()}
     total = sum(sizes.values())
@@ -75,12 +76,12 @@ def test_no_group_is_in_two_splits(patients, labels, group):
 
 
 def test_test_is_the_same_for_every_seed_and_keeps_its_groups(patients, tmp_path):
-    a, b = (splits_of(load_folder(patients, group=r"p\d+", seed=seed)) for seed in (0, 1))
+    a, b = (splits_of(load_folder(patients, reading=Reading(group=r"p\d+"), seed=seed)) for seed in (0, 1))
     assert a["test"] == b["test"]
     assert a["validation"] != b["validation"]
-    assert splits_of(datasets.load("folder", patients, group=r"p\d+")) == a
+    assert splits_of(datasets.load("folder", patients, reading=Reading(group=r"p\d+"))) == a
     assert splits_of(load_folder(patients)) != a
-    assert load_folder(patients, group=None).fingerprints == load_folder(patients).fingerprints
+    assert load_folder(patients, reading=Reading(group=None)).fingerprints == load_folder(patients).fingerprints
 
 
 def test_parent_is_the_folders_name_whatever_the_class(tmp_path):
@@ -88,7 +89,7 @@ def test_parent_is_the_folders_name_whatever_the_class(tmp_path):
         for scene in range(10):
             for i in range(3):
                 save(tmp_path / kind / f"s{scene}" / f"{i}.png")
-    dataset = load_folder(tmp_path, group="parent")
+    dataset = load_folder(tmp_path, reading=Reading(group="parent"))
     assert_apart(dataset, lambda name: name.split("/")[1])
     assert len(dataset.test) == 12
 
@@ -102,7 +103,7 @@ def test_unlabelled_images_of_a_held_out_group_are_not_pretrained_on(tmp_path):
     rows = rows[:-1]  # an image of which the table has no group
     with open(tmp_path / "labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([("path", "label", "patient"), *rows])
-    dataset = load_folder(tmp_path, labels="labels.csv", group="patient")
+    dataset = load_folder(tmp_path, labels="labels.csv", reading=Reading(group="patient"))
     assert_apart(dataset, patient)
     used = splits_of(dataset)
     assert set(used["train"]) == {name for name, _, p in rows if p in {*map(patient, used["train"])}}
@@ -116,11 +117,11 @@ def test_official_splits_with_a_common_group_are_refused(tmp_path):
             for kind in "ab":
                 save(tmp_path / split / kind / f"p{k}_.png")
     with pytest.raises(ValueError, match=r"=p\\d\+: 2 groups \(first: p1[01]\) in both the train and the test folder"):
-        load_folder(tmp_path, group=r"p\d+")
+        load_folder(tmp_path, reading=Reading(group=r"p\d+"))
     for k in (10, 11):
         for kind in "ab":
             (tmp_path / "test" / kind / f"p{k}_.png").unlink()
-    dataset = load_folder(tmp_path, group=r"p\d+")
+    dataset = load_folder(tmp_path, reading=Reading(group=r"p\d+"))
     assert_apart(dataset, patient)
     assert len(dataset.test) == 6
 
@@ -135,7 +136,7 @@ def test_official_splits_with_a_common_group_are_refused(tmp_path):
 ])
 def test_groups_that_cannot_be_are_one_line(patients, labels, group, told):
     with pytest.raises(ValueError, match=told) as error:
-        load_folder(patients, labels=labels, group=group)
+        load_folder(patients, labels=labels, reading=Reading(group=group))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -146,9 +147,9 @@ def test_an_image_without_a_group_is_refused(tmp_path):
     text = (tmp_path / "labels.csv").read_text()
     (tmp_path / "labels.csv").write_text("path,label,slide\n" + text)
     with pytest.raises(ValueError, match=r"data.group=slide: that column is empty for 1 labelled image \(first: 7.png\)"):
-        load_folder(tmp_path, labels="labels.csv", group="slide")
+        load_folder(tmp_path, labels="labels.csv", reading=Reading(group="slide"))
     with pytest.raises(ValueError, match="data=digits has no groups"):
-        datasets.load("digits", group="slide")
+        datasets.load("digits", reading=Reading(group="slide"))
 
 
 # ------------------------------------------------------------------------------------------------------------ the holdout
