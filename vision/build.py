@@ -1,5 +1,6 @@
 """Settings → an encoder with its input, and the precision it computes in."""
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +18,10 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     does one with timm's published weights: color images (gray ones are repeated), of the size that they were trained with
     unless `image_size` is set. `scratch` builds the same encoder with random weights.
     """
-    augment = without_color(cli.plain(settings.augment), dataset.channels)
+    augment = cli.plain(settings.augment)
     local = local_views(augment) > 0
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
-    channels, size, mean, std = dataset.channels, settings.image_size, dataset.mean, dataset.std
-    pixels = dataset.pixels
+    pixels, channels, size, mean, std = dataset.pixels, dataset.channels, settings.image_size, dataset.mean, dataset.std
     if settings.encoder.endswith(".safetensors"):
         encoder, header = artifact.load(cli.expand(settings.encoder), local)
         mean, std, pixels = header.mean, header.std, pixels or header.pixels
@@ -37,12 +37,23 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
                          f"{dataset.channels} bands; choose as many with data.bands, or train an encoder from scratch")
     if scratch:
         encoder = encoders.build(encoder.spec)
-    augmentation = Augmentation(encoder.spec.image_size, mean, std, multiple=encoders.patch_size(encoder), **augment)
-    augmentation.pixels = pixels
+    moments = artifact.EncoderHeader(encoder.spec, tuple(mean), tuple(std), encoder.dim, {}, pixels=pixels)
+    augmentation = augmentation_for(moments, augment, encoders.patch_size(encoder))
     if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
         raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
                          f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
     return encoder.train(), augmentation
+
+
+def augmentation_for(header: artifact.EncoderHeader, augment: dict[str, Any], multiple: int = 1) -> Augmentation:
+    """How views are made for an encoder of this header: color augmentation only where its images have color.
+
+    augment: its settings. multiple: as of `Augmentation`.
+    """
+    settings = without_color(augment, header.spec.channels)
+    augmentation = Augmentation(header.spec.image_size, header.mean, header.std, multiple=multiple, **settings)
+    augmentation.pixels = header.pixels
+    return augmentation
 
 
 def compile_encoder(encoder: nn.Module) -> None:
