@@ -217,7 +217,7 @@ def test_gray_and_rgb_folders_stay_as_they_are(tmp_path):
     assert data.pixels is None
     assert (data.mean, data.std) == datasets.STATISTICS["imagenet"]
     assert data.train.resized(torch.tensor([0]), 8).dtype == torch.uint8
-    assert data.notes == ("1 .npy left out beside other images; data.range or data.bands takes all of them, as numbers",)
+    assert data.notes == ["1 .npy left out beside other images; data.range or data.bands takes all of them, as numbers"]
     for page in range(3):
         tifffile.imwrite(tmp_path / "pages.tif", np.full((20, 24), page, np.uint8), append=page > 0)
     assert "several pages" in str(load(tmp_path).notes)
