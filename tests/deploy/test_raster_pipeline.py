@@ -44,7 +44,7 @@ def test_thirteen_bands_from_pretraining_to_the_service(root, tmp_path, capfd):
         f"out={tmp_path / 'run'}", "trackers=none",
     ))
     assert run.finished
-    assert "images of 13 bands are read as numbers" in capfd.readouterr().out
+    assert "images of 13 bands are read as numbers" in capfd.readouterr().err
     file = f"encoder={run.encoder}"
     evaluate.evaluate(settings(evaluate.TOOL, root, file, "parts=[knn]", f"out={tmp_path / 'eval'}", "workers=0"))
     assert (tmp_path / "eval" / "report.html").is_file()
