@@ -27,7 +27,7 @@ from nas.space import Candidate
 from nas.training_process import HeartbeatListener, StartupHeartbeat, run_processes
 from nas.trial_record import TrialRecord
 from vision import artifact, cost, encoders, loaders
-from vision.augment import Augmentation
+from vision.build import augmentation_for
 from vision.pixels import normalize_images
 from vision.splits import Dataset
 
@@ -67,7 +67,7 @@ def proxy_losses(settings: PretrainSettings, data: Dataset, encoder) -> list[Cal
     """The method's loss of two batches."""
     method = training.build_method(settings, encoder)
     method.prepare(len(data.pretrain), PROXY_IMAGES)
-    card = artifact.EncoderHeader(encoder.spec, data.mean, data.std, encoder.dim, {})
+    card = artifact.EncoderHeader(encoder.spec, data.mean, data.std, encoder.dim, {}, pixels=data.pixels)
     views = batches(settings, data.pretrain, card, PROXY_IMAGES, settings.seed, torch.device("cpu"))
     return [lambda batch=batch: method(batch, 0.0).loss for batch in islice(views, 2)]
 
@@ -76,7 +76,7 @@ def batches(
     settings: PretrainSettings, split, card: artifact.EncoderHeader, size: int, seed: int, device: torch.device
 ) -> Iterator[Batch]:
     """An epoch of the split's views, as an encoder of this card is trained on them."""
-    recipe = Augmentation(card.spec.image_size, card.mean, card.std, **cli.plain(settings.augment))
+    recipe = augmentation_for(card, cli.plain(settings.augment))
     deal = loaders.BatchSampler(len(split), size, seed, World(0, 1, 0, 1, device))
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
@@ -154,7 +154,9 @@ class TrainEvaluator:
         """The encoder file that training begins with: random weights of the seed."""
         torch.manual_seed(self.settings.seed)
         encoder = encoders.build(candidate.spec)
-        recipe = Augmentation(candidate.spec.image_size, self.data.mean, self.data.std, **cli.plain(self.settings.augment))
+        data = self.data
+        header = artifact.EncoderHeader(candidate.spec, data.mean, data.std, encoder.dim, {}, pixels=data.pixels)
+        recipe = augmentation_for(header, cli.plain(self.settings.augment))
         return artifact.dumps(encoder, recipe, {"tool": "nas.search", "choice": candidate.json})
 
     def folder(self, record: TrialRecord) -> Path:

@@ -29,6 +29,7 @@ from nas.settings import SupernetSettings
 from nas.space import Space, StubTrial, largest, smallest
 from vision import artifact, elastic, encoders
 from vision.augment import Augmentation
+from vision.build import augmentation_for
 from vision.encoders import Spec
 from vision.pixels import normalize_images
 from vision.splits import Dataset
@@ -113,7 +114,8 @@ def pretrain(settings: SupernetSettings, listeners=()) -> ssl.pretrain.PretrainR
 
     def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Augmentation]:
         encoder = encoders.build(largest_spec(function, dataset.channels, settings.image_size))
-        return encoder.train(), Augmentation(encoder.spec.image_size, dataset.mean, dataset.std, **cli.plain(settings.augment))
+        header = artifact.EncoderHeader(encoder.spec, dataset.mean, dataset.std, encoder.dim, {}, pixels=dataset.pixels)
+        return encoder.train(), augmentation_for(header, cli.plain(settings.augment))
 
     def method_of(settings: SupernetSettings, encoder: nn.Module) -> Method:
         return sandwiched(training.build_method(settings, encoder), function, settings.subnets, settings.seed)

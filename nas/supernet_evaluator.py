@@ -1,5 +1,6 @@
 """An evaluator whose candidates are parts of one supernet (nas/supernet.py)."""
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from nas.storage import study_folder
 from nas.training_process import run_processes
 from nas.trial_record import TrialRecord
 from vision import artifact
-from vision.augment import Augmentation
+from vision.build import augmentation_for
 from vision.encoders import Spec
 from vision.splits import Dataset
 
@@ -53,7 +54,8 @@ class SupernetEvaluator(TrainEvaluator):
         return supernet.inherited_encoder(self.encoder, self.card, spec, self.images, self.device)
 
     def initial_weights(self, candidate: Candidate) -> bytes:
-        recipe = Augmentation(candidate.spec.image_size, self.card.mean, self.card.std, **cli.plain(self.settings.augment))
+        header = replace(self.card, spec=candidate.spec)
+        recipe = augmentation_for(header, cli.plain(self.settings.augment))
         return artifact.dumps(self.part(candidate.spec), recipe, {"tool": supernet.TOOL.module, "choice": candidate.json})
 
     def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:

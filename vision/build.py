@@ -1,5 +1,6 @@
 """Settings → an encoder with its input, and the precision it computes in."""
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     an adapted stem), of the size that they were trained with unless `image_size` is set. `scratch` builds the same encoder with
     random weights. `notes` says what was loaded and adapted.
     """
-    augment = without_color(cli.plain(settings.augment), dataset.channels)
+    augment = cli.plain(settings.augment)
     local = local_views(augment) > 0
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     pixels = dataset.pixels
@@ -40,10 +41,8 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     input_ = own if keeps else choose(settings.normalization, known, encoder.spec.channels)
     if scratch:
         encoder = encoders.build(encoder.spec)
-    augmentation = Augmentation(
-        encoder.spec.image_size, input_.mean, input_.std, multiple=encoders.patch_size(encoder), **augment
-    )
-    augmentation.pixels = pixels
+    header = artifact.EncoderHeader(encoder.spec, tuple(input_.mean), tuple(input_.std), encoder.dim, {}, pixels=pixels)
+    augmentation = augmentation_for(header, augment, encoders.patch_size(encoder))
     if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
         raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
                          f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
@@ -87,6 +86,17 @@ def notes(encoder: nn.Module, settings: CommonSettings, augmentation: Augmentati
         chosen = Moments(tuple(augmentation.mean.tolist()), tuple(augmentation.std.tolist()))
         found = [*found, moments_note(settings.normalization, chosen)]
     return found
+
+
+def augmentation_for(header: artifact.EncoderHeader, augment: dict[str, Any], multiple: int = 1) -> Augmentation:
+    """How views are made for an encoder of this header: color augmentation only where its images have color.
+
+    augment: its settings. multiple: as of `Augmentation`.
+    """
+    settings = without_color(augment, header.spec.channels)
+    augmentation = Augmentation(header.spec.image_size, header.mean, header.std, multiple=multiple, **settings)
+    augmentation.pixels = header.pixels
+    return augmentation
 
 
 def compile_encoder(encoder: nn.Module) -> None:

@@ -20,20 +20,34 @@ def build_data(settings: CommonSettings) -> Dataset:
     options = cli.plain(settings.data)
     if options.get("root"):
         options["root"] = str(cli.expand(options["root"]))
-    request: PixelRequest | Preprocessing = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
+    request = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
     group = options.pop("group", None)
-    encoder = getattr(settings, "encoder", None) or ""
-    known = preprocessing_in(cli.expand(encoder)) if encoder.endswith(".safetensors") and options["name"] == "folder" else None
-    if known is not None and known.pixels is not None:
-        known.pixels.refuse_others(request, f"encoder={encoder}")
-        request = known
+    known = known_preprocessing(settings, request) if options["name"] == "folder" else None
     with counting("checking images") as progress:
-        dataset = datasets.load(**options, seed=settings.seed, progress=progress, reading=Reading(group, request))
+        dataset = datasets.load(**options, seed=settings.seed, progress=progress, reading=Reading(group, known or request))
     augment = getattr(settings, "augment", None)
     refused = refuse_color(cli.plain(augment), dataset.channels, cli.explicit(settings)) if augment else []
     for note in [*data_notes(dataset), *refused]:
         log_line(f"note: {note}")
     return dataset
+
+
+def known_preprocessing(settings: CommonSettings, request: PixelRequest) -> Preprocessing | None:
+    """The preprocessing of the encoder, or of the teacher, where their files say how images with bands are read.
+
+    Raises ValueError where the request, or another one of them, differs.
+    """
+    known = None
+    for setting in ("encoder", "teacher"):
+        for name in (getattr(settings, setting, None) or "").split(","):
+            found = preprocessing_in(cli.expand(name.strip())) if name.strip().endswith(".safetensors") else None
+            if found is None or found.pixels is None:
+                continue
+            found.pixels.refuse_others(request, f"{setting}={name.strip()}")
+            if known is not None and known.pixels != found.pixels:
+                raise ValueError(f"{setting}={name.strip()} takes images of other bands or another range than the others")
+            known = known or found
+    return known
 
 
 def data_notes(dataset: Dataset) -> list[str]:

@@ -38,7 +38,8 @@ def assemble_rasters(
     splits = {role: RasterFiles.of(split, known) for role, split in collection.splits.items()}
     dataset = assemble(replace(collection, splits=splits), max_corrupt, validation, seed, progress)
     if isinstance(request, Preprocessing):
-        return _with_format(dataset, known, Moments(request.mean, request.std, ()), ())
+        note = f"images of {_bands(known)} are read as the encoder's file says: scaled to 0..1 {_scale(known)}"
+        return _with_format(dataset, known, Moments(request.mean, request.std, ()), (note,))
     measured = needs_percentiles(request, known)
     if measured:
         known = percentiles(RasterFiles.of(dataset.train, known))
@@ -59,19 +60,27 @@ def _with_format(dataset: Dataset, how: PixelFormat, figures: Moments, notes: tu
     )
 
 
+def _bands(how: PixelFormat) -> str:
+    return "1 band" if how.channels == 1 else f"{how.channels} bands"
+
+
+def _scale(how: PixelFormat) -> str:
+    if how.reading.window:
+        return "by each file's own window"
+    pairs = [f"{low:g} to {high:g}" for low, high in zip(how.low, how.high, strict=True)]
+    if len({*pairs}) == 1:
+        return f"from {pairs[0]}"
+    return f"per band, from {', '.join(pairs[:3])}{', …' if len(pairs) > 3 else ''}"
+
+
 def _notes(request: PixelRequest, how: PixelFormat, figures: Moments, measured: bool) -> tuple[str, ...]:
-    bands = "1 band" if how.channels == 1 else f"{how.channels} bands"
     if measured:
-        pairs = [f"{low:g} to {high:g}" for low, high in zip(how.low, how.high, strict=True)]
         low, high = PERCENTILES
-        scale = f"per band, from the {low:g} to the {high:g} percentile of the training images ({', '.join(pairs[:3])}" \
-                f"{', …' if len(pairs) > 3 else ''})"
+        scale = f"{_scale(how)}, the {low:g} and {high:g} percentiles of the training images"
         scale += "" if request.range else "; data.range=[low,high] declares a range"
-    elif how.reading.window:
-        scale = "by each file's own window; data.range=[low,high] declares one in the modality's units"
     else:
-        scale = f"from {how.low[0]:g} to {how.high[0]:g}" + (" and so on" if len({*how.low, *how.high}) > 2 else "")
-    notes = [f"images of {bands} are read as numbers and scaled to 0..1 {scale}"]
+        scale = _scale(how) + ("; data.range=[low,high] declares one in the modality's units" if how.reading.window else "")
+    notes = [f"images of {_bands(how)} are read as numbers and scaled to 0..1 {scale}"]
     if figures.constant:
         which = ("channel " if len(figures.constant) == 1 else "channels ") + ", ".join(map(str, figures.constant))
         notes.append(f"{which} of the input: the same value in all training images")
@@ -127,7 +136,7 @@ def _left_out(split: Files, index: int) -> str:
             head = file.read(26)
             file.seek(0)
             image = decode.identify(file)
-            deep_png = head[:4] == b"\x89PNG" and head[24] == 16
+            deep_png = head[:4] == b"\x89PNG" and head[24:25] == b"\x10"
             deep = deep_png or image.mode == "F" or image.mode.startswith("I")
             pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
     except (OSError, Unreadable, ValueError, SyntaxError, Image.DecompressionBombError):

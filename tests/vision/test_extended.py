@@ -358,6 +358,9 @@ def test_older_runs_keep_their_identity():
         default = list(default) if isinstance(default, tuple) else default
         assert identity.ORIGINAL_DEFAULTS[f"augment.{name}"] == default
     assert POLICIES[0] == identity.ORIGINAL_DEFAULTS["augment.policy"]
+    settings = yaml.safe_load((ROOT / "vision/config/augment/classify.yaml").read_text())
+    assert not set(names) & set(identity.without_defaults("augment", settings))  # of a teacher's cache
+    assert identity.without_defaults("augment", settings | {"turns": 1.0})["turns"] == 1.0
 
 
 def test_picture_of_many_channels_shows_three(tmp_path):
