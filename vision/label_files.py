@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vision.decode import SUFFIXES
 from vision.listing import class_name, counted, one_line
+from vision.raster import SUFFIXES
 from vision.text import read_lines
 
 VOC = "voc"  # a value of data.labels: an XML file for each image

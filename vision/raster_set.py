@@ -53,9 +53,10 @@ def _with_format(dataset: Dataset, how: PixelFormat, figures: Moments, notes: tu
         return RasterFiles.of(split, how)
 
     train = of(dataset.train)
+    pretrain = train if dataset.pretrain is dataset.train else of(dataset.pretrain)  # with images that have no label
     return replace(
-        dataset, pretrain=train, train=train, validation=of(dataset.validation), test=of(dataset.test), channels=how.channels,
-        mean=figures.mean, std=figures.std, pixels=how, notes=[*dataset.notes, *notes],
+        dataset, pretrain=pretrain, train=train, validation=of(dataset.validation), test=of(dataset.test),
+        channels=how.channels, mean=figures.mean, std=figures.std, pixels=how, notes=[*dataset.notes, *notes],
     )
 
 

@@ -17,6 +17,8 @@ from vision import datasets
 from vision.box_labels import Box, image_class
 from vision.data import data_notes
 from vision.folder import load_folder
+from vision.pixel_format import PixelRequest
+from vision.reading import Reading
 
 
 def save(path: Path, value: int = 0) -> Path:
@@ -192,6 +194,18 @@ def test_odd_names_do_not_break_a_note(tmp_path):
     write(tmp_path / "labels.csv", [*ROWS, ("esc\x1b[31m.png", "cat")])
     for note in load_folder(tmp_path, labels="labels.csv").notes:
         assert note.isprintable()
+
+
+def test_arrays_of_bands_are_labelled_and_the_others_pretrained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        np.save(tmp_path / f"{i:03d}.npy", rng.integers(0, 4096, (5, 12, 12), dtype=np.uint16))
+    write(tmp_path / "labels.csv", [(f"{i:03d}", half(i)) for i in range(20)], ("id", "label"))
+    dataset = load_folder(tmp_path, labels="labels.csv", reading=Reading(pixels=PixelRequest(axes="CYX")))
+    assert label_of(dataset) == {f"{i:03d}.npy": half(i) for i in range(20)}
+    assert len(dataset.pretrain) == len(dataset.train) + 10
+    assert dataset.pretrain.labels is None
+    assert dataset.pretrain.resized(torch.tensor([0]), 8).shape == (1, 5, 8, 8)
 
 
 # -------------------------------------------------------------------------------------------------------------------- VOC
