@@ -157,7 +157,8 @@ def render_by_torch(
 ) -> Tensor:
     """`render` by whole-batch operations: what a GPU runs, and what the compiled kernel is tested against."""
     if cropped:
-        x = where_(params.flip, lambda x: x.flip(-1), in_unit_range(images))
+        own = images.clone() if images.is_floating_point() else in_unit_range(images)  # where_ changes its input
+        x = where_(params.flip, lambda x: x.flip(-1), own)
     else:
         x = resized_crop(images, params.box, params.flip, size)
     extended = isinstance(params, ExtendedParams)

@@ -261,6 +261,16 @@ def test_whole_float_images_are_rendered_as_bytes_are():
     torch.testing.assert_close(eight, real, atol=2e-4, rtol=0)
 
 
+def test_rendering_leaves_float_crops_as_they_are():
+    """Flips are done in place where a CPU does them: not on the caller's crops."""
+    crops = torch.rand(6, 13, 8, 8, generator=torch.Generator().manual_seed(0))
+    before, augmentation = crops.clone(), Augmentation(8, [0.5] * 13, [0.2] * 13, flip=0.5, jitter=0, grey=0, blur=0)
+    params = augmentation.sample_params(0, 0, torch.arange(6), 8, 8)
+    assert 0 < params[0].flip.sum() < 6
+    augmentation.render([crops, crops], params)
+    assert torch.equal(crops, before)
+
+
 def test_color_is_refused_or_left_out():
     strong = {"views": 2, "crop": [0.1, 1.0], "jitter": 0.8, "hue": 0.1, "grey": [0.2, 0.2], "solarize": [0.0, 0.2]}
     with pytest.raises(ValueError, match=r"augment.hue=0.1: color augmentation needs gray or RGB images.* 13 bands"):
