@@ -235,7 +235,8 @@ def images(root, counts: dict[str, int]) -> str:
         for i in range(count):
             path = root / name / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng([len(name), ord(name[-1]), i]).integers(0, 256, (9, 9, 3), np.uint8)).save(path)
+            rng = np.random.default_rng([len(name), ord(name[-1]), i])
+            Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(path)
     return str(root)
 
 
