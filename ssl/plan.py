@@ -21,11 +21,13 @@ SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # pixels that encoders are trained
 LARGEST_SIDE = {"cpu": 64, "gpu": 224}
 LARGEST_SIDE_OF_WEIGHTS = {"cpu": 128, "gpu": 224}
 SMALL_SET = 20_000  # images: up to here the values for small sets are taken
-IMAGES_SEEN = 200_000  # on a CPU, over all epochs
+IMAGES_SEEN = 150_000  # on a CPU, over all epochs
 EPOCHS = (5, 400)  # at least and at most
 METHOD = "simclr"
 FROM_SCRATCH = {  # of METHOD on small sets
-    "optim.name": "adamw", "optim.lr": 0.004, "optim.weight_decay": 0.05, "augment.crop": [0.3, 1.0],
+    "optim.name": "adamw", "optim.lr": 0.003, "optim.scaling": "sqrt", "optim.weight_decay": 0.05,
+    "augment.crop": [0.3, 1.0], "augment.brightness": 0.2, "augment.contrast": 0.2, "augment.saturation": 0.1,
+    "augment.hue": 0.05, "augment.grey": 0.1, "augment.view_size": 0.75,
 }  # fmt: skip
 START = ("encoder", "weights", "pretrained", "stem", "normalization")  # settings that say where training begins
 LENGTH = ("epochs", "steps", "budget", "pause_at")
@@ -107,8 +109,8 @@ def _encoder(found: "Survey", place: Place) -> str:
 
 
 def _batch(images: int, devices: int) -> int:
-    """About a sixteenth of the images: a power of two from 32 to 256, and a multiple of the processes."""
-    batch = 2 ** max(5, min(8, round(math.log2(max(images, 1) / 16))))
+    """About a twenty-fourth of the images: a power of two from 32 to 256, and a multiple of the processes."""
+    batch = 2 ** max(5, min(8, round(math.log2(max(images, 1) / 24))))
     return max(1, round(batch / devices)) * devices
 
 

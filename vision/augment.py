@@ -44,7 +44,9 @@ class Augmentation:
     settings: `View`'s fields. A plain value holds for every view; a list with one entry a view gives each its own.
     local: multi-crop (Caron et al. 2020, arXiv 2006.09882, §3.3): `views` more of them, `size` times as large, with
     settings of their own where `local` has them, else the first view's.
-    multiple: local crops are a multiple of so many pixels a side, as transformers need.
+    size: of the images, in pixels a side. view_size: the side of the views as a share of it; trained at somewhat smaller views,
+    an encoder is better at the images' size (Touvron et al. 2019, arXiv 1906.06423). multiple: views smaller than `size` are
+    a multiple of so many pixels a side, as transformers need.
     mean, std: one figure a channel, for images in [0, 1]. `pixels`, an attribute: how files are read that are no 8-bit gray
     or RGB ones; the encoder's header keeps the three.
     """
@@ -57,20 +59,23 @@ class Augmentation:
         views: int = 2,
         local: dict | None = None,
         multiple: int = 1,
+        view_size: float = 1.0,
         **settings,
     ):
         local_views({"local": local})
         local = {"views": 0, "size": 1.0} | (local or {})
         names = [f.name for f in fields(View) if f.name != "size"]
-        _refuse_unknown("augment", settings, ["views", "local", *names])
+        _refuse_unknown("augment", settings, ["views", "local", "view_size", *names])
         _refuse_unknown("augment.local", local, [*LOCAL, *names])
         if not isinstance(views, int) or views < 1:
             raise ValueError(f"augment.views={views}: a whole number, 1 or more")
-        if type(local["size"]) not in (int, float) or not 0 < local["size"] <= 1:
-            raise ValueError(f"augment.local.size={local['size']}: a share of image_size, more than 0 and at most 1")
-        self.size, self.local_size = size, max(multiple, round(size * local["size"] / multiple) * multiple)
+        for name, share in (("view_size", view_size), ("local.size", local["size"])):
+            if type(share) not in (int, float) or not 0 < share <= 1:
+                raise ValueError(f"augment.{name}={share}: a share of image_size, more than 0 and at most 1")
+        self.size = size if view_size == 1 else _share_of(size, view_size, multiple)
+        self.local_size = _share_of(size, local["size"], multiple)
         self.views = [
-            View(size, **{name: _of_view(name, value, i, views) for name, value in settings.items()})
+            View(self.size, **{name: _of_view(name, value, i, views) for name, value in settings.items()})
             for i in range(views)
         ]
         own = {name: value for name, value in local.items() if name not in LOCAL and value is not None}
@@ -98,6 +103,15 @@ class Augmentation:
             render(source, p, view.size, self.mean, self.std, cropped)
             for source, p, view in zip(sources, params, self.views, strict=True)
         ]
+
+
+def _share_of(size: int, share: float, multiple: int) -> int:
+    return max(multiple, round(size * share / multiple) * multiple)
+
+
+def several_sizes(settings: dict) -> bool:
+    """Does an encoder see views of other sizes than its own, by the settings of an augmentation?"""
+    return local_views(settings) > 0 or settings.get("view_size", 1.0) != 1
 
 
 def local_views(settings: dict) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 from core import cli
 from core.settings import CommonSettings
 from vision import artifact, encoders
-from vision.augment import Augmentation, local_views
+from vision.augment import Augmentation, local_views, several_sizes
 from vision.color_settings import without_color
 from vision.normalization import IMAGENET, Known, Moments, choose, moments_note
 from vision.published import Architecture, with_channels, with_weights
@@ -22,17 +22,17 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     random weights. `notes` says what was loaded and adapted.
     """
     augment = cli.plain(settings.augment)
-    local = local_views(augment) > 0
+    several = several_sizes(augment)
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     pixels = dataset.pixels
     if settings.encoder.endswith(".safetensors"):
-        encoder, header = artifact.load(cli.expand(settings.encoder), local)
+        encoder, header = artifact.load(cli.expand(settings.encoder), several)
         own = stated = Moments(header.mean, header.std)
         pixels = pixels or header.pixels
         if attention not in ("none", encoder.spec.attention):
             raise ValueError(f"attention={attention}: {settings.encoder} was made without; give it to a timm name")
     else:
-        encoder, own, stated = _named(settings, dataset, local, attention)
+        encoder, own, stated = _named(settings, dataset, several, attention)
     if encoder.spec.channels != dataset.channels and not {encoder.spec.channels, dataset.channels} <= {1, 3}:
         raise ValueError(f"encoder={settings.encoder} takes images of {encoder.spec.channels} channels, and these have "
                          f"{dataset.channels} bands; choose as many with data.bands, or train an encoder from scratch")
@@ -43,9 +43,12 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
         encoder = encoders.build(encoder.spec)
     header = artifact.EncoderHeader(encoder.spec, tuple(input_.mean), tuple(input_.std), encoder.dim, {}, pixels=pixels)
     augmentation = augmentation_for(header, augment, encoders.patch_size(encoder))
-    if local and (why := encoders.unfit_reason(encoder, side := augmentation.local_size)):
-        raise ValueError(f"augment.local.size: encoder={encoder.spec.name} does not take local crops of {side} px "
-                         f"({why}); choose another share of {encoder.spec.image_size} px, or augment.local.views=0")
+    used = [("local.size", "local crops", augmentation.local_size, "local.views=0")] if local_views(augment) else []
+    used += [("view_size", "views", augmentation.size, "view_size=1")] if augmentation.size != encoder.spec.image_size else []
+    for name, views, side, way in used:
+        if why := encoders.unfit_reason(encoder, side):
+            raise ValueError(f"augment.{name}: encoder={encoder.spec.name} does not take {views} of {side} px ({why}); choose "
+                             f"another share of {encoder.spec.image_size} px, or augment.{way}")
     return encoder.train(), augmentation
 
 

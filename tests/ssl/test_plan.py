@@ -43,7 +43,7 @@ def test_survey_of_files_that_pillow_cannot_open_has_no_side(tmp_path):
 
 def test_small_pictures_and_few_of_them_get_a_small_encoder_and_small_batches(tmp_path):
     made = plan.planned(TOOL, settings("--data.root", str(pictures(tmp_path, [70] * 100)), "--device", "cpu"))
-    assert (made.image_size, made.encoder, made.batch_size, made.optim.name) == (48, "tiny", 32, "adamw")
+    assert (made.image_size, made.encoder, made.batch_size, made.optim.name) == (64, "tiny", 32, "adamw")
     assert made.epochs == plan.EPOCHS[1]
 
 
@@ -71,7 +71,7 @@ def test_without_plan_nothing_changes_and_nothing_is_read():
     assert plan.planned(TOOL, before) is before
 
 
-@pytest.mark.parametrize(("images", "devices", "batch"), [(10, 1, 32), (800, 1, 64), (800, 3, 63), (50_000, 1, 256)])
+@pytest.mark.parametrize(("images", "devices", "batch"), [(10, 1, 32), (1600, 1, 64), (1600, 3, 63), (50_000, 1, 256)])
 def test_batches_are_a_sixteenth_of_the_images_and_a_multiple_of_the_processes(images, devices, batch):
     assert plan._batch(images, devices) == batch
 

@@ -327,7 +327,7 @@ def test_a_list_gives_each_view_its_own():
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "vision/config/augment").glob("*.yaml")))
 def test_every_recipe_names_all_settings(name):
     settings = yaml.safe_load((ROOT / "vision/config/augment" / f"{name}.yaml").read_text())
-    assert set(settings) == {"views", "local", *View.__dataclass_fields__} - {"size"}
+    assert set(settings) == {"views", "local", "view_size", *View.__dataclass_fields__} - {"size"}
     assert set(settings["local"]) == {"views", "size", "crop", "blur", "solarize"}
     augmentation = Augmentation(28, (0.5,), (0.25,), **settings)
     views = augmentation.render(noise(9, 1, 28, 28), augmentation.sample_params(0, 0, torch.arange(9), 28, 28))
@@ -337,7 +337,7 @@ def test_every_recipe_names_all_settings(name):
 @pytest.mark.parametrize(("settings", "message"), [
     ({"flop": 0.5}, r"augment.flop is not a setting; did you mean flip\?"),
     ({"Sigma_": 3}, "augment.Sigma_ is not a setting"),
-    ({"xyzzy": 3}, "augment.xyzzy is not a setting; there are views, local, crop, ratio"),
+    ({"xyzzy": 3}, "augment.xyzzy is not a setting; there are views, local, view_size, crop, ratio"),
     ({"flip": 1.5}, "augment.flip=1.5: a probability"),
     ({"flip": float("nan")}, "augment.flip=nan: a probability"),
     ({"blur": "often"}, "augment.blur=often: needs a number"),

@@ -172,3 +172,21 @@ def test_where_torch_cannot_compile_it_is_refused_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match=r"compile=true: .*No working C\+\+ compiler.*g\+\+, or leave compile out") as caught:
         compile_encoder(torch.nn.Linear(2, 2))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.5, 24), (0.7, 36)])
+def test_views_may_be_smaller_than_what_the_encoder_is_for(share, side):
+    """34 px would be .7 of 48: a transformer's are a multiple of its patch, 6 px here."""
+    model, recipe = built("encoder=vit_tiny_patch16_224", "image_size=48", f"augment.view_size={share}")
+    assert model.spec.image_size == 48
+    assert (recipe.size, {view.size for view in recipe.views}) == (side, {side})
+    draw = recipe.sample_params(0, 0, torch.arange(2), 48, 48)
+    view, *_ = recipe.render(torch.zeros(2, len(recipe.mean), 48, 48, dtype=torch.uint8), draw)
+    assert view.shape[-2:] == (side, side)
+    assert model(view).shape == (2, model.dim)
+
+
+def test_a_share_of_view_size_is_more_than_0_and_at_most_1():
+    for share in ("0", "1.5", "true"):
+        with pytest.raises(ValueError, match=r"augment\.view_size="):
+            built("encoder=test_resnet", "image_size=16", f"augment.view_size={share}")
