@@ -21,10 +21,11 @@ def build_data(settings: CommonSettings) -> Dataset:
     if options.get("root"):
         options["root"] = str(cli.expand(options["root"]))
     request = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
-    group = options.pop("group", None)
+    group, multilabel = options.pop("group", None), options.pop("multilabel", "auto")
     known = known_preprocessing(settings, request) if options["name"] == "folder" else None
     with counting("checking images") as progress:
-        dataset = datasets.load(**options, seed=settings.seed, progress=progress, reading=Reading(group, known or request))
+        dataset = datasets.load(**options, seed=settings.seed, progress=progress,
+                                reading=Reading(group, known or request, str(multilabel).lower()))
     augment = getattr(settings, "augment", None)
     refused = refuse_color(cli.plain(augment), dataset.channels, cli.explicit(settings)) if augment else []
     for note in [*data_notes(dataset), *refused]:

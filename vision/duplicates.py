@@ -14,6 +14,7 @@ import numpy as np
 
 from core.machine import cores
 from vision.listing import counted
+from vision.multilabel import equal
 from vision.streamed import CHECK_ALL, CHECK_SOME, Files
 
 PIECE = 4_096  # bytes at three places that equal files must share before they are read whole
@@ -84,7 +85,7 @@ def _copies(splits: Mapping[str, Files], one: str, other: str, pairs: list[tuple
     mine, theirs = splits[one], splits[other]
     differ = 0
     if mine.labels is not None and theirs.labels is not None:
-        differ = sum(int(mine.labels[i]) != int(theirs.labels[j]) for i, j in pairs)
+        differ = sum(not equal(mine.labels[i], theirs.labels[j]) for i, j in pairs)
     i, j = pairs[0]
     return Copies(one, other, len(pairs), differ, (mine.name(i), theirs.name(j)))
 

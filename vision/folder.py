@@ -156,7 +156,7 @@ def load_folder(
         raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
                          f"{' '.join(sorted(map(bytes.decode, raster.SUFFIXES)))}")
     if reading.group or is_given(labels):
-        use_labels_and_groups(collection, labels, reading.group)
+        use_labels_and_groups(collection, labels, reading.group, reading.multilabel)
     if declared or raster_set.unreadable_otherwise(collection.splits["train"], max_corrupt):
         dataset = raster_set.assemble_rasters(collection, request, max_corrupt, validation, seed, progress)
     else:
