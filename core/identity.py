@@ -18,7 +18,8 @@ from core.settings import PretrainSettings, Settings, flat, marked
 # Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
 UNAFFECTING = {"data.root", "data.download"}
 ORIGINAL_DEFAULTS = {
-    "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False, "data.group": None, "data.multilabel": "auto",
+    "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False, "data.group": None,
+    "data.multilabel": "auto",
     "augment.vflip": 0.0, "augment.turns": 0.0, "augment.rotate": 0.0, "augment.policy": "none", "augment.policy_n": 2,
     "augment.policy_magnitude": 9, "augment.gain": 0.0, "augment.offset": 0.0, "augment.gamma": [1.0, 1.0],
     "augment.noise": 0.0, "augment.drop_channel": 0.0,

@@ -152,6 +152,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     from vision.build import build_encoder, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
+    from vision.multilabel import refuse
 
     start = time.monotonic()
     torch.manual_seed(settings.seed)
@@ -160,6 +161,8 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     run = Run(training.folder(settings, name, images), settings, settings.resume, images)
     encoder, recipe = build_encoder(settings, dataset)
     teacher = load(settings.teacher, recipe.mean, recipe.std, world.device, foreign(settings))
+    refuse(dataset.train.labels, "distill.train", "set data.labels=none, which leaves the images, or data.multilabel=false "
+           "where the file allows it")
     classes = check_classes(dataset, teacher, settings)
     method = training.build_method(settings, encoder, teacher=teacher, classes=classes)
     split = dataset.train if method.traits.needs_labels else dataset.pretrain
