@@ -13,7 +13,7 @@ import torch
 
 from vision import raster, raster_set
 from vision.decode import SUFFIXES, reason
-from vision.duplicates import copies_across, duplicates_note
+from vision.duplicates import look_up
 from vision.groups import sizes_note
 from vision.label_files import is_given
 from vision.labelled import use_labels_and_groups
@@ -171,7 +171,7 @@ def _with_notes(dataset: Dataset, group: str | None) -> Dataset:
         shown = splits | {"train": dataset.train}
         dataset.notes.append(sizes_note(group, {role: split.groups for role, split in shown.items()},
                                         {role: split.labels for role, split in shown.items()}))
-    if note := duplicates_note(copies_across(splits)):
+    if note := look_up(splits).note:
         dataset.notes.append(note)
     return dataset
 
