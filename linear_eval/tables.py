@@ -14,6 +14,7 @@ HEAD = (
 )
 NUMBERS = slice(3, 10)  # columns of HEAD that are figures
 BRIEF = (0, 1, 2, 3, 4, 9, 10, 11)  # columns of HEAD that the terminal shows, the last as far as there is room
+OUTSIDE, FIXED = "settings as given", "fixed beforehand"  # "protocol none" and "nothing: fixed", to people
 MULTILABEL = (
     "source", "method", "labels", "mAP", "95 % interval", "micro F1", "macro F1", "threshold", "validation", "selected on",
     "settings", "note",
@@ -41,7 +42,7 @@ def _cells(row: Row, encoder: str) -> list[str]:
     note += [f"mean ± std of {row.draws} draws"] if row.draws > 1 else []
     return [
         encoder if row.is_encoders else row.source, method_title(row), percent(row.labels), f"{row.score:.1f}{spread}",
-        f"{low:.1f} … {high:.1f}", *_figures(row), row.selected_on,
+        f"{low:.1f} … {high:.1f}", *_figures(row), row.selected_on.replace("nothing: fixed", FIXED),
         ", ".join(f"{key} {setting(value)}" for key, value in row.chosen.items()), "; ".join(note),
     ]
 
@@ -75,7 +76,7 @@ def facts(evaluation: Evaluation) -> str:
     return (
         f"{e.source} ({e.parameters / 1e6:.2f} M parameters, {e.dim:,} features, {e.image_size} px); "
         f"{d.train:,} training, {d.validation:,} validation, {d.test:,} test images of {len(d.classes)} classes; "
-        f"protocol {evaluation.protocol}{changed}"
+        f"{OUTSIDE if evaluation.protocol.startswith('none') else f'protocol {evaluation.protocol}'}{changed}"
     )
 
 

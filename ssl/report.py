@@ -196,7 +196,7 @@ def final(
     if health.bank is not None:
         ends.append(f"         {suggest.evaluate(settings, path)}")
     elif settings.data.name in suggest.STREAMED:
-        ends += [f"         {line}" for line in suggest.gallery(settings, path)]
+        ends += [f"         {line}" for line in suggest.gallery(settings, path, dataset.pixels is not None)]
     print("\n".join([*lines, *ends]))
     return scores
 

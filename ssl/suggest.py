@@ -26,13 +26,16 @@ def evaluate(settings: PretrainSettings, encoder: Path | str) -> str:
     return f"uv run python -m linear_eval.evaluate {shlex.join(words)}"
 
 
-def gallery(settings: PretrainSettings, encoder: Path | str) -> list[str]:
-    """Without labels: export the encoder with a gallery of the same images, and serve a page that finds similar ones."""
+def gallery(settings: PretrainSettings, encoder: Path | str, bands: bool = False) -> list[str]:
+    """Without labels: export the encoder with a gallery of the same images, and serve a page that finds similar ones.
+
+    bands: images are no 8-bit gray or RGB ones, of which the folder itself is the gallery.
+    """
     given = cli.arguments(settings, lambda name: name.startswith("data.") or name == "seed")
     folder = Path(encoder).parent / "similar"
-    words = ["--encoder", str(encoder), "--data", settings.data.name, *given, "--preprocess", "--gallery", "2000",
-             "--out", str(folder)]
-    served = ["--model", str(folder / "model.onnx"), "--gallery", str(folder / "gallery")]
+    copies = [] if bands else ["--preprocess", "--gallery", "2000"]
+    words = ["--encoder", str(encoder), "--data", settings.data.name, *given, *copies, "--out", str(folder)]
+    served = ["--model", str(folder / "model.onnx"), "--gallery", str(settings.data.root if bands else folder / "gallery")]
     return [f"uv run python -m deploy.export {shlex.join(words)}", f"uv run python -m deploy.serve {shlex.join(served)}"]
 
 

@@ -192,8 +192,8 @@ def _line(error: Exception) -> str:
 def snippet(header: EncoderHeader, path: str) -> str:
     """A few lines of plain timm that load the file and make its input: what report.md and the README show.
 
-    They leave `model` and `prepare`, a PIL image → 1,C,S,S.  Models that timm lacks need one line of ours more, which puts
-    them into its registry.
+    They leave `model` and `prepare`: a PIL image, or an open file of an image with bands, → 1,C,S,S.  Models that timm lacks
+    need one line of ours more, which puts them into its registry.
     """
     spec = header.spec
     extra = "".join(f", {k}={v!r}" for k, v in spec.arguments.items())
@@ -205,7 +205,7 @@ def snippet(header: EncoderHeader, path: str) -> str:
         f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
         *_surgery(spec),
         f"model.load_state_dict({weights})",
-        *_input(header.preprocessing),
+        *(_input(header.preprocessing) if header.pixels is None else _bands(path)),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -218,6 +218,14 @@ def _input(how: Preprocessing) -> list[str]:
         "from torchvision.transforms import v2; from PIL import ImageOps",
         f"steps = v2.Compose([v2.Resize({size}), v2.CenterCrop({size}), v2.PILToTensor(), {normalize}])",
         f"prepare = lambda image: steps(ImageOps.exif_transpose(image).convert({mode!r}))[None]",
+    ]
+
+
+def _bands(path: str) -> list[str]:
+    """The same for images that are no 8-bit gray or RGB ones: their reader is ours.  They leave `prepare`, of an open file."""
+    return [
+        f"from vision.preprocess import preprocessing_in; how = preprocessing_in({path!r})",
+        "prepare = lambda file: torch.from_numpy(how.normalized(how.read(file)))[None]  # of an open file",
     ]
 
 

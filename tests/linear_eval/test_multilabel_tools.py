@@ -7,9 +7,10 @@ import safetensors
 import torch
 from commands import run
 from multilabel_sets import CLASSES, mosaics
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
+from sklearn.neighbors import NearestNeighbors
 
-from core import cli
 from deploy.accuracy import accuracy, metric
 from deploy.export import check_classes
 from deploy.export_module import load
@@ -17,7 +18,9 @@ from deploy.gallery_files import write_gallery
 from deploy.runtime import eager
 from deploy.service import several_classes
 from distill.teacher import from_file
-from vision import artifact, datasets
+from linear_eval import sheets
+from linear_eval.samples import Sample
+from vision import artifact, datasets, encoders
 from vision.reading import Reading
 
 GIVEN = ["--data=folder", "--data.labels=labels.csv", "--encoder=test_resnet", "--image_size=16", "--workers=0"]
@@ -145,8 +148,51 @@ def test_the_service_names_every_class_from_the_threshold_on():
     assert [one["class"] for one in several_classes(np.array([-9.0, -3.0]), ["a", "b"], 0.5, top=1)] == ["b"]
 
 
-def test_settings_compose():
-    from linear_eval.evaluate import TOOL
+def test_a_run_without_labels_ends_with_a_sheet_of_neighbors_and_a_gallery(root, tmp_path):
+    words = ["--data=folder", "--data.root", root, "--data.labels=none", "--encoder=test_resnet", "--image_size=16",
+             "--workers=0", "--method=simclr", "--batch_size=16", "--steps=2", "--evals=1", "--method.hidden=16", "--method.dim=8"]
+    ended = run(*words, "--out", tmp_path / "run", logs=tmp_path / "logs")
+    assert ended.code == 0, ended.err
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "![neighbours](neighbours.png)" in report
+    assert Image.open(tmp_path / "run" / "neighbours.png").size[0] > 300
+    assert "uv run python -m deploy.export --encoder" in ended.out
+    assert "uv run python -m deploy.serve --model" in ended.out
 
-    settings = cli.compose(TOOL, ["encoder=small", "data=folder", "data.root=x", "data.multilabel=true"])
-    assert settings.data.multilabel is True
+
+def test_the_sheet_shows_the_nearest_other_images(root, monkeypatch):
+    dataset = datasets.load("folder", root, labels="none")
+    sample = Sample(dataset.pretrain, 30, encoders.create("test_resnet", 3, 16).spec)
+    drawn = []
+    monkeypatch.setattr(sheets.pictures, "neighbors", lambda rows, names: drawn.append(rows) or b"")
+    sheets.neighbor_sheet(sample, lambda images, _: images.flatten(1).float())
+    (rows,) = drawn
+    pixels = dataset.pretrain.resized(sample.indices, 16).flatten(1).numpy().astype(float)
+    queries = np.linspace(0, 29, 8).astype(int)
+    _, index = NearestNeighbors(n_neighbors=9, metric="cosine").fit(pixels).kneighbors(pixels[queries])
+    np.testing.assert_array_equal(rows.nearest.reshape(8, 8, -1), pixels[index[:, 1:]])
+    np.testing.assert_array_equal(rows.queries.reshape(8, -1), pixels[queries])
+
+
+def test_words_of_a_page_are_plain(tuned):
+    page = (tuned[0] / "report.md").read_text()
+    assert "settings as given" in page
+    assert "fixed beforehand" in page
+    assert "nothing: fixed" not in page
+    assert "protocol none" not in page
+
+
+@pytest.mark.long
+def test_an_encoder_without_labels_is_exported_with_a_gallery(root, tmp_path):
+    encoder = encoders.create("test_resnet", 3, 16)
+    header = artifact.EncoderHeader(encoder.spec, (0.5,) * 3, (0.5,) * 3, encoder.dim, {})
+    (tmp_path / "encoder.safetensors").write_bytes(artifact.dumps(encoder, header, {}))
+    words = ["--encoder", tmp_path / "encoder.safetensors", "--data=folder", "--data.root", root, "--data.labels=none",
+             "--preprocess", "--gallery", "20", "--int8=none", "--out", tmp_path / "out"]
+    ended = run(*words, logs=tmp_path / "logs", module="deploy.export")
+    assert ended.code == 0, ended.err
+    assert "has no labels: versions are compared with torch" in ended.err
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["judged"] == "same nearest image as torch"
+    assert card["rows"]["onnxruntime"]["accuracy"] > 90
+    assert len(list((tmp_path / "out" / "gallery" / "images").glob("*.png"))) == 20
