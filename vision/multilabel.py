@@ -32,8 +32,8 @@ def class_counts(labels: Tensor, classes: int) -> Tensor:
 
 
 def choice(value: object) -> str:
-    """data.multilabel as one of CHOICES.  Raises ValueError."""
-    text = str(value).lower()
+    """data.multilabel as one of CHOICES; None is auto.  Raises ValueError."""
+    text = "auto" if value is None else str(value).lower()
     if text not in CHOICES:
         raise ValueError(f"data.multilabel={value}: must be {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
     return text

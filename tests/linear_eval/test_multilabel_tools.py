@@ -150,7 +150,7 @@ def test_the_service_names_every_class_from_the_threshold_on():
 
 def test_a_run_without_labels_ends_with_a_sheet_of_neighbors_and_a_gallery(root, tmp_path):
     words = ["--data=folder", "--data.root", root, "--data.labels=none", "--encoder=test_resnet", "--image_size=16",
-             "--workers=0", "--method=simclr", "--batch_size=16", "--steps=2", "--evals=1", "--method.hidden=16", "--method.dim=8"]
+             "--workers=0", "--method=simclr", "--batch_size=16", "--steps=2", "--evals=1", "--method.hidden=16"]
     ended = run(*words, "--out", tmp_path / "run", logs=tmp_path / "logs")
     assert ended.code == 0, ended.err
     report = (tmp_path / "run" / "report.md").read_text()
