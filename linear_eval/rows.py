@@ -12,6 +12,7 @@ METHODS = {  # in the order they are shown in
     "knn": "kNN", "linear": "linear probe", "logistic": "logistic regression", "ridge": "ridge regression", "svm": "SVM",
     "random forest": "random forest", "augmented": "augmented probe", "finetune": "fine-tuning",
 }
+NAMED = 5  # baselines in a sentence, at most
 MEANS = ("top5", "balanced_accuracy", "macro_f1", "ece", "validation")  # what is averaged over draws beside the accuracy
 
 
@@ -105,7 +106,7 @@ def _best(rows: Sequence[Row], candidates: list[int]) -> int:
 
 
 def baselines_ahead(rows: Sequence[Row]) -> str:
-    """A sentence that names every source that beats the encoder by the same method and labels.
+    """A sentence that names the sources that beat the encoder by the same method and labels: of more than NAMED, those by most.
 
     A method without a row of the encoder's is compared with the encoder's best on validation. "" with nothing to compare.
     """
@@ -121,7 +122,10 @@ def baselines_ahead(rows: Sequence[Row]) -> str:
             against = "" if same else f" by {method_title(encoders)}"
             share = "" if row.labels == 1 else f" with {percent(row.labels)} of the labels"
             scores = f"({row.score:.1f}, it {encoders.score:.1f}{against})"
-            ahead.append(f"{row.source} by {method_title(row)}{share} {scores}")
+            ahead.append((encoders.score - row.score, f"{row.source} by {method_title(row)}{share} {scores}"))
+    if len(ahead) > NAMED:
+        most = "; ".join(text for _, text in sorted(ahead, key=lambda one: one[0])[:NAMED])
+        return f"Ahead of the encoder, in {len(ahead)} of {compared} comparisons: {most}; the others are in the table."
     if ahead:
-        return f"Ahead of the encoder: {'; '.join(ahead)}."
+        return f"Ahead of the encoder: {'; '.join(text for _, text in ahead)}."
     return "Nothing it was compared with is ahead of the encoder." if compared else ""
