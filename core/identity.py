@@ -23,7 +23,7 @@ ORIGINAL_DEFAULTS = {
     "augment.policy_magnitude": 9, "augment.gain": 0.0, "augment.offset": 0.0, "augment.gamma": [1.0, 1.0],
     "augment.noise": 0.0, "augment.drop_channel": 0.0, "augment.view_size": 1.0,
 }  # fmt: skip
-ORIGINAL_DEFAULTS |= dict.fromkeys(("data.bands", "data.range", "data.nodata", "data.frame", "data.axes"))
+ORIGINAL_DEFAULTS |= dict.fromkeys(("data.multilabel", "data.bands", "data.range", "data.nodata", "data.frame", "data.axes"))
 SUFFIXES = (".safetensors", ".py", *CHECKPOINTS)  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 _UNKNOWN = object()

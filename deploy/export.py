@@ -27,6 +27,7 @@ TOOL = cli.Tool(
     summary="Export and measure: python -m deploy.export --encoder runs/x/classifier.safetensors --data fashion_mnist",
     settings=ExportSettings,
 )
+UNLABELLED = 500  # images at most that versions are compared on where no split is held out
 UNCHECKED = ".unchecked"  # folder of files that were not read again yet
 
 
@@ -62,6 +63,7 @@ def export(settings: ExportSettings) -> ExportResult:
     from core.machine import cores, provenance_of
     from core.run import Run
     from deploy import export_module, runtime
+    from deploy.accuracy import metric
     from deploy.gallery_files import write_gallery
     from deploy.measure import measure
     from deploy.quantize import quantize
@@ -72,7 +74,8 @@ def export(settings: ExportSettings) -> ExportResult:
     torch.set_num_threads(threads)
     module = export_module.load(cli.expand(settings.encoder), settings.preprocess)
     data = build_data(settings)
-    check_classes(settings.data.name, data.classes, module.header.classes)
+    check_classes(settings.data.name, data, module.header)
+    data = with_test_images(data)
     check_pixels(settings, module.header, data)
     images = fingerprints(data)
     run = Run(training.folder(settings, f"export-{settings.data.name}", images), settings, images=images)
@@ -93,7 +96,8 @@ def export(settings: ExportSettings) -> ExportResult:
         add_reference(versions, reference, run.folder, threads)
     batch = min(settings.batch, len(data.test))
     result = ExportResult(
-        folder=run.folder, data=data.name, output_names=module.output_names, metadata=module.metadata,
+        folder=run.folder, data=data.name, metric=metric(module, data),
+        output_names=module.output_names, metadata=module.metadata,
         model=model_cost(settings.encoder, module), reference=reference and model_cost(settings.against, reference),
         rows=measure(settings, versions, data, batch), batch=batch, threads=threads, most_lost=settings.most_lost,
         deviations={name: version.deviation for name, version in versions.items() if version.deviation is not None},
@@ -107,16 +111,40 @@ def export(settings: ExportSettings) -> ExportResult:
     return result
 
 
-def check_classes(name: str, classes: tuple[str, ...] | None, trained: tuple[str, ...] | None) -> None:
-    """Refuse data whose classes a classifier was not trained for.  trained: the classifier's, None of an encoder."""
-    if not classes:
+def check_classes(name: str, data, header) -> None:
+    """Refuse data whose classes a classifier was not trained for.  data: Dataset; header: EncoderHeader
+
+    An encoder needs no labels: without them the versions are compared with torch.
+    """
+    if header.classes is None:
+        return
+    if not data.classes:
         raise ValueError(f"data={name} has no labels, so no accuracy could be measured; give labelled images")
-    if trained is not None and tuple(trained) != tuple(classes):
-        here, there = ", ".join(classes[:3]), ", ".join(trained[:3])
+    if tuple(header.classes) != tuple(data.classes):
+        here, there = ", ".join(data.classes[:3]), ", ".join(header.classes[:3])
         raise ValueError(
-            f"data={name} has {len(classes)} classes ({here}, …), the encoder's file {len(trained)} ({there}, …); they must be "
-            "the same, in the same order: give the data that it was trained on"
+            f"data={name} has {len(data.classes)} classes ({here}, …), the encoder's file {len(header.classes)} ({there}, …); "
+            "they must be the same, in the same order: give the data that it was trained on"
         )
+    if header.multilabel != data.multilabel:
+        theirs, ours = ("several labels" if several else "one label" for several in (header.multilabel, data.multilabel))
+        raise ValueError(f"data={name} has {ours} an image, the encoder's file gives {theirs}; set data.multilabel="
+                         f"{str(header.multilabel).lower()}, as it was trained")
+
+
+def with_test_images(data):
+    """The data set; without labels, which has no test split, with its validation images in that place, or those of train."""
+    from dataclasses import replace
+
+    from core.run import log_line
+    from linear_eval.features import evenly
+
+    if len(data.test):
+        return data
+    split = data.validation if len(data.validation) > 1 else data.pretrain.select(evenly(len(data.pretrain), UNLABELLED))
+    log_line(f"note: data={data.name} has no labels: versions are compared with torch on {len(split):,} images, by which image "
+             "each finds nearest")
+    return replace(data, test=split, validation=split)
 
 
 def check_pixels(settings: ExportSettings, header, data) -> None:

@@ -44,7 +44,8 @@ class ExportModule(nn.Module):
         spec, header = self.header.spec, self.header
         return {"encoder": spec.name, "preprocess": self.includes_preprocessing, "size": spec.image_size,
                 "channels": spec.channels, "mean": list(header.mean), "std": list(header.std),
-                "classes": header.classes and list(header.classes), "preprocessing": header.preprocessing.json}
+                "classes": header.classes and list(header.classes), "preprocessing": header.preprocessing.json,
+                **({"threshold": header.threshold} if header.multilabel else {})}
 
     def example(self, count: int) -> Tensor:
         """An input of `count` images of noise, the same in each call."""

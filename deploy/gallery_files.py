@@ -10,9 +10,12 @@ from core.errors import RunError
 from linear_eval.features import evenly
 from vision.splits import Dataset
 
+NAMED = 4  # classes in a folder's name, at most
+
 
 def write_gallery(data: Dataset, folder: Path, count: int, size: int | None = None) -> None:
-    """Write `count` training images, evenly spaced, as PNG files in one folder per class.
+    """Write `count` training images, evenly spaced, as PNG files in one folder per class, or per set of classes where an
+    image may have several; without labels in one.
 
     size: the encoder's input in pixels; a file of that size is not resized again, so its features equal those of evaluation.
     None: the images' own size.  The folder gets its name after every file was read back. Raises RunError where one differs.
@@ -22,7 +25,7 @@ def write_gallery(data: Dataset, folder: Path, count: int, size: int | None = No
     try:
         for index in evenly(len(data.train), count):
             pixels = data.train.resized(index[None], size or data.image_size)[0].permute(1, 2, 0).numpy()  # H,W,C
-            name = data.classes[int(data.train.labels[index])].replace("/", "-")
+            name = _folder(data, int(index))
             path = temporary / name / f"{int(index):06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(path)
@@ -33,3 +36,14 @@ def write_gallery(data: Dataset, folder: Path, count: int, size: int | None = No
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _folder(data: Dataset, index: int) -> str:
+    """Of a training image the folder that it is written to."""
+    if data.classes is None or data.train.labels is None:
+        return "images"
+    label = data.train.labels[index]
+    if not data.multilabel:
+        return data.classes[int(label)].replace("/", "-")
+    some = [data.classes[k].replace("/", "-") for k in label.nonzero().flatten().tolist()]
+    return "+".join(some[:NAMED]) + ("+…" if len(some) > NAMED else "") or "none"

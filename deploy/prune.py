@@ -97,7 +97,7 @@ def prune(settings: PruneSettings) -> PruneResult:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be written: {error.strerror}; give another out") from error
-    write_checked(file, artifact.dumps(encoder, header, origin, head, header.classes), model)
+    write_checked(file, artifact.dumps(encoder, header, origin, head, header.classes, header.threshold), model)
     content = {"before": result.before, "after": result.after, "words": identity(settings)}
     content |= provenance_of([settings.seed], ("torch", "torch-pruning", "timm"))
     checkpoint.write(out / "pruned.json", json.dumps(content, indent=1) + "\n")

@@ -113,6 +113,8 @@ class Service:
     def _classes(self, outputs: Outputs) -> list[dict]:
         if self.model.classes is None:
             raise RequestError(404, "this model has features and no classes; use /neighbours")
+        if (threshold := self.model.metadata.get("threshold")) is not None:
+            return several_classes(outputs.logits, self.model.classes, threshold, self.settings.top)
         odds = np.exp(outputs.logits - outputs.logits.max())
         odds /= odds.sum()
         order = np.argsort(-odds)[: self.settings.top]
@@ -130,6 +132,15 @@ class Service:
              "image": f"/gallery/{i}"}
             for i, similarity in nearest
         ]
+
+
+def several_classes(logits: np.ndarray, names: list[str], threshold: float, top: int) -> list[dict]:
+    """Where an image may have several labels: each class with a probability of its own, the likeliest first; `predicted`
+    from the threshold on, which validation images chose. All that are predicted, and at least `top`."""
+    odds = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    order = np.argsort(-odds, kind="stable")[: max(top, int((odds >= threshold).sum()))]
+    found = [(names[i], float(odds[i])) for i in order]
+    return [{"class": name, "probability": round(p, 6), "predicted": p >= threshold} for name, p in found]
 
 
 async def page() -> HTMLResponse:

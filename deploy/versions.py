@@ -122,8 +122,16 @@ def check_without_torch(data: Dataset, versions: Versions) -> dict:
             continue
         checks[name] = {"off": float(np.abs(outputs - exact).max() / np.abs(exact).max())}
         if torch.module.header.classes is not None:
-            checks[name]["same class as torch"] = float((outputs.argmax(1) == exact.argmax(1)).mean())
+            threshold = torch.module.header.threshold
+            same = outputs.argmax(1) == exact.argmax(1) if threshold is None else (
+                _named(outputs, threshold) == _named(exact, threshold)).all(1)
+            checks[name]["same class as torch"] = float(same.mean())
     return {"images": len(indices), "files": checks}
+
+
+def _named(logits: np.ndarray, threshold: float) -> np.ndarray:
+    """Which classes an image gets where it may have several.  M,K → M,K bool"""
+    return 1 / (1 + np.exp(-logits.astype(np.float64))) >= threshold
 
 
 def add_reference(versions: Versions, module: ExportModule, folder: Path, threads: int) -> None:

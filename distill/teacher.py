@@ -183,7 +183,11 @@ def from_file(name: str, setting: str) -> Member:
             encoder, head = whole.encoder, whole.head
     except SettingError as error:
         raise error.of(setting) from error
-    return Member(name, encoder, head, card.classes, torch.tensor(card.mean), torch.tensor(card.std))
+    if card.multilabel:  # its outputs are no logits of one class among others
+        head, classes = None, None
+    else:
+        classes = card.classes
+    return Member(name, encoder, head, classes, torch.tensor(card.mean), torch.tensor(card.std))
 
 
 def load(names: str, mean, std, device: torch.device | str = "cpu", source: Foreign | None = None) -> Teacher:

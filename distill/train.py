@@ -82,10 +82,27 @@ def jobs(settings: DistillSettings) -> list:
     _, names = students(settings)
     several = len(names) > 1 and settings.out != "auto"
     outs = [{"out": cli.expand(settings.out) / folder} if several else {} for folder in folders(names)]
+    size = inherited_size(settings)
+    sizes = {} if size is None else {"image_size": size}
     return [
-        cli.derive(TOOL, settings, ["student"], changes={"encoder": name} | out)
+        cli.derive(TOOL, settings, ["student"], changes={"encoder": name} | sizes | out)
         for name, out in zip(names, outs, strict=True)
     ]
+
+
+def inherited_size(settings: DistillSettings) -> int | None:
+    """The image size of the teacher's file, for students of a name, where none is set; None where it changes nothing.
+
+    A student of a file has its own. Teachers of several sizes give none.
+    """
+    from vision import artifact
+
+    files = listed(settings.teacher)
+    if "image_size" in cli.explicit(settings) or not all(name.endswith(".safetensors") for name in files):
+        return None
+    sizes = {artifact.read_header(cli.expand(name)).spec.image_size for name in files}
+    size = sizes.pop() if len(sizes) == 1 else settings.image_size
+    return None if size == settings.image_size else size
 
 
 def folders(names: list[str]) -> list[str]:
@@ -133,9 +150,12 @@ def run(settings: DistillSettings) -> int:
 def distill(settings: DistillSettings) -> list[DistillResult]:
     """From settings to reports, one student after the other."""
     from core import processes
+    from core.run import log_line
 
     with processes.session(settings.device) as world:
         check_names(settings)
+        if (size := inherited_size(settings)) is not None:
+            log_line(f"note: image_size={size}, as the teacher's file has it; --image_size sets another")
         return [train_student(job, world) for job in jobs(settings)]
 
 
@@ -152,6 +172,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     from vision.build import build_encoder, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
+    from vision.multilabel import refuse
 
     start = time.monotonic()
     torch.manual_seed(settings.seed)
@@ -160,6 +181,8 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     run = Run(training.folder(settings, name, images), settings, settings.resume, images)
     encoder, recipe = build_encoder(settings, dataset)
     teacher = load(settings.teacher, recipe.mean, recipe.std, world.device, foreign(settings))
+    refuse(dataset.train.labels, "distill.train", "set data.labels=none, which leaves the images, or data.multilabel=false "
+           "where the file allows it")
     classes = check_classes(dataset, teacher, settings)
     method = training.build_method(settings, encoder, teacher=teacher, classes=classes)
     split = dataset.train if method.traits.needs_labels else dataset.pretrain

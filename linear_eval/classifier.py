@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.method import Batch, Method, Output, Record, Traits
-from linear_eval.losses import class_weights, classification_loss
+from linear_eval.losses import class_weights, classification_loss, multilabel_loss, positive_weights
 from vision.layers import depths
 from vision.mix import blend, masks
 
@@ -16,7 +16,7 @@ TRAINS = ("all", "head", "staged")
 
 @dataclass(frozen=True)
 class SoftLabels(Record):
-    labels: Tensor  # B,K: one-hot, or mixed as the images are
+    labels: Tensor  # B,K: one-hot or several of 0 and 1, or mixed as the images are
 
 
 class Classifier(Method):
@@ -28,6 +28,8 @@ class Classifier(Method):
     layer_decay: each layer's learning rate as a share of the next one's (Clark et al. 2020, arXiv 2003.10555).
     weighting: "balanced" lets every class count as much; "none".
     counts: images of each class among those to train on.
+    prevalence: where an image may have several labels, each class's share of those images, K: then it is binary
+        cross-entropy of each class; None where an image has one.
     """
 
     traits = Traits(views=1, needs_labels=True)
@@ -46,6 +48,7 @@ class Classifier(Method):
         gamma: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        prevalence: Tensor | None = None,
     ):
         super().__init__()
         _check(trains, until, layer_decay, dropout, smoothing, weighting, gamma, mixup, cutmix)
@@ -54,7 +57,9 @@ class Classifier(Method):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.smoothing, self.gamma, self.mixup, self.cutmix = smoothing, gamma, mixup, cutmix
-        self.register_buffer("weights", class_weights(counts) if weighting == "balanced" else None)
+        self.multilabel = prevalence is not None
+        weights = class_weights(counts) if prevalence is None else positive_weights(prevalence)
+        self.register_buffer("weights", weights if weighting == "balanced" else None)
         scales, unfreeze_at = {}, {}
         if trains == "head":
             encoder.requires_grad_(False)
@@ -94,13 +99,18 @@ class Classifier(Method):
             return self.encoder(images)[:, None]  # B,1,D
 
     def targets(self, batch: Batch) -> SoftLabels:
-        labels = F.one_hot(batch.labels, self.head.out_features).float()  # B,K
+        labels = batch.labels if self.multilabel else F.one_hot(batch.labels, self.head.out_features)
+        labels = labels.float()  # B,K
         for own in self._own(batch):
             labels = blend(labels, own.mean((2, 3)))  # of a cut, what its box left: edges cut boxes off
         return SoftLabels(labels)
 
     def objective(self, features: Tensor, targets: SoftLabels, progress: float) -> Output:
         logits = self.head(self.dropout(features[:, 0]))
+        if self.multilabel:
+            loss = multilabel_loss(logits, targets.labels, self.smoothing, self.weights, self.gamma)
+            right = ((logits > 0) == (targets.labels > 0.5)).float().mean()
+            return Output(loss, {"train_label_accuracy": right.detach() * 100})
         loss = classification_loss(logits, targets.labels, self.smoothing, self.weights, self.gamma)
         right = (logits.argmax(1) == targets.labels.argmax(1)).float().mean()
         return Output(loss, {"train_accuracy": right.detach() * 100})
@@ -108,6 +118,10 @@ class Classifier(Method):
     def classify(self, images: Tensor) -> Tensor:
         """Normalised images → logits.  B,C,S,S → B,K"""
         return self.head(self.encoder(images))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the classes: they sum to 1, or each is for itself where an image may have several.  B,K → B,K"""
+        return logits.sigmoid() if self.multilabel else logits.softmax(1)
 
     def _own(self, batch: Batch) -> list[Tensor]:
         """How much of each pixel stays the image's own, B,1,S,S; nothing where images are not mixed."""

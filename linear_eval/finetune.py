@@ -20,7 +20,9 @@ from linear_eval.settings import FinetuneSettings
 from linear_eval.settings import check_finetune as check
 
 if TYPE_CHECKING:
-    from linear_eval.results import Evaluation, ResultRow  # they load numpy
+    from collections.abc import Sequence
+
+    from linear_eval.results import Evaluation, Row  # they load numpy
 
 FILES = ("classifier.safetensors", "encoder.safetensors", "report.html")
 
@@ -60,6 +62,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     from linear_eval import report
     from linear_eval.evaluation import build_evaluation
     from linear_eval.fit import fit
+    from linear_eval.multilabel.results import multilabel_row
     from linear_eval.report_data import classifier_report_data
     from linear_eval.results import ENCODER
     from linear_eval.rows import result_row
@@ -70,8 +73,9 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     if fitted is None:
         return None
     labels = fitted.dataset.test.labels.numpy()[fitted.test]
+    make = multilabel_row if fitted.dataset.multilabel else result_row
     results = [fitted.result, *([fitted.frozen] if fitted.frozen else [])]
-    rows = [result_row(result, ENCODER, fitted.images, labels, settings.labels) for result in results]
+    rows = [make(result, ENCODER, fitted.images, labels, settings.labels) for result in results]
     seconds = round(time.monotonic() - start, 1)
     evaluation = build_evaluation(
         settings, fitted.method.encoder, fitted.dataset, rows, seconds=seconds, notes=against_frozen(rows)
@@ -81,11 +85,11 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     return FinetuneResult(fitted.folder, evaluation)
 
 
-def against_frozen(rows: "list[ResultRow]") -> list[str]:
+def against_frozen(rows: "Sequence[Row]") -> list[str]:
     """A sentence on whether fine-tuning paid, where the frozen features' probe is the second row."""
     if len(rows) < 2:
         return []
-    tuned, frozen = (row.accuracy for row in rows[:2])
+    tuned, frozen = (row.score for row in rows[:2])
     figures = f"{tuned:.1f} % against {frozen:.1f} % of the logistic regression on frozen features"
     if tuned >= frozen:
         return [f"Fine-tuning beats the frozen features on test images: {figures}."]

@@ -13,15 +13,18 @@ from core.processes import World, broadcast_object, is_main
 from core.run import ProgressBar, Run, log_line
 from core.schedule import plateaus, stepped
 from linear_eval import subsets
+from linear_eval.average_precision import best_threshold
 from linear_eval.classifier import Classifier
 from linear_eval.features import Source, collect, evaluating
 from linear_eval.frozen_probe import FrozenProbe, start_from_probe
+from linear_eval.multilabel.results import validation_map
 from linear_eval.results import ProtocolResult
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
 from vision.augment import Augmentation
 from vision.build import build_encoder, compile_encoder, notes, precision
 from vision.data import build_data, fingerprints
+from vision.multilabel import class_counts, refuse
 from vision.pixels import normalize_images
 from vision.splits import Dataset
 
@@ -49,11 +52,14 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     folder = training.folder(settings, f"finetune-{settings.data.name}", images)
     run = Run(folder, settings, settings.resume, images)
     check_labels(dataset, settings.data.name)
+    if settings.balanced:
+        refuse(dataset.train.labels, "balanced=true", "leave it out, or set method.weighting=balanced")
     check_validation(dataset, settings)
     encoder, recipe = build_encoder(settings, dataset)
     train, validation = (_some(split, settings) for split in (dataset.train, dataset.validation))
-    counts = train.labels.bincount(minlength=len(dataset.classes))
-    method = training.build_method(settings, encoder, counts=counts, seed=settings.seed)
+    counts = class_counts(train.labels, len(dataset.classes))
+    several = {"prevalence": counts / len(train)} if dataset.multilabel else {}
+    method = training.build_method(settings, encoder, counts=counts, seed=settings.seed, **several)
     labels = train.labels if settings.balanced else None
     deal = loaders.BatchSampler(len(train), settings.batch_size, settings.seed, world, labels)
     watch = Watch(method, validation, recipe, world.device, settings.early_stop)
@@ -69,7 +75,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     if past is None and begins_as_probe(settings):
         watch.probe = start_from_probe(method, train, dataset, recipe, world.device)
         if watch.probe and watch.probe.validation is not None:
-            log_line(f"frozen features: {watch.probe.validation:.1f} % of validation images; fine-tuning begins there")
+            figure = f"{watch.probe.validation:.1f} % {'mean average precision on' if several else 'of'} validation images"
+            log_line(f"frozen features: {figure}; fine-tuning begins there")
     log_line(
         f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
         f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
@@ -90,7 +97,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
         method.load_state_dict(watch.best)
     origin = {"tool": "linear_eval.finetune", "words": run.identity}
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
-    run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, method.head, dataset.classes))
+    threshold = watch.threshold() if several else None
+    run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, method.head, dataset.classes, threshold))
     scores = predict(method, dataset.test, recipe, world.device, "test images")
     if scores is None:
         return None
@@ -101,6 +109,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
         watch.selected_on,
         watch.scores[-1] if watch.scores and not settings.early_stop else max(watch.scores, default=None),
         seconds=time.monotonic() - start,
+        note="" if threshold is None or len(validation) else "threshold 0.5: there are no validation images to choose it on",
+        threshold=threshold,
     )
     frozen = watch.probe and watch.probe.result()
     return FittedClassifier(run.folder, method, recipe, dataset, result, scores.indices, len(train), frozen)
@@ -114,6 +124,8 @@ def begins_as_probe(settings: FinetuneSettings) -> bool:
 
 def check_labels(dataset: Dataset, name: str) -> None:
     """Refuse data that a classifier cannot be trained or judged on."""
+    if dataset.multilabel:
+        check_multilabel(dataset, name)
     if dataset.classes is None or dataset.train.labels is None:
         raise ValueError(f"data={name} has no labels, and there must be: two or more sub-folders of a folder are its "
                          f"classes, or data.labels names a file")
@@ -121,6 +133,13 @@ def check_labels(dataset: Dataset, name: str) -> None:
         raise ValueError(f"data={name}: training images of a single class leave nothing to tell apart; add a second class")
     if not len(dataset.test) or dataset.test.labels is None:
         raise ValueError(f"data={name} has no labelled test images; add images, or a test/ folder with class folders")
+
+
+def check_multilabel(dataset: Dataset, name: str) -> None:
+    """Refuse data of which no image of train, or of test, has a class."""
+    for role, split in (("training", dataset.train), ("test", dataset.test)):
+        if not len(split) or split.labels is None or not split.labels.any():
+            raise ValueError(f"data={name}: no {role} image has one of the {len(dataset.classes)} classes; label some")
 
 
 def check_validation(dataset: Dataset, settings: FinetuneSettings) -> None:
@@ -147,7 +166,7 @@ def predict(method: Classifier, split, recipe: Augmentation, device: torch.devic
 
     def describe(images: Tensor) -> Tensor:
         with evaluating(method):
-            return method.classify(normalize_images(images.to(device), recipe.mean, recipe.std)).float().softmax(1)
+            return method.probabilities(method.classify(normalize_images(images.to(device), recipe.mean, recipe.std)).float())
 
     spec = method.encoder.spec
     return collect(Source(title, "", describe, spec.image_size, spec.channels, "float32"), split, device, title=title)
@@ -165,7 +184,8 @@ def rate(settings: FinetuneSettings, watch: "Watch", cosine):
 
 
 class Watch:
-    """Validation accuracy as it comes in, the same on all processes; the best weights, where a run may end early."""
+    """Validation accuracy as it comes in, or mean average precision where images may have several labels, the same on all
+    processes; the best weights, where a run may end early."""
 
     def __init__(self, method: Classifier, validation, recipe: Augmentation, device: torch.device, early_stop: int):
         self.method, self.validation, self.recipe, self.device = method, validation, recipe, device
@@ -174,11 +194,21 @@ class Watch:
 
     def check(self, step: int) -> dict[str, float]:
         found = predict(self.method, self.validation, self.recipe, self.device, "validation images")
-        score = broadcast_object(found and float((found.x.argmax(1) == found.labels).mean() * 100))
+        if self.method.multilabel:
+            score = broadcast_object(found and validation_map(found.labels, found.x))
+        else:
+            score = broadcast_object(found and float((found.x.argmax(1) == found.labels).mean() * 100))
         if self.early_stop and score > max(self.scores, default=-1):
             self.best = {name: value.clone() for name, value in self.method.state_dict().items()}
         self.scores.append(score)
-        return {"validation_accuracy": score}
+        return {"validation_map" if self.method.multilabel else "validation_accuracy": score}
+
+    def threshold(self) -> float:
+        """The probability from which on a class is predicted, by validation images; 0.5 without any."""
+        if not len(self.validation):
+            return 0.5
+        found = predict(self.method, self.validation, self.recipe, self.device, "validation images")
+        return broadcast_object(found and best_threshold(found.labels, found.x))
 
     def should_stop(self) -> bool:
         if not (self.early_stop and self.scores):

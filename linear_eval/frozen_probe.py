@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from core.processes import broadcast_object
+from linear_eval.average_precision import best_threshold
 from linear_eval.classifier import Classifier
 from linear_eval.features import collect, of_encoder
 from linear_eval.logistic import LogisticFit
+from linear_eval.multilabel.logistic import OneVsRest
+from linear_eval.multilabel.results import validation_map
 from linear_eval.probe_data import Labeled
 from linear_eval.results import ProtocolResult
 from linear_eval.samples import at_most
@@ -31,17 +34,19 @@ class FrozenProbe:
     """What the frozen features reach. On the main process."""
 
     scores: Tensor  # M,K: probabilities on the test images that could be read
-    validation: float | None  # accuracy in %
+    validation: float | None  # accuracy in %, or mean average precision where images may have several labels
     selected_on: str
     C: float
     seconds: float
+    threshold: float | None = None  # where images may have several labels: the probability from which on a class is predicted
 
     def state(self) -> dict[str, Any]:
         return dict(vars(self))
 
     def result(self) -> ProtocolResult:
         return ProtocolResult(
-            "logistic", self.scores.numpy(), {"C": self.C}, self.selected_on, self.validation, seconds=self.seconds
+            "logistic", self.scores.numpy(), {"C": self.C}, self.selected_on, self.validation, seconds=self.seconds,
+            threshold=self.threshold,
         )
 
 
@@ -58,18 +63,22 @@ def start_from_probe(method: Classifier, train, dataset: Dataset, recipe, device
     probe, layer = None, None
     if found[0] is not None:
         fitting, validation, test = (f and Labeled(f.x.astype(np.float32), f.labels) for f in found)
-        model = LogisticFit(fitting, device)
+        model = OneVsRest(fitting, device) if method.multilabel else LogisticFit(fitting, device)
         fits, weight = [], None
         for C in CS if validation else (1.0,):
             weight, _ = model.fit(C, ITERATIONS, weight)
-            accuracy = 100 * model.hits(validation, weight) / len(validation) if validation else None
-            fits.append((accuracy, C, weight))
-        accuracy, C, weight = max(fits, key=lambda fit: (fit[0] or 0.0, -fit[1]))
-        scores = torch.zeros(len(test), method.head.out_features)
-        logits = [z.softmax(1).float().cpu() for z in model.logits(test.x, weight)]
-        scores[:, torch.from_numpy(model.present)] = torch.cat(logits)
+            fits.append((_figure(model, validation, weight) if validation else None, C, weight))
+        figure, C, weight = max(fits, key=lambda fit: (fit[0] or 0.0, -fit[1]))
+        threshold = None
+        if isinstance(model, OneVsRest):
+            scores = torch.from_numpy(model.probabilities(test.x, weight)).float()
+            threshold = best_threshold(validation.labels, model.probabilities(validation.x, weight)) if validation else 0.5
+        else:
+            scores = torch.zeros(len(test), method.head.out_features)
+            logits = [z.softmax(1).float().cpu() for z in model.logits(test.x, weight)]
+            scores[:, torch.from_numpy(model.present)] = torch.cat(logits)
         selected = f"{len(validation):,} validation images" if validation else "nothing: C = 1"
-        probe = FrozenProbe(scores, accuracy, selected, C, time.monotonic() - began)
+        probe = FrozenProbe(scores, figure, selected, C, time.monotonic() - began, threshold)
         layer = _layer(model, weight, method.head.out_features)
     weight, bias = (t.to(method.head.weight) for t in broadcast_object(layer))
     method.head.weight.copy_(weight)
@@ -77,10 +86,20 @@ def start_from_probe(method: Classifier, train, dataset: Dataset, recipe, device
     return probe
 
 
-def _layer(model: LogisticFit, weight: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _figure(model: LogisticFit | OneVsRest, data: Labeled, weight: Tensor) -> float:
+    """Accuracy, or mean average precision where images may have several labels, in %."""
+    if isinstance(model, OneVsRest):
+        return validation_map(data.labels, model.probabilities(data.x, weight))
+    return 100 * model.hits(data, weight) / len(data)
+
+
+def _layer(model: LogisticFit | OneVsRest, weight: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The fit on standardized features as a layer on the features themselves.  → K,D and K"""
     own = weight[:, :-1] * model.standardizer.inverse
     bias = weight[:, -1] - own @ model.standardizer.mean
+    if isinstance(model, OneVsRest):
+        fixed = ABSENT * (2 * model.constant - 1)  # of classes that all or no training images have
+        return own.float().cpu(), torch.where(model.varied, bias, fixed.to(bias)).float().cpu()
     present = torch.from_numpy(model.present)
     whole = torch.zeros(classes, own.shape[1])
     biases = torch.full((classes,), float(bias.min()) - ABSENT)

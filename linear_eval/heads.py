@@ -121,14 +121,17 @@ def fit_heads(
     gradient, velocity = torch.zeros_like(weight), torch.zeros_like(weight)
     rate = torch.tensor(rates, dtype=dtype, device=device).repeat(classes)[:, None]  # C·R,1
     labels = as_tensor(train.labels).cpu()
+    several = labels.ndim == 2  # labels an image: binary cross-entropy of each class, summed
     step, steps = 0, config.epochs * -(-len(train) // config.batch_size)
     for epoch in range(config.epochs):
         for rows in counter_rng.permutation(config.seed, epoch, len(train)).split(config.batch_size):
             rows = rows.sort().values
             x = standardizer(train.x[rows.numpy()])  # B,D
-            y = F.one_hot(labels[rows], classes).T.to(device, dtype)[:, None]  # C,1,B
+            y = labels[rows] if several else F.one_hot(labels[rows], classes)
+            y = y.T.to(device, dtype)[:, None]  # C,1,B
             for columns, z in zip(layout, heads.logits(x), strict=True):
-                error = (z.softmax(0) - y).div_(len(rows)).flatten(0, 1)  # C·R,B: the loss's slope in z
+                p = z.sigmoid() if several else z.softmax(0)
+                error = (p - y).div_(len(rows)).flatten(0, 1)  # C·R,B: the loss's slope in z
                 for source, target in columns.pairs:
                     torch.mm(error, x[:, source], out=gradient[:, target])
                 gradient[:, columns.bias] = error.sum(1)

@@ -27,6 +27,7 @@ from linear_eval.settings import FINETUNE, EvaluateSettings, check_finetune
 from vision import encoders
 from vision.build import build_encoder, notes
 from vision.data import build_data, fingerprints
+from vision.multilabel import refuse
 from vision.splits import Dataset
 
 UNTRAINED, PIXELS, SCRATCH = "untrained", "raw pixels", "from scratch"
@@ -96,6 +97,8 @@ def collect_inputs(settings: EvaluateSettings, world: World) -> EvaluationInputs
     check_labels(dataset, settings.data.name)
     if not len(dataset.validation):
         raise ValueError("data.validation=0: there must be validation images, for settings to be chosen on")
+    if settings.smote:
+        refuse(dataset.train.labels, "smote=true", "leave it out")
     if settings.smote and (rare := dataset.train.labels.bincount()[dataset.train.labels.unique()].min()) < 2:
         raise ValueError(f"smote=true: a class has {rare} training image, and nothing lies between it and another of its class")
     encoder, recipe = build_encoder(settings, dataset)

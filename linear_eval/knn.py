@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from linear_eval.average_precision import mean_average_precision
 from linear_eval.probe_data import ProbeData
 from linear_eval.results import ProtocolResult
 
@@ -60,6 +61,29 @@ def votes(similarity: np.ndarray, labels: np.ndarray, classes: int, k: int, temp
     weights = np.exp((similarity[:, :k] - similarity[:, :1]) / temperature)  # relative to the nearest: nothing overflows
     place = np.arange(len(labels))[:, None] * classes + labels[:, :k]
     return np.bincount(place.ravel(), weights.ravel(), len(labels) * classes).reshape(-1, classes)
+
+
+def class_votes(similarity: np.ndarray, index: np.ndarray, labels: np.ndarray, k: int, temperature: float) -> np.ndarray:
+    """The share of the weighted vote that each class gets, where an image may have several labels.
+
+    similarity, index: M,≥k of the neighbors, nearest first; labels: N,K of 0 and 1, of the reference set → M,K in 0..1
+    """
+    weights = np.exp((similarity[:, :k] - similarity[:, :1]) / temperature)
+    weights /= weights.sum(1, keepdims=True)
+    votes = np.zeros((len(index), labels.shape[1]))
+    for neighbor in range(weights.shape[1]):
+        votes += weights[:, neighbor, None] * labels[index[:, neighbor]]
+    return votes
+
+
+def knn_map(reference: Tensor, reference_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
+    """Mean average precision in per cent of the vote on each class, where an image may have several labels.
+
+    N,D with labels N,K, and M,D with labels M,K, of 0 and 1.  NaN where no query has a class.
+    """
+    similarity, index = neighbors(reference, queries, K)
+    scores = class_votes(similarity, index, _numpy(reference_labels), K, TEMPERATURE)
+    return 100 * mean_average_precision(_numpy(labels), scores)
 
 
 def knn(

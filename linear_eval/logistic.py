@@ -59,7 +59,7 @@ def classes_present(labels: Rows) -> tuple[np.ndarray, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Blocks:
     """Standardized features, computed again at each iteration."""
 
     train: Rows
@@ -75,7 +75,7 @@ class LogisticFit:
     def __init__(self, train: Labeled, device: str | torch.device = "cpu"):
         self.present, self.y = classes_present(train.labels)
         self.standardizer = fit_standardizer(train.x, device)
-        self.blocks: Iterable[Tensor] = _Blocks(train.x, self.standardizer)
+        self.blocks: Iterable[Tensor] = Blocks(train.x, self.standardizer)
         if train.x.shape[0] * train.x.shape[1] * self.standardizer.mean.itemsize <= KEPT:
             self.blocks = list(self.blocks)
 

@@ -9,7 +9,7 @@ import numpy as np
 from core.figures import COLOURS, INK, canvas, drawn
 from linear_eval.metrics import ConfusedPair
 from linear_eval.report_data import Heatmaps
-from linear_eval.results import LabelCurve, ResultRow, percent
+from linear_eval.results import LabelCurve, Row, percent
 from linear_eval.rows import METHODS, SOURCES, in_order, method_title
 
 MARKERS = "osD^vPX*"
@@ -28,8 +28,8 @@ def style(source: str) -> dict:
 
 
 @drawn
-def forest(rows: list[ResultRow], encoder: str):
-    """Accuracies with their 95 % intervals: a panel for each share of the labels, a band for each method."""
+def forest(rows: Sequence[Row], encoder: str, metric: str = "accuracy"):
+    """The rows' figures with their 95 % intervals: a panel for each share of the labels, a band for each method."""
     shares = list(dict.fromkeys(row.labels for row in rows))
     panels = [[row for row in rows if row.labels == share] for share in shares]
     sources = in_order(SOURCES, [row.source for row in rows])
@@ -43,9 +43,9 @@ def forest(rows: list[ResultRow], encoder: str):
             band = sorted((row for row in panel if row.method == method), key=lambda row: sources.index(row.source))
             ticks.append((place + (len(band) - 1) / 2, method_title(band[0])))
             for row in band:
-                ends = [[row.accuracy - row.interval[0]], [row.interval[1] - row.accuracy]]
-                axis.errorbar(row.accuracy, place, xerr=np.maximum(ends, 0), ms=5, capsize=2, lw=1.2, **style(row.source))
-                axis.annotate(f"{row.accuracy:.1f}", (row.interval[1], place), (5, 0), textcoords="offset points",
+                ends = [[row.score - row.interval[0]], [row.interval[1] - row.score]]
+                axis.errorbar(row.score, place, xerr=np.maximum(ends, 0), ms=5, capsize=2, lw=1.2, **style(row.source))
+                axis.annotate(f"{row.score:.1f}", (row.interval[1], place), (5, 0), textcoords="offset points",
                               va="center", fontsize=7, color=INK)
                 place += 1
             place += 1.5
@@ -55,7 +55,7 @@ def forest(rows: list[ResultRow], encoder: str):
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x", color="#eeeeee")
         axis.set_axisbelow(True)
-    axes[-1, 0].set_xlabel("test accuracy, %, with 95 % interval")
+    axes[-1, 0].set_xlabel(f"test {metric}, %, with 95 % interval")
     _legend(figure, sources, encoder)
     return figure
 
@@ -186,27 +186,45 @@ def pairs(confused: list[ConfusedPair], images: list[np.ndarray], names: Sequenc
 
 @dataclass(frozen=True)
 class NeighborRows:
-    """queries: Q,C,S,S uint8 with labels Q; nearest: Q,k,C,S,S with nearest_labels Q,k, the training images nearest to each"""
+    """queries: Q,C,S,S uint8 with labels Q; nearest: Q,k,C,S,S with nearest_labels Q,k, the training images nearest to each.
+
+    Labels of several classes an image have one more dimension, K of 0 and 1; they are None where there are none.
+    """
 
     queries: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     nearest: np.ndarray
-    nearest_labels: np.ndarray
+    nearest_labels: np.ndarray | None
 
 
 @drawn
 def neighbors(rows: NeighborRows, names: Sequence[str]):
-    """A row for each query. Of another class: the frame's color and the class's name."""
-    figure, axes = _sheet(len(rows.queries), rows.nearest.shape[1] + 1)
-    columns = axes, rows.queries, rows.labels, rows.nearest, rows.nearest_labels
-    for line, query, label, images, image_labels in zip(*columns, strict=True):
+    """A row for each query. Of another class, or of none in common: the frame's color and the classes' names."""
+    unlabelled = rows.labels is None or rows.nearest_labels is None
+    figure, axes = _sheet(len(rows.queries), rows.nearest.shape[1] + 1, *([0.1, 0.1] if unlabelled else []))
+    for line, query, images in zip(axes, rows.queries, rows.nearest, strict=True):
         _show(line[0], query, "#999999")
-        _row_label(line[0], short(names[label]))
-        for axis, image, its in zip(line[1:], images, image_labels, strict=True):
-            _show(axis, image, RIGHT if its == label else WRONG)
-            if its != label:
-                axis.set_title(short(names[its], 12), fontsize=7, color=WRONG, pad=3)
+        for axis, image in zip(line[1:], images, strict=True):
+            _show(axis, image, None if unlabelled else RIGHT)
+    if rows.labels is None or rows.nearest_labels is None:
+        return figure
+    for line, label, labels in zip(axes, rows.labels, rows.nearest_labels, strict=True):
+        _row_label(line[0], _named(label, names, 18, "\n"))
+        for axis, its in zip(line[1:], labels, strict=True):
+            alike = its == label if np.ndim(its) == 0 else bool((its & label).any() or not (its.any() or label.any()))
+            if not alike:
+                axis.spines[:].set_color(WRONG)
+                axis.set_title(_named(its, names, 12, ", "), fontsize=7, color=WRONG, pad=3)
     return figure
+
+
+def _named(label, names: Sequence[str], length: int, between: str) -> str:
+    """An image's class, or its first classes of several, K of 0 and 1; "none" of those it has none of."""
+    if np.ndim(label) == 0:
+        return short(names[label], length)
+    some = np.flatnonzero(label)[:3]
+    text = between.join(short(names[i], length) for i in some) or "none"
+    return text if between == "\n" else short(text, length)
 
 
 @drawn

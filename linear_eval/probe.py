@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from linear_eval.knn import knn_accuracy
+from linear_eval.average_precision import mean_average_precision
+from linear_eval.knn import knn_accuracy, knn_map
 
 ITERATIONS = 100  # of L-BFGS, at most, with all labels
 
@@ -60,6 +61,27 @@ def frozen_scores(
     few, deviation = few_labels(*data)
     scores = {"knn": knn_accuracy(*data, classes), "logistic": logistic_accuracy(*data)}
     return scores | {"five_labels": few, "five_labels_std": deviation}
+
+
+def frozen_multilabel_scores(
+    reference: Tensor, reference_labels: Tensor, queries: Tensor, labels: Tensor
+) -> dict[str, float]:
+    """The scores of frozen features where an image may have several labels: mean average precision in per cent.
+
+    → "knn_map", the vote of the k nearest on each class; "logistic_map", logistic regression of each class against the rest
+    (C = 1, standardized features).  reference: N,D and queries: M,D with their labels N,K and M,K, of 0 and 1.
+    """
+    x, y, z, true = _arrays(reference, reference_labels, queries, labels)
+    scaler = StandardScaler().fit(x)
+    x, z, columns = scaler.transform(x), scaler.transform(z), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for one in y.T:
+            varied = 0 < one.sum() < len(one)
+            model = LogisticRegression(max_iter=ITERATIONS).fit(x, one) if varied else None
+            columns.append(np.full(len(z), one[0]) if model is None else model.decision_function(z))
+    linear = 100 * mean_average_precision(true, np.stack(columns, 1))
+    return {"knn_map": knn_map(reference, reference_labels, queries, labels), "logistic_map": linear}
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

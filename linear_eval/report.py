@@ -6,6 +6,7 @@ import numpy as np
 
 from core import checkpoint
 from linear_eval import metrics, pictures
+from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
 from linear_eval.page import Code, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.report_data import ReportData
 from linear_eval.results import ENCODER, Evaluation, percent
@@ -20,8 +21,10 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
 
     → what was written
     """
-    numbers = _numbers(evaluation, data) if data else {}
-    details = _details(evaluation, data, numbers) if data else []
+    numbers = _numbers(evaluation, data) if data and not evaluation.multilabel else {}
+    details = []
+    if data:
+        details = multilabel_details(evaluation, data) if evaluation.multilabel else _details(evaluation, data, numbers)
     sections = [*_overview(evaluation), *details, _provenance(evaluation)]
     figures = {block.name: block.png for _, blocks in sections for block in blocks if isinstance(block, Picture)}
     about = title(evaluation), facts(evaluation)
@@ -38,6 +41,8 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
 def _overview(evaluation: Evaluation) -> list[Section]:
     rows, curves, encoder = sorted_rows(evaluation.rows), evaluation.curve, evaluation.encoder.name
     ahead = baselines_ahead(evaluation.rows)
+    if evaluation.multilabel:
+        return [multilabel_overview(evaluation)]
     sections = [
         ("Accuracy", [
             *([ahead] if ahead else []),
@@ -80,13 +85,8 @@ def _details(evaluation: Evaluation, data: ReportData, numbers: dict) -> list[Se
     names = evaluation.data.classes
     sections = _score_sections(data, names, numbers) if data.scores is not None else []
     if data.neighbors and data.images:
-        n = data.neighbors
-        flat = n.images(n.nearest.ravel())
-        rows = pictures.NeighborRows(
-            data.images(n.queries), data.labels[n.queries], flat.reshape(*n.nearest.shape, *flat.shape[1:]), n.labels[n.nearest]
-        )
         about = "A test image (grey frame) and the training images nearest to it. Blue: of its class; orange: of another"
-        sections.append(("Nearest neighbours", [Picture("neighbours.png", pictures.neighbors(rows, names), about)]))
+        sections.append(neighbors_section(data, names, about))
     if "map" in numbers:
         about = f"{len(numbers['labels']):,} test images by their features; labels colour them and place nothing"
         picture = Picture("maps.png", pictures.maps(numbers["map"], numbers["labels"], names), about)
@@ -146,7 +146,7 @@ def _tiles(evaluation: Evaluation) -> list[Tile]:
     for method, name in METHODS.items():
         if row := rows.get((ENCODER, method)):
             rivals = [(source, rows.get((source, method))) for source in ("untrained", "from scratch", "raw pixels")]
-            beneath = [f"{source} {rival.accuracy:.1f}" for source, rival in rivals if rival]
+            beneath = [f"{source} {rival.score:.1f}" for source, rival in rivals if rival]
             low, high = row.interval
-            tiles.append(Tile(name, f"{row.accuracy:.1f}", [f"{low:.1f} … {high:.1f}", *beneath]))
+            tiles.append(Tile(name, f"{row.score:.1f}", [f"{low:.1f} … {high:.1f}", *beneath]))
     return tiles

@@ -10,7 +10,7 @@ from linear_eval.features import BLOCK, images_of
 from linear_eval.fit import FittedClassifier
 from linear_eval.gradcam import gradcam
 from linear_eval.inputs import EvaluationInputs
-from linear_eval.results import ENCODER, Evaluation
+from linear_eval.results import ENCODER, Evaluation, MultilabelRow
 from linear_eval.rows import best_on_validation
 from vision.pixels import normalize_images
 from vision.raster import shown
@@ -50,7 +50,8 @@ class Neighbors:
 class ReportData:
     """What the figures show beside results.json; a part that is None has no section.
 
-    labels: M of the test images. scores: M,C of the row that `best_on_validation` names; probabilities: whether they are.
+    labels: M of the test images, or M,K of several an image.
+    scores: M,C of the row that `best_on_validation` names; probabilities: whether they are.
     images: of the test split. features: M,D of the test images, for the map.
     """
 
@@ -74,7 +75,7 @@ def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: list[n
     return ReportData(
         labels=dataset.test.labels.numpy()[shown],
         scores=scores[at],
-        probabilities=row.ece is not None,
+        probabilities=not isinstance(row, MultilabelRow) and row.ece is not None,
         images=pictures_of(dataset.test, shown, dataset.image_size),
         neighbors=Neighbors(
             queries,
@@ -83,7 +84,7 @@ def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: list[n
             train.labels,
         ),
         features=np.asarray(test.pooled, dtype=np.float32),
-        heatmaps=heatmaps(classifier, QUERIES) if classifier else None,
+        heatmaps=heatmaps(classifier, QUERIES) if classifier and not dataset.multilabel else None,
     )
 
 
@@ -94,7 +95,7 @@ def classifier_report_data(fitted: FittedClassifier, count: int) -> ReportData:
         labels=dataset.test.labels.numpy()[fitted.test],
         scores=fitted.result.scores,
         images=pictures_of(dataset.test, fitted.test, dataset.image_size),
-        heatmaps=heatmaps(fitted, count) if count else None,
+        heatmaps=heatmaps(fitted, count) if count and not dataset.multilabel else None,
     )
 
 

@@ -25,6 +25,7 @@ class ProtocolResult:
     probabilities: bool = True
     note: str = ""
     seconds: float = 0.0
+    threshold: float | None = None  # where an image may have several labels: the score from which a class is predicted
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,47 @@ class ResultRow:
     @property
     def is_encoders(self) -> bool:
         return self.source == ENCODER
+
+    @property
+    def score(self) -> float:
+        """The figure that rows are compared by, in %."""
+        return self.accuracy
+
+
+@dataclass(frozen=True)
+class MultilabelRow:
+    """A row of results.json where an image may have several labels: figures in %, on test images
+    (linear_eval/average_precision.py)."""
+
+    source: str  # ENCODER, "untrained", "raw pixels", …
+    method: str
+    labels: float  # share of the labels; "10 %" in the file
+    train_images: int
+    mean_average_precision: float  # over the classes that test images have
+    interval: list[float]  # 95 %: low, high, of the mean average precision, by bootstrap over images
+    average_precisions: list[float | None]  # of each class; None without a test image of it
+    micro_f1: float
+    macro_f1: float
+    threshold: float  # the score from which on a class is predicted, chosen on validation images
+    std: float | None  # of the mean average precision over draws
+    draws: int
+    validation: float | None
+    selected_on: str
+    chosen: dict[str, Any]
+    note: str
+    seconds: float
+
+    @property
+    def is_encoders(self) -> bool:
+        return self.source == ENCODER
+
+    @property
+    def score(self) -> float:
+        """The figure that rows are compared by, in %."""
+        return self.mean_average_precision
+
+
+Row = ResultRow | MultilabelRow
 
 
 @dataclass(frozen=True)
@@ -104,8 +146,13 @@ class Evaluation:
     versions: dict[str, str]
     seconds: float | None
     notes: list[str]
-    rows: list[ResultRow]
+    rows: list[ResultRow] | list[MultilabelRow]
     curve: list[LabelCurve]
+
+    @property
+    def multilabel(self) -> bool:
+        """May an image have several labels?"""
+        return any(isinstance(row, MultilabelRow) for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         rows = [asdict(row) | {"labels": percent(row.labels)} for row in self.rows]

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 
 from linear_eval.metrics import figures
-from linear_eval.results import ENCODER, ProtocolResult, ResultRow, percent
+from linear_eval.results import ENCODER, ProtocolResult, ResultRow, Row, percent
 
 SOURCES = (ENCODER, "untrained", "HOG", "SIFT words", "LBP", "PCA", "raw pixels", "from scratch")  # in the order of colors
 METHODS = {  # in the order they are shown in
     "knn": "kNN", "linear": "linear probe", "logistic": "logistic regression", "ridge": "ridge regression", "svm": "SVM",
     "random forest": "random forest", "augmented": "augmented probe", "finetune": "fine-tuning",
 }
+NAMED = 5  # baselines in a sentence, at most
 MEANS = ("top5", "balanced_accuracy", "macro_f1", "ece", "validation")  # what is averaged over draws beside the accuracy
 
 
@@ -74,20 +75,20 @@ def in_order(names: Sequence[str], some: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(some), key=lambda name: position(names, name))
 
 
-def sorted_rows(rows: list[ResultRow]) -> list[ResultRow]:
+def sorted_rows(rows: Sequence[Row]) -> list[Row]:
     """Most labels first, then by source and method."""
     methods = list(METHODS)
     return sorted(rows, key=lambda row: (-row.train_images, position(SOURCES, row.source), position(methods, row.method)))
 
 
-def method_title(row: ResultRow) -> str:
+def method_title(row: Row) -> str:
     return METHODS.get(row.method, row.method)
 
 
 # -------------------------------------------------------------------------------------------------------------- comparison
 
 
-def best_on_validation(rows: list[ResultRow]) -> int:
+def best_on_validation(rows: Sequence[Row]) -> int:
     """Index of the row that the report details: the encoder's with all labels that is best on validation, never on test.
 
     Where no row is the encoder's with all labels, of the encoder's, and where none is, of all.
@@ -96,7 +97,7 @@ def best_on_validation(rows: list[ResultRow]) -> int:
     return _best(rows, [i for i in own if rows[i].labels == 1] or own)
 
 
-def _best(rows: list[ResultRow], candidates: list[int]) -> int:
+def _best(rows: Sequence[Row], candidates: list[int]) -> int:
     def accuracy(i: int) -> float:
         validation = rows[i].validation
         return -1 if validation is None else validation
@@ -104,8 +105,8 @@ def _best(rows: list[ResultRow], candidates: list[int]) -> int:
     return max(candidates, key=accuracy)
 
 
-def baselines_ahead(rows: list[ResultRow]) -> str:
-    """A sentence that names every source that beats the encoder by the same method and labels.
+def baselines_ahead(rows: Sequence[Row]) -> str:
+    """A sentence that names the sources that beat the encoder by the same method and labels: of more than NAMED, those by most.
 
     A method without a row of the encoder's is compared with the encoder's best on validation. "" with nothing to compare.
     """
@@ -117,11 +118,14 @@ def baselines_ahead(rows: list[ResultRow]) -> str:
         same = [i for i in own if rows[i].method == row.method]
         encoders = rows[same[0] if same else _best(rows, own)]
         compared += 1
-        if row.accuracy > encoders.accuracy:
+        if row.score > encoders.score:
             against = "" if same else f" by {method_title(encoders)}"
             share = "" if row.labels == 1 else f" with {percent(row.labels)} of the labels"
-            scores = f"({row.accuracy:.1f}, it {encoders.accuracy:.1f}{against})"
-            ahead.append(f"{row.source} by {method_title(row)}{share} {scores}")
+            scores = f"({row.score:.1f}, it {encoders.score:.1f}{against})"
+            ahead.append((encoders.score - row.score, f"{row.source} by {method_title(row)}{share} {scores}"))
+    if len(ahead) > NAMED:
+        most = "; ".join(text for _, text in sorted(ahead, key=lambda one: one[0])[:NAMED])
+        return f"Ahead of the encoder, in {len(ahead)} of {compared} comparisons: {most}; the others are in the table."
     if ahead:
-        return f"Ahead of the encoder: {'; '.join(ahead)}."
+        return f"Ahead of the encoder: {'; '.join(text for _, text in ahead)}."
     return "Nothing it was compared with is ahead of the encoder." if compared else ""

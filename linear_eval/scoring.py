@@ -13,13 +13,16 @@ from linear_eval.heads import HeadsConfig, linear_heads
 from linear_eval.inputs import PIXELS, UNTRAINED, EvaluationInputs, FeatureSet, is_trained
 from linear_eval.label_curve import CurveConfig, label_curve
 from linear_eval.logistic import logistic
+from linear_eval.multilabel.protocols import NO_CURVE, few_label_multilabel, multilabel_protocols
+from linear_eval.multilabel.results import average_multilabel_draws, multilabel_row
 from linear_eval.oversample import smote
 from linear_eval.probe_data import Labeled
 from linear_eval.report_data import report_data
-from linear_eval.results import ENCODER, Evaluation, LabelCurve, ProtocolResult, ResultRow
+from linear_eval.results import ENCODER, Evaluation, LabelCurve, ProtocolResult, Row
 from linear_eval.ridge import ridge
 from linear_eval.rows import average_draws, result_row
 from linear_eval.settings import EvaluateSettings
+from vision.multilabel import class_counts
 
 ENCODERS = (ENCODER, UNTRAINED)
 FIXED = "nothing: fixed"
@@ -29,7 +32,7 @@ FIXED = "nothing: fixed"
 class ScoredRow:
     """A row and its scores of the test images, M,C (of several draws, the first one's)."""
 
-    row: ResultRow
+    row: Row
     scores: np.ndarray
 
 
@@ -48,7 +51,7 @@ def score(settings: EvaluateSettings, inputs: EvaluationInputs, changes: dict, s
         protocol=settings.protocol["name"],
         protocol_changes=changes,
         notes=notes(settings, inputs),
-        curve=list(curves(settings, inputs)) if "curve" in settings.parts else [],
+        curve=list(curves(settings, inputs)) if "curve" in settings.parts and not inputs.dataset.multilabel else [],
     )
     evaluation = replace(evaluation, seconds=round(seconds + time.monotonic() - start, 1))
     inputs.run.write("results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
@@ -58,26 +61,30 @@ def score(settings: EvaluateSettings, inputs: EvaluationInputs, changes: dict, s
 
 
 def finetuned_rows(inputs: EvaluationInputs) -> Iterator[ScoredRow]:
+    make = multilabel_row if inputs.dataset.multilabel else result_row
     for one in inputs.finetuned:
         classifier = one.classifier
         labels = inputs.dataset.test.labels.numpy()[classifier.test]
-        row = result_row(classifier.result, one.source, classifier.images, labels, one.labels)
+        row = make(classifier.result, one.source, classifier.images, labels, one.labels)
         yield ScoredRow(row, classifier.result.scores)
 
 
 def frozen_rows(settings: EvaluateSettings, inputs: EvaluationInputs) -> Iterator[ScoredRow]:
     """A row for each protocol on each source at each share of the labels: the mean of its draws, where there are several."""
     shares = settings.protocol.labels.shares if "labels" in settings.parts else []
+    several = inputs.dataset.multilabel
+    few, every = (few_label_multilabel, multilabel_protocols) if several else (few_label_protocols, protocols_of)
+    make, average = (multilabel_row, average_multilabel_draws) if several else (result_row, average_draws)
     for source, features in inputs.feature_sets.items():
         for labels in (1.0, *shares):
             log_line(f"scoring {source}, {100 * labels:g} % of the labels")
             draws = range(settings.protocol.labels.draws if labels < 1 else 1)
             drawn = [features.share(labels, settings.seed, draw) for draw in draws]
-            protocols = few_label_protocols if labels < 1 else protocols_of
+            protocols = few if labels < 1 else every
             for results in zip(*(protocols(settings, inputs, source, some) for some in drawn), strict=True):
                 images = len(drawn[0].train.x)
-                rows = [result_row(result, source, images, features.test.labels, labels) for result in results]
-                yield ScoredRow(average_draws(rows) if len(rows) > 1 else rows[0], results[0].scores)
+                rows = [make(result, source, images, features.test.labels, labels) for result in results]
+                yield ScoredRow(average(rows) if len(rows) > 1 else rows[0], results[0].scores)
 
 
 def protocols_of(
@@ -127,7 +134,10 @@ def curves(settings: EvaluateSettings, inputs: EvaluationInputs) -> Iterator[Lab
 def notes(settings: EvaluateSettings, inputs: EvaluationInputs) -> list[str]:
     dataset = inputs.dataset
     lines = [] if is_trained(settings) else ["the encoder has random weights"]
-    absent = [c for i, c in enumerate(dataset.classes) if i not in set(dataset.validation.labels.tolist())]
+    if dataset.multilabel and "curve" in settings.parts:
+        lines.append(NO_CURVE)
+    counts = class_counts(dataset.validation.labels, len(dataset.classes))
+    absent = [c for i, c in enumerate(dataset.classes) if not counts[i]]
     if absent:
         lines.append(f"no validation image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}: they choose nothing")
     if dataset.skipped:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core import counter_rng
+from vision.stratify import iterative_holdout
 
 LABELED = 0xFFFF0101  # the counter's stream word: clear of views (0, 1, 2, …) and of the uses named in core/counter_rng.py
 
@@ -15,11 +16,15 @@ LABELED = 0xFFFF0101  # the counter's stream word: clear of views (0, 1, 2, …)
 def share(labels: np.ndarray | Tensor, share: float, seed: int, draw: int) -> np.ndarray:
     """A share of every class, to the nearest whole image (halves up), one at least.  labels: N → sorted indices, int64
 
-    Rounded class by class: only then does no class shrink when the share grows. Raises ValueError outside (0, 1].
+    Rounded class by class: only then does no class shrink when the share grows. Of images that may have several labels, N,K,
+    the images are a share, and every class has nearly that share (vision/stratify.py). Raises ValueError outside (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share of the labels {share:g}: give more than 0 and at most 1, like 0.01 for 1 %")
     labels = np.asarray(labels)
+    if labels.ndim == 2:
+        order = counter_rng.keys(seed, draw, torch.arange(len(labels)), LABELED).argsort(stable=True).numpy()
+        return np.flatnonzero(iterative_holdout(labels, order, share, len(labels)))
     sizes = np.bincount(labels)
     return _first(labels, np.maximum(1, np.floor(share * sizes + 0.5)), seed, draw)
 

@@ -3,7 +3,7 @@ import textwrap
 
 from linear_eval.page import Table, markdown_block, plain
 from linear_eval.pictures import short
-from linear_eval.results import ENCODER, Evaluation, ResultRow, percent
+from linear_eval.results import ENCODER, Evaluation, MultilabelRow, ResultRow, Row, percent
 from linear_eval.rows import METHODS, baselines_ahead, method_title, sorted_rows
 
 WIDTH = 120  # columns of a terminal
@@ -14,23 +14,43 @@ HEAD = (
 )
 NUMBERS = slice(3, 10)  # columns of HEAD that are figures
 BRIEF = (0, 1, 2, 3, 4, 9, 10, 11)  # columns of HEAD that the terminal shows, the last as far as there is room
+OUTSIDE, FIXED = "settings as given", "fixed beforehand"  # "protocol none" and "nothing: fixed", to people
+MULTILABEL = (
+    "source", "method", "labels", "mAP", "95 % interval", "micro F1", "macro F1", "threshold", "validation", "selected on",
+    "settings", "note",
+)  # the columns where an image may have several labels
+
+
+def head(evaluation: Evaluation) -> tuple[str, ...]:
+    return MULTILABEL if evaluation.multilabel else HEAD
+
+
+def numbers(evaluation: Evaluation) -> slice:
+    """Columns that are figures."""
+    return slice(NUMBERS.start, head(evaluation).index("selected on"))
 
 
 def table(evaluation: Evaluation) -> list[list[str]]:
-    """Every row as text, in HEAD's columns: most labels first, then by source and method."""
+    """Every row as text, in `head`'s columns: most labels first, then by source and method."""
     return [_cells(row, evaluation.encoder.name) for row in sorted_rows(evaluation.rows)]
 
 
-def _cells(row: ResultRow, encoder: str) -> list[str]:
+def _cells(row: Row, encoder: str) -> list[str]:
     spread = f" ± {row.std:.1f}" if row.std is not None else ""
     low, high = row.interval
     note = [row.note] if row.note else []
     note += [f"mean ± std of {row.draws} draws"] if row.draws > 1 else []
     return [
-        encoder if row.is_encoders else row.source, method_title(row), percent(row.labels), f"{row.accuracy:.1f}{spread}",
-        f"{low:.1f} … {high:.1f}", *(figure(getattr(row, name)) for name in PERCENT), row.selected_on,
+        encoder if row.is_encoders else row.source, method_title(row), percent(row.labels), f"{row.score:.1f}{spread}",
+        f"{low:.1f} … {high:.1f}", *_figures(row), row.selected_on.replace("nothing: fixed", FIXED),
         ", ".join(f"{key} {setting(value)}" for key, value in row.chosen.items()), "; ".join(note),
     ]
+
+
+def _figures(row: ResultRow | MultilabelRow) -> list[str]:
+    if isinstance(row, ResultRow):
+        return [figure(getattr(row, name)) for name in PERCENT]
+    return [figure(row.micro_f1), figure(row.macro_f1), f"{row.threshold:.3g}", figure(row.validation)]
 
 
 def figure(value: float | None) -> str:
@@ -56,44 +76,49 @@ def facts(evaluation: Evaluation) -> str:
     return (
         f"{e.source} ({e.parameters / 1e6:.2f} M parameters, {e.dim:,} features, {e.image_size} px); "
         f"{d.train:,} training, {d.validation:,} validation, {d.test:,} test images of {len(d.classes)} classes; "
-        f"protocol {evaluation.protocol}{changed}"
+        f"{OUTSIDE if evaluation.protocol.startswith('none') else f'protocol {evaluation.protocol}'}{changed}"
     )
 
 
 def text_table(evaluation: Evaluation) -> str:
     """The table for a terminal of WIDTH columns, with what it is of above and what is ahead of the encoder below."""
-    every = [list(HEAD), *table(evaluation)]
-    cells = [[row[i].removesuffix(" regression").removesuffix(" probe") for i in BRIEF] for row in every]
+    every = [list(head(evaluation)), *table(evaluation)]
+    figures = numbers(evaluation)
+    brief = [every[0].index(HEAD[i]) if HEAD[i] in every[0] else i for i in BRIEF]
+    cells = [[row[i].removesuffix(" regression").removesuffix(" probe") for i in brief] for row in every]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [NUMBERS.start <= i < NUMBERS.stop for i in BRIEF]
+    right = [figures.start <= i < figures.stop for i in brief]
     lines = [
         "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
         for row in cells
     ]
-    head, *body = [short(line, WIDTH) for line in lines]
+    first, *body = [short(line, WIDTH) for line in lines]
     about = textwrap.wrap(f"{title(evaluation)}: {facts(evaluation)}", WIDTH)
     ahead = textwrap.wrap(baselines_ahead(evaluation.rows), WIDTH)
-    return "\n".join([*about, "", head, "─" * max(map(len, body)), *body, "", *ahead]).rstrip()
+    return "\n".join([*about, "", first, "─" * max(map(len, body)), *body, "", *ahead]).rstrip()
 
 
 def report_table(evaluation: Evaluation) -> Table:
     """The whole table, without the columns that are empty."""
     rows = table(evaluation)
-    kept = [i for i in range(len(HEAD)) if any(row[i] not in ("", "–") for row in rows)]
-    numbers = slice(NUMBERS.start, sum(i < NUMBERS.stop for i in kept))
+    names, figures = head(evaluation), numbers(evaluation)
+    kept = [i for i in range(len(names)) if any(row[i] not in ("", "–") for row in rows)]
+    figures = slice(figures.start, sum(i < figures.stop for i in kept))
     own = frozenset(i for i, row in enumerate(sorted_rows(evaluation.rows)) if row.is_encoders)
-    return Table([HEAD[i] for i in kept], [[row[i] for i in kept] for row in rows], numbers, strong=own)
+    return Table([names[i] for i in kept], [[row[i] for i in kept] for row in rows], figures, strong=own)
 
 
 def suite_table(evaluations: list[Evaluation]) -> str:
     """One encoder on several data sets, in Markdown: its test accuracies in %, and those it must beat."""
     columns = [(ENCODER, method) for method in ("knn", "linear", "logistic", "finetune")]
     columns += [(source, method) for source in ("raw pixels", "untrained") for method in ("knn", "linear")]
-    head = ["data", *(f"{'' if source == ENCODER else source + ': '}{METHODS[method]}" for source, method in columns)]
+    columns_head = ["data", *(f"{'' if source == ENCODER else source + ': '}{METHODS[method]}" for source, method in columns)]
     body = []
     for one in evaluations:
-        accuracies = {(row.source, row.method): row.accuracy for row in one.rows if row.labels == 1}
+        accuracies = {(row.source, row.method): row.score for row in one.rows if row.labels == 1}
         body.append([one.data.name, *(figure(accuracies.get(column)) for column in columns)])
     names = ", ".join(dict.fromkeys(f"{one.encoder.name} ({one.encoder.source})" for one in evaluations))
-    about = f"Test accuracy in %, all labels, of {plain(names)}; protocol {evaluations[0].protocol}."
-    return about + "\n\n" + markdown_block(Table(head, body, slice(1, None))) + "\n"
+    several = [one.data.name for one in evaluations if one.multilabel]
+    metric = "Test accuracy" + (f" (of {', '.join(several)}: mean average precision)" if several else "")
+    about = f"{metric} in %, all labels, of {plain(names)}; protocol {evaluations[0].protocol}."
+    return about + "\n\n" + markdown_block(Table(columns_head, body, slice(1, None))) + "\n"

@@ -28,6 +28,7 @@ from nas.training_process import HeartbeatListener, StartupHeartbeat, run_proces
 from nas.trial_record import TrialRecord
 from vision import artifact, cost, encoders, loaders
 from vision.build import augmentation_for
+from vision.multilabel import refuse
 from vision.pixels import normalize_images
 from vision.splits import Dataset
 
@@ -93,6 +94,8 @@ class TrainEvaluator:
         function = space.space_by_name(settings.space)
         self.sample = partial(space.sample, space=function, **shared)
         self.initial = space.initial_params(settings.space, function, **shared)
+        if {"knn", "logistic"} & self.measured:
+            refuse(self.data.train.labels, f"objectives={settings.objectives}", "use loss or rankme")
         if not self.data.classes and {"knn", "logistic"} & self.measured:
             raise ValueError(f"objectives={settings.objectives}: data={settings.data.name} has no labels; use loss or rankme")
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from core.errors import Collapsed
 from core.processes import broadcast_object, is_main
 from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchnorm
-from linear_eval.knn import knn_accuracy
+from linear_eval.knn import knn_accuracy, knn_map
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
 from vision.augment import Augmentation, render
+from vision.multilabel import is_multilabel
 from vision.pixels import normalize_images
 from vision.splits import Dataset
 
@@ -106,6 +107,8 @@ class Health:
     def _scores(self, bank: Tensor, rows: Tensor, watched: Tensor, z: Tensor) -> dict[str, float]:
         """bank, watched: positions of the images in their samples, N and M; rows: N,D and z: M,D, their features."""
         labelled = rows, self.bank.labels[bank], z, self.watched.labels[watched]
+        if is_multilabel(self.bank.labels):
+            return {"knn_map": knn_map(*labelled)}
         return {"knn": knn_accuracy(*labelled, len(self.classes)), "five_labels": few_labels(*labelled)[0]}
 
     def start(self, encoder: nn.Module) -> None:
@@ -166,16 +169,18 @@ class Health:
             return "not yet known: no check was made"
         figures, before = self.history[-1][1], self.baselines.untrained
         fell = figures["rankme"] < FELL_RANK * before["rankme"]
+        knn = next((name for name in ("knn", "knn_map") if name in figures), None)
         if self.collapsed(figures):
             word = "collapsed"
-        elif "knn" in figures and figures["knn"] < before["knn"]:
+        elif knn and figures[knn] < before[knn]:
+            of = "of" if knn == "knn" else "mean average precision on"
             word = (
-                f"no better than {self.began}: kNN {figures['knn']:.1f} % of {len(self.watched):,} validation images, "
-                f"{self.began} {before['knn']:.1f} %{', and the effective rank fell to less than half' if fell else ''}"
+                f"no better than {self.began}: kNN {figures[knn]:.1f} % {of} {len(self.watched):,} validation images, "
+                f"{self.began} {before[knn]:.1f} %{', and the effective rank fell to less than half' if fell else ''}"
             )
         elif figures["rankme"] < NARROW_RANK * self.dim:
             word = "narrow: the features use few of their dimensions"
-        elif fell and "knn" not in figures:
+        elif fell and not knn:
             word = "narrowing: the effective rank fell to less than half, and there are no labels to say if that helps"
         elif figures["alignment_ratio"] < LEARNT_RATIO * before["alignment_ratio"]:
             word = "healthy: views of one image come together while images stay apart"

@@ -172,8 +172,12 @@ def check_labels(settings: PretrainSettings, method, dataset) -> None:
     """Refuse data without the labels that the method needs."""
     if not method.traits.needs_labels:
         return
+    from vision.multilabel import refuse
+
     if dataset.pretrain.labels is None:
         raise ValueError(f"method={settings.method.name} needs labels, and data={settings.data.name} has none to train on")
+    refuse(dataset.pretrain.labels, f"method={settings.method.name}", "take a method that needs no labels, or set "
+           "data.multilabel=false where the file allows it")
     if len(dataset.pretrain.labels.unique()) < 2:
         raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
 

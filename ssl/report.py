@@ -16,8 +16,9 @@ from core.settings import PretrainSettings
 from linear_eval.descriptors import hog
 from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
-from linear_eval.probe import ITERATIONS, frozen_scores
-from linear_eval.samples import at_most
+from linear_eval.probe import ITERATIONS, frozen_multilabel_scores, frozen_scores
+from linear_eval.samples import Sample, at_most
+from linear_eval.sheets import ABOUT, neighbor_sheet
 from ssl import budget, suggest
 from ssl.health import UNTRAINED, Health, features
 from ssl.outcome import outcome
@@ -28,6 +29,7 @@ from vision.splits import Dataset
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
 FOR_HOG = 20_000  # images, training and test ones, up to which HOG is among the baselines
+SHOWN = 2_000  # images at most among which a sheet without labels finds neighbors
 
 
 def opening(
@@ -94,6 +96,11 @@ def _curves(rows: list[dict], health: Health):
             axes[1].axhline(health.baselines.pixels[name], color=colour, ls=":", lw=1, label="… of raw pixels")
         axes[1].legend(fontsize=8)
         axes[1].set(title="validation accuracy", xlabel="step", ylabel="%")
+    elif "knn_map" in figures[0]:
+        axes[1].plot(seen, [f["knn_map"] for f in figures], "o-", ms=3, color="#0072B2", label=f"kNN, k = {K}")
+        axes[1].axhline(health.baselines.pixels["knn_map"], color="#0072B2", ls=":", lw=1, label="… of raw pixels")
+        axes[1].legend(fontsize=8)
+        axes[1].set(title="validation mean average precision", xlabel="step", ylabel="%")
     else:
         pair = ("alignment", "alignment of two views", "#0072B2"), ("uniformity", "uniformity", "#D55E00")
         _two_scales(axes[1], seen, figures, *pair)
@@ -151,7 +158,8 @@ def test_scores(
     scores = {}
     for name, (rows,) in columns.items():
         bank, test = ((torch.from_numpy(f.x[:, rows].copy()), torch.from_numpy(f.labels)) for f in found)
-        scores[name] = frozen_scores(*bank, *test, len(dataset.classes))
+        several = dataset.multilabel
+        scores[name] = frozen_multilabel_scores(*bank, *test) if several else frozen_scores(*bank, *test, len(dataset.classes))
     return scores, unread
 
 
@@ -169,7 +177,7 @@ def final(
         return {}
     lines = [f"# {settings.method.name} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
     if health.bank is None:
-        lines += ["No labels, so no accuracy: the label-free verdict is all there is to say here.", ""]
+        lines += ["No labels, so no accuracy: the label-free verdict and the sheet of neighbours say what there is to say.", ""]
     else:
         lines += _table("validation", _validation_scores(health))
         if scores:
@@ -178,7 +186,7 @@ def final(
         if unread:
             skipped(run, dataset.skipped)
             lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
-        lines += [
+        lines += _about_multilabel(health, settings) if dataset.multilabel else [
             f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
             f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
             f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side. "
@@ -186,7 +194,7 @@ def final(
             "",
         ]
     path = run.folder / "encoder.safetensors"
-    pictures = [f"![{name}]({name}.png)" for name in ("curves", "views")]
+    pictures = [f"![{name}]({name}.png)" for name in ("curves", "views")] + _sheet(run, health, dataset, encoder)
     snippet = artifact.snippet(artifact.read_header(path), str(path))
     load = ["```python", "import safetensors.torch, timm, torch", snippet, "```"]
     page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
@@ -194,8 +202,32 @@ def final(
     ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {suggest.train_on(settings)}"]
     if health.bank is not None:
         ends.append(f"         {suggest.evaluate(settings, path)}")
+    elif settings.data.name in suggest.STREAMED:
+        ends += [f"         {line}" for line in suggest.gallery(settings, path, dataset.pixels is not None)]
     print("\n".join([*lines, *ends]))
     return scores
+
+
+def _sheet(run: Run, health: Health, dataset: Dataset, encoder: nn.Module) -> list[str]:
+    """neighbours.png where there are no labels, and its lines of report.md."""
+    if health.bank is not None:
+        return []
+    sample = Sample(dataset.pretrain, SHOWN, encoder.spec)
+    png = neighbor_sheet(sample, lambda images, _: features(encoder, images, health.recipe, health.device))
+    if png is None:
+        return []
+    run.write("neighbours.png", png)
+    return ["", ABOUT.format(count=len(sample)), "", "![neighbours](neighbours.png)"]
+
+
+def _about_multilabel(health: Health, settings: PretrainSettings) -> list[str]:
+    return [
+        f"Mean average precision over classes in %, frozen features; an image may have several labels. kNN: share of the vote "
+        f"on each class, k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: each class against the rest, on standardised "
+        f"features, at most {ITERATIONS} iterations. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at "
+        f"most {PIXELS} a side. {_beginning(health.began, settings)}",
+        "",
+    ]
 
 
 def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
@@ -216,7 +248,8 @@ def _beginning(began: str, settings: PretrainSettings) -> str:
 
 def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
     scores = {name: f for name, f in scores.items() if f}
-    columns = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class"}
+    columns = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "knn_map": "kNN mAP",
+               "logistic_map": "logistic mAP"}
     columns = {key: title for key, title in columns.items() if any(key in f for f in scores.values())}
     rows = [f"| {split} | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
     for name, f in scores.items():

@@ -7,6 +7,7 @@ from core.settings import PretrainSettings
 
 LENGTH = ("epochs", "steps", "pause_at")  # of a run, and where it pauses
 OF_DATA = ("data", "image_size")
+STREAMED = ("folder",)  # data without labels of which an export can serve a gallery
 
 
 def train_on(settings: PretrainSettings) -> str:
@@ -23,6 +24,19 @@ def evaluate(settings: PretrainSettings, encoder: Path | str) -> str:
     given = cli.arguments(settings, lambda name: name.startswith("data.") or name == "seed")
     words = ["--encoder", str(encoder), "--data", settings.data.name, *given]
     return f"uv run python -m linear_eval.evaluate {shlex.join(words)}"
+
+
+def gallery(settings: PretrainSettings, encoder: Path | str, bands: bool = False) -> list[str]:
+    """Without labels: export the encoder with a gallery of the same images, and serve a page that finds similar ones.
+
+    bands: images are no 8-bit gray or RGB ones, of which the folder itself is the gallery.
+    """
+    given = cli.arguments(settings, lambda name: name.startswith("data.") or name == "seed")
+    folder = Path(encoder).parent / "similar"
+    copies = [] if bands else ["--preprocess", "--gallery", "2000"]
+    words = ["--encoder", str(encoder), "--data", settings.data.name, *given, *copies, "--out", str(folder)]
+    served = ["--model", str(folder / "model.onnx"), "--gallery", str(settings.data.root if bands else folder / "gallery")]
+    return [f"uv run python -m deploy.export {shlex.join(words)}", f"uv run python -m deploy.serve {shlex.join(served)}"]
 
 
 def _train(settings: PretrainSettings, drop: tuple[str, ...], changed: str, value: object, suffix: str) -> str:

@@ -150,12 +150,30 @@ def place(tmp_path_factory) -> Path:
             image = Image.fromarray(rng.integers(0, 256, (PHOTO, PHOTO, 3), dtype=np.uint8))
             image.save(root / folder / f"{i}.{'JPEG' if 'imagenet' in folder else 'png'}")
     Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(root / "shirt.png")
+    label_files(root)
     [python] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "imagenet.md").read_text(), re.M | re.S)
     do(root, ["-c", python])
     do(root, ["-m", "ssl.pretrain", "--data=digits", "--encoder=tiny", "--steps=4", "--evals=1", "--out=runs/x"])
     words = ["--encoder=runs/x/encoder.safetensors", "--data=digits", "--steps=4", "--evals=1", "--out=runs/y"]
     do(root, ["-m", "linear_eval.finetune", *words])
     return root
+
+
+def label_files(root: Path) -> None:
+    """Images labelled by files: scans/ by a table with patients, scenes/ by COCO's JSON with several classes an image."""
+    names = [f"{i:02d}.png" for i in range(40)]
+    for folder in ("scans", "scenes"):
+        (root / folder).mkdir()
+        for i, name in enumerate(names):
+            (root / folder / name).write_bytes((root / "photos" / "ab"[i % 2] / f"{i}.png").read_bytes())
+    rows = [f"{name},{'ab'[i % 2]},p{i // 4}" for i, name in enumerate(names)]
+    (root / "scans" / "labels.csv").write_text("\n".join(["path,label,patient", *rows]))
+    pairs = [(i, kind) for i in range(len(names)) for kind in ((1,), (1, 2), (2,), (2, 3))[i % 4]]
+    (root / "scenes" / "instances.json").write_text(json.dumps({
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"id": n, "image_id": i, "category_id": kind} for n, (i, kind) in enumerate(pairs)],
+        "categories": [{"id": k, "name": name} for k, name in ((1, "cat"), (2, "dog"), (3, "bird"))],
+    }))
 
 
 def environment(root: Path) -> dict[str, str]:

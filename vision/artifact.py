@@ -37,6 +37,12 @@ class EncoderHeader:
     origin: dict
     classes: tuple[str, ...] | None = None  # of the classifier that the file holds too
     pixels: PixelFormat | None = None  # how files are read that are no 8-bit gray or RGB ones
+    threshold: float | None = None  # of a classifier of images with several labels: the probability that names a class
+
+    @property
+    def multilabel(self) -> bool:
+        """Does the classifier give an image several labels, each class by a probability of its own?"""
+        return self.threshold is not None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -60,12 +66,13 @@ class Classifier(nn.Module):
 
 def dumps(
     encoder: nn.Module, moments: Augmentation | EncoderHeader, origin: dict, head: nn.Linear | None = None,
-    classes: tuple[str, ...] | None = None,
+    classes: tuple[str, ...] | None = None, threshold: float | None = None,
 ) -> bytes:
     """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files.
 
     moments: its `mean` and `std` normalize the encoder's input, which is read by its `pixels`.
     head, classes: a classifier on the encoder's features, and its classes' names in the order of its outputs.
+    threshold: where an image may have several labels, the probability (sigmoid of an output) from which on a class is named.
     """
     header = {
         "format": FORMAT,
@@ -80,6 +87,7 @@ def dumps(
     if head is not None:
         assert (head.in_features, head.out_features) == (encoder.dim, len(classes))
         header["classes"] = list(classes)
+        header |= {} if threshold is None else {"threshold": float(threshold)}
         state = state | {HEAD + name: t for name, t in head.state_dict().items()}
     tensors, written = {}, set()
     for name, t in state.items():
@@ -113,7 +121,7 @@ def read_header(path: str | Path) -> EncoderHeader:
         spec = encoders.Spec.of(header["encoder"])
         classes = tuple(map(class_name, header["classes"])) if "classes" in header else None  # older files': as on their disk
         mean, std = tuple(header["mean"]), tuple(header["std"])
-        return EncoderHeader(spec, mean, std, header["dim"], header["origin"], classes, pixels)
+        return EncoderHeader(spec, mean, std, header["dim"], header["origin"], classes, pixels, header.get("threshold"))
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise SettingError("encoder", f"{path} is not an encoder.safetensors of nolabel: {_line(error)}") from error
 
@@ -184,8 +192,8 @@ def _line(error: Exception) -> str:
 def snippet(header: EncoderHeader, path: str) -> str:
     """A few lines of plain timm that load the file and make its input: what report.md and the README show.
 
-    They leave `model` and `prepare`, a PIL image → 1,C,S,S.  Models that timm lacks need one line of ours more, which puts
-    them into its registry.
+    They leave `model` and `prepare`: a PIL image, or an open file of an image with bands, → 1,C,S,S.  Models that timm lacks
+    need one line of ours more, which puts them into its registry.
     """
     spec = header.spec
     extra = "".join(f", {k}={v!r}" for k, v in spec.arguments.items())
@@ -197,7 +205,7 @@ def snippet(header: EncoderHeader, path: str) -> str:
         f"model = timm.create_model({spec.name!r}, num_classes=0, in_chans={spec.channels}{extra}).eval()",
         *_surgery(spec),
         f"model.load_state_dict({weights})",
-        *_input(header.preprocessing),
+        *(_input(header.preprocessing) if header.pixels is None else _bands(path)),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -210,6 +218,14 @@ def _input(how: Preprocessing) -> list[str]:
         "from torchvision.transforms import v2; from PIL import ImageOps",
         f"steps = v2.Compose([v2.Resize({size}), v2.CenterCrop({size}), v2.PILToTensor(), {normalize}])",
         f"prepare = lambda image: steps(ImageOps.exif_transpose(image).convert({mode!r}))[None]",
+    ]
+
+
+def _bands(path: str) -> list[str]:
+    """The same for images that are no 8-bit gray or RGB ones: their reader is ours.  They leave `prepare`, of an open file."""
+    return [
+        f"from vision.preprocess import preprocessing_in; how = preprocessing_in({path!r})",
+        "prepare = lambda file: torch.from_numpy(how.normalized(how.read(file)))[None]  # of an open file",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Boxes drawn around objects → one class an image: Pascal VOC's XML (LabelImg writes it too) and COCO's JSON.
+"""Boxes drawn around objects → one class an image, or all of them: Pascal VOC's XML (LabelImg writes it too), COCO's JSON.
 
 The class of an image is that of its largest box; among equally large ones, the class with most boxes, then the first by name.
 So an image whose boxes are all of one class has that class. Formats: Everingham et al., "The Pascal Visual Object Classes
@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from vision.decode import reason
 from vision.label_files import GivenLabels, LabelFile, PathIndex
 from vision.listing import class_name, counted, one_line
+from vision.multilabel import understood
 
 ANNOTATIONS = "Annotations"  # VOC's folder, beside that of the images
 
@@ -38,13 +39,25 @@ def image_class(boxes: Iterable[Box]) -> str:
     return min(boxes, key=lambda box: (-box.area, -count[box.name], box.name)).name
 
 
-def _labelled(given: GivenLabels, boxes: dict[int, list[Box]], index: PathIndex) -> GivenLabels:
-    """`given` with the classes, and a note on images with boxes of several classes."""
+def _labelled(
+    given: GivenLabels, boxes: dict[int, list[Box]], index: PathIndex, multilabel: str, order: tuple[str, ...] = ()
+) -> GivenLabels:
+    """`given` with the classes, and a note on images with boxes of several classes.
+
+    multilabel: "true", an image has the classes of all its boxes, none without a box; else that of the largest.
+    order: of the classes, where the file has one.
+    """
+    if multilabel == "true":
+        given.several = {image: tuple(sorted({box.name for box in some})) for image, some in boxes.items()}
+        given.order = order
+        given.notes.append(understood(given.several, "those of all its boxes"))
+        return given
     given.classes = {image: image_class(some) for image, some in boxes.items() if some}
     mixed = [image for image, some in boxes.items() if len({box.name for box in some}) > 1]
     if mixed:
         given.notes.append(f"{counted(len(mixed), 'image')} with boxes of several classes: the largest box's is the label "
-                           f"(first: {one_line(index.paths[mixed[0]])}, {given.classes[mixed[0]]})")
+                           f"(first: {one_line(index.paths[mixed[0]])}, {given.classes[mixed[0]]}); all with "
+                           "data.multilabel=true")
     if without := [image for image, some in boxes.items() if not some]:
         given.notes.append(f"{counted(len(without), 'image')} without a box (first: {one_line(index.paths[without[0]])})")
     return given
@@ -53,7 +66,7 @@ def _labelled(given: GivenLabels, boxes: dict[int, list[Box]], index: PathIndex)
 # -------------------------------------------------------------------------------------------------------------- Pascal VOC
 
 
-def read_voc(labels: str, root: Path, index: PathIndex) -> GivenLabels:
+def read_voc(labels: str, root: Path, index: PathIndex, multilabel: str = "false") -> GivenLabels:
     """The XML file of each image: of its name beside it, or in Annotations/ beside the folder that it lies in.
 
     Of several images with one XML file (a.jpg and a.png; a picture and its mask), the one that <filename> names has it.
@@ -86,7 +99,7 @@ def read_voc(labels: str, root: Path, index: PathIndex) -> GivenLabels:
     if wrong:
         file, why = next(iter(wrong.items()))
         given.notes.append(f"{counted(len(wrong), 'XML file')} cannot be used (first: {one_line(file)}, {one_line(why)})")
-    return _labelled(given, boxes, index)
+    return _labelled(given, boxes, index, multilabel)
 
 
 def _xml_of(image: Path) -> str | None:
@@ -116,7 +129,7 @@ def _voc_boxes(tree: ElementTree.Element) -> list[Box]:
 # -------------------------------------------------------------------------------------------------------------------- COCO
 
 
-def read_coco(file: LabelFile, labels: str, index: PathIndex) -> GivenLabels:
+def read_coco(file: LabelFile, labels: str, index: PathIndex, multilabel: str = "false") -> GivenLabels:
     """Instances of COCO's JSON: `images` by file_name, `annotations` with category_id and maybe bbox, `categories`.
 
     An annotation without bbox or area, as of an image's class, is a box without extent.  Raises ValueError, one line, for a
@@ -152,7 +165,8 @@ def read_coco(file: LabelFile, labels: str, index: PathIndex) -> GivenLabels:
             boxes[image_of[number]].append(box)
     if strange:
         given.notes.append(f"{counted(len(strange), 'image')} of it not found, or several (first: {one_line(strange[0])})")
-    return _labelled(given, boxes, index)
+    order = tuple(dict.fromkeys(category[number] for number in sorted(category)))
+    return _labelled(given, boxes, index, multilabel, order)
 
 
 def _coco_area(annotation: dict[str, Any]) -> float:

@@ -9,6 +9,7 @@ from core.settings import CommonSettings
 from vision import datasets
 from vision.color_settings import refuse_color
 from vision.listing import ignored_note, one_line
+from vision.multilabel import choice
 from vision.pixel_format import SETTINGS, PixelRequest
 from vision.preprocess import Preprocessing, preprocessing_in
 from vision.reading import Reading
@@ -21,10 +22,11 @@ def build_data(settings: CommonSettings) -> Dataset:
     if options.get("root"):
         options["root"] = str(cli.expand(options["root"]))
     request = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
-    group = options.pop("group", None)
+    group, multilabel = options.pop("group", None), options.pop("multilabel", None)
     known = known_preprocessing(settings, request) if options["name"] == "folder" else None
     with counting("checking images") as progress:
-        dataset = datasets.load(**options, seed=settings.seed, progress=progress, reading=Reading(group, known or request))
+        dataset = datasets.load(**options, seed=settings.seed, progress=progress,
+                                reading=Reading(group, known or request, choice(multilabel)))
     augment = getattr(settings, "augment", None)
     refused = refuse_color(cli.plain(augment), dataset.channels, cli.explicit(settings)) if augment else []
     for note in [*data_notes(dataset), *refused]:

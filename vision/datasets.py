@@ -14,6 +14,7 @@ from torch import Tensor
 from vision.folder import load_folder
 from vision.hub import load_hub
 from vision.label_files import VOC, is_given
+from vision.multilabel import choice
 from vision.pixel_format import SETTINGS, PixelRequest
 from vision.reading import Reading
 from vision.shards import load_shards
@@ -50,6 +51,9 @@ def load(
     if not 0 <= max_corrupt <= 1:
         raise ValueError(f"data.max_corrupt={max_corrupt:g} must lie between 0 and 1, a share of all files")
     reading = reading or Reading()
+    if choice(reading.multilabel) == "true" and not is_given(labels):
+        raise ValueError(f"data.multilabel=true: data.labels={labels} gives one label an image; name a file, as "
+                         "data.labels=labels.csv, or leave it out")
     if reading.group and name != "folder":
         raise ValueError(f"data.group={reading.group} is of data=folder alone; data={name} has no groups")
     if name != "folder" and isinstance(reading.pixels, PixelRequest) and reading.pixels.declared:

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from vision import png
+from vision.tiff_compression import unread_by_pillow
 
 SUFFIXES = frozenset(b".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # the last two where they are installed
@@ -76,7 +77,7 @@ def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most:
     except Unreadable:
         raise
     except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, KeyError …
-        raise Unreadable(reason(error)) from error
+        raise Unreadable(unread_by_pillow(file) or reason(error)) from error
 
 
 def _decode(file: BinaryIO, at_least: int | None, mode: str, most: int | None) -> Image.Image:

@@ -14,8 +14,10 @@ import numpy as np
 
 from core.machine import cores
 from vision.listing import counted
-from vision.streamed import CHECK_ALL, CHECK_SOME, Files
+from vision.multilabel import equal
+from vision.streamed import CHECK_SOME, Files
 
+MOST = 100_000  # files that are read in part, at most, where all held-out ones are looked up
 PIECE = 4_096  # bytes at three places that equal files must share before they are read whole
 
 
@@ -41,30 +43,64 @@ class _Candidates:
 def copies_across(splits: Mapping[str, Files]) -> list[Copies]:
     """Which files of a later split are in an earlier one too.  splits: in the order train, validation, test.
 
-    Files of equal size are compared by SHA-256. Of a validation or test split with more than CHECK_ALL files, CHECK_SOME
-    spread evenly are looked up in the others. Files that cannot be read are passed over.
+    Files of equal size are compared by SHA-256. Where more than MOST files have a size that another split has too, CHECK_SOME
+    of each held-out split, spread evenly, are looked up in the others. Files that cannot be read are passed over.
     """
+    return look_up(splits).copies
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """What was found, and of how many held-out files: `asked` of `held_out`."""
+
+    copies: list[Copies]
+    asked: int
+    held_out: int
+
+    @property
+    def note(self) -> str:
+        """A line on what was found, or on how many were looked up; "" where all were and none is there twice."""
+        note = duplicates_note(self.copies)
+        if self.asked == self.held_out:
+            return note
+        part = (f"of {self.held_out:,} held-out images {self.asked:,}, spread evenly, were looked up for equal files in other "
+                "splits")
+        return f"{note}; {part}" if note else f"{part}: none is there"
+
+
+def look_up(splits: Mapping[str, Files]) -> LookUp:
+    """`copies_across`, and how many files were looked up."""
     names = list(splits)
     sizes = {name: _sizes(split) for name, split in splits.items()}
-    asked = {name: _spread(len(splits[name])) for name in names[1:]}
-    wanted = np.unique(np.concatenate([sizes[name][asked[name]] for name in asked] or [np.empty(0, np.int64)]))
-    of_size: dict[int, _Candidates] = defaultdict(_Candidates)
-    for name in names:
-        for index in np.flatnonzero(np.isin(sizes[name], wanted[wanted > 0])).tolist():
-            one = of_size[int(sizes[name][index])]
-            one.splits.add(name)
-            one.files.append((name, index))
-    alike = [one.files for one in of_size.values() if len(one.splits) > 1]
+    asked = {name: np.arange(len(splits[name])) for name in names[1:]}
+    alike = _of_equal_size(sizes, asked)
+    if sum(map(len, alike)) > MOST:
+        asked = {name: _spread(len(splits[name])) for name in asked}
+        alike = _of_equal_size(sizes, asked)
     for digest in (_pieces, _whole):
         alike = _refined(alike, splits, digest)
     found: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    known = {name: set(indices.tolist()) for name, indices in asked.items()}
     for files in alike:
         first = dict(reversed(files))  # split → its first file
         for name, index in files:
             for earlier in names[: names.index(name)]:
-                if earlier in first and index in asked[name]:
+                if earlier in first and index in known[name]:
                     found[name, earlier].append((index, first[earlier]))
-    return [_copies(splits, one, other, sorted(pairs)) for (one, other), pairs in sorted(found.items(), reverse=True)]
+    copies = [_copies(splits, one, other, sorted(pairs)) for (one, other), pairs in sorted(found.items(), reverse=True)]
+    return LookUp(copies, sum(map(len, known.values())), sum(len(splits[name]) for name in asked))
+
+
+def _of_equal_size(sizes: Mapping[str, np.ndarray], asked: Mapping[str, np.ndarray]) -> list[list[tuple[str, int]]]:
+    """Sets of files of one size that are in two splits, one of them asked for."""
+    wanted = np.unique(np.concatenate([sizes[name][some] for name, some in asked.items()] or [np.empty(0, np.int64)]))
+    of_size: dict[int, _Candidates] = defaultdict(_Candidates)
+    for name, all_sizes in sizes.items():
+        for index in np.flatnonzero(np.isin(all_sizes, wanted[wanted > 0])).tolist():
+            one = of_size[int(all_sizes[index])]
+            one.splits.add(name)
+            one.files.append((name, index))
+    return [one.files for one in of_size.values() if len(one.splits) > 1]
 
 
 def duplicates_note(copies: list[Copies]) -> str:
@@ -84,7 +120,7 @@ def _copies(splits: Mapping[str, Files], one: str, other: str, pairs: list[tuple
     mine, theirs = splits[one], splits[other]
     differ = 0
     if mine.labels is not None and theirs.labels is not None:
-        differ = sum(int(mine.labels[i]) != int(theirs.labels[j]) for i, j in pairs)
+        differ = sum(not equal(mine.labels[i], theirs.labels[j]) for i, j in pairs)
     i, j = pairs[0]
     return Copies(one, other, len(pairs), differ, (mine.name(i), theirs.name(j)))
 
@@ -138,5 +174,5 @@ def _sizes(split: Files) -> np.ndarray:
 
 
 def _spread(count: int) -> np.ndarray:
-    few = count if count <= CHECK_ALL else CHECK_SOME
+    few = min(count, CHECK_SOME)
     return np.arange(few) * count // max(few, 1)

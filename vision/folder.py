@@ -13,7 +13,7 @@ import torch
 
 from vision import raster, raster_set
 from vision.decode import SUFFIXES, reason
-from vision.duplicates import copies_across, duplicates_note
+from vision.duplicates import look_up
 from vision.groups import sizes_note
 from vision.label_files import is_given
 from vision.labelled import use_labels_and_groups
@@ -156,7 +156,7 @@ def load_folder(
         raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
                          f"{' '.join(sorted(map(bytes.decode, raster.SUFFIXES)))}")
     if reading.group or is_given(labels):
-        use_labels_and_groups(collection, labels, reading.group)
+        use_labels_and_groups(collection, labels, reading.group, reading.multilabel)
     if declared or raster_set.unreadable_otherwise(collection.splits["train"], max_corrupt):
         dataset = raster_set.assemble_rasters(collection, request, max_corrupt, validation, seed, progress)
     else:
@@ -171,7 +171,7 @@ def _with_notes(dataset: Dataset, group: str | None) -> Dataset:
         shown = splits | {"train": dataset.train}
         dataset.notes.append(sizes_note(group, {role: split.groups for role, split in shown.items()},
                                         {role: split.labels for role, split in shown.items()}))
-    if note := duplicates_note(copies_across(splits)):
+    if note := look_up(splits).note:
         dataset.notes.append(note)
     return dataset
 

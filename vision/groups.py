@@ -16,6 +16,7 @@ from torch import Tensor
 from core import counter_rng
 from vision.label_files import GivenLabels
 from vision.listing import class_name, counted, one_line
+from vision.multilabel import class_counts, is_multilabel
 
 PARENT = "parent"  # a value of data.group: the name of the folder that an image lies in
 ROLES = ("train", "validation", "test")
@@ -56,7 +57,7 @@ def numbers(names: Sequence[str | None]) -> Tensor:
 
 
 def hold_out(labels: Tensor, groups: Tensor, share: float, cap: int, seed: int, use: int) -> Tensor:
-    """Which images to hold out, whole groups of them.  labels, groups: N int64 → N bool.
+    """Which images to hold out, whole groups of them.  labels: N int64, or N,K of several an image; groups: N int64 → N bool.
 
     Groups come in random order; one is taken where that brings the counts of its classes and of all images nearer to `share`
     (in the sum of absolute differences) and keeps an image of every class. Then each class that has none yet gets its
@@ -66,35 +67,43 @@ def hold_out(labels: Tensor, groups: Tensor, share: float, cap: int, seed: int, 
     if share == 0 or not len(labels):
         return held_out
     ids, member = groups.unique(return_inverse=True)
-    classes = int(labels.max()) + 1
-    pairs, pair_counts = (member * classes + labels).unique(return_counts=True)
+    if is_multilabel(labels):
+        classes = labels.shape[1]
+        images, of = labels.nonzero(as_tuple=True)
+        pairs, pair_counts = (member[images] * classes + of).unique(return_counts=True)
+    else:
+        classes = int(labels.max()) + 1
+        pairs, pair_counts = (member * classes + labels).unique(return_counts=True)
     ends = np.searchsorted((pairs // classes).numpy(), np.arange(len(ids) + 1))
     of_class, count = (pairs % classes).numpy(), pair_counts.numpy()
-    total = np.bincount(labels.numpy(), minlength=classes)
+    total, size = class_counts(labels, classes).numpy(), member.bincount().numpy()
     wanted = total * (min(round(share * len(labels)), cap) / len(labels))
-    held, taken = np.zeros(classes, np.int64), np.zeros(len(ids), bool)
+    wanted_images = min(round(share * len(labels)), cap) if is_multilabel(labels) else wanted.sum()
+    held, taken, images_held = np.zeros(classes, np.int64), np.zeros(len(ids), bool), 0
 
     def possible(group: int) -> bool:
         rows = slice(ends[group], ends[group + 1])
         keeps = (held[of_class[rows]] + count[rows] < total[of_class[rows]]).all()
-        return bool(keeps) and not taken[group] and held.sum() + count[rows].sum() <= max(cap, 1)
+        return bool(keeps) and not taken[group] and images_held + size[group] <= max(cap, 1)
 
     def take(group: int) -> None:
+        nonlocal images_held
         rows = slice(ends[group], ends[group + 1])
         held[of_class[rows]] += count[rows]
         taken[group] = True
+        images_held += size[group]
 
     for group in counter_rng.keys(seed, use, ids, counter_rng.SPLIT).argsort(stable=True).tolist():
         rows = slice(ends[group], ends[group + 1])
-        missing = np.append(wanted[of_class[rows]] - held[of_class[rows]], wanted.sum() - held.sum())  # of each class, of all
-        more = np.append(count[rows], count[rows].sum())
+        missing = np.append(wanted[of_class[rows]] - held[of_class[rows]], wanted_images - images_held)  # of each, of all
+        more = np.append(count[rows], size[group])
         if np.abs(missing - more).sum() < np.abs(missing).sum() and possible(group):
             take(group)
     owner = (pairs // classes).numpy()
     for one in np.flatnonzero(total):
         candidates = [group for group in owner[of_class == one].tolist() if possible(group)] if not held[one] else []
         if candidates:
-            take(min(candidates, key=lambda group: count[ends[group] : ends[group + 1]].sum()))
+            take(min(candidates, key=lambda group: size[group]))
     return torch.from_numpy(taken)[member]
 
 
@@ -119,6 +128,10 @@ def sizes_note(group: str, groups: Mapping[str, Tensor], labels: Mapping[str, Te
     known = labels.get("train")
     for role in ROLES[1:]:
         there = labels.get(role)
-        if known is not None and there is not None and (missing := set(known.tolist()) - set(there.tolist())):
+        if known is not None and there is not None and (missing := _classes_in(known) - _classes_in(there)):
             note += f"; {counted(len(missing), 'class', 'classes')} without an image in {role}"
     return note
+
+
+def _classes_in(labels: Tensor) -> set[int]:
+    return set((class_counts(labels, labels.shape[1]).nonzero().flatten() if is_multilabel(labels) else labels).tolist())

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vision.indicators import indicator_columns, read_indicators
 from vision.listing import class_name, counted, one_line
+from vision.multilabel import is_meant, understood
 from vision.raster import SUFFIXES
 from vision.text import read_lines
 
@@ -25,7 +27,7 @@ COCO = ".json"
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name",
          "image_id", "id")
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "diagnosis")
-SEVERAL = ";"  # between the labels of an image that has several
+SEVERAL = ";"  # between the labels of an image that has several; "|" too, where it is usual in the file
 
 
 @dataclass
@@ -33,7 +35,9 @@ class GivenLabels:
     """What files say of the images of a data set, which are known by their numbers."""
 
     source: str  # the setting, as in data.labels=labels.csv
-    classes: dict[int, str] = field(default_factory=dict)  # image → its class
+    classes: dict[int, str] = field(default_factory=dict)  # image → its class; the first of several
+    several: dict[int, tuple[str, ...]] | None = None  # image → its classes, where it may have several; None: it has one
+    order: tuple[str, ...] = ()  # of the classes, where the file has one
     groups: dict[int, str] | None = None  # image → its group; None where the files have no such column
     columns: tuple[str, ...] = ()  # of a table with a header
     notes: list[str] = field(default_factory=list)
@@ -120,57 +124,93 @@ class Table:
     path: int
     label: int
     group: int | None
+    indicators: tuple[int, ...] = ()  # columns that hold 0 or 1 for a class each, in place of `label`
 
 
-def read_table(file: LabelFile, labels: str, index: PathIndex, group: str | None) -> GivenLabels:
+def read_table(
+    file: LabelFile, labels: str, index: PathIndex, group: str | None, multilabel: str = "false"
+) -> GivenLabels:
     """The labels, and the groups where a column is called `group`, of a CSV (or TSV) with path and label.
 
     A first line without an image's path is a header; the columns are then found by name (PATHS, LABELS, or the one that
     `file` names), or are the first and second of two. Comma, semicolon and tab are read as delimiters. Lines with an empty
-    label leave an image unlabelled.  Raises ValueError for columns that cannot be told, two labels of one image, several
-    labels in a cell, and a table that names no image.
+    label leave an image unlabelled.
+
+    multilabel: "true", an image may have several labels, as "cat;dog" or "cat|dog" in a cell, or in several lines, or as a
+    column of 0 and 1 for each class; "auto", so it is where more than USUAL of the labelled images have several, or the
+    table has such columns and no label; "false", one label an image.  Raises ValueError for columns that cannot be told,
+    several labels of an image that has one, and a table that names no image.
     """
     given = GivenLabels(f"data.labels={labels}")
-    table = _table(file, given.source, index, group)
+    table = _table(file, given.source, index, group, multilabel)
     given.columns = table.header
     given.groups = {} if table.group is not None else None
-    lines: dict[int, int] = {}  # image → line that names it
+    lines: dict[int, list[tuple[int, list[str]]]] = {}  # image → its lines
     strange: list[str] = []
-    several: list[str] = []
     for line, cells in table.rows:
         written = _cell(cells, table.path)
         image = index.find(written)
         if image is None:
             strange.append(f"line {line}, {one_line(written)[:80]}")
             continue
-        label = class_name(_cell(cells, table.label))
-        several += [f"line {line}, {label}"] if SEVERAL in label.strip(SEVERAL) else []
-        label = label.strip(SEVERAL)
-        if lines.setdefault(image, line) != line and given.classes.get(image, "") != label:
-            first = given.classes.get(image) or "none"
-            raise ValueError(f"{given.source} gives {one_line(index.paths[image])} two labels: {first} in line {lines[image]}, "
-                             f"{label or 'none'} in line {line}; keep one of them")
-        if label:
-            given.classes[image] = label
+        lines.setdefault(image, []).append((line, cells))
         name = "" if table.group is None else class_name(_cell(cells, table.group))
         if name and given.groups is not None and given.groups.setdefault(image, name) != name:
             raise ValueError(f"{given.source} gives {one_line(index.paths[image])} two groups in column {group}: "
                              f"{given.groups[image]} and {name} (line {line}); keep one of them")
-    if several:
-        raise ValueError(f"{given.source} gives {counted(len(several), 'image')} several labels (first: {several[0]}), and one "
-                         f"label an image is used; keep one, name another column ({file.path.name}:COLUMN), or set "
-                         f"data.labels=none")
     if not lines:
         there = f"an image there: {index.paths[0]}" if index.paths else "there is no image"
         raise ValueError(f"{given.source}: none of its {counted(len(table.rows), 'line')} names an image below {index.root} "
                          f"(first: {strange[0] if strange else 'no line'}; {there}); paths are relative to data.root")
+    if table.indicators:
+        given.several, given.order, note = read_indicators(table.header, table.indicators, lines, given.source)
+        given.notes.append(note)
+    else:
+        _use_labels(given, table, lines, file, index, multilabel)
     if strange:
         given.notes.append(f"{counted(len(strange), 'line')} of it {_verb(strange, 'names', 'name')} no image, or several "
                            f"(first: {strange[0]})")
     return given
 
 
-def _table(file: LabelFile, source: str, index: PathIndex, group: str | None) -> Table:
+def _use_labels(
+    given: GivenLabels, table: Table, lines: dict[int, list[tuple[int, list[str]]]], file: LabelFile, index: PathIndex,
+    multilabel: str,
+) -> None:
+    """The labels of a column, one or several an image."""
+    found = {image: [(line, class_name(_cell(cells, table.label))) for line, cells in some] for image, some in lines.items()}
+    parts = {image: _parts([label for _, label in some]) for image, some in found.items()}
+    parts = {image: some for image, some in parts.items() if some}
+    many = sum(len(some) > 1 for some in parts.values())
+    if multilabel == "true" or (multilabel == "auto" and is_meant(many, len(parts))):
+        given.several = parts
+        marks = [mark for mark in (SEVERAL, "|") if any(mark in label for some in found.values() for _, label in some)]
+        ways = [f"separated by {' or '.join(marks)}"] if marks else []
+        ways += ["in several lines"] if any(len(some) > 1 for some in lines.values()) else []
+        column = f"of column {table.header[table.label]}" if table.header else "of the second column"
+        given.notes.append(understood(parts, " ".join([column, " and ".join(ways)]).strip()))
+        return
+    several: list[str] = []
+    for line, image, label in sorted((line, image, label) for image, some in found.items() for line, label in some):
+        several += [f"line {line}, {label}"] if SEVERAL in label.strip(SEVERAL) else []
+        first, label = found[image][0], label.strip(SEVERAL)
+        if first[0] != line and first[1].strip(SEVERAL) != label:
+            raise ValueError(f"{given.source} gives {one_line(index.paths[image])} two labels: {first[1] or 'none'} in line "
+                             f"{first[0]}, {label or 'none'} in line {line}; keep one of them, or set data.multilabel=true")
+        if label:
+            given.classes[image] = label
+    if several:
+        raise ValueError(f"{given.source} gives {counted(len(several), 'image')} several labels (first: {several[0]}), and one "
+                         f"label an image is used; keep one, name another column ({file.path.name}:COLUMN), or set "
+                         f"data.multilabel=true")
+
+
+def _parts(labels: list[str]) -> tuple[str, ...]:
+    """The labels in these cells, each once."""
+    return tuple(dict.fromkeys(part.strip() for label in labels for part in re.split(r"[;|]", label) if part.strip()))
+
+
+def _table(file: LabelFile, source: str, index: PathIndex, group: str | None, multilabel: str) -> Table:
     lines = read_lines(file.path)
     first = next((line for line in lines if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), ",")
@@ -189,10 +229,17 @@ def _table(file: LabelFile, source: str, index: PathIndex, group: str | None) ->
         if len(head) < 2:
             raise ValueError(f"{source}: line {rows[0][0]} has one column; write path and label, with a comma between them")
         return Table(rows, (), 0, 1, None)
-    return Table(
-        rows[1:], head, _column(head, PATHS, "", 0, source), _column(head, LABELS, file.column, 1, source),
-        head.index(group) if group in head else None,
-    )
+    path, of_group = _column(head, PATHS, "", 0, source), head.index(group) if group in head else None
+    if multilabel != "false" and not _names_label(head, file.column):
+        others = [column for column in range(len(head)) if column not in (path, of_group)]
+        if columns := indicator_columns(head, [cells for _, cells in rows[1:]], others, file.column, source):
+            return Table(rows[1:], head, path, -1, of_group, columns)
+    return Table(rows[1:], head, path, _column(head, LABELS, file.column, 1, source), of_group)
+
+
+def _names_label(head: tuple[str, ...], asked: str) -> bool:
+    """Is there a column with labels: the one asked for, or one of a usual name?"""
+    return asked in head if asked else any(name.lower().replace(" ", "_") in LABELS for name in head)
 
 
 def _column(head: tuple[str, ...], names: tuple[str, ...], asked: str, place: int, source: str) -> int:

@@ -18,6 +18,7 @@ from vision.decode import MAX_PIXELS, Unreadable, reason
 from vision.dicom import read_dicom
 from vision.pixel_format import MAX_BANDS, PixelFormat, Reading, valid_pixels
 from vision.raster_file import Raster, check_size, frame_of
+from vision.tiff_compression import needs_package
 
 SUFFIXES = decode.SUFFIXES | {b".npy", b".npz", b".dcm", b".dicom"}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, little- and big-endian
@@ -89,8 +90,7 @@ def _read_tiff(file: BinaryIO, reading: Reading, most: int) -> Raster:
             array = series.asarray(maxworkers=1)
         except (ValueError, ImportError) as error:
             if "imagecodecs" in str(error) or isinstance(error, ImportError):
-                what = page.compression.name if page.predictor == 1 else f"{page.compression.name}, predictor {page.predictor}"
-                raise Unreadable(f"TIFF compression {what}, which needs the package imagecodecs") from error
+                raise Unreadable(needs_package(page.compression.name, page.predictor)) from error
             raise
         several = [axis for axis, n in zip(axes, shape, strict=True) if n > 1 and axis in "CS"]
         bands = "CS" if several or reading.frame is not None else "CSIQ"

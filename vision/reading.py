@@ -7,7 +7,11 @@ from vision.preprocess import Preprocessing
 
 @dataclass(frozen=True)
 class Reading:
-    """group: what no two splits may share (vision/groups.py); pixels: how images that are not 8-bit gray or RGB are read."""
+    """group: what no two splits may share (vision/groups.py); pixels: how images that are not 8-bit gray or RGB are read.
+
+    multilabel: may an image have several labels? auto, true or false (vision/multilabel.py).
+    """
 
     group: str | None = None
     pixels: PixelRequest | Preprocessing = field(default_factory=PixelRequest)
+    multilabel: str = "auto"

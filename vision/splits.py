@@ -15,7 +15,9 @@ from torch.nn.functional import interpolate
 from core import counter_rng
 from vision.groups import hold_out
 from vision.listing import counted
+from vision.multilabel import has_label, is_multilabel
 from vision.pixel_format import PixelFormat
+from vision.stratify import iterative_holdout
 from vision.streamed import Progress, Streamed, drop_unreadable
 
 VALIDATION_CAP = 5_000
@@ -37,14 +39,15 @@ STATISTICS = {
 
 
 class Images:
-    """A split held in memory.  images: N,C,H,W uint8; labels: N int64, or None where unlabelled."""
+    """A split held in memory.  images: N,C,H,W uint8; labels: N int64, N,K int8 of several an image
+    (vision/multilabel.py), or None where unlabelled."""
 
     groups = None  # as in `Streamed`
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, source: str = "images") -> None:
         assert images.ndim == 4, images.shape
         assert images.dtype == torch.uint8, images.dtype
-        assert labels is None or labels.shape == images.shape[:1], (labels.shape, images.shape)
+        assert labels is None or labels.shape[:1] == images.shape[:1], (labels.shape, images.shape)
         self.images, self.labels, self.source = images, labels, source
 
     def __len__(self) -> int:
@@ -101,6 +104,11 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     pixels: PixelFormat | None = None
 
+    @property
+    def multilabel(self) -> bool:
+        """May an image have several labels? Labels are N,K int8 then, of 0 and 1."""
+        return is_multilabel(self.train.labels)
+
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """"images.train" → "1,164 images, 0f3c…", and so on: different for other images, labels or classes.
@@ -152,10 +160,13 @@ def split_holdout(split: Images | Streamed, share: float, cap: int, seed: int, u
             raise ValueError(f"data.group leaves no group for {role}: train needs its {count} to keep each class; give smaller "
                              f"groups, or images in a folder {role}/ of its own")
         return split.select((~held_out).nonzero().flatten()), split.select(held_out.nonzero().flatten())
-    counts = labels.bincount()
     # A file keeps its random number when another one turns out unreadable: it belongs to the row, not the position.
     rows = split.rows if isinstance(split, Streamed) else torch.arange(len(split))
     order = counter_rng.keys(seed, use, rows, counter_rng.SPLIT).argsort(stable=True)
+    if is_multilabel(labels):
+        held_out = torch.from_numpy(iterative_holdout(labels.numpy(), order.numpy(), share, cap))
+        return split.select((~held_out).nonzero().flatten()), split.select(held_out.nonzero().flatten())
+    counts = labels.bincount()
     order = order[labels[order].argsort(stable=True)]  # class by class, in random order within each
     rank = torch.empty_like(labels)
     rank[order] = torch.arange(len(split)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -215,7 +226,7 @@ def assemble(
         first = next(iter(unreadable), collection.root)
         raise ValueError(f"data.root={collection.root} has no readable image in train; see {first}")
     everything = splits["train"]
-    labelled = everything if everything.labels is None else everything.select((everything.labels >= 0).nonzero().flatten())
+    labelled = everything if everything.labels is None else everything.select(has_label(everything.labels).nonzero().flatten())
     if classes and not len(labelled):
         raise ValueError(f"data.root={collection.root} has no readable image with a label in train")
     train, held_out, test = complete_splits(
@@ -231,7 +242,7 @@ def assemble(
 
 def with_unlabelled(train: Streamed, everything: Streamed, held_out: list[Streamed]) -> Streamed:
     """train and the unlabelled images among everything, as one unlabelled split, without images of a held-out group."""
-    keep = everything.labels < 0
+    keep = ~has_label(everything.labels)
     for split in held_out:
         if everything.groups is not None and split.groups is not None:
             keep &= ~torch.isin(everything.groups, split.groups)

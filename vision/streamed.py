@@ -34,7 +34,8 @@ SAMPLE = 32_768  # bytes at three places of a large file that its fingerprint co
 class Streamed:
     """A split decoded on demand. A subclass opens the bytes of image i (`_open`) and names it (`where`).
 
-    rows: N int64, which entries of the shared source this split has, ascending; labels: N int64 or None.
+    rows: N int64, which entries of the shared source this split has, ascending; labels: N int64, N,K int8 of several
+    an image (vision/multilabel.py), or None.
     skipped: path → reason of the files found unreadable by *this process's copy* after the check up front.
     """
 

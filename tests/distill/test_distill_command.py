@@ -116,6 +116,17 @@ def test_the_student_alone_beside_it(files, tmp_path, method):
     assert ("classifier" in student) == ("classifier" in next_to_it) == (method == "kd")
 
 
+def test_students_of_a_name_have_the_size_of_the_teachers_file(files, tmp_path):
+    def sizes(*more: str) -> list[int]:
+        words, _ = cli.parse([f"--teacher={files}/encoder.safetensors", "--student=test_resnet", "--data=folder",
+                              f"--data.root={tmp_path}", *more], TOOL.settings)
+        return [job.image_size for job in jobs(cli.compose(TOOL, words))]
+
+    assert sizes() == [8]  # and not the folder's 224
+    assert sizes("--image_size=32") == [32]
+    assert sizes("--teacher=resnet18") == [224]
+
+
 def test_folders_of_several_students(tmp_path):
     def outs(student: str) -> list[tuple[str, str]]:
         words, _ = cli.parse(["--teacher=t", f"--student={student}", f"--out={tmp_path}"], TOOL.settings)

@@ -119,6 +119,9 @@ def test_it_names_what_is_ahead_of_the_encoder():
     few = [row("encoder", "knn", 60.0, 60.0, 0.01), row("PCA", "knn", 61.0, 61.0, 0.01)]
     assert baselines_ahead(few) == "Ahead of the encoder: PCA by kNN with 1 % of the labels (61.0, it 60.0)."
     assert baselines_ahead([row("encoder", "knn", 90.0, 90.0)]) == ""
+    many = [row("encoder", "knn", 60.0, 60.0)] + [row(f"rival {i}", "knn", 60.0 + i, 61.0) for i in range(-1, 8)]
+    assert baselines_ahead(many).startswith("Ahead of the encoder, in 7 of 9 comparisons: rival 7 by kNN (67.0, it 60.0)")
+    assert baselines_ahead(many).count("rival") == 5
 
 
 def test_the_terminals_table_is_aligned_and_fits():

@@ -38,3 +38,11 @@ def test_noise_is_that_of_drawn_accuracies(first, second, images):
     drawn = [rng.binomial(images, share / 100, 200_000) / images for share in (first, second)]
     difference = 100 * (drawn[0] - drawn[1])
     assert noise(first, second, images) == pytest.approx(np.quantile(abs(difference - (first - second)), 0.95), rel=0.04)
+
+
+def test_mean_average_precision_is_compared_without_a_claim_on_its_noise():
+    scores = {"HOG": {"knn_map": 40.0, "logistic_map": 42.0}, "pretrained": {"knn_map": 41.0, "logistic_map": 43.0}}
+    assert outcome(scores, 100) == ("Pretraining paid: kNN mAP 41.0 against at most 40.0 and mAP of logistic regression 43.0 "
+                                    "against at most 42.0, by HOG; the noise of mean average precision is not known here.")
+    scores["HOG"]["knn_map"] = 42.0
+    assert outcome(scores, 100).startswith("Pretraining did not pay: ahead of the encoder are HOG by kNN mAP (42.0, it 41.0).")

@@ -88,3 +88,18 @@ def test_a_supernets_is_a_supernet():
 def test_any_text_survives(value):
     word = cli.parse([f"data.root={value}"])[0]
     assert cli.parse(shlex.split(shlex.join(cli._spelled(word[0], PretrainSettings))))[0] == word
+
+
+@pytest.mark.parametrize("bands", [False, True])
+def test_without_labels_a_gallery_is_offered(bands):
+    from deploy.export import TOOL as EXPORT
+
+    settings = composed(*GIVEN[:-2], "--data.labels=none")
+    export, serve = suggest.gallery(settings, "runs/a b/encoder.safetensors", bands)
+    again = cli.compose(EXPORT, parsed(export, "deploy.export"))
+    assert again.encoder == "runs/a b/encoder.safetensors"
+    assert (again.data.root, again.data.labels) == ("/photos/a b=c's, (x)\\", "none")
+    assert (again.preprocess, again.gallery) == ((False, 0) if bands else (True, 2000))
+    model, gallery = (shlex.split(serve)[i] for i in (6, 8))
+    assert model == f"{again.out}/model.onnx"
+    assert gallery == (settings.data.root if bands else f"{again.out}/gallery")

@@ -262,6 +262,18 @@ def test_avif_is_read():
     np.testing.assert_allclose(pixels(file)[..., 1], smooth[::-1].T, atol=6)  # orientation 6: the stored left is the top
 
 
+@pytest.mark.skipif(b".heic" not in module.SUFFIXES, reason="the package pillow-heif is not installed")
+def test_heic_is_read_upright(tmp_path):
+    smooth = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    try:
+        file = encoded(np.dstack([smooth] * 3), "HEIF", quality=95, exif=exif)
+    except Exception as error:  # a pillow-heif without an encoder raises its own
+        pytest.skip(f"pillow-heif cannot write here: {error}")
+    np.testing.assert_allclose(pixels(file)[..., 1], smooth[::-1].T, atol=6)
+
+
 def test_kinds_that_need_a_package_say_so(monkeypatch):
     heic, avif = (b"\0\0\0\x18ftyp" + brand + bytes(99) for brand in (b"heic", b"avif"))
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)

@@ -250,8 +250,19 @@ def test_of_many_held_out_images_some_are_looked_up(tmp_path, monkeypatch):
             path = save(tmp_path / split / "ab"[i % 2] / f"{i:02d}.png")
             if split == "test":
                 path.write_bytes((tmp_path / "train" / "ab"[i % 2] / f"{i:02d}.png").read_bytes())
-    monkeypatch.setattr(duplicates, "CHECK_ALL", 20)
-    monkeypatch.setattr(duplicates, "CHECK_SOME", 10)
     dataset = load_folder(tmp_path, validation=0)
-    copies, = copies_across({"train": dataset.train, "test": dataset.test})
+    splits = {"train": dataset.train, "test": dataset.test}
+    copies, = copies_across(splits)
+    assert copies.count == 40  # all, by size first
+    monkeypatch.setattr(duplicates, "MOST", 20)
+    monkeypatch.setattr(duplicates, "CHECK_SOME", 10)
+    copies, = copies_across(splits)
     assert copies.count == 10
+    assert load_folder(tmp_path, validation=0).notes[0].endswith(
+        "of 40 held-out images 10, spread evenly, were looked up for equal files in other splits")
+    for path in (tmp_path / "test").rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\0" * 2000)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\1" * 2000)
+    assert load_folder(tmp_path, validation=0).notes == [
+        "of 40 held-out images 10, spread evenly, were looked up for equal files in other splits: none is there"]

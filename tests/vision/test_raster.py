@@ -1,6 +1,8 @@
 """Readers of files with any numbers, against the libraries that wrote them and pydicom's own examples."""
 import importlib.util
 import io
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from torchvision.transforms.functional import resized_crop
 
-from vision.decode import TooLarge, Unreadable
+from vision.decode import TooLarge, Unreadable, decode
 from vision.pixel_format import PixelFormat, PixelRequest, Reading
 from vision.preprocess import center_square_bands
 from vision.raster import read_pixels, read_raster, resize_bands, scaled, shown
@@ -115,14 +117,66 @@ def test_tiff_of_one_bit_palette_alpha_and_orientation():
     np.testing.assert_array_equal(raster(turned).pixels[..., 0], np.asarray(upright))
 
 
-def test_tiff_without_its_decoder_says_which_package():
-    buffer = io.BytesIO()
-    Image.fromarray(IMAGE[0].astype(np.uint8)).save(buffer, "TIFF", compression="tiff_lzw")
+COMPRESSIONS = {  # as tifffile writes them
+    "LZW": {"compression": "lzw"},
+    "LZW, predictor 2": {"compression": "lzw", "predictor": 2},
+    "deflate": {"compression": "zlib", "predictor": 2},
+    "ZSTD": {"compression": "zstd"},
+    "PACKBITS": {"compression": "packbits"},
+    "JPEG": {"compression": "jpeg", "compressionargs": {"level": 95}},
+}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("imagecodecs"), reason="the package imagecodecs is not installed")
+@pytest.mark.parametrize("name", COMPRESSIONS)
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_compressed_tiffs_are_read_with_imagecodecs(name, tile):
+    how = COMPRESSIONS[name] | ({} if tile is None else {"tile": tile})
+    if name == "JPEG":
+        smooth = np.dstack([np.add.outer(np.arange(40), 2 * np.arange(60))] * 3).astype(np.uint8)
+        data = tiff(smooth, photometric="rgb", **how)
+        np.testing.assert_allclose(raster(data).pixels.astype(int), smooth, atol=6)  # lossy
+        np.testing.assert_allclose(raster(data).pixels.astype(int), tifffile.imread(io.BytesIO(data)).astype(int), atol=2)
+        return
+    for array in (IMAGE, IMAGE.astype(np.float32) if "2" not in name and name != "deflate" else IMAGE.astype(np.int16)):
+        data = tiff(array, photometric="minisblack", planarconfig="separate", **how)
+        np.testing.assert_array_equal(raster(data).pixels, array.transpose(1, 2, 0))
+
+
+def test_tiffs_without_their_decoder_say_which_package(tmp_path):
+    """In a process that has no imagecodecs, as files on disk."""
     if importlib.util.find_spec("imagecodecs"):
-        np.testing.assert_array_equal(raster(buffer.getvalue()).pixels[..., 0], IMAGE[0].astype(np.uint8))
+        for name in ("LZW", "LZW, predictor 2", "PACKBITS", "ZSTD"):
+            (tmp_path / name).write_bytes(tiff(IMAGE, photometric="minisblack", **COMPRESSIONS[name]))
     else:
-        with pytest.raises(Unreadable, match="TIFF compression LZW, which needs the package imagecodecs"):
-            raster(buffer.getvalue())
+        Image.fromarray(IMAGE[0].astype(np.uint8)).save(tmp_path / "LZW", "TIFF", compression="tiff_lzw")
+    code = """if 1:
+        import sys, pathlib
+        sys.modules["imagecodecs"] = None
+        from vision.decode import Unreadable
+        from vision.pixel_format import Reading
+        from vision.raster import read_raster
+        for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+            try:
+                with open(path, "rb") as file:
+                    read_raster(file, Reading())
+                print(path.name, "is read")
+            except Unreadable as error:
+                print(error)
+    """
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    told = {line.removeprefix("TIFF compression ").split(", which")[0]: line for line in ended.stdout.splitlines()}
+    for path in tmp_path.iterdir():
+        assert told[path.name].endswith("which needs the package imagecodecs (uv pip install imagecodecs)"), ended.stdout
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("imagecodecs"), reason="the package imagecodecs is not installed")
+def test_a_tiff_that_pillow_does_not_read_names_its_compression():
+    color = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    data = tiff(color, photometric="rgb", compression="jpegxl")
+    with pytest.raises(Unreadable, match=r"TIFF compression JPEGXL, which Pillow does not read; with data.range=\[0,255\]"):
+        decode(io.BytesIO(data))
+    np.testing.assert_array_equal(raster(data).pixels, color)
 
 
 def test_geotiff_nodata_comes_from_its_tag():

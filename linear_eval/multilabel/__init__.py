@@ -1,0 +1,1 @@
+"""Evaluation where an image may have several labels: protocols one class against the rest, and average precision."""
