@@ -31,7 +31,7 @@ def synflow(encoder: nn.Module) -> float:
         for p in encoder.parameters():
             p.abs_()
     spec = encoder.spec
-    encoder(torch.ones(1, spec.channels, spec.image_size, spec.image_size, dtype=torch.float64)).sum().backward()
+    encoder(torch.ones(1, *spec.shape, dtype=torch.float64)).sum().backward()
     flow = sum(float((p.detach() * p.grad).abs().sum()) for p in encoder.parameters() if p.grad is not None)
     return math.log(max(flow, 1e-300))
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from core import trackers
 from core.figures import canvas, drawn
+from core.image_size import size_text
 from core.loop import TrainConfig
 from core.processes import World, gather_objects, is_main
 from core.run import ProgressBar, Run, log_line
@@ -30,7 +31,7 @@ def opening(
     settings: PretrainSettings, dataset: Dataset, encoder, config: TrainConfig, run: Run, world: World, notes: list[str]
 ) -> None:
     parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
-    size = encoder.spec.image_size
+    size = size_text(encoder.spec.image_size)
     where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
     log_line(
         f"{settings.method.name} on {len(dataset.pretrain):,} images of {dataset.name} at {size} px: "
@@ -125,13 +126,13 @@ def test_scores(
         health.began: lambda images: features(before, images, health.recipe, health.device),
         "pretrained": lambda images: features(encoder, images, health.recipe, health.device),
     }
-    size, channels = encoder.spec.image_size, encoder.spec.channels
-    widths = [pixels_of(torch.zeros(1, channels, size, size)).shape[1], encoder.dim, encoder.dim]
+    spec = encoder.spec
+    widths = [pixels_of(torch.zeros(1, *spec.shape)).shape[1], encoder.dim, encoder.dim]
     ends = list(itertools.accumulate(widths))
     columns = {name: [slice(end - width, end)] for name, width, end in zip(describe, widths, ends, strict=True)}
     source = Source(
-        "scores", "", lambda images: torch.cat([rows(images).cpu() for rows in describe.values()], dim=1), size, channels,
-        dtype="float32", parts=columns,
+        "scores", "", lambda images: torch.cat([rows(images).cpu() for rows in describe.values()], dim=1), spec.geometry,
+        spec.channels, dtype="float32", parts=columns,
     )
     splits = {"train": at_most(dataset.train, BANK), "test": at_most(dataset.test, TESTED)}
     found = [collect(source, split, health.device, title=f"features: {name}") for name, split in splits.items()]

@@ -12,6 +12,7 @@ TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
 LIBRARIES = {"linear_eval.knn", "linear_eval.probe", "linear_eval.features", "linear_eval.samples"}  # what any tool may call
 FROM_CORE_IN_VISION = {"core.counter_rng", "core.processes", "core.method", "core.cli", "core.errors", "core.settings"}
 FROM_CORE_IN_VISION |= {"core.machine", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}
+FROM_CORE_IN_VISION |= {"core.image_size"}
 
 
 def imports(source: str) -> set[str]:

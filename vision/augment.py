@@ -25,6 +25,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core import counter_rng
+from core.image_size import Size, of, sides
 from core.settings import TrainingSettings
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.color_settings import without_color
@@ -44,14 +45,15 @@ class Augmentation:
     settings: `View`'s fields. A plain value holds for every view; a list with one entry a view gives each its own.
     local: multi-crop (Caron et al. 2020, arXiv 2006.09882, §3.3): `views` more of them, `size` times as large, with
     settings of their own where `local` has them, else the first view's.
-    multiple: local crops are a multiple of so many pixels a side, as transformers need.
+    size: pixels a side of the views, or height and width. multiple: local crops are a multiple of so many pixels a side, as
+    transformers need.
     mean, std: one figure a channel, for images in [0, 1]. `pixels`, an attribute: how files are read that are no 8-bit gray
     or RGB ones; the encoder's header keeps the three.
     """
 
     def __init__(
         self,
-        size: int,
+        size: Size,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         views: int = 2,
@@ -68,7 +70,8 @@ class Augmentation:
             raise ValueError(f"augment.views={views}: a whole number, 1 or more")
         if type(local["size"]) not in (int, float) or not 0 < local["size"] <= 1:
             raise ValueError(f"augment.local.size={local['size']}: a share of image_size, more than 0 and at most 1")
-        self.size, self.local_size = size, max(multiple, round(size * local["size"] / multiple) * multiple)
+        self.size = size
+        self.local_size = of(*(max(multiple, round(side * local["size"] / multiple) * multiple) for side in sides(size)))
         self.views = [
             View(size, **{name: _of_view(name, value, i, views) for name, value in settings.items()})
             for i in range(views)
@@ -88,9 +91,9 @@ class Augmentation:
         return [view.sample_params(seed, epoch, indices, i, height, width) for i, view in enumerate(self.views)]
 
     def render(self, images: Tensor | list[Tensor], params: list[ViewParams]) -> list[Tensor]:
-        """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,S,S uint8) → B,C,S,S float a view.
+        """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,h,w uint8) → B,C,h,w float a view.
 
-        S is `size`, and `local_size` for local crops.
+        h and w are `size`, and `local_size` for local crops.
         """
         cropped = isinstance(images, list)
         sources = images if cropped else [images] * len(params)
@@ -136,11 +139,11 @@ def _of_view(name: str, value, view: int, views: int):
 
 
 def render(
-    images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
+    images: Tensor, params: ViewParams, size: Size, mean: Tensor, std: Tensor, cropped: bool = False
 ) -> Tensor:
-    """One view of a batch.  images: B,C,H,W uint8, or float32 in 0..1 → B,C,S,S float32, normalized, channels-last.
+    """One view of a batch.  images: B,C,H,W uint8, or float32 in 0..1 → B,C,h,w float32, normalized, channels-last.
 
-    cropped: the images are the crops already, resized to S, and only the flip is left to do of the geometry.
+    size: h and w. cropped: the images are the crops already, resized to it, and only the flip is left to do of the geometry.
     """
     if images.device.type == "cpu" and not images.is_floating_point():  # on first use: half a second, more to compile
         if isinstance(params, ExtendedParams) or images.shape[1] not in COLOR:
@@ -153,7 +156,7 @@ def render(
 
 
 def render_by_torch(
-    images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
+    images: Tensor, params: ViewParams, size: Size, mean: Tensor, std: Tensor, cropped: bool = False
 ) -> Tensor:
     """`render` by whole-batch operations: what a GPU runs, and what the compiled kernel is tested against."""
     if cropped:
@@ -176,7 +179,7 @@ def render_by_torch(
 
 
 def _reshaped(x: Tensor, params: ExtendedParams) -> Tensor:
-    """Vertical flip, quarter turns, rotation and a policy.  x: B,C,S,S in [0, 1] → the same"""
+    """Vertical flip, quarter turns, rotation and a policy.  x: B,C,h,w in [0, 1] → the same"""
     x = orient(x, params.vflip, params.turns)
     if params.angle.shape[1]:
         x = warp(x, rotation(params.angle[:, 0]))
@@ -184,7 +187,7 @@ def _reshaped(x: Tensor, params: ExtendedParams) -> Tensor:
 
 
 def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
-    """Gain and offset of each channel, gamma and noise.  x: B,C,S,S in [0, 1] → the same"""
+    """Gain and offset of each channel, gamma and noise.  x: B,C,h,w in [0, 1] → the same"""
     if params.gain.shape[1]:
         x = scale_bands(x, params.gain, params.offset)
     if params.gamma.shape[1]:
@@ -195,7 +198,7 @@ def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
 
 
 def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None) -> bytes:
-    """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,S,S uint8; indices: B, else 0, 1, …"""
+    """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,H,W uint8; indices: B, else 0, 1, …"""
     from PIL import Image
 
     indices = torch.arange(len(images)) if indices is None else indices
@@ -207,7 +210,7 @@ def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: 
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
     grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
     array = (grid * 255).round().to(torch.uint8).expand(-1, -1, 3).numpy()
-    scale = max(1, 96 // augmentation.size)
+    scale = max(1, 96 // max(sides(augmentation.size)))
     image = Image.fromarray(array).resize((array.shape[1] * scale, array.shape[0] * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
