@@ -91,6 +91,10 @@ def notes(encoder: nn.Module, settings: CommonSettings, augmentation: Augmentati
     """For the user: which weights the encoder begins with, what was adapted, and what its input is normalized by."""
     loaded = getattr(encoder, "loaded", None)
     found = loaded.notes if loaded else []
+    if settings.encoder.endswith(".safetensors") and "image_size" in cli.explicit(settings):
+        given, own = settings.image_size, encoder.spec.image_size
+        if given != own:
+            found = [*found, f"image_size={size_text(given)}: the encoder's file says {size_text(own)} px, which it keeps"]
     if any(view.turns for view in augmentation.views) and not isinstance(augmentation.size, int):
         size = size_text(augmentation.size)
         found = [*found, f"augment.turns: views of {size} px are turned by 0 or 180 degrees: a quarter turn has another shape"]
