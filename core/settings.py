@@ -213,6 +213,10 @@ class TrainingSettings(CommonSettings):
 @dataclass(frozen=True)
 class PretrainSettings(TrainingSettings):
     scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights", original_default=False)
+    plan: bool = option(
+        True, "of ssl.pretrain on a folder: settings that are not given are chosen by its images and this machine",
+        affects_result=False,
+    )
     budget: str | None = option(None, "train for so long, such as 20m or 1h30m, in place of epochs", original_default=None)
     stop_on_collapse: bool = option(True, "end a run whose features collapse", affects_result=False)
     pause_at: float | None = option(

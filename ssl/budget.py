@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from core.image_size import Size, sides
+from core.run import log_line
+
 if TYPE_CHECKING:
     from core.run import Run
 
 FILE = "budget.json"
 TIMED = 10  # steps
+LONG = 30 * 60  # seconds that a run may take without a word on it
 FIRST = 4  # of them, which warm up caches and are not counted
 SHARE = 0.95  # of the budget for the steps; the rest is for saving
 FORM = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?"
@@ -37,6 +41,32 @@ class Clock:
     @property
     def seconds_a_step(self) -> float:
         return statistics.median(b - a for a, b in zip(self.at[FIRST:], self.at[FIRST + 1 :], strict=False))
+
+
+class Estimate(Clock):
+    """Says after TIMED steps how long the run will take, where that is over LONG seconds, and what shortens it."""
+
+    def __init__(self, steps: int, image_size: Size, budget: str | None) -> None:
+        super().__init__()
+        self.steps, self.image_size, self.budget = steps, image_size, budget
+
+    def tick(self, step: int) -> None:
+        if len(self.at) > TIMED:
+            return
+        super().tick(step)
+        left = (self.steps - step) * self.seconds_a_step if len(self.at) > TIMED else 0.0
+        if left > LONG and not self.budget:
+            half = "x".join(map(str, dict.fromkeys(side // 2 for side in sides(self.image_size))))
+            smaller = f", --image_size {half} a quarter of the work" if min(sides(self.image_size)) >= 64 else ""
+            log_line(f"note: about {spoken(left)} to go at this speed; --budget 20m would train for so long{smaller}")
+
+
+def spoken(time: float) -> str:
+    """Seconds → "45 min", "9 h" or "3 days"."""
+    for unit, name, most in ((60, "min", 100 * 60), (3600, "h", 48 * 3600), (86400, "days", float("inf"))):
+        if time < most:
+            break
+    return f"{time / unit:.0f} {name}"
 
 
 def seconds(text: str) -> float:

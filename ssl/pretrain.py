@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from core import cli, training
@@ -27,7 +26,13 @@ TOOL = cli.Tool(
 
 
 def main() -> int:
-    return cli.main(TOOL, partial(training.start, TOOL, check, run))
+    return cli.main(TOOL, start)
+
+
+def start(settings: PretrainSettings) -> int:
+    from ssl import plan
+
+    return training.start(TOOL, check, run, plan.planned(TOOL, settings))
 
 
 def run(settings: PretrainSettings) -> int:

@@ -2,6 +2,7 @@
 import itertools
 import json
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,18 +14,21 @@ from core.loop import TrainConfig
 from core.processes import World, gather_objects, is_main
 from core.run import ProgressBar, Run, log_line
 from core.settings import PretrainSettings
+from linear_eval.descriptors import hog
 from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from linear_eval.samples import at_most
-from ssl import suggest
+from ssl import budget, suggest
 from ssl.health import UNTRAINED, Health, features
-from vision import artifact, augment
+from ssl.outcome import outcome
+from vision import artifact, augment, encoders
 from vision.listing import one_line
 from vision.splits import Dataset
 
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
+FOR_HOG = 20_000  # images, training and test ones, up to which HOG is among the baselines
 
 
 def opening(
@@ -54,7 +58,7 @@ def listen(
     """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
     if not is_main() or run.step >= config.steps:
         return
-    run.listeners += [*listeners]
+    run.listeners += [*listeners, budget.Estimate(config.steps, recipe.size, settings.budget)]
     if not settings.report:
         return
     run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, settings.method.name)]
@@ -114,20 +118,23 @@ def _two_scales(axis, steps: list[int], figures: list[dict], left: tuple, right:
 
 
 def test_scores(
-    health: Health, dataset: Dataset, encoder: nn.Module, before: nn.Module
+    health: Health, dataset: Dataset, encoder: nn.Module, before: dict[str, nn.Module]
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Accuracy on the test split of the encoder and its baselines by `frozen_scores`. Nothing was chosen on it.
 
     → scores by source, none on other processes than the main one; and how many images could not be read: they are in no
     score. Images are read once, in blocks; features of all are held.  Collective.
     """
-    describe = {
-        "raw pixels": pixels_of,
-        health.began: lambda images: features(before, images, health.recipe, health.device),
-        "pretrained": lambda images: features(encoder, images, health.recipe, health.device),
-    }
+    describe = {"raw pixels": pixels_of}
+    if len(dataset.train) + len(dataset.test) <= FOR_HOG:
+        describe["HOG"] = lambda images: torch.from_numpy(hog(images))
+    if health.began != UNTRAINED:
+        before[UNTRAINED] = health.calibrated(encoders.build(encoder.spec).to(health.device))
+    for name, network in {**before, "pretrained": encoder}.items():
+        describe[name] = partial(features, network, recipe=health.recipe, device=health.device)
     spec = encoder.spec
-    widths = [pixels_of(torch.zeros(1, *spec.shape)).shape[1], encoder.dim, encoder.dim]
+    blank = torch.zeros(1, *spec.shape, dtype=torch.float32 if dataset.pixels else torch.uint8)
+    widths = [rows(blank).shape[1] for rows in describe.values()]
     ends = list(itertools.accumulate(widths))
     columns = {name: [slice(end - width, end)] for name, width, end in zip(describe, widths, ends, strict=True)}
     source = Source(
@@ -158,7 +165,7 @@ def final(
     scores, unread = {}, 0
     if health.bank is not None and len(dataset.test) and dataset.test.labels is not None:
         before = health.calibrated(initial().to(health.device))
-        scores, unread = test_scores(health, dataset, encoder, before)
+        scores, unread = test_scores(health, dataset, encoder, {health.began: before})
     if not is_main():
         return {}
     lines = [f"# {settings.method.name} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
@@ -168,7 +175,7 @@ def final(
         lines += _table("validation", _validation_scores(health))
         if scores:
             run.write("test.json", json.dumps(scores, indent=1) + "\n")
-            lines += _table("test", scores) + _baselines_ahead(scores)
+            lines += [*_table("test", scores), outcome(scores, min(TESTED, len(dataset.test)) - unread), ""]
         if unread:
             skipped(run, dataset.skipped)
             lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
@@ -217,15 +224,3 @@ def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
         cells = [f"{f[key]:.1f}" + (f" ± {f[key + '_std']:.1f}" if key + "_std" in f else "") for key in columns]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return [*rows, ""]
-
-
-def _baselines_ahead(scores: dict[str, dict[str, float]]) -> list[str]:
-    """Which baselines beat the pretrained encoder, and in which score."""
-    ours = scores["pretrained"]
-    behind = [
-        f"{name} in {label}"
-        for name in scores
-        for key, label in (("knn", "kNN"), ("logistic", "logistic regression"), ("five_labels", "5-label accuracy"))
-        if scores[name][key] > ours[key]
-    ]
-    return [f"Still ahead of the pretrained encoder: {', '.join(behind)}.", ""] if behind else []

@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("core", "vision", "ssl", "linear_eval", "distill", "nas", "deploy", "experiments", "paper_figures")
 DISTRIBUTED = ("core/processes.py", "core/launch.py")  # what alone may name torch.distributed
 TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
-LIBRARIES = {"linear_eval.knn", "linear_eval.probe", "linear_eval.features", "linear_eval.samples"}  # what any tool may call
+LIBRARIES = {  # what any tool may call
+    "linear_eval.descriptors", "linear_eval.knn", "linear_eval.probe", "linear_eval.features", "linear_eval.samples",
+}  # fmt: skip
 FROM_CORE_IN_VISION = {"core.counter_rng", "core.processes", "core.method", "core.cli", "core.errors", "core.settings"}
 FROM_CORE_IN_VISION |= {"core.machine", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}
 FROM_CORE_IN_VISION |= {"core.image_size"}

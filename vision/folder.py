@@ -216,3 +216,16 @@ def _contents(ignored: Counter, skipped: dict[str, str]) -> str:
     if not ignored:
         return f"has no image that can be reached: {first_skipped(skipped)}" if skipped else "is empty"
     return f"has {ignored.total()} files, none an image ({listed(ignored)})"
+
+
+def files_to_train_on(root: str | Path | None, labels: str = "auto") -> tuple[Files, int]:
+    """The files that look like training images, before any is read, and the number of their classes: 0 without labels.
+
+    Where validation and test images have no folders of their own, they are among them.  Raises ValueError as `load_folder`.
+    """
+    root = _existing(root)
+    for suffixes in (SUFFIXES, raster.SUFFIXES):
+        collection = _collect(root, labels, suffixes)
+        if len(files := collection.splits["train"]):
+            break
+    return files, len(collection.classes or ())

@@ -60,3 +60,18 @@ def test_a_run_takes_its_steps_from_the_budget_and_ends_as_a_run_of_so_many_step
     files = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in "ab"]
     one, two = map(load, files)
     assert all((one[name] == two[name]).all() for name in one), "the discarded steps leave no trace"
+
+
+@pytest.mark.parametrize(("time", "text"), [(1800, "30 min"), (32_400, "9 h"), (300_000, "3 days")])
+def test_times_are_told_in_round_units(time, text):
+    assert budget.spoken(time) == text
+
+
+@pytest.mark.parametrize(("steps", "given", "told"), [(10_000, None, 1), (100, None, 0), (10_000, "20m", 0)])
+def test_a_long_run_says_so_after_ten_steps_unless_it_has_a_budget(steps, given, told, monkeypatch, capsys):
+    now = iter(range(0, 10_000, 2))  # two seconds a step
+    monkeypatch.setattr(budget.time, "monotonic", lambda: next(now))
+    estimate = budget.Estimate(steps, 96, given)
+    for step in range(1, 40):
+        estimate.tick(step)
+    assert capsys.readouterr().err.count("about 6 h to go at this speed") == told

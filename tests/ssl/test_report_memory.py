@@ -65,7 +65,7 @@ def test_no_more_than_a_block_of_images_is_asked_for(read_again):
     health = Health(dataset, recipe(1), CPU, 0, trained)
     health.start(trained)
     health.check(1, trained, stop=False)
-    scores, unread = report.test_scores(health, dataset, trained, before)
+    scores, unread = report.test_scores(health, dataset, trained, {health.began: before})
     assert max(train.largest, validation.largest, test.largest) == BLOCK
     assert unread == 0
     assert scores["untrained"] == scores["pretrained"], "they have the same weights"
@@ -89,7 +89,7 @@ def test_files_spoilt_after_the_check_are_in_no_score_and_counted(tmp_path, read
     scores_of = health._scores
     health._scores = lambda bank, rows, watched, z: counts.rows.append((len(rows), len(z))) or scores_of(bank, rows, watched, z)
     health.start(trained)
-    _, unread = report.test_scores(health, dataset, trained, encoder(3))
+    _, unread = report.test_scores(health, dataset, trained, {health.began: encoder(3)})
     assert counts.rows == [(59, 19), (59, 19)], "raw pixels, then the encoder"
     assert unread == 2, "one of train, one of test"
     assert {*health.skipped, *dataset.skipped} == set(map(str, bad))

@@ -1,0 +1,138 @@
+"""What a run on a folder of pictures does where its settings say nothing: chosen by what lies there, and said in two sentences.
+
+The values for small sets were chosen on the validation images of picture sets that packages ship (docs/own_images.md). What the
+command line or a recipe gives is never changed; with another method than METHOD its own constants and views stay.
+"""
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core import cli, world
+from core.run import log_line
+from core.settings import PretrainSettings
+from core.training import gpus
+
+if TYPE_CHECKING:
+    from vision.reachable import Reachable
+    from vision.survey import Survey
+
+SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # pixels that encoders are trained at
+LARGEST_SIDE = {"cpu": 64, "gpu": 224}
+LARGEST_SIDE_OF_WEIGHTS = {"cpu": 128, "gpu": 224}
+SMALL_SET = 20_000  # images: up to here the values for small sets are taken
+IMAGES_SEEN = 200_000  # on a CPU, over all epochs
+EPOCHS = (5, 400)  # at least and at most
+METHOD = "simclr"
+FROM_SCRATCH = {  # of METHOD on small sets
+    "optim.name": "adamw", "optim.lr": 0.004, "optim.weight_decay": 0.05, "augment.crop": [0.3, 1.0],
+}  # fmt: skip
+START = ("encoder", "weights", "pretrained", "stem", "normalization")  # settings that say where training begins
+LENGTH = ("epochs", "steps", "budget", "pause_at")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where training will run, and what it may begin with."""
+
+    device: str  # cpu | gpu
+    devices: int  # processes
+    weights: "Reachable | None"
+
+
+@dataclass(frozen=True)
+class Plan:
+    changes: Mapping[str, Any]  # dotted setting → value
+    sentences: tuple[str, str]
+
+
+def planned(tool: cli.Tool, settings: PretrainSettings) -> PretrainSettings:
+    """The settings, those that were not given chosen, where `plan` is on and the data is a folder. Says what it chose.
+
+    Raises ValueError where the folder cannot be read.
+    """
+    if not settings.plan or settings.data is None or settings.data.name != "folder":
+        return settings
+    from vision import reachable
+    from vision.survey import survey
+
+    found = survey(cli.expand(settings.data.root) if settings.data.root else None, settings.data.labels or "auto")
+    given = set(cli.explicit(settings))
+    device = "gpu" if settings.device != "cpu" and gpus() else "cpu"
+    weights = None if given & {*START} else reachable.best(device == "gpu")
+    plan = make(found, Place(device, settings.devices, weights), settings, given)
+    if (world.environment() or (0,))[0] == 0:
+        for sentence in plan.sentences:
+            log_line(f"plan: {sentence}")
+    return cli.derive(tool, settings, changes=plan.changes)
+
+
+def make(found: "Survey", place: Place, settings: PretrainSettings, given: Collection[str]) -> Plan:
+    """given: dotted settings that the plan leaves alone."""
+    side, weights = _side(found, place), place.weights
+    changes: dict[str, Any] = {"image_size": side}
+    begins = bool({"weights", "pretrained"} & {*given} or settings.encoder.endswith(".safetensors"))
+    if weights:
+        changes |= weights.settings
+    elif not begins:
+        changes["encoder"] = _encoder(found, place)
+    small = found.images <= SMALL_SET
+    if small:
+        changes["batch_size"] = _batch(found.images, place.devices)
+    if small and settings.method.name == METHOD and not begins and not weights:
+        changes |= FROM_SCRATCH
+    if not {*LENGTH} & {*given}:
+        changes["epochs"] = _epochs(found.images, place)
+    changes = {name: value for name, value in changes.items() if _free(name, given)}
+    return Plan(changes, _sentences(found, place, changes, begins))
+
+
+def _free(name: str, given: Collection[str]) -> bool:
+    """May the plan set it? Not what was given, nor a part of a group whose choice was given."""
+    group = name.partition(".")[0]
+    return name not in given and not (group != name and group in given) and not (name == "image_size" and "encoder" in given
+                                                                                 and "weights" in given)
+
+
+def _side(found: "Survey", place: Place) -> int:
+    largest = (LARGEST_SIDE_OF_WEIGHTS if place.weights else LARGEST_SIDE)[place.device]
+    side = found.side or largest
+    return max((s for s in SIDES if s <= min(side, largest)), default=side)
+
+
+def _encoder(found: "Survey", place: Place) -> str:
+    if place.device == "cpu":
+        return "tiny" if found.images <= 5_000 else "small"
+    return "resnet18" if found.images <= 50_000 else "resnet50"
+
+
+def _batch(images: int, devices: int) -> int:
+    """About a sixteenth of the images: a power of two from 32 to 256, and a multiple of the processes."""
+    batch = 2 ** max(5, min(8, round(math.log2(max(images, 1) / 16))))
+    return max(1, round(batch / devices)) * devices
+
+
+def _epochs(images: int, place: Place) -> int:
+    return max(EPOCHS[0], min(EPOCHS[1], round(IMAGES_SEEN / images)))
+
+
+def _sentences(found: "Survey", place: Place, changes: Mapping[str, Any], begins: bool) -> tuple[str, str]:
+    of = f" of about {found.side} px" if found.side else ""
+    labels = f" in {found.classes} classes" if found.classes else ", no labels"
+    if place.weights:
+        start = f"begins with the published weights of {place.weights.encoder}, which are on this machine"
+    elif begins:
+        start = "begins with the weights that you gave"
+    else:
+        start = "begins from random weights, for no published ones are on this machine (--pretrained downloads some)"
+    chosen = ", ".join(f"{name}={_text(value)}" for name, value in changes.items() if name != "weights")
+    why = "the set is small" if found.images <= SMALL_SET else "the set is large"
+    return (
+        f"{found.images:,} pictures{of}{labels}: training {start}",
+        f"as {why} and a {place.device.upper()} trains, {chosen}; --NAME VALUE changes one of these, --plan false leaves all "
+        "at the method's own",
+    )
+
+
+def _text(value: Any) -> str:
+    return cli.recipe.text(value)
