@@ -96,7 +96,7 @@ def _schema(kind: type[Settings]):
 
     given = {f.name: f for f in fields(kind)}
     parts = [
-        (name, Any if hint is Group else given[name].type,
+        (name, Any if hint is Group or "parse" in given[name].metadata else given[name].type,
          field(default=given[name].default) if given[name].default is not MISSING
          else field(default_factory=given[name].default_factory))
         for name, hint in hints(kind).items()
@@ -138,9 +138,9 @@ def finish(tool: Tool, config, choices, origin: Origin) -> Any:
 
 def typed(kind: type, values: Mapping[str, Any], names: Mapping[str, str], origin: Origin) -> Any:
     """Nested values → the settings class.  names: group → its choice"""
-    arguments = {}
+    arguments, parsers = {}, marked(kind, "parse")
     for name, hint in hints(kind).items():
-        value = values[name]
+        value = parsers[name](values[name], name) if name in parsers else values[name]
         if hint is Group and value is not None:
             value = Group(names.get(name, ""), value)
         elif is_dataclass(hint):

@@ -7,12 +7,14 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
+from core import image_size
 from core.errors import SettingError
+from core.image_size import Size
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def option(
     original_default: Any = dataclasses.MISSING,
     path: str = "",
     once: str = "",
+    parse: Callable[[Any, str], Any] | None = None,
 ) -> Any:
     """A field of a settings class.
 
@@ -55,9 +58,11 @@ def option(
     original_default: of a field that came later, the value that older runs had; at it the field is no part of an identity.
     path: "folder", if it names a folder to write to, or "weights", if it names encoder files, several by comma.
     once: the name that it had before, which the command line and recipe files still understand.
+    parse: (value as given, the setting's name) → the field's value; raises SettingError. For types that Hydra does not know.
     """
     factory = {"default_factory": lambda: default} if isinstance(default, (list, dict)) else {"default": default}
     metadata = {"help": help, "allowed": allowed, "affects_result": affects_result, "path": path, "once": once}
+    metadata |= {"parse": parse} if parse else {}
     return field(**factory, metadata=metadata | {"original_default": original_default})
 
 
@@ -156,7 +161,11 @@ class CommonSettings(Settings):
         "auto", "auto (what the weights were trained with, else the data's) | data | weights (timm's for the name) | "
         "imagenet | mean;std of pixels in 0..1, such as '0.5,0.4,0.3;0.2'", original_default="auto",
     )
-    image_size: int = option(224, "pixels a side", POSITIVE)
+    image_size: Size = option(224, "pixels a side; or height and width, such as 96x128 or [96,128]", parse=image_size.parse)
+    image_fit: str = option(
+        "auto", "how an image gets that shape in evaluation: auto (as the encoder's file says, or crop) | crop (the center) | "
+        "squash | letterbox (mean around it)", ("auto", "crop", "squash", "letterbox"), original_default="auto",
+    )
     seed: int = option(0, "random seed", Range("from 0 to 2**63 - 1", low=0, high=2**63 - 1))
     device: str = option("auto", "auto | cpu | cuda", affects_result=False)
     devices: int = option(1, "processes, one a GPU; several on a CPU work too", POSITIVE, affects_result=False)

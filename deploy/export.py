@@ -105,7 +105,7 @@ def export(settings: ExportSettings) -> ExportResult:
             [settings.seed], ("torch", "onnx", "onnxruntime", "torchao", "timm")),
     )
     if settings.gallery:
-        write_gallery(data, run.folder / "gallery", settings.gallery, module.header.spec.image_size)
+        write_gallery(data, run.folder / "gallery", settings.gallery, module.header.spec.geometry)
     for name, content in result.files.items():
         run.write(name, content)
     return result

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.image_size import Size
 from deploy import resize_graph
 from linear_eval.features import images_of
 from vision import artifact, encoders
@@ -14,10 +15,10 @@ from vision.splits import Images
 
 
 class ExportModule(nn.Module):
-    """B,C,S,S float32, normalized → logits B,K and features B,D of a classifier, features B,D of an encoder.
+    """B,C,h,w float32, normalized → logits B,K and features B,D of a classifier, features B,D of an encoder.
 
-    includes_preprocessing: the input is B,C,H,W uint8 of any size instead. The module then takes the center square as
-    evaluation does (deploy/resize_graph.py) and normalizes it.
+    includes_preprocessing: the input is B,C,H,W uint8 of any size instead. The module then brings it to the
+    input's shape as evaluation does (deploy/resize_graph.py) and normalizes it.
     """
 
     def __init__(self, model: nn.Module, header: artifact.EncoderHeader, includes_preprocessing: bool):
@@ -28,7 +29,7 @@ class ExportModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.includes_preprocessing:
-            images = resize_graph.center_square(images, self.header.spec.image_size) / 255
+            images = resize_graph.fitted(images, self.header.spec.geometry) / 255
             images = (images - self.mean) / self.std
         features = artifact.encoder_in(self.model)(images)
         return (features,) if self.header.classes is None else (self.model.head(features), features)
@@ -50,14 +51,14 @@ class ExportModule(nn.Module):
     def example(self, count: int) -> Tensor:
         """An input of `count` images of noise, the same in each call."""
         spec, generator = self.header.spec, torch.Generator().manual_seed(0)
-        shape = count, spec.channels, spec.image_size, spec.image_size
+        shape = count, *spec.shape
         if self.includes_preprocessing:
             return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return torch.randn(shape, generator=generator)
 
     def preprocess(self, split: Images, indices: Tensor) -> np.ndarray:
         """Images of a split as the module's input."""
-        images = images_of(split, indices, self.header.spec.image_size, self.header.spec.channels)
+        images = images_of(split, indices, self.header.spec.geometry, self.header.spec.channels)
         images = images if self.includes_preprocessing else normalize_images(images, self.mean.flatten(), self.std.flatten())
         return images.contiguous().numpy()
 
@@ -77,7 +78,7 @@ def load(path: str | Path, preprocess: bool = False) -> ExportModule:
     return ExportModule(model, header, preprocess).eval().to(memory_format=torch.channels_last)
 
 
-def named(name: str, channels: int, size: int) -> ExportModule:
+def named(name: str, channels: int, size: Size) -> ExportModule:
     """An encoder file, or an encoder by its timm name with random weights.  Raises ValueError."""
     if name.endswith(".safetensors"):
         return load(name)

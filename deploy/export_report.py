@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.figures import COLOURS, canvas, drawn, logarithmic
+from core.image_size import parse, size_text
+from vision.geometry import CROP, LETTERBOX, SQUASH
 
 TEMPLATE = Path(__file__).with_name("export_report.md.jinja")
 REFERENCE = "against: "  # what the names of the other model's versions begin with, here and in card.json
@@ -120,13 +122,25 @@ def requirements_text(row: dict, onnxruntime: str | None) -> str:
     return f"IR version {row['ir']}, opset {opsets}; needs onnxruntime {least}."
 
 
+def shape_text(how: dict) -> str:
+    """How images get the input's shape.  how: `Preprocessing.json`"""
+    if "fit" not in how:
+        return f"{how['resize']} to {how['size']} px"
+    size = size_text(parse(how["size"]))
+    return {CROP: f"scaled to cover {size} px (height × width), the center kept",
+            SQUASH: f"both sides scaled to {size} px (height × width)",
+            LETTERBOX: f"scaled to fit into {size} px (height × width), centered, padded with the mean"}[how["fit"]]
+
+
 def input_text(metadata: dict) -> str:
     """How images become the files' input."""
     how, colors = metadata["preprocessing"], "grey" if metadata["channels"] == 1 else "RGB"
     scale = "scaled to [0, 1]"
     if pixels := how.get("pixels"):
         colors, scale = f"{metadata['channels']}-band", f"scaled from {pixels['low']} … {pixels['high']} to [0, 1]"
-    resize = f"{how['resize']} to {how['size']} px ({how['interpolation']}, antialiased), the {how['crop']} square"
+    resize = f"{shape_text(how)} ({how['interpolation']}, antialiased)"
+    if "fit" not in how:
+        resize += f", the {how['crop']} square"
     if metadata["preprocess"]:
         return f"Input: upright {colors} images of any size, bytes 0 … 255; inside the files: {resize}, normalization."
     return f"Input: upright {colors} images, {resize}, {scale}, minus {how['mean']}, divided by {how['std']}."

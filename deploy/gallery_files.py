@@ -8,16 +8,17 @@ from PIL import Image
 
 from core.errors import RunError
 from linear_eval.features import evenly
+from vision.geometry import Geometry
 from vision.splits import Dataset
 
 NAMED = 4  # classes in a folder's name, at most
 
 
-def write_gallery(data: Dataset, folder: Path, count: int, size: int | None = None) -> None:
+def write_gallery(data: Dataset, folder: Path, count: int, size: Geometry | None = None) -> None:
     """Write `count` training images, evenly spaced, as PNG files in one folder per class, or per set of classes where an
     image may have several; without labels in one.
 
-    size: the encoder's input in pixels; a file of that size is not resized again, so its features equal those of evaluation.
+    size: the encoder's input; a file of that size is not resized again, so its features equal those of evaluation.
     None: the images' own size.  The folder gets its name after every file was read back. Raises RunError where one differs.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -50,7 +50,7 @@ def run(settings: LatencySettings) -> int:
 
 def check(settings: LatencySettings) -> None:
     """Refuse what can be refused before anything is loaded."""
-    wrong = {name: "more than 0" for name in ("image_size", "channels") if not getattr(settings, name) > 0}
+    wrong = {name: "more than 0" for name in ("channels",) if not getattr(settings, name) > 0}
     if not set(settings.frameworks.split(",")) <= set(FRAMEWORKS):
         wrong["frameworks"] = f"some of {', '.join(FRAMEWORKS)}, by commas"
     wrong |= {} if settings.device in ("cpu", "cuda") else {"device": "cpu or cuda"}

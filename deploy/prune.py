@@ -127,7 +127,7 @@ def write_checked(target: Path, content: bytes, model) -> None:
 
     temporary = target.with_name(f".unchecked.{target.name}")
     spec = artifact.encoder_in(model).spec
-    images = torch.randn(4, spec.channels, spec.image_size, spec.image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, *spec.shape, generator=torch.Generator().manual_seed(0))
     try:
         checkpoint.write(temporary, content)
         again, _ = artifact.load_whole(temporary)

@@ -21,7 +21,7 @@ def prune_channels(model: nn.Module, encoder: nn.Module, keep: float, multiple: 
     Raises ValueError where that cannot be done.
     """
     spec, most = encoder.spec, cost.macs(encoder) * keep
-    images = torch.zeros(1, spec.channels, spec.image_size, spec.image_size)
+    images = torch.zeros(1, *spec.shape)
     heads = [m for name, m in model.named_modules() if name == "head" and isinstance(m, nn.Linear)]
     try:
         pruner = torch_pruning.pruner.BasePruner(

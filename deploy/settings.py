@@ -2,6 +2,8 @@
 """The settings of the deployment tools, beside those of every tool. No torch here."""
 from dataclasses import dataclass
 
+from core import image_size
+from core.image_size import Size
 from core.settings import CommonSettings, Group, Settings, option
 
 FRAMEWORKS = ("torch", "torch.compile", "onnxruntime", "TensorRT")
@@ -47,7 +49,10 @@ class LatencySettings(Settings):
     frameworks: str = option("torch,torch.compile,onnxruntime", "of these, and TensorRT where it is installed, by commas")
     batches: str = option("1,8,64", "images at once, by commas")
     threads: str = option("0", "of the CPU, several by commas; 0: all cores")
-    image_size: int = option(224, "pixels a side of encoders by name; files have their own")
+    image_size: Size = option(
+        224, "pixels a side of encoders by name, or height and width, such as 96x128; files have their own",
+        parse=image_size.parse,
+    )
     channels: int = option(3, "of encoders by name")
     device: str = option("cpu", "cpu | cuda", affects_result=False)
     out: str = option("auto", "folder; auto: runs/latency-…", affects_result=False, path="folder")
@@ -74,3 +79,5 @@ def check_file(settings) -> None:
         raise ValueError(f"encoder={settings.encoder}: give a file, such as runs/…/classifier.safetensors")
     if getattr(settings, "normalization", "auto") != "auto":
         raise ValueError(f"normalization={settings.normalization}: the file has its own; leave it out")
+    if getattr(settings, "image_fit", "auto") != "auto":
+        raise ValueError(f"image_fit={settings.image_fit}: the file has its own; leave it out")

@@ -49,7 +49,7 @@ def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     encoder, head, spec, right = member.encoder, member.head.to(device), member.encoder.spec, 0
     with evaluating(encoder):
         for rows in torch.arange(len(dataset.test)).split(512):
-            images = images_of(dataset.test, rows, spec.image_size, spec.channels).to(device)
+            images = images_of(dataset.test, rows, spec.geometry, spec.channels).to(device)
             found = head(encoder(normalize_images(images, member.mean, member.std))).argmax(1).cpu()
             right += int((found == dataset.test.labels[rows]).sum())
     return right / len(dataset.test) * 100
@@ -64,7 +64,7 @@ def final(run, settings: DistillSettings, dataset, method, teacher, recipe, worl
     fresh = encoders.build(method.encoder.spec).to(device)
     if labelled:
         indices = evenly(len(dataset.train), CALIBRATED)
-        some = images_of(dataset.train, indices, recipe.size, method.encoder.spec.channels)
+        some = images_of(dataset.train, indices, method.encoder.spec.geometry, method.encoder.spec.channels)
         fresh = recompute_batchnorm(fresh, some, *normalisation, device)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
@@ -129,7 +129,8 @@ def baseline_command(run, settings: DistillSettings, classifier: bool) -> list[s
 
 def _is_shared(classifier: bool, name: str) -> bool:
     """Is it a setting of images and encoder, or of views where both tools have the same?"""
-    names = ("stem", "pretrained", "weights", "normalization", "image_size", "precision", *(["augment"] if classifier else []))
+    shape = ("image_size", "image_fit")
+    names = ("stem", "pretrained", "weights", "normalization", *shape, "precision", *(["augment"] if classifier else []))
     return name in names or name.startswith(("data.", "augment.") if classifier else "data.")
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core import cli
 from core.errors import SettingError
+from core.image_size import sides
 from core.method import Batch
 from distill.cache import Cache
 from distill.method import map_shapes, maps_of
@@ -107,9 +108,10 @@ class Teacher:
         else:
             x = view * self.std.to(view).view(-1, 1, 1) + self.mean.to(view).view(-1, 1, 1)  # 0..1
             x = normalize(encoders.fit_channels(x, spec.channels), member.mean.to(x), member.std.to(x))
-        if x.shape[-1] != spec.image_size:
-            smaller = x.shape[-1] > spec.image_size
-            x = F.interpolate(x, (spec.image_size,) * 2, mode="bilinear", antialias=smaller, align_corners=False)
+        size = sides(spec.image_size)
+        if x.shape[-2:] != size:
+            smaller = x.shape[-1] > size[1] or x.shape[-2] > size[0]
+            x = F.interpolate(x, size, mode="bilinear", antialias=smaller, align_corners=False)
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from core import cli, training
 from core.errors import SettingError
 from core.identity import without_defaults
+from core.image_size import size_text
 from core.places import check_checkpoint
 from core.settings import parse_moments
 from distill.settings import DistillSettings, listed
@@ -208,9 +209,10 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
         raise ValueError(f"teacher={settings.teacher} is not the one that {run.folder} began with; {way}")
     run.begin()
     log_line(
-        f"{settings.method.name} on {len(split):,} images of {dataset.name} at {recipe.size} px: {encoder.spec.name} "
-        f"({report.millions(encoder)}, {encoder.dim} features) after {teacher.name} ({teacher.parameters / 1e6:.2f} M "
-        f"parameters, {teacher.dim} features), {config.steps} steps of {config.batch_size} images → {run.folder}"
+        f"{settings.method.name} on {len(split):,} images of {dataset.name} at {size_text(recipe.size)} px: "
+        f"{encoder.spec.name} ({report.millions(encoder)}, {encoder.dim} features) after {teacher.name} "
+        f"({teacher.parameters / 1e6:.2f} M parameters, {teacher.dim} features), "
+        f"{config.steps} steps of {config.batch_size} images → {run.folder}"
     )
     for note in notes:
         log_line(f"note: {note}")

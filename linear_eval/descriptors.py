@@ -41,11 +41,11 @@ def pixels(images: Tensor) -> np.ndarray:
 def gray(images: Tensor, side: int | None = None) -> np.ndarray:
     """Gray levels of images brought to `side`, or to at most `LARGEST`.  B,C,S,S uint8, or float in 0..1 → B,side,side uint8
 
-    Of two or more than three bands, their mean.
+    Of two or more than three bands, their mean. Rectangles are squashed to a square.
     """
-    side = side or min(images.shape[-1], LARGEST)
+    side = side or min(max(images.shape[-2:]), LARGEST)
     levels = 255 * images if images.is_floating_point() else images.float()
-    if images.shape[-1] != side:
+    if images.shape[-2:] != (side, side):
         levels = F.interpolate(levels, (side, side), mode="bilinear", antialias=True)
     if images.shape[1] == 3:
         levels = (levels * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)

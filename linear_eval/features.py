@@ -8,6 +8,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from torch.nn import functional as F
 
 from core import checkpoint
 from core.batchnorm import SplitBatchNorm
+from core.image_size import Size
 from core.processes import broadcast_object, gather, gather_objects, is_main, rank, world_size
 from core.run import counting
 from vision.encoders import fit_channels
+from vision.geometry import Geometry
 from vision.pixels import in_unit_range, normalize_images
 from vision.splits import Images
 from vision.streamed import Streamed
@@ -40,8 +43,8 @@ class Source:
 
     name: str  # "encoder", "untrained", "raw pixels", …
     key: str  # all that its rows depend on, besides the images
-    describe: Callable[[Tensor], Tensor | np.ndarray]  # B,C,S,S uint8 → B,D
-    size: int  # S, pixels a side
+    describe: Callable[[Tensor], Tensor | np.ndarray]  # B,C,h,w uint8 → B,D
+    size: Size | Geometry  # h and w, and how images get that shape
     channels: int | None = None  # C; None: as they come
     dtype: str = "float16"  # as cached: half of float32's memory, with a relative error of 2⁻¹¹ at most
     parts: dict[str, list[slice]] | None = None  # name → columns; None: all of them, as "pooled"
@@ -103,7 +106,7 @@ def of_encoder(name: str, encoder: nn.Module, mean: Tensor, std: Tensor, device:
     with evaluating(encoder):
         widths = [c.shape[1] for c in columns(encoder, _noise(encoder), count)]
     key = json.dumps([fingerprint(encoder), mean.tolist(), std.tolist(), widths])
-    return Source(name, key, describe, encoder.spec.image_size, encoder.spec.channels, parts=_parts(widths))
+    return Source(name, key, describe, encoder.spec.geometry, encoder.spec.channels, parts=_parts(widths))
 
 
 def _output(encoder: nn.Module, x: Tensor, count: int) -> list[Tensor]:
@@ -135,8 +138,8 @@ def _gives_maps(encoder: nn.Module, count: int) -> bool:
 
 def _noise(encoder: nn.Module) -> Tensor:
     """Two images, the same each time."""
-    shape = (2, encoder.spec.channels, encoder.spec.image_size, encoder.spec.image_size)
-    x = torch.linspace(0, 1000, 2 * shape[1] * shape[2] ** 2).sin().view(shape)
+    shape = (2, *encoder.spec.shape)
+    x = torch.linspace(0, 1000, math.prod(shape)).sin().view(shape)
     return x.to(next(encoder.parameters()).device, memory_format=torch.channels_last)
 
 
@@ -186,8 +189,8 @@ def recompute_batchnorm(
 
 
 def pixels_of(images: Tensor) -> Tensor:
-    """Grey levels as they are, averaged to `PIXELS` a side where there are more.  N,C,S,S uint8 → N,D float32"""
-    if images.shape[-1] <= PIXELS:
+    """Grey levels as they are, averaged to `PIXELS` a side where there are more.  N,C,h,w uint8 → N,D float32"""
+    if max(images.shape[-2:]) <= PIXELS:
         return in_unit_range(images).flatten(1)
     return torch.cat([F.adaptive_avg_pool2d(in_unit_range(part), PIXELS).flatten(1) for part in images.split(BLOCK)])
 
@@ -210,8 +213,8 @@ def evenly(length: int, count: int) -> Tensor:
     return torch.linspace(0, length - 1, min(count, length)).long()
 
 
-def images_of(split: Images | Streamed, indices: Tensor, size: int, channels: int | None) -> Tensor:
-    """Images as a source takes them.  indices: B → B,C,S,S uint8"""
+def images_of(split: Images | Streamed, indices: Tensor, size: Size | Geometry, channels: int | None) -> Tensor:
+    """Images as a source takes them.  indices: B; size: alone, cropped → B,C,height,width uint8"""
     images = split.resized(indices, size)
     return images if channels is None else fit_channels(images, channels)
 
@@ -271,7 +274,7 @@ def collect(
 
 
 def _key(source: Source, split: Images | Streamed) -> str:
-    what = [FORMAT, source.name, source.key, source.size, source.channels, source.dtype, split.fingerprint()]
+    what = [FORMAT, source.name, source.key, Geometry.of(source.size).key, source.channels, source.dtype, split.fingerprint()]
     return f"{source.name.replace(' ', '_')}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]}"
 
 

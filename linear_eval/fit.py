@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core import loop, trackers, training
+from core.image_size import size_text
 from core.processes import World, broadcast_object, is_main
 from core.run import ProgressBar, Run, log_line
 from core.schedule import plateaus, stepped
@@ -78,8 +79,9 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
             figure = f"{watch.probe.validation:.1f} % {'mean average precision on' if several else 'of'} validation images"
             log_line(f"frozen features: {figure}; fine-tuning begins there")
     log_line(
-        f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {recipe.size} px: {encoder.spec.name}, "
-        f"{config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} → {run.folder}"
+        f"{settings.method.name} on {len(train):,} labelled images of {dataset.name} at {size_text(recipe.size)} px: "
+        f"{encoder.spec.name}, {config.steps} steps of {config.batch_size} images, {'bf16' if precise else 'fp32'} "
+        f"→ {run.folder}"
     )
     for note in notes(encoder, settings, recipe):
         log_line(f"note: {note}")
@@ -169,7 +171,7 @@ def predict(method: Classifier, split, recipe: Augmentation, device: torch.devic
             return method.probabilities(method.classify(normalize_images(images.to(device), recipe.mean, recipe.std)).float())
 
     spec = method.encoder.spec
-    return collect(Source(title, "", describe, spec.image_size, spec.channels, "float32"), split, device, title=title)
+    return collect(Source(title, "", describe, spec.geometry, spec.channels, "float32"), split, device, title=title)
 
 
 def rate(settings: FinetuneSettings, watch: "Watch", cosine):

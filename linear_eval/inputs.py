@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from core import cli, training
+from core.image_size import size_text
 from core.processes import World
 from core.run import Run, log_line
 from linear_eval import subsets
@@ -32,8 +33,8 @@ from vision.splits import Dataset
 
 UNTRAINED, PIXELS, SCRATCH = "untrained", "raw pixels", "from scratch"
 SHARED = (
-    "data", "augment", "encoder", "stem", "pretrained", "weights", "normalization", "image_size", "attention", "seed", "device",
-    "workers",
+    "data", "augment", "encoder", "stem", "pretrained", "weights", "normalization", "image_size", "image_fit", "attention",
+    "seed", "device", "workers",
 )
 
 
@@ -106,7 +107,7 @@ def collect_inputs(settings: EvaluateSettings, world: World) -> EvaluationInputs
     counts = f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test images"
     log_line(
         f"{encoder.spec.name} ({sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters, {encoder.dim} features) "
-        f"on {dataset.name}: {counts} at {encoder.spec.image_size} px → {run.folder}"
+        f"on {dataset.name}: {counts} at {size_text(encoder.spec.image_size)} px → {run.folder}"
     )
     for note in notes(encoder, settings, recipe):
         log_line(f"note: {note}")
@@ -132,7 +133,7 @@ def sources(
     if is_trained(settings):
         torch.manual_seed(settings.seed)
         untrained = encoders.build(encoder.spec).to(device)
-        some = images_of(dataset.train, evenly(len(dataset.train), CALIBRATED), encoder.spec.image_size, encoder.spec.channels)
+        some = images_of(dataset.train, evenly(len(dataset.train), CALIBRATED), encoder.spec.geometry, encoder.spec.channels)
         yield of_encoder(UNTRAINED, recompute_batchnorm(untrained, some, mean, std, device), mean, std, device)
     size = min(dataset.image_size, 64)
     yield Source(PIXELS, "", pixels_of, size, dtype="float32")

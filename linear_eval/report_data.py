@@ -114,7 +114,7 @@ def heatmaps(fitted: FittedClassifier, count: int) -> Heatmaps | None:
     method, spec, split = fitted.method, fitted.method.encoder.spec, fitted.dataset.test
     positions = np.linspace(0, len(fitted.test) - 1, min(count, BLOCK, len(fitted.test))).astype(int)
     rows = torch.from_numpy(fitted.test[positions])
-    images = images_of(split, rows, spec.image_size, spec.channels)
+    images = images_of(split, rows, spec.geometry, spec.channels)
     x = normalize_images(images.to(next(method.parameters()).device), fitted.recipe.mean, fitted.recipe.std)
     method.eval()
     with torch.no_grad():

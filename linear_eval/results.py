@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from core.image_size import Size
+
 ENCODER = "encoder"  # the source of rows that the evaluated encoder has made
 
 
@@ -118,7 +120,7 @@ class EncoderFacts:
     source: str  # file or name that it was loaded from
     dim: int
     parameters: int
-    image_size: int
+    image_size: Size
     channels: int
 
 

@@ -62,7 +62,7 @@ class Sample:
     def _read(self, number: int, indices: Tensor) -> Tensor:
         if number < len(self._kept):
             return self._kept[number]
-        images = images_of(self.split, indices, self.spec.image_size, self.spec.channels)
+        images = images_of(self.split, indices, self.spec.geometry, self.spec.channels)
         if number == len(self._kept) and sum(part.nbytes for part in self._kept) + images.nbytes <= KEPT:
             self._kept.append(images)
         return images

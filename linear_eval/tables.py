@@ -1,6 +1,7 @@
 """The rows of an evaluation as text: on a terminal, and the cells of the report's tables."""
 import textwrap
 
+from core.image_size import size_text
 from linear_eval.page import Table, markdown_block, plain
 from linear_eval.pictures import short
 from linear_eval.results import ENCODER, Evaluation, MultilabelRow, ResultRow, Row, percent
@@ -74,7 +75,7 @@ def facts(evaluation: Evaluation) -> str:
     changes = [f"{name} {setting(value)}" for name, value in evaluation.protocol_changes.items()]
     changed = f", changed: {', '.join(changes)}" if changes else ""
     return (
-        f"{e.source} ({e.parameters / 1e6:.2f} M parameters, {e.dim:,} features, {e.image_size} px); "
+        f"{e.source} ({e.parameters / 1e6:.2f} M parameters, {e.dim:,} features, {size_text(e.image_size)} px); "
         f"{d.train:,} training, {d.validation:,} validation, {d.test:,} test images of {len(d.classes)} classes; "
         f"{OUTSIDE if evaluation.protocol.startswith('none') else f'protocol {evaluation.protocol}'}{changed}"
     )

@@ -27,7 +27,7 @@ from nas.space import Candidate
 from nas.training_process import HeartbeatListener, StartupHeartbeat, run_processes
 from nas.trial_record import TrialRecord
 from vision import artifact, cost, encoders, loaders
-from vision.build import augmentation_for
+from vision.build import augmentation_for, with_fit
 from vision.multilabel import refuse
 from vision.pixels import normalize_images
 from vision.splits import Dataset
@@ -60,7 +60,7 @@ def proxy_score(proxy: str, candidate: Candidate, settings: PretrainSettings, da
 
 
 def proxy_images(data: Dataset, spec: encoders.Spec) -> torch.Tensor:
-    images = images_of(data.pretrain, evenly(len(data.pretrain), PROXY_IMAGES), spec.image_size, spec.channels)
+    images = images_of(data.pretrain, evenly(len(data.pretrain), PROXY_IMAGES), spec.geometry, spec.channels)
     return normalize_images(images, torch.tensor(data.mean), torch.tensor(data.std))
 
 
@@ -82,6 +82,11 @@ def batches(
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
 
+def shaped(candidate: Candidate, settings: SearchSettings, data: Dataset) -> Candidate:
+    """The candidate, whose images get its input's shape as `image_fit` says."""
+    return replace(candidate, spec=with_fit(candidate.spec, settings.image_fit, data.mean))
+
+
 class TrainEvaluator:
     """An evaluator (nas/scheduler.py) by self-supervised pretraining, resumed from rung to rung."""
 
@@ -92,7 +97,8 @@ class TrainEvaluator:
         tune = parse_tune(settings.tune, flat)
         shared = dict(channels=self.data.channels, size=settings.image_size, tune=tune, flat=flat)
         function = space.space_by_name(settings.space)
-        self.sample = partial(space.sample, space=function, **shared)
+        sampled = partial(space.sample, space=function, **shared)
+        self.sample = lambda trial: shaped(sampled(trial), settings, data)
         self.initial = space.initial_params(settings.space, function, **shared)
         if {"knn", "logistic"} & self.measured:
             refuse(self.data.train.labels, f"objectives={settings.objectives}", "use loss or rankme")

@@ -31,7 +31,7 @@ def synflow(encoder: nn.Module) -> float:
         for p in encoder.parameters():
             p.abs_()
     spec = encoder.spec
-    encoder(torch.ones(1, spec.channels, spec.image_size, spec.image_size, dtype=torch.float64)).sum().backward()
+    encoder(torch.ones(1, *spec.shape, dtype=torch.float64)).sum().backward()
     flow = sum(float((p.detach() * p.grad).abs().sum()) for p in encoder.parameters() if p.grad is not None)
     return math.log(max(flow, 1e-300))
 
@@ -147,10 +147,10 @@ def _trainability(before: Tensor, after: Tensor, generator: torch.Generator) -> 
     """Of one block, by random signs sent back through it."""
     signs = torch.randint(2, after.shape, generator=generator).to(after.dtype) * 2 - 1
     back = torch.autograd.grad(after, before, signs, retain_graph=True)[0]
-    if back.ndim == 4 and back.shape[-1] != signs.shape[-1]:
-        stride = -(-back.shape[-1] // signs.shape[-1])
-        short = [signs.shape[-1] * stride - side for side in back.shape[-1:-3:-1]]
-        back = F.pixel_unshuffle(F.pad(back, (0, short[0], 0, short[1])), stride)
+    if back.ndim == 4 and back.shape[2:] != signs.shape[2:]:
+        (H, W), (h, w) = back.shape[2:], signs.shape[2:]
+        stride = max(-(-H // h), -(-W // w))
+        back = F.pixel_unshuffle(F.pad(back, (0, w * stride - W, 0, h * stride - H)), stride)
     ours, theirs = _map(back), _map(signs)
     sigma = float(torch.linalg.matrix_norm((ours.T @ theirs / len(theirs)).double(), 2))
     return -sigma - 1 / (sigma + 1e-6) + 2

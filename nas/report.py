@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from optuna.trial import TrialState
 
 from core import checkpoint, cli
+from core.image_size import parse, size_text
 from core.machine import code, hardware, versions
 from nas import study
 from nas.pictures import front_figure, history_figure
@@ -143,7 +144,7 @@ def table(front: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
 def describe(candidate: dict) -> str:
     """Encoder and hyperparameters in a line."""
     spec = candidate["encoder"]
-    parts = [spec["name"], f"{spec['image_size']} px", *(f"{k}={v}" for k, v in spec["arguments"].items())]
+    parts = [spec["name"], f"{size_text(parse(spec['image_size']))} px", *(f"{k}={v}" for k, v in spec["arguments"].items())]
     return " ".join(parts + [f"{k}={v}" for k, v in candidate["words"].items()]).replace("'", "").replace("|", "/")
 
 

@@ -1,6 +1,6 @@
 """Search spaces. A space is one function of an Optuna trial, ours and yours alike.
 
-    def space(trial, channels, size):                       # size: pixels a side; channels of the images
+    def space(trial, channels, size):                       # size: pixels a side, or (height, width); channels of the images
         depth = trial.suggest_int("depth", 1, 4)
         return Spec("vit_tiny_patch16_224", channels, size, arguments={"img_size": size, "depth": depth})
 
@@ -22,11 +22,14 @@ from pathlib import Path
 from optuna.trial import BaseTrial
 
 from core import cli
+from core.errors import SettingError
+from core.image_size import Size, parse, sides, size_text
 from nas.settings import STRENGTH, Tuned, parse_space
 from vision import encoders
 from vision.encoders import Spec
+from vision.input_sizes import is_small, patches_of
 
-Space = Callable[[BaseTrial, int, int], Spec | str]
+Space = Callable[[BaseTrial, int, Size], Spec | str]
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,11 @@ class Candidate:
 # ------------------------------------------------------------------------------------------------------------ our spaces
 
 
-def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
+def resnet(trial: BaseTrial, channels: int, size: Size) -> Spec:
     """Residual networks: stem and its stride, three or four stages of own depth, width and kernel, block, attention,
     activation, resolution.
     """
-    small = size <= encoders.SMALL_IMAGE
+    small = is_small(size)
     stages = trial.suggest_int("stages", 3, 4)
     width = trial.suggest_categorical("width", [8, 16, 24, 32, 48] if small else [16, 24, 32, 48, 64])
     block = trial.suggest_categorical("block", ["basic", "bottleneck"])
@@ -77,12 +80,12 @@ def resnet(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("searched_resnet", channels, _resolution(trial, size), stem, arguments)
 
 
-def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
+def resnetd(trial: BaseTrial, channels: int, size: Size) -> Spec:
     """ResNet-D of basic blocks, the family of `small` and `tiny` (arXiv 1812.01187): depth and width of four stages, the
     stem's width and, of small images, its stride; activation; pooling by the mean, or by mean and maximum side by side, which
     doubles the features; whether residual branches begin at zero. A search begins with `small`, or its double beyond 64 pixels.
     """
-    small = size <= encoders.SMALL_IMAGE
+    small = is_small(size)
     widths = [[16, 24, 32, 40], [32, 48, 64, 80], [64, 96, 128, 160], [256, 320, 384, 512]]
     scale = 1 if small else 2
     arguments = {
@@ -100,8 +103,8 @@ def resnetd(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("resnet18d", channels, size, stem, arguments | {k: v for k, v in optional.items() if v != default[k]})
 
 
-def _small(channels: int, size: int) -> dict:
-    stem = "half" if size > 16 else "small"  # as in encoders.create("small")
+def _small(channels: int, size: Size) -> dict:
+    stem = "half" if max(sides(size)) > 16 else "small"  # as in encoders.create("small")
     return {f"depth{i}": 1 for i in range(4)} | {f"width{i}": 32 * 2**i for i in range(4)} | {
         "stem_width": 16, "stem": stem, "activation": "relu", "pool": "avg", "zero_init": True,
     }
@@ -110,9 +113,9 @@ def _small(channels: int, size: int) -> dict:
 resnetd.first = _small
 
 
-def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
+def mobile(trial: BaseTrial, channels: int, size: Size) -> Spec:
     """MBConv stages: expansion, depth, width and kernel of each, squeeze-and-excitation, activation, resolution."""
-    small = size <= encoders.SMALL_IMAGE
+    small = is_small(size)
     width = trial.suggest_categorical("width", [8, 12, 16, 24, 32])
     rows = []
     for i in range(trial.suggest_int("stages", 3, 4)):
@@ -130,9 +133,11 @@ def mobile(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("searched_mobile", channels, _resolution(trial, size), stem, arguments)
 
 
-def vit(trial: BaseTrial, channels: int, size: int) -> Spec:
+def vit(trial: BaseTrial, channels: int, size: Size) -> Spec:
     """Vision transformers: patch, depth, width a head, heads, width of the MLP."""
-    patch = trial.suggest_categorical("patch", [p for p in range(1, size) if size % p == 0 and size / 16 <= p <= size / 4])
+    if not (patches := patches_of(size)):
+        raise SettingError("image_size", f"{size_text(size)}: no patch of 1/16 to 1/4 of the shorter side divides both sides")
+    patch = trial.suggest_categorical("patch", patches)
     heads = trial.suggest_int("heads", 1, 6)
     arguments = {
         "img_size": size, "patch_size": patch, "depth": trial.suggest_int("depth", 2, 12), "num_heads": heads,
@@ -142,7 +147,7 @@ def vit(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("vit_tiny_patch16_224", channels, size, "full", arguments)
 
 
-def tabular(trial: BaseTrial, channels: int, size: int) -> Spec:
+def tabular(trial: BaseTrial, channels: int, size: Size) -> Spec:
     """256 residual networks of two stages, few enough to train them all (experiments/tabular.py)."""
     width, kernel = trial.suggest_categorical("width", [8, 12, 16, 24]), trial.suggest_categorical("kernel", [3, 5])
     block = trial.suggest_categorical("block", ["basic", "bottleneck"])
@@ -156,10 +161,10 @@ def tabular(trial: BaseTrial, channels: int, size: int) -> Spec:
     return Spec("searched_resnet", channels, size, "half", arguments)
 
 
-def elastic(trial: BaseTrial, channels: int, size: int) -> Spec:
+def elastic(trial: BaseTrial, channels: int, size: Size) -> Spec:
     """Residual networks that are all parts of the largest one (vision/elastic.py): depth, width and kernel of each stage."""
-    small = size <= encoders.SMALL_IMAGE
-    widest = (32, 64, 96, 160) if size > 16 else (32, 64, 96)
+    small = is_small(size)
+    widest = (32, 64, 96, 160) if max(sides(size)) > 16 else (32, 64, 96)
     rows = []
     for i, maximum in enumerate(widest if small else [2 * width for width in widest]):
         depth = trial.suggest_int(f"depth{i}", 1, 2 if small else 3)
@@ -179,10 +184,14 @@ def _round(width: float, step: int) -> int:
     return max(step, round(width / step) * step)
 
 
-def _resolution(trial: BaseTrial, size: int) -> int:
-    """The images' size, or three quarters or half of it where that leaves enough for the stages."""
-    sizes = [s for s in (size // 2, size * 3 // 4, size) if s >= 14]
-    return trial.suggest_categorical("resolution", sizes) if len(sizes) > 1 else size
+def _resolution(trial: BaseTrial, size: Size) -> Size:
+    """The images' size, or three quarters or half of it where that leaves enough for the stages. Optuna takes no pairs: a
+    rectangle is a text for it, such as 48x64.
+    """
+    height, width = sides(size)
+    shares = ((height // 2, width // 2), (height * 3 // 4, width * 3 // 4), (height, width))
+    found = [f"{h}x{w}" if height != width else h for h, w in shares if min(h, w) >= 14]
+    return parse(trial.suggest_categorical("resolution", found)) if len(found) > 1 else size
 
 
 class StubTrial:
@@ -255,7 +264,7 @@ class InvalidParam(ValueError):
     """A parameter cannot have this value."""
 
 
-def initial_params(name: str, space: Space, channels: int, size: int, tune: list[Tuned], flat: dict) -> dict | None:
+def initial_params(name: str, space: Space, channels: int, size: Size, tune: list[Tuned], flat: dict) -> dict | None:
     """The parameters that a search of the space begins with, those of `tune` at the settings' own values; None: any.
 
     Raises ValueError for a value that the space does not offer; parameters that it does not have may be named.
@@ -277,7 +286,7 @@ def initial_params(name: str, space: Space, channels: int, size: int, tune: list
     return params
 
 
-def sample(trial: BaseTrial, space: Space, channels: int, size: int, tune: list[Tuned], flat: dict) -> Candidate:
+def sample(trial: BaseTrial, space: Space, channels: int, size: Size, tune: list[Tuned], flat: dict) -> Candidate:
     """The candidate of a trial's parameters. Numbers keep four digits: what differs less trains alike."""
     spec, settings = space(trial, channels, size), {}
     if isinstance(spec, str):

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import ssl.pretrain
 from core import cli, training
 from core.batchnorm import sync_batchnorm
+from core.image_size import Size
 from core.method import Batch, Method, Output
 from core.processes import world_size
 from nas import space
@@ -29,7 +30,7 @@ from nas.settings import SupernetSettings
 from nas.space import Space, StubTrial, largest, smallest
 from vision import artifact, elastic, encoders
 from vision.augment import Augmentation
-from vision.build import augmentation_for
+from vision.build import augmentation_for, with_fit
 from vision.encoders import Spec
 from vision.pixels import normalize_images
 from vision.splits import Dataset
@@ -94,7 +95,7 @@ def sandwiched(method: Method, function: Space, subnets: int, seed: int) -> Meth
     return method
 
 
-def largest_spec(function: Space, channels: int, size: int) -> Spec:
+def largest_spec(function: Space, channels: int, size: Size) -> Spec:
     """The space's largest encoder.  Raises ValueError where others are no parts of it."""
     spec, rng = function(largest, channels, size), random.Random(0)
     for trial in (smallest, *(StubTrial(rng.randrange) for _ in range(CHECKED_PARTS))):
@@ -114,6 +115,7 @@ def pretrain(settings: SupernetSettings, listeners=()) -> ssl.pretrain.PretrainR
 
     def encoder_of(settings: SupernetSettings, dataset: Dataset) -> tuple[nn.Module, Augmentation]:
         encoder = encoders.build(largest_spec(function, dataset.channels, settings.image_size))
+        encoder.spec = with_fit(encoder.spec, settings.image_fit, dataset.mean)
         header = artifact.EncoderHeader(encoder.spec, dataset.mean, dataset.std, encoder.dim, {}, pixels=dataset.pixels)
         return encoder.train(), augmentation_for(header, cli.plain(settings.augment))
 

@@ -37,7 +37,7 @@ class SupernetEvaluator(TrainEvaluator):
                 self.train(out)
         self.encoder, self.card = artifact.load(out / "encoder.safetensors")
         spec, pretrain = self.card.spec, self.data.pretrain
-        self.images = images_of(pretrain, evenly(len(pretrain), BATCHNORM_IMAGES), spec.image_size, spec.channels)
+        self.images = images_of(pretrain, evenly(len(pretrain), BATCHNORM_IMAGES), spec.geometry, spec.channels)
 
     def train(self, out: Path) -> None:
         drop = (SEARCH_ONLY - set(types_of(SupernetSettings))) | {"encoder", "pause_at"}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from core.image_size import Size, sides
 from core.run import log_line
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Clock:
 class Estimate(Clock):
     """Says after TIMED steps how long the run will take, where that is over LONG seconds, and what shortens it."""
 
-    def __init__(self, steps: int, image_size: int, budget: str | None) -> None:
+    def __init__(self, steps: int, image_size: Size, budget: str | None) -> None:
         super().__init__()
         self.steps, self.image_size, self.budget = steps, image_size, budget
 
@@ -55,7 +56,8 @@ class Estimate(Clock):
         super().tick(step)
         left = (self.steps - step) * self.seconds_a_step if len(self.at) > TIMED else 0.0
         if left > LONG and not self.budget:
-            smaller = f", --image_size {self.image_size // 2} a quarter of the work" if self.image_size >= 64 else ""
+            half = "x".join(map(str, dict.fromkeys(side // 2 for side in sides(self.image_size))))
+            smaller = f", --image_size {half} a quarter of the work" if min(sides(self.image_size)) >= 64 else ""
             log_line(f"note: about {spoken(left)} to go at this speed; --budget 20m would train for so long{smaller}")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import Collapsed
+from core.image_size import sides
 from core.processes import broadcast_object, is_main
 from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchnorm
 from linear_eval.knn import knn_accuracy, knn_map
@@ -83,7 +84,7 @@ class Health:
         spec, self.dim = encoder.spec, encoder.dim
         self.classes = dataset.classes
         watched = dataset.validation if len(dataset.validation) > 1 else dataset.pretrain  # a spread needs two images
-        self.watched, self.size = Sample(watched, WATCHED, spec), spec.image_size
+        self.watched, self.size = Sample(watched, WATCHED, spec), sides(spec.image_size)
         labelled = self.classes and self.watched.labels is not None
         self.bank = Sample(dataset.train, BANK, spec) if labelled else None
         self.baselines: Baselines | None = None
@@ -192,7 +193,7 @@ class Health:
     def view(self, encoder: nn.Module, number: int) -> Describe:
         """A function to the features of one augmented view of watched images, the same view at every check."""
         draw = self.recipe.views[number].sample_params(
-            self.seed, CHECK_EPOCH, torch.arange(len(self.watched)), number, self.size, self.size
+            self.seed, CHECK_EPOCH, torch.arange(len(self.watched)), number, *self.size
         )
 
         def describe(images: Tensor, positions: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from core import trackers
 from core.figures import canvas, drawn
+from core.image_size import size_text
 from core.loop import TrainConfig
 from core.processes import World, gather_objects, is_main
 from core.run import ProgressBar, Run, log_line
@@ -36,7 +37,7 @@ def opening(
     settings: PretrainSettings, dataset: Dataset, encoder, config: TrainConfig, run: Run, world: World, notes: list[str]
 ) -> None:
     parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
-    size = encoder.spec.image_size
+    size = size_text(encoder.spec.image_size)
     where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
     log_line(
         f"{settings.method.name} on {len(dataset.pretrain):,} images of {dataset.name} at {size} px: "
@@ -59,7 +60,7 @@ def listen(
     """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
     if not is_main() or run.step >= config.steps:
         return
-    run.listeners += [*listeners, budget.Estimate(config.steps, recipe.size, settings.budget)]
+    run.listeners += [*listeners, budget.Estimate(config.steps, settings.image_size, settings.budget)]
     if not settings.report:
         return
     run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, settings.method.name)]
@@ -138,14 +139,14 @@ def test_scores(
         before[UNTRAINED] = health.calibrated(encoders.build(encoder.spec).to(health.device))
     for name, network in {**before, "pretrained": encoder}.items():
         describe[name] = partial(features, network, recipe=health.recipe, device=health.device)
-    size, channels = encoder.spec.image_size, encoder.spec.channels
-    blank = torch.zeros(1, channels, size, size, dtype=torch.float32 if dataset.pixels else torch.uint8)
+    spec = encoder.spec
+    blank = torch.zeros(1, *spec.shape, dtype=torch.float32 if dataset.pixels else torch.uint8)
     widths = [rows(blank).shape[1] for rows in describe.values()]
     ends = list(itertools.accumulate(widths))
     columns = {name: [slice(end - width, end)] for name, width, end in zip(describe, widths, ends, strict=True)}
     source = Source(
-        "scores", "", lambda images: torch.cat([rows(images).cpu() for rows in describe.values()], dim=1), size, channels,
-        dtype="float32", parts=columns,
+        "scores", "", lambda images: torch.cat([rows(images).cpu() for rows in describe.values()], dim=1), spec.geometry,
+        spec.channels, dtype="float32", parts=columns,
     )
     splits = {"train": at_most(dataset.train, BANK), "test": at_most(dataset.test, TESTED)}
     found = [collect(source, split, health.device, title=f"features: {name}") for name, split in splits.items()]

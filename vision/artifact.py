@@ -17,6 +17,7 @@ from torch import nn
 from core.errors import SettingError
 from vision import attention, cifar, classic, encoders, searched
 from vision.augment import Augmentation
+from vision.geometry import LETTERBOX, SQUASH, Geometry
 from vision.listing import class_name
 from vision.pixel_format import PixelFormat
 from vision.preprocess import Preprocessing, check_known
@@ -99,7 +100,12 @@ def dumps(
 
 def _preprocessing(spec: encoders.Spec, moments: Augmentation | EncoderHeader) -> Preprocessing:
     mean, std = tuple(_rounded(moments.mean)), tuple(_rounded(moments.std))
-    return Preprocessing(spec.image_size, spec.channels, mean, std, getattr(moments, "pixels", None))
+    return Preprocessing(spec.image_size, spec.channels, mean, std, getattr(moments, "pixels", None), spec.fit)
+
+
+def fill_of(fit: str, mean) -> tuple[float, ...]:
+    """The padding of images that are fitted so: of a letterbox the mean, as files state it."""
+    return tuple(_rounded(mean)) if fit == LETTERBOX else ()
 
 
 def _rounded(values) -> list[float]:
@@ -211,9 +217,16 @@ def snippet(header: EncoderHeader, path: str) -> str:
 
 
 def _input(how: Preprocessing) -> list[str]:
-    """The lines that make the encoder's input, in torchvision, which timm needs anyway."""
+    """The lines that make the encoder's input, in torchvision, which timm needs anyway, and Pillow."""
     mode, size = ("L" if how.channels == 1 else "RGB"), how.size
     normalize = f"v2.ToDtype(torch.float32, scale=True), v2.Normalize({list(how.mean)}, {list(how.std)})"
+    if not how.geometry.is_center_square:
+        return [
+            "from torchvision.transforms import v2; from PIL import Image, ImageOps",
+            f"steps = v2.Compose([v2.PILToTensor(), {normalize}])",
+            f"shape = lambda image: {_shaped(how.geometry)}",
+            f"prepare = lambda image: steps(shape(ImageOps.exif_transpose(image).convert({mode!r})))[None]",
+        ]
     return [
         "from torchvision.transforms import v2; from PIL import ImageOps",
         f"steps = v2.Compose([v2.Resize({size}), v2.CenterCrop({size}), v2.PILToTensor(), {normalize}])",
@@ -227,6 +240,15 @@ def _bands(path: str) -> list[str]:
         f"from vision.preprocess import preprocessing_in; how = preprocessing_in({path!r})",
         "prepare = lambda file: torch.from_numpy(how.normalized(how.read(file)))[None]  # of an open file",
     ]
+
+
+def _shaped(geometry: Geometry) -> str:
+    """What brings a Pillow image to the input's shape, in Pillow."""
+    size = f"({geometry.width}, {geometry.height}), Image.Resampling.BILINEAR"
+    if geometry.fit == LETTERBOX:
+        levels = [round(255 * value) for value in geometry.fill]
+        return f"ImageOps.pad(image, {size}, color={levels[0] if len(levels) == 1 else tuple(levels)})"
+    return f"image.resize({size})" if geometry.fit == SQUASH else f"ImageOps.fit(image, {size})"
 
 
 def _surgery(spec: encoders.Spec) -> list[str]:

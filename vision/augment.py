@@ -25,6 +25,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core import counter_rng
+from core.image_size import Size, of, sides
 from core.settings import TrainingSettings
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.color_settings import without_color
@@ -44,16 +45,16 @@ class Augmentation:
     settings: `View`'s fields. A plain value holds for every view; a list with one entry a view gives each its own.
     local: multi-crop (Caron et al. 2020, arXiv 2006.09882, §3.3): `views` more of them, `size` times as large, with
     settings of their own where `local` has them, else the first view's.
-    size: of the images, in pixels a side. view_size: the side of the views as a share of it; trained at somewhat smaller views,
-    an encoder is better at the images' size (Touvron et al. 2019, arXiv 1906.06423). multiple: views smaller than `size` are
-    a multiple of so many pixels a side, as transformers need.
+    size: of the images, pixels a side, or height and width. view_size: that of the views as a share of it; an encoder trained
+    at somewhat smaller views is better at the images' size (Touvron et al. 2019, arXiv 1906.06423). multiple: views smaller
+    than `size` are a multiple of so many pixels a side, as transformers need.
     mean, std: one figure a channel, for images in [0, 1]. `pixels`, an attribute: how files are read that are no 8-bit gray
     or RGB ones; the encoder's header keeps the three.
     """
 
     def __init__(
         self,
-        size: int,
+        size: Size,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         views: int = 2,
@@ -93,9 +94,9 @@ class Augmentation:
         return [view.sample_params(seed, epoch, indices, i, height, width) for i, view in enumerate(self.views)]
 
     def render(self, images: Tensor | list[Tensor], params: list[ViewParams]) -> list[Tensor]:
-        """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,S,S uint8) → B,C,S,S float a view.
+        """Whole images (B,C,H,W uint8), or a list of each view's crops (B,C,h,w uint8) → B,C,h,w float a view.
 
-        S is `size`, and `local_size` for local crops.
+        h and w are `size`, and `local_size` for local crops.
         """
         cropped = isinstance(images, list)
         sources = images if cropped else [images] * len(params)
@@ -105,8 +106,8 @@ class Augmentation:
         ]
 
 
-def _share_of(size: int, share: float, multiple: int) -> int:
-    return max(multiple, round(size * share / multiple) * multiple)
+def _share_of(size: Size, share: float, multiple: int) -> Size:
+    return of(*(max(multiple, round(side * share / multiple) * multiple) for side in sides(size)))
 
 
 def several_sizes(settings: dict) -> bool:
@@ -150,11 +151,11 @@ def _of_view(name: str, value, view: int, views: int):
 
 
 def render(
-    images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
+    images: Tensor, params: ViewParams, size: Size, mean: Tensor, std: Tensor, cropped: bool = False
 ) -> Tensor:
-    """One view of a batch.  images: B,C,H,W uint8, or float32 in 0..1 → B,C,S,S float32, normalized, channels-last.
+    """One view of a batch.  images: B,C,H,W uint8, or float32 in 0..1 → B,C,h,w float32, normalized, channels-last.
 
-    cropped: the images are the crops already, resized to S, and only the flip is left to do of the geometry.
+    size: h and w. cropped: the images are the crops already, resized to it, and only the flip is left to do of the geometry.
     """
     if images.device.type == "cpu" and not images.is_floating_point():  # on first use: half a second, more to compile
         if isinstance(params, ExtendedParams) or images.shape[1] not in COLOR:
@@ -167,7 +168,7 @@ def render(
 
 
 def render_by_torch(
-    images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool = False
+    images: Tensor, params: ViewParams, size: Size, mean: Tensor, std: Tensor, cropped: bool = False
 ) -> Tensor:
     """`render` by whole-batch operations: what a GPU runs, and what the compiled kernel is tested against."""
     if cropped:
@@ -190,7 +191,7 @@ def render_by_torch(
 
 
 def _reshaped(x: Tensor, params: ExtendedParams) -> Tensor:
-    """Vertical flip, quarter turns, rotation and a policy.  x: B,C,S,S in [0, 1] → the same"""
+    """Vertical flip, quarter turns, rotation and a policy.  x: B,C,h,w in [0, 1] → the same"""
     x = orient(x, params.vflip, params.turns)
     if params.angle.shape[1]:
         x = warp(x, rotation(params.angle[:, 0]))
@@ -198,7 +199,7 @@ def _reshaped(x: Tensor, params: ExtendedParams) -> Tensor:
 
 
 def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
-    """Gain and offset of each channel, gamma and noise.  x: B,C,S,S in [0, 1] → the same"""
+    """Gain and offset of each channel, gamma and noise.  x: B,C,h,w in [0, 1] → the same"""
     if params.gain.shape[1]:
         x = scale_bands(x, params.gain, params.offset)
     if params.gamma.shape[1]:
@@ -209,7 +210,7 @@ def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
 
 
 def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None) -> bytes:
-    """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,S,S uint8; indices: B, else 0, 1, …"""
+    """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,H,W uint8; indices: B, else 0, 1, …"""
     from PIL import Image
 
     indices = torch.arange(len(images)) if indices is None else indices
@@ -221,7 +222,7 @@ def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: 
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
     grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
     array = (grid * 255).round().to(torch.uint8).expand(-1, -1, 3).numpy()
-    scale = max(1, 96 // augmentation.size)
+    scale = max(1, 96 // max(sides(augmentation.size)))
     image = Image.fromarray(array).resize((array.shape[1] * scale, array.shape[0] * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

@@ -1,11 +1,13 @@
 """Settings → an encoder with its input, and the precision it computes in."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from core import cli
+from core.image_size import Size, size_text
 from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Augmentation, local_views, several_sizes
@@ -41,14 +43,16 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     input_ = own if keeps else choose(settings.normalization, known, encoder.spec.channels)
     if scratch:
         encoder = encoders.build(encoder.spec)
+    encoder.spec = with_fit(encoder.spec, settings.image_fit, input_.mean)
     header = artifact.EncoderHeader(encoder.spec, tuple(input_.mean), tuple(input_.std), encoder.dim, {}, pixels=pixels)
     augmentation = augmentation_for(header, augment, encoders.patch_size(encoder))
     used = [("local.size", "local crops", augmentation.local_size, "local.views=0")] if local_views(augment) else []
     used += [("view_size", "views", augmentation.size, "view_size=1")] if augmentation.size != encoder.spec.image_size else []
     for name, views, side, way in used:
         if why := encoders.unfit_reason(encoder, side):
-            raise ValueError(f"augment.{name}: encoder={encoder.spec.name} does not take {views} of {side} px ({why}); choose "
-                             f"another share of {encoder.spec.image_size} px, or augment.{way}")
+            whole = size_text(encoder.spec.image_size)
+            raise ValueError(f"augment.{name}: encoder={encoder.spec.name} does not take {views} of {size_text(side)} px "
+                             f"({why}); choose another share of {whole} px, or augment.{way}")
     return encoder.train(), augmentation
 
 
@@ -78,10 +82,26 @@ def _named(
     return encoder, stated if settings.pretrained else None, stated
 
 
+def with_fit(spec: encoders.Spec, fit: str, mean: Sequence[float]) -> encoders.Spec:
+    """The spec of an encoder whose input is made so.  fit: of `vision.geometry.Geometry`, or auto: as the spec says.
+
+    mean: of the normalization, which pads a letterbox.
+    """
+    fit = spec.fit if fit == "auto" else fit
+    return replace(spec, fit=fit, fill=artifact.fill_of(fit, mean))
+
+
 def notes(encoder: nn.Module, settings: CommonSettings, augmentation: Augmentation) -> list[str]:
     """For the user: which weights the encoder begins with, what was adapted, and what its input is normalized by."""
     loaded = getattr(encoder, "loaded", None)
     found = loaded.notes if loaded else []
+    if settings.encoder.endswith(".safetensors") and "image_size" in cli.explicit(settings):
+        given, own = settings.image_size, encoder.spec.image_size
+        if given != own:
+            found = [*found, f"image_size={size_text(given)}: the encoder's file says {size_text(own)} px, which it keeps"]
+    if any(view.turns for view in augmentation.views) and not isinstance(augmentation.size, int):
+        size = size_text(augmentation.size)
+        found = [*found, f"augment.turns: views of {size} px are turned by 0 or 180 degrees: a quarter turn has another shape"]
     if settings.pretrained and encoders.has_new_stem(encoder):
         found = [*found, f"stem={encoder.spec.stem}: in place of the published weights' first convolution stands one of random "
                          "weights; stem=full keeps them"]
@@ -114,11 +134,11 @@ def compile_encoder(encoder: nn.Module) -> None:
     encoder.compile()
 
 
-def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[int] = ()) -> torch.dtype | None:
+def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[Size] = ()) -> torch.dtype | None:
     """bf16 where the device computes in it: GPUs since Ampere; CPUs with AMX, where it doubles dense convolutions and
     halves depthwise ones (measured), so encoders with those stay in fp32, and so do those that it is wrong for.
 
-    sizes: of views, in pixels; none: the encoder's own.
+    sizes: of views; none: the encoder's own.
     """
     if name == "auto":
         if device.type == "cuda":

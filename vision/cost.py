@@ -67,8 +67,7 @@ def memory(encoder: nn.Module, batch: int = 1) -> float:
 
 
 def _image(encoder: nn.Module, batch: int, device: torch.device) -> torch.Tensor:
-    spec = encoder.spec
-    images = torch.zeros(batch, spec.channels, spec.image_size, spec.image_size, device=device)
+    images = torch.zeros(batch, *encoder.spec.shape, device=device)
     return images if device.type == "meta" else images.contiguous(memory_format=torch.channels_last)
 
 

@@ -19,12 +19,14 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from torch import nn
 
 from core.errors import SettingError
+from core.image_size import Size, sides, size_text
 from vision import attention as attentions
 from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
+from vision.geometry import CROP, Geometry
+from vision.input_sizes import cut_patches, is_small, patch_for, smaller_sizes
 from vision.pixels import LUMA
 from vision.stems import small_stem, stem_convolution
 
-SMALL_IMAGE = 64  # pixels; up to here stem="auto" means "small"
 STEMS = ("auto", "small", "half", "full")
 PATCHED = ("vit_", "deit", "eva", "beit", "mixer_", "flexivit")  # timm families whose patch size is an argument
 
@@ -45,26 +47,38 @@ class Spec:
 
     name: str  # as timm knows it
     channels: int = 3
-    image_size: int = 224  # pixels a side
+    image_size: Size = 224  # pixels a side, or height and width
     stem: str = "full"  # small | half | full
     arguments: dict = field(default_factory=dict)  # for timm.create_model
     attention: str = "none"  # none | cbam, behind each stage
     pruned: dict = field(default_factory=dict)  # layer → its weight's shape, where pruning made it narrower
+    fit: str = CROP  # how images become its input: of `vision.geometry.Geometry`
+    fill: tuple[float, ...] = ()  # of a letterbox, a value a channel
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an input: channels, height, width."""
+        return self.channels, *sides(self.image_size)
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(*sides(self.image_size), self.fit, self.fill)
 
     @property
     def json(self) -> dict:
-        """Without attention and pruning where there is none: files of before they had a name stay the same bytes."""
-        absent = ("attention", "none"), ("pruned", {})
+        """Without attention, pruning and fit where there is none: files of before they had a name stay the same bytes."""
+        absent = ("attention", "none"), ("pruned", {}), ("fit", CROP), ("fill", ())
         return {name: value for name, value in asdict(self).items() if (name, value) not in absent}
 
     @staticmethod
     def of(stated: dict) -> "Spec":
         """From its `json`, on which JSON may have left lists for tuples."""
-        return Spec(**stated | {name: tuples(stated[name]) for name in ("arguments", "pruned") if name in stated})
+        found = {name: tuples(stated[name]) for name in ("arguments", "pruned") if name in stated}
+        return Spec(**stated | found | {name: _tuple(stated[name]) for name in ("image_size", "fill") if name in stated})
 
 
 def create(
-    name: str, channels: int, image_size: int, stem: str = "auto", pretrained: bool = False, several_sizes: bool = False,
+    name: str, channels: int, image_size: Size, stem: str = "auto", pretrained: bool = False, several_sizes: bool = False,
     attention: str = "none",
 ) -> nn.Module:
     """The encoder that `name` means at this input.
@@ -79,9 +93,9 @@ def create(
         raise SettingError("encoder", f"{name} names published weights; add pretrained=true to use them")
     if pretrained and name in NAMED:
         raise SettingError("encoder", f"{name} has no published weights; use pretrained=false or a timm name")
-    if stem == "auto" and image_size <= SMALL_IMAGE and not pretrained:
+    if stem == "auto" and is_small(image_size) and not pretrained:
         try:
-            small = "half" if name in NAMED and image_size > 16 else "small"
+            small = "half" if name in NAMED and max(sides(image_size)) > 16 else "small"
             return build_resizable(specify(name, channels, image_size, small, several_sizes, attention))
         except Unfit:
             pass  # a stem of several branches, say: leave it whole
@@ -94,7 +108,7 @@ class Unfit(SettingError):
 
 
 def specify(
-    name: str, channels: int, image_size: int, stem: str, several_sizes: bool = False, attention: str = "none"
+    name: str, channels: int, image_size: Size, stem: str, several_sizes: bool = False, attention: str = "none"
 ) -> Spec:
     """Name, input and stem → spec.  Raises ValueError with the nearest names when timm has no such model."""
     if ":" in name:
@@ -111,7 +125,7 @@ def specify(
     if (config is not None and config.fixed_input_size) or "img_size" in arguments:
         arguments["img_size"] = image_size
         if stem == "small" and architecture.startswith(PATCHED):
-            arguments["patch_size"] = _patch(image_size)
+            arguments["patch_size"] = patch_for(image_size)
         if several_sizes:
             arguments["dynamic_img_size"] = True
     return Spec(name, channels, image_size, stem, arguments, attention)
@@ -157,14 +171,6 @@ def pretrained_input(name: str) -> tuple[tuple[float, ...], tuple[float, ...], i
     return tuple(config.mean), tuple(config.std), config.input_size[-1]
 
 
-def _patch(size: int) -> int:
-    """The patch that tiles the image and comes nearest to an eighth of it; where none comes near, an eighth, and the
-    embedding leaves out a rim of a few pixels.  28 → 4, 32 → 4, 31 → 3
-    """
-    tiles = [p for p in range(1, size) if size % p == 0 and size / 16 <= p <= size / 4]
-    return min(tiles, key=lambda p: abs(p - size / 8), default=max(1, size // 8))
-
-
 def build(spec: Spec, weights: str | None = None) -> nn.Module:
     """The encoder, with random weights or those that timm finds under a name.  It knows its `.spec` and `.dim` (features
     an image).
@@ -174,13 +180,15 @@ def build(spec: Spec, weights: str | None = None) -> nn.Module:
     model = timm_model(spec, weights)
     if spec.stem != "full":
         try:
-            small_stem(model, spec.channels, spec.image_size, stride=2 if spec.stem == "half" else 1)
+            small_stem(model, spec.channels, min(sides(spec.image_size)), stride=2 if spec.stem == "half" else 1)
         except Exception as error:  # a stem of another construction
             raise Unfit("encoder", f"{spec.name} has a stem that stem={spec.stem} cannot replace: {_line(error)}") from error
     model.spec = spec
+    if why := cut_patches(spec.image_size, patch_size(model)):
+        raise Unfit("image_size", f"{size_text(spec.image_size)}: encoder={spec.name} {why}")
     model.dim = _features(model, spec)
     if spec.attention == "cbam":
-        attentions.attach(model, torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
+        attentions.attach(model, torch.zeros(1, *spec.shape))
     if spec.pruned:
         pruned.reshape(model, spec.pruned)
         model.dim = _features(model, spec)
@@ -199,27 +207,20 @@ def build_resizable(spec: Spec, weights: str | None = None) -> nn.Module:
             raise
     arguments = {name: value for name, value in spec.arguments.items() if name != "dynamic_img_size"}
     model = build(replace(spec, arguments=arguments), weights)
-    if not any(unfit_reason(model, size) is None for size in _other_sizes(model)):
+    if not any(unfit_reason(model, size) is None for size in smaller_sizes(model.spec.image_size, patch_size(model))):
         raise Unfit(
-            "encoder", f"{spec.name} takes images of {spec.image_size} px alone, and local crops are smaller; set "
+            "encoder", f"{spec.name} takes images of {size_text(spec.image_size)} px alone, and local crops are smaller; set "
             "augment.local.views=0, or use an encoder that takes several sizes, such as resnet18 or vit_tiny_patch16_224"
         )
     return model
 
 
-def _other_sizes(model: nn.Module) -> list[int]:
-    """Some smaller than the model's own: multiples of its patch, and of 32 as models with windows need."""
-    whole, patch = model.spec.image_size, patch_size(model)
-    sizes = {round(whole * share / patch) * patch for share in (0.25, 0.43, 0.5, 0.75)} | {*range(32, whole, 32)}
-    return sorted(size for size in sizes if 0 < size < whole)
-
-
 @torch.no_grad()
-def unfit_reason(model: nn.Module, size: int) -> str | None:
-    """Why an encoder does not take images of this size, in pixels; None where it does."""
+def unfit_reason(model: nn.Module, size: Size) -> str | None:
+    """Why an encoder does not take images of this size; None where it does."""
     was_training, like = model.training, next(model.parameters())
     try:
-        model.eval()(torch.zeros(2, model.spec.channels, size, size, device=like.device))
+        model.eval()(torch.zeros(2, model.spec.channels, *sides(size), device=like.device))
     except Exception as error:  # timm's models fail in many ways
         return _line(error)
     finally:
@@ -236,7 +237,8 @@ def timm_model(spec: Spec, weights: str | None = None) -> nn.Module:
         )
     except Exception as error:  # timm's constructors and its downloads fail in many ways
         what = "fetch or build it" if weights else "build it"
-        raise Unfit("encoder", f"{spec.name}: timm cannot {what} for {spec.image_size} px: {_line(error)}") from error
+        size = size_text(spec.image_size)
+        raise Unfit("encoder", f"{spec.name}: timm cannot {what} for {size} px: {_line(error)}") from error
 
 
 def has_new_stem(model: nn.Module) -> bool:
@@ -252,9 +254,9 @@ def _features(model: nn.Module, spec: Spec) -> int:
     was_training = model.training
     try:
         with torch.no_grad():
-            shape = model.eval()(torch.zeros(2, spec.channels, spec.image_size, spec.image_size)).shape
+            shape = model.eval()(torch.zeros(2, *spec.shape)).shape
     except Exception as error:  # IndexError, ZeroDivisionError, TypeError …: as many ways as timm has models
-        raise Unfit("encoder", f"{spec.name} does not take {spec.image_size} px images: {_line(error)}") from error
+        raise Unfit("encoder", f"{spec.name} does not take {size_text(spec.image_size)} px images: {_line(error)}") from error
     finally:
         model.train(was_training)
     if len(shape) != 2:
@@ -277,7 +279,7 @@ def has_depthwise(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def has_unreached_weights(model: nn.Module, sizes: Iterable[int]) -> bool:
+def has_unreached_weights(model: nn.Module, sizes: Iterable[Size]) -> bool:
     """Whether a convolution has weights that no pixel reaches at one of these image sizes, as 3×3 on a map of one pixel has.
 
     Their gradient is 0. oneDNN's kernel for bf16 on CPUs leaves it unset instead: what was in memory before, NaN at times
@@ -292,7 +294,7 @@ def has_unreached_weights(model: nn.Module, sizes: Iterable[int]) -> bool:
     model.eval()
     try:
         for size in sizes:
-            model(torch.zeros(1, layers[0].in_channels, size, size, device=like.device, dtype=like.dtype))
+            model(torch.zeros(1, layers[0].in_channels, *sides(size), device=like.device, dtype=like.dtype))
     finally:
         model.train(training)
         for handle in handles:

@@ -1,6 +1,6 @@
 """The operations of vision/policy.py and vision/warp.py on one image, compiled.
 
-planes: C,S*S floats in [0, 1], changed in place; spare: S*S floats
+planes: C,R*S floats in [0, 1], R rows of S, changed in place; spare: R*S floats
 """
 import math
 
@@ -30,52 +30,54 @@ BYTE, PER_LEVEL, FOUR, THIRTEENTH = map(f32, (TO_BYTE, 1 / 255, 4, 1 / 13))
 
 
 @inner
-def orient(planes, size, vflip, turns, spare):
+def orient(planes, rows, vflip, turns, spare):
     """`warp.orient`."""
     if not vflip and turns == 0:
         return
-    last = size - 1
+    size = planes.shape[1] // rows
+    bottom, last = rows - 1, size - 1
     for c in range(len(planes)):
         plane = planes[c]
-        for p in range(size * size):
+        for p in range(rows * size):
             spare[p] = plane[p]
-        for i in range(size):
+        for i in range(rows):
             for j in range(size):
                 if turns == 0:
                     y, x = i, j
                 elif turns == 1:
                     y, x = j, last - i
                 elif turns == 2:
-                    y, x = last - i, last - j
+                    y, x = bottom - i, last - j
                 else:
                     y, x = last - j, i
-                y = last - y if vflip else y
+                y = bottom - y if vflip else y
                 plane[i * size + j] = spare[y * size + x]
 
 
 @contracted
-def warp(planes, size, matrix, spare):
+def warp(planes, rows, matrix, spare):
     """`warp.warp`.  matrix: xx, xy, x1, yx, yy, y1, from an output pixel to its source, relative to the center"""
     xx, xy, x1, yx, yy, y1 = matrix
-    middle = (size - 1) / 2
+    size = planes.shape[1] // rows
+    middle_x, middle_y = (size - 1) / 2, (rows - 1) / 2
     for c in range(len(planes)):
         plane = planes[c]
-        for p in range(size * size):
+        for p in range(rows * size):
             spare[p] = plane[p]
-        for i in range(size):
-            v = i - middle
+        for i in range(rows):
+            v = i - middle_y
             for j in range(size):
-                u = j - middle
-                x, y = xx * u + xy * v + x1 + middle, yx * u + yy * v + y1 + middle
+                u = j - middle_x
+                x, y = xx * u + xy * v + x1 + middle_x, yx * u + yy * v + y1 + middle_y
                 left, top = math.floor(x), math.floor(y)
                 right, below = f32(x - left), f32(y - top)
                 total = ZERO
-                if 0 <= top < size:
+                if 0 <= top < rows:
                     if 0 <= left < size:
                         total += (ONE - below) * (ONE - right) * spare[top * size + left]
                     if 0 <= left + 1 < size:
                         total += (ONE - below) * right * spare[top * size + left + 1]
-                if 0 <= top + 1 < size:
+                if 0 <= top + 1 < rows:
                     if 0 <= left < size:
                         total += below * (ONE - right) * spare[(top + 1) * size + left]
                     if 0 <= left + 1 < size:
@@ -92,13 +94,13 @@ def rotation(angle):
 
 
 @inner
-def matrix_of(op, magnitude, size):
+def matrix_of(op, magnitude, height, width):
     """`policy.matrices`."""
     m = float(magnitude)
     if op == SHEAR_X:
-        return 1.0, m, m * size / 2, 0.0, 1.0, 0.0
+        return 1.0, m, m * height / 2, 0.0, 1.0, 0.0
     if op == SHEAR_Y:
-        return 1.0, 0.0, 0.0, m, 1.0, m * size / 2
+        return 1.0, 0.0, 0.0, m, 1.0, m * width / 2
     if op == TRANSLATE_X:
         return 1.0, 0.0, -m, 0.0, 1.0, 0.0
     if op == TRANSLATE_Y:
@@ -107,12 +109,13 @@ def matrix_of(op, magnitude, size):
 
 
 @contracted
-def sharpen(plane, size, factor, spare):
-    if size <= 2:
+def sharpen(plane, rows, factor, spare):
+    size = len(plane) // rows
+    if size <= 2 or rows <= 2:
         return
-    for p in range(size * size):
+    for p in range(rows * size):
         spare[p] = plane[p]
-    for i in range(1, size - 1):
+    for i in range(1, rows - 1):
         for j in range(1, size - 1):
             at = i * size + j
             total = FOUR * spare[at]
@@ -160,13 +163,13 @@ def equalize(x):
 
 
 @inner
-def apply(planes, size, ops, magnitudes, spare):
+def apply(planes, rows, ops, magnitudes, spare):
     """`policy.apply` to one image."""
     C, pixels = planes.shape
     for step in range(len(ops)):
         op, magnitude = ops[step], magnitudes[step]
         if SHEAR_X <= op <= ROTATE:
-            warp(planes, size, matrix_of(op, magnitude, size), spare)
+            warp(planes, rows, matrix_of(op, magnitude, rows, pixels // rows), spare)
             continue
         if op == COLOR:
             if C == 3:
@@ -180,7 +183,7 @@ def apply(planes, size, ops, magnitudes, spare):
             if op in (BRIGHTEN, CONTRAST):
                 blend(x, ONE + magnitude, level)
             elif op == SHARPEN:
-                sharpen(x, size, ONE + magnitude, spare)
+                sharpen(x, rows, ONE + magnitude, spare)
             elif op == POSTERIZE:
                 posterize(x, magnitude)
             elif op == SOLARIZE:

@@ -18,6 +18,7 @@ import torch
 from numba import types
 from torch import Tensor
 
+from core.image_size import Size, sides
 from vision.compiling import compiled, contracted, inner, summing
 from vision.pixels import BRIGHTNESS, CONTRAST, HUE, SATURATION, SOLARIZE_AT
 from vision.preprocess import LUMA
@@ -151,8 +152,11 @@ def convolve(source, taps, stride, out):
 
 
 @inner
-def blur(plane, size, limit, sigma, padded, half, full):
-    """`pixels.gaussian_blur` of one plane.  padded: at least (S + 2·limit)² floats, half and full: S·(S + 2·limit)."""
+def blur(plane, rows, limit, sigma, padded, half, full):
+    """`pixels.gaussian_blur` of one plane, R·S.  padded: at least (R + 2·limit)·(S + 2·limit) floats, half and full:
+    R·(S + 2·limit).
+    """
+    size = len(plane) // rows
     radius = min(limit, math.ceil(SIX * sigma))  # beyond 6σ a weight is under 2e-8
     taps = np.empty(radius + 1, dtype=np.float32)
     total = ZERO
@@ -162,9 +166,9 @@ def blur(plane, size, limit, sigma, padded, half, full):
     for k in range(radius + 1):
         taps[k] /= total
     wide = size + 2 * radius
-    for i in range(wide):
+    for i in range(rows + 2 * radius):
         y = abs(i - radius)
-        y = y if y < size else 2 * (size - 1) - y
+        y = y if y < rows else 2 * (rows - 1) - y
         line, source = padded[i * wide : (i + 1) * wide], plane[y * size : (y + 1) * size]
         for j in range(size):
             line[radius + j] = source[j]
@@ -172,9 +176,9 @@ def blur(plane, size, limit, sigma, padded, half, full):
             line[j] = source[radius - j]
             line[radius + size + j] = source[size - 2 - j]
     # Both directions run through the padding too: a tenth more sums, and no borders to mind.
-    convolve(padded, taps, wide, half[: size * wide])
-    convolve(half, taps, 1, full[: size * wide - 2 * radius])
-    for i in range(size):
+    convolve(padded, taps, wide, half[: rows * wide])
+    convolve(half, taps, 1, full[: rows * wide - 2 * radius])
+    for i in range(rows):
         line, source = plane[i * size : (i + 1) * size], full[i * wide : i * wide + size]
         for j in range(size):
             line[j] = source[j]
@@ -197,7 +201,7 @@ def interleave(r, g, b, gain, shift, out):
 
 @contracted
 def store(planes, gray, gain, shift, out):
-    """Normalize.  planes: C,S*S → out: S*S*C; of a gray view only the first plane counts."""
+    """Normalize.  planes: C,R*S → out: R*S*C; of a gray view only the first plane counts."""
     if len(planes) == 1:
         x, weight, base = planes[0], gain[0], shift[0]
         for p in range(len(x)):
@@ -213,16 +217,20 @@ Scratch = namedtuple("Scratch", "planes middle turned padded rows columns")  # m
 
 
 @inner
-def allocate(channels, height, width, size, radius):
-    """Scratch for images of this size; rows and columns are `triangles`' (first, count, weights).  radius: the blur's."""
-    wide = size + 2 * radius
-    longest = max(size * width, size * wide)
-    most = 2 * (max(height, width) // size + 2) + 1
+def allocate(channels, source, rows, columns, radius):
+    """Scratch for views of so many rows and columns; its rows and columns are `triangles`' (first, count, weights).
+
+    source: height and width of the images; radius: the blur's.
+    """
+    height, width = source
+    wide = columns + 2 * radius
+    longest = max(rows * width, rows * wide)
+    most = 2 * (max(height // rows, width // columns) + 2) + 1
     return Scratch(
-        np.empty((channels, size * size), dtype=np.float32), np.empty(longest, dtype=np.float32),
-        np.empty(longest, dtype=np.float32), np.empty(wide * wide, dtype=np.float32),
-        (np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64), np.empty((size, most), dtype=np.float32)),
-        (np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64), np.empty((size, most), dtype=np.float32)),
+        np.empty((channels, rows * columns), dtype=np.float32), np.empty(longest, dtype=np.float32),
+        np.empty(longest, dtype=np.float32), np.empty((rows + 2 * radius) * wide, dtype=np.float32),
+        (np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64), np.empty((rows, most), dtype=np.float32)),
+        (np.empty(columns, dtype=np.int64), np.empty(columns, dtype=np.int64), np.empty((columns, most), dtype=np.float32)),
     )
 
 
@@ -235,20 +243,21 @@ _params = types.NamedTuple(
 
 @compiled(types.void(_images, types.boolean, _params, _floats, _floats, types.float32[:, :, :, ::1], types.int64, types.int64))
 def render_images(images, cropped, params, gain, shift, out, start, step):
-    """Images start, start + step, …  images: B,C,H,W; out: B,S,S,C.  out = rendered · gain + shift, per channel."""
+    """Images start, start + step, …  images: B,C,H,W; out: B,R,S,C.  out = rendered · gain + shift, per channel."""
     B, C, H, W = images.shape
-    S = out.shape[1]
-    radius = min(max(1, S // 20), S - 1)
-    scratch = allocate(C, H, W, S, radius)
+    R, S = out.shape[1], out.shape[2]
+    shorter = min(R, S)
+    radius = min(max(1, shorter // 20), shorter - 1)
+    scratch = allocate(C, (H, W), R, S, radius)
     planes = scratch.planes
     for i in range(start, B, step):
         if cropped:
-            load(images[i], params.flip[i], S, planes)
+            load(images[i], params.flip[i], planes)
         else:
             top, left, height, width = params.box[i, 0], params.box[i, 1], params.box[i, 2], params.box[i, 3]
-            triangles(height, S, False, *scratch.rows)
+            triangles(height, R, False, *scratch.rows)
             triangles(width, S, params.flip[i], *scratch.columns)
-            resize(images[i], top, left, scratch.rows, scratch.columns, S, planes, scratch.middle, scratch.turned)
+            resize(images[i], top, left, scratch.rows, scratch.columns, planes, scratch.middle, scratch.turned)
         if params.jitter[i]:
             jitter(planes, params.order[i], params.factors[i])
         is_gray = params.grey[i] or C == 1
@@ -256,17 +265,17 @@ def render_images(images, cropped, params, gain, shift, out, start, step):
             grayscale(planes[0], planes[1], planes[2])
         for c in range(1 if is_gray else C):
             if params.blur[i]:
-                blur(planes[c], S, radius, params.sigma[i], scratch.padded, scratch.middle, scratch.turned)
+                blur(planes[c], R, radius, params.sigma[i], scratch.padded, scratch.middle, scratch.turned)
             if params.solarize[i]:
                 solarize(planes[c])
-        store(planes, is_gray, gain, shift, out[i].reshape(S * S * C))
+        store(planes, is_gray, gain, shift, out[i].reshape(R * S * C))
 
 
 # -------------------------------------------------------------------------------------------------------------- tensors
 
 
-def render(images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
-    """`augment.render` on a CPU.  images: B,C,H,W uint8, C 1 or 3 → B,C,S,S float32, channels-last."""
+def render(images: Tensor, params: ViewParams, size: Size, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
+    """`augment.render` on a CPU.  images: B,C,H,W uint8, C 1 or 3 → B,C,h,w float32, channels-last."""
     C = images.shape[1]
     if C not in (1, 3):
         raise ValueError(f"images of {C} channels: augmentation takes 1 (gray) or 3 (color)")
@@ -279,18 +288,18 @@ def arrays_of(names: tuple[str, ...], params: ViewParams) -> list[np.ndarray]:
     return [np.ascontiguousarray(getattr(as_float, name).numpy()) for name in names]
 
 
-def in_threads(function: Callable, images: Tensor, given: tuple, size: int, moments: tuple[Tensor, Tensor]) -> Tensor:
+def in_threads(function: Callable, images: Tensor, given: tuple, size: Size, moments: tuple[Tensor, Tensor]) -> Tensor:
     """Every image by `function`, the threads taking turns.  images: B,C,H,W; given: whether they are the crops already, and
-    the parameters' arrays; moments: mean and std → B,C,S,S float32, channels-last.
+    the parameters' arrays; moments: mean and std → B,C,h,w float32, channels-last.
     """
     B, C, H, W = images.shape
     cropped, arrays = given
-    assert not cropped or H == W == size, (H, W, size)
+    assert not cropped or sides(size) == (H, W), (H, W, size)
     box = torch.from_numpy(arrays.box)
     if not cropped and len(box):
         fits = (box[:, :2] >= 0) & (box[:, 2:] > 0) & (box[:, :2] + box[:, 2:] <= torch.tensor([H, W]))
         assert fits.all(), "a crop leaves its image"
-    out = torch.empty(B, C, size, size, memory_format=torch.channels_last)
+    out = torch.empty(B, C, *sides(size), memory_format=torch.channels_last)
     mean, std = moments
     gain = (1 / std.float()).expand(C)
     scales = [np.ascontiguousarray(values.numpy()) for values in (gain, -mean.float() * gain)]

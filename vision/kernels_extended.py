@@ -10,6 +10,7 @@ import torch
 from numba import types
 from torch import Tensor
 
+from core.image_size import Size
 from vision.bands import MOST_CHANNELS, kept_channels
 from vision.compiling import compiled, contracted, inner
 from vision.kernel_policy import apply, orient, rotation, warp
@@ -86,7 +87,7 @@ def two_normal(length, turn):
 
 @inner
 def add_noise(values, deviation, key):
-    """`bands.add_noise` to one image.  values: C*S*S"""
+    """`bands.add_noise` to one image.  values: C*R*S"""
     for block in range((len(values) + 3) // 4):
         w0, w1, w2, w3 = philox(block, key[0], key[1])
         n0, n1 = two_normal(w0, w1)
@@ -116,7 +117,7 @@ _params = types.NamedTuple(
 
 @contracted
 def store(planes, kept, gain, shift, out):
-    """Normalize.  planes: C,S*S → out: S*S*C"""
+    """Normalize.  planes: C,R*S → out: R*S*C"""
     C = len(planes)
     for c in range(C):
         plane, weight, base = planes[c], gain[c], shift[c]
@@ -130,23 +131,24 @@ def store(planes, kept, gain, shift, out):
 def render_extended(images, cropped, params, gain, shift, out, start, step):
     """As `kernels.render_images`."""
     B, C, H, W = images.shape
-    S = out.shape[1]
-    radius = min(max(1, S // 20), S - 1)
-    scratch = allocate(C, H, W, S, radius)
+    R, S = out.shape[1], out.shape[2]
+    shorter = min(R, S)
+    radius = min(max(1, shorter // 20), shorter - 1)
+    scratch = allocate(C, (H, W), R, S, radius)
     planes = scratch.planes
     for i in range(start, B, step):
         if cropped:
-            load(images[i], params.flip[i], S, planes)
+            load(images[i], params.flip[i], planes)
         else:
             top, left, height, width = params.box[i, 0], params.box[i, 1], params.box[i, 2], params.box[i, 3]
-            triangles(height, S, False, *scratch.rows)
+            triangles(height, R, False, *scratch.rows)
             triangles(width, S, params.flip[i], *scratch.columns)
-            resize(images[i], top, left, scratch.rows, scratch.columns, S, planes, scratch.middle, scratch.turned)
-        orient(planes, S, params.vflip[i], params.turns[i], scratch.middle)
+            resize(images[i], top, left, scratch.rows, scratch.columns, planes, scratch.middle, scratch.turned)
+        orient(planes, R, params.vflip[i], params.turns[i], scratch.middle)
         if params.angle.shape[1]:
-            warp(planes, S, rotation(params.angle[i, 0]), scratch.middle)
+            warp(planes, R, rotation(params.angle[i, 0]), scratch.middle)
         if params.ops.shape[1]:
-            apply(planes, S, params.ops[i], params.magnitudes[i], scratch.middle)
+            apply(planes, R, params.ops[i], params.magnitudes[i], scratch.middle)
         if params.jitter[i]:
             if C in (1, 3):
                 jitter(planes, params.order[i], params.factors[i])
@@ -155,11 +157,11 @@ def render_extended(images, cropped, params, gain, shift, out, start, step):
         if params.grey[i] and C == 3:
             grayscale(planes[0], planes[1], planes[2])
             for c in (1, 2):
-                for p in range(S * S):
+                for p in range(R * S):
                     planes[c, p] = planes[0, p]
         for c in range(C):
             if params.blur[i]:
-                blur(planes[c], S, radius, params.sigma[i], scratch.padded, scratch.middle, scratch.turned)
+                blur(planes[c], R, radius, params.sigma[i], scratch.padded, scratch.middle, scratch.turned)
             if params.solarize[i]:
                 solarize(planes[c])
             if params.gain.shape[1]:
@@ -167,12 +169,12 @@ def render_extended(images, cropped, params, gain, shift, out, start, step):
             if params.gamma.shape[1]:
                 adjust_gamma(planes[c], params.gamma[i, 0])
         if params.noise.shape[1]:
-            add_noise(planes.reshape(C * S * S), params.noise[i, 0], params.noise_key[i])
-        store(planes, params.kept[i], gain, shift, out[i].reshape(S * S * C))
+            add_noise(planes.reshape(C * R * S), params.noise[i, 0], params.noise_key[i])
+        store(planes, params.kept[i], gain, shift, out[i].reshape(R * S * C))
 
 
-def render(images: Tensor, params: ViewParams, size: int, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
-    """`augment.render` on a CPU.  images: B,C,H,W uint8 → B,C,S,S float32, channels-last."""
+def render(images: Tensor, params: ViewParams, size: Size, mean: Tensor, std: Tensor, cropped: bool) -> Tensor:
+    """`augment.render` on a CPU.  images: B,C,H,W uint8 → B,C,h,w float32, channels-last."""
     B, C = images.shape[:2]
     if not 1 <= C <= MOST_CHANNELS:
         raise ValueError(f"images of {C} channels: augmentation takes 1 to {MOST_CHANNELS}")

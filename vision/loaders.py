@@ -3,6 +3,7 @@
 Global batch g of an epoch is the same set of images at any number of processes: one seeded order, cut into batches,
 each cut among the processes in turn. What a step sees is a function of its number, so a loader can start at any step.
 """
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core import counter_rng
+from core.image_size import sides
 from core.method import Batch
 from core.processes import World
 from core.run import log_line
@@ -125,7 +127,7 @@ class StreamLoader:
             return False
         world, batch = self.sampler.world, self.sampler.batch_size // self.sampler.world.size
         pixel = self.split.channels * self.split.dtype.itemsize
-        a_batch = batch * sum(pixel * view.size**2 for view in self.augmentation.views)
+        a_batch = batch * sum(pixel * math.prod(sides(view.size)) for view in self.augmentation.views)
         free = shared_memory_short(needed := a_batch * (2 * self.workers + 2) * world.local_size)
         if free is not None:
             log_line(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
@@ -138,7 +140,7 @@ class CroppedBatch(NamedTuple):
 
     epoch: int
     indices: Any  # B int64: the images that are in it; a neighbor stands in for a file that cannot be read
-    views: list[Any]  # V tensors B,3,S,S uint8, or B,C,S,S float32
+    views: list[Any]  # V tensors B,3,h,w uint8, or B,C,h,w float32
     params: list[ViewParams]
     skipped: dict[str, str]
 
@@ -161,7 +163,7 @@ class _CroppedSteps(Dataset):
     ):
         self.split, self.augmentation, self.sampler, self.steps = split, augmentation, sampler, steps
         self.through_pipes = through_pipes
-        sizes = [view.size / view.crop[0] ** 0.5 for view in augmentation.views]
+        sizes = [max(sides(view.size)) / view.crop[0] ** 0.5 for view in augmentation.views]
         self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
 
     def __len__(self) -> int:
@@ -180,7 +182,7 @@ class _CroppedSteps(Dataset):
     def _crop(self, epoch: int, indices: Tensor) -> tuple[Tensor, list[Tensor], list[ViewParams]]:
         """The indices of the images that can be read, every view's crops, and its parameters."""
         used, sizes = torch.empty_like(indices), [view.size for view in self.augmentation.views]
-        views = [torch.empty(len(indices), self.split.channels, S, S, dtype=self.split.dtype) for S in sizes]
+        views = [torch.empty(len(indices), self.split.channels, *sides(S), dtype=self.split.dtype) for S in sizes]
         groups: list[list[ViewParams]] = []
         waiting: list[Image.Image | BandImage] = []  # decoded, to be cut together: parameters for many cost little more
         for row, index in enumerate(indices.tolist()):
@@ -209,14 +211,14 @@ class _CroppedSteps(Dataset):
 
 
 def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Tensor) -> None:
-    """torchvision's resized_crop of a PIL image, to the bit.  pixels: the image as H,W,3; out: 3,S,S uint8."""
+    """torchvision's resized_crop of a PIL image, to the bit.  pixels: the image as H,W,3; out: 3,h,w uint8."""
     from vision import resize  # on first use: importing numba takes half a second
 
     top, left, height, width = box
-    if resize.columns_first(height, width, out.shape[-1]):
+    if out.shape[1] == out.shape[2] and resize.columns_first(height, width, out.shape[-1]):
         resize.crop_resize(pixels, top, left, height, width, out.numpy())
     else:
-        crop = image.crop((left, top, left + width, top + height)).resize(out.shape[1:], Image.Resampling.BILINEAR)
+        crop = image.crop((left, top, left + width, top + height)).resize(out.shape[:0:-1], Image.Resampling.BILINEAR)
         out.copy_(torch.from_numpy(np.array(crop)).permute(2, 0, 1))
 
 

@@ -7,25 +7,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.image_size import Size, sides
 from vision.preprocess import LUMA
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 SOLARIZE_AT = 128 / 255
 
 
-def resized_crop(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Crop, flip and resize with antialiased bilinear weights.  B,C,H,W uint8, or float in [0, 1] → B,C,S,S float in [0, 1].
+def resized_crop(images: Tensor, box: Tensor, flip: Tensor, size: Size) -> Tensor:
+    """Crop, flip and resize with antialiased bilinear weights.  B,C,H,W uint8, or float in [0, 1] → B,C,h,w float in [0, 1].
 
     Resampling is separable and linear: two small matrices an image, the flip folded into the horizontal one.
     """
     B, C, H, W = images.shape
+    h, w = sides(size)
     top, left, height, width = box.unbind(1)
-    rows = resize_weights(top, height, H, size)  # B,S,H
-    columns = resize_weights(left, width, W, size, flip)  # B,S,W
+    rows = resize_weights(top, height, H, h)  # B,h,H
+    columns = resize_weights(left, width, W, w, flip)  # B,w,W
     columns = columns if images.is_floating_point() else columns / 255
-    x = rows @ images.transpose(1, 2).float().reshape(B, H, C * W)  # B,S,C*W
-    x = x.view(B, size * C, W) @ columns.mT  # B,S*C,S
-    x = x.view(B, size, C, size).transpose(1, 2).contiguous()
+    x = rows @ images.transpose(1, 2).float().reshape(B, H, C * W)  # B,h,C*W
+    x = x.view(B, h * C, W) @ columns.mT  # B,h*C,w
+    x = x.view(B, h, C, w).transpose(1, 2).contiguous()
     return x.clamp_(0, 1)  # rounding may leave [0, 1] by an ulp
 
 
@@ -111,8 +113,9 @@ def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blur with a kernel a tenth of the image long, reflected at the edges.  x: B,C,S,S; sigma: B, pixels → B,C,S,S."""
-    radius = min(max(1, x.shape[-1] // 20), x.shape[-1] - 1)  # SimCLR: 10 % of the size; 224 → 23 taps, 32 → 3
+    """Blur with a kernel a tenth of the shorter side long, reflected at the edges.  x: B,C,h,w; sigma: B, pixels → B,C,h,w."""
+    shorter = min(x.shape[-2:])
+    radius = min(max(1, shorter // 20), shorter - 1)  # SimCLR: 10 % of the size; 224 → 23 taps, 32 → 3
     taps = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).unbind(1)  # 2r+1 tensors of B

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from core.image_size import Size, sides
 from vision.pixels import luma, per_image, where_
 from vision.warp import identity, rotation, warp
 
@@ -46,21 +47,21 @@ SPACES = {
 
 
 @cache
-def magnitude_table(policy: str, size: int) -> Tensor:
-    """What torchvision gives the functional operation, before its sign: one row an operation.  size: pixels a side → 14,31"""
+def magnitude_table(policy: str, size: Size) -> Tensor:
+    """What torchvision gives the functional operation, before its sign: one row an operation.  size: of the view → 14,31"""
     space = SPACES[policy]
 
     def up_to(most: float) -> Tensor:
         return torch.linspace(0.0, most, BINS)
 
-    none, shift = torch.zeros(BINS), up_to(space.share * size + space.pixels).trunc()
+    none, (down, across) = torch.zeros(BINS), (up_to(space.share * side + space.pixels).trunc() for side in sides(size))
     bits = (8 - torch.arange(BINS) / ((BINS - 1) / space.bits)).round()
-    rows = [none, *[up_to(space.shear)] * 2, shift, shift, up_to(space.rotate), *[up_to(space.blend)] * 4, bits,
+    rows = [none, *[up_to(space.shear)] * 2, across, down, up_to(space.rotate), *[up_to(space.blend)] * 4, bits,
             torch.linspace(1.0, 0.0, BINS), none, none]  # fmt: skip
     return torch.stack(rows)
 
 
-def sample(u: Tensor, policy: str, magnitude: int, size: int) -> tuple[Tensor, Tensor]:
+def sample(u: Tensor, policy: str, magnitude: int, size: Size) -> tuple[Tensor, Tensor]:
     """Operations and magnitudes.  u: B,n,3 uniform numbers → B,n int64, B,n float32
 
     magnitude: RandAugment's bin; TrivialAugment draws its own.
@@ -73,7 +74,7 @@ def sample(u: Tensor, policy: str, magnitude: int, size: int) -> tuple[Tensor, T
 
 
 def apply(x: Tensor, ops: Tensor, magnitudes: Tensor) -> Tensor:
-    """One operation after the other.  x: B,C,S,S in [0, 1], C 1 or 3; ops, magnitudes: B,n → the same"""
+    """One operation after the other.  x: B,C,h,w in [0, 1], C 1 or 3; ops, magnitudes: B,n → the same"""
     for op, magnitude in zip(ops.unbind(1), magnitudes.unbind(1), strict=True):
         x = where_((op >= FIRST_WARP) & (op <= LAST_WARP), _warped, x, op, magnitude)
         x = where_((op >= FIRST_BLEND) & (op <= LAST_BLEND), _blended, x, op, magnitude)
@@ -84,24 +85,24 @@ def apply(x: Tensor, ops: Tensor, magnitudes: Tensor) -> Tensor:
     return x
 
 
-def matrices(op: Tensor, magnitude: Tensor, size: int) -> Tensor:
-    """The geometric operations.  op, magnitude: B; size: pixels a side → B,2,3 float64, as `warp.identity`'s
+def matrices(op: Tensor, magnitude: Tensor, size: Size) -> Tensor:
+    """The geometric operations.  op, magnitude: B; size: of the view → B,2,3 float64, as `warp.identity`'s
 
     Shears keep the left and the upper edge, as in AutoAugment's code and torchvision's.
     """
-    matrix, m = identity(len(op), op.device), magnitude.double()
+    matrix, m, (height, width) = identity(len(op), op.device), magnitude.double(), sides(size)
 
     def only(kind: int, values: Tensor) -> Tensor:
         return torch.where(op == kind, values, 0.0)
 
     matrix[:, 0, 1], matrix[:, 1, 0] = only(SHEAR_X, m), only(SHEAR_Y, m)
-    matrix[:, 0, 2] = only(SHEAR_X, m * size / 2) - only(TRANSLATE_X, m)
-    matrix[:, 1, 2] = only(SHEAR_Y, m * size / 2) - only(TRANSLATE_Y, m)
+    matrix[:, 0, 2] = only(SHEAR_X, m * height / 2) - only(TRANSLATE_X, m)
+    matrix[:, 1, 2] = only(SHEAR_Y, m * width / 2) - only(TRANSLATE_Y, m)
     return torch.where((op == ROTATE)[:, None, None], rotation(m), matrix)
 
 
 def _warped(x: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
-    return warp(x, matrices(op, magnitude, x.shape[-1]))
+    return warp(x, matrices(op, magnitude, (x.shape[-2], x.shape[-1])))
 
 
 def _blended(x: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
@@ -114,9 +115,8 @@ def _blended(x: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def smooth(_: Tensor, x: Tensor) -> Tensor:
-    """The mean over 3×3 pixels in which the middle counts five times; a border of one pixel stays.  x: B,C,S,S → the same"""
-    S = x.shape[-1]
-    if S <= 2:
+    """The mean over 3×3 pixels in which the middle counts five times; a border of one pixel stays.  x: B,C,h,w → the same"""
+    if min(x.shape[-2:]) <= 2:
         return x
     out = x.clone()
     rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
@@ -144,7 +144,7 @@ def autocontrast(x: Tensor) -> Tensor:
 
 def equalize(x: Tensor) -> Tensor:
     """Each channel's 256 levels made equally frequent: Pillow's rule on the image rounded down to 8 bits."""
-    level = (x * TO_BYTE).long().flatten(2)  # B,C,S*S
+    level = (x * TO_BYTE).long().flatten(2)  # B,C,h*w
     counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int64, device=x.device)
     counts.scatter_add_(2, level, torch.ones_like(level))
     brightest = level.amax(2, keepdim=True)

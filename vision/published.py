@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from core.errors import SettingError
+from core.image_size import Size
 from vision import encoders
 from vision.checkpoint_file import Checkpoint, read_checkpoint
 from vision.foreign import Fit, LoadedWeights, fit, with_changes
@@ -25,7 +26,7 @@ class Architecture:
     """Which timm model, for which input: see `encoders.create`."""
 
     name: str
-    image_size: int  # pixels a side
+    image_size: Size  # pixels a side, or height and width
     stem: str = "auto"  # auto: timm's own. "small" for a file that was trained with a 3×3 stem, as CIFAR's encoders are
     several_sizes: bool = False
     attention: str = "none"

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.image_size import Size
 from vision.decode import Unreadable, reason
+from vision.geometry import Geometry
 from vision.pixel_format import PixelFormat
-from vision.preprocess import center_square_bands
+from vision.preprocess import fitted_bands
 from vision.raster import read_raster, resize_bands, scaled
 from vision.raster_file import Raster
 from vision.streamed import Files, threads
@@ -33,7 +35,7 @@ class BandImage:
         return self.pixels.shape[2]
 
     def crop_resize(self, box: list[int], out: Tensor) -> None:
-        """torchvision's resized_crop with antialiasing.  box: top, left, height, width; out: C,S,S float32"""
+        """torchvision's resized_crop with antialiasing.  box: top, left, height, width; out: C,h,w float32"""
         top, left, height, width = box
         crop = self.pixels[:, top : top + height, left : left + width]
         out.copy_(torch.from_numpy(resize_bands(crop, *out.shape[1:])))
@@ -68,15 +70,19 @@ class RasterFiles(Files):
         """Image `index`, at its full size: `at_least` and `mode` are other readers'.  Raises Unreadable."""
         return BandImage(scaled(self.raster(index), self.how)[0])
 
-    def resized(self, indices: Tensor, size: int) -> Tensor:
-        """→ B,C,size,size float32 in 0..1: the center square (vision/preprocess.py) of the file that `readable` gives."""
+    def resized(self, indices: Tensor, size: Size | Geometry) -> Tensor:
+        """→ B,C,height,width float32 in 0..1: what evaluation sees (vision/preprocess.py) of the file that `readable` gives.
+
+        size: as of `Streamed.resized`.
+        """
+        geometry = Geometry.of(size)
 
         def one(index: int) -> np.ndarray:
-            return center_square_bands(self.readable(index)[0].pixels, size)
+            return fitted_bands(self.readable(index)[0].pixels, geometry)
 
         with ThreadPoolExecutor(1 if torch.utils.data.get_worker_info() else threads()) as pool:
             images = list(pool.map(one, indices.tolist()))
-        return torch.from_numpy(np.stack(images)) if images else torch.empty(0, self.channels, size, size)
+        return torch.from_numpy(np.stack(images)) if images else torch.empty(0, self.channels, geometry.height, geometry.width)
 
     def _identify(self, digest) -> None:
         """How the numbers are read, too: cached features are of them."""

@@ -51,19 +51,20 @@ def transpose(source, rows, columns, out):
 
 
 @contracted
-def resize(image, top, left, rows, columns, size, planes, middle, turned):
-    """Crop, antialiased bilinear resize, flip.  image: C,H,W uint8 → planes: C,S*S in [0, 1].
+def resize(image, top, left, rows, columns, planes, middle, turned):
+    """Crop, antialiased bilinear resize, flip.  image: C,H,W uint8 → planes: C,R*S in [0, 1], R rows and S columns.
 
     rows, columns: (first, count, weights). Both passes run along contiguous memory, hence the transpositions.
-    middle, turned: scratch of at least S·max(w, S).
+    middle, turned: scratch of at least R·max(w, S).
     """
     first_y, count_y, weight_y = rows
     first_x, count_x, weight_x = columns
-    low = min(first_x[0], first_x[size - 1])  # flipped, the last comes first
-    width = max(first_x[0] + count_x[0], first_x[size - 1] + count_x[size - 1]) - low
+    R, S = len(first_y), len(first_x)
+    low = min(first_x[0], first_x[S - 1])  # flipped, the last comes first
+    width = max(first_x[0] + count_x[0], first_x[S - 1] + count_x[S - 1]) - low
     begin, end = left + low, left + low + width
     for c in range(image.shape[0]):
-        for i in range(size):
+        for i in range(R):
             line, y = middle[i * width : (i + 1) * width], top + first_y[i]
             source, weight = image[c, y, begin:end], weight_y[i, 0]
             for x in range(width):
@@ -72,26 +73,27 @@ def resize(image, top, left, rows, columns, size, planes, middle, turned):
                 source, weight = image[c, y + k, begin:end], weight_y[i, k]
                 for x in range(width):
                     line[x] += weight * f32(source[x])
-        transpose(middle, size, width, turned)
-        for j in range(size):
-            line, start = middle[j * size : (j + 1) * size], (first_x[j] - low) * size
-            source, weight = turned[start : start + size], weight_x[j, 0]
-            for i in range(size):
+        transpose(middle, R, width, turned)
+        for j in range(S):
+            line, start = middle[j * R : (j + 1) * R], (first_x[j] - low) * R
+            source, weight = turned[start : start + R], weight_x[j, 0]
+            for i in range(R):
                 line[i] = weight * source[i]
             for k in range(1, count_x[j]):
-                source, weight = turned[start + k * size : start + (k + 1) * size], weight_x[j, k]
-                for i in range(size):
+                source, weight = turned[start + k * R : start + (k + 1) * R], weight_x[j, k]
+                for i in range(R):
                     line[i] += weight * source[i]
-        for p in range(size * size):
+        for p in range(R * S):
             middle[p] = clamp(middle[p] * PER_LEVEL)
-        transpose(middle, size, size, planes[c])
+        transpose(middle, S, R, planes[c])
 
 
 @inner
-def load(image, flip, size, planes):
-    """C,S,S uint8 → planes: C,S*S in [0, 1]."""
-    for c in range(image.shape[0]):
-        for i in range(size):
+def load(image, flip, planes):
+    """C,R,S uint8 → planes: C,R*S in [0, 1]."""
+    C, R, size = image.shape
+    for c in range(C):
+        for i in range(R):
             line, source = planes[c, i * size : (i + 1) * size], image[c, i]
             if flip:
                 for j in range(size):

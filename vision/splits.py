@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from core import counter_rng
+from core.image_size import Size
+from vision.geometry import Geometry
 from vision.groups import hold_out
 from vision.listing import counted
 from vision.multilabel import has_label, is_multilabel
 from vision.pixel_format import PixelFormat
+from vision.preprocess import fitted
 from vision.stratify import iterative_holdout
 from vision.streamed import Progress, Streamed, drop_unreadable
 
@@ -57,12 +62,19 @@ class Images:
         """A copy of these positions."""
         return Images(self.images[positions], None if self.labels is None else self.labels[positions], self.source)
 
-    def resized(self, indices: Tensor, size: int) -> Tensor:
-        """→ B,C,size,size uint8, bilinear with antialiasing; the pixels themselves where they have that size."""
-        images = self.images[indices]
-        if images.shape[-2:] == (size, size):
+    def resized(self, indices: Tensor, size: Size | Geometry) -> Tensor:
+        """→ B,C,height,width uint8, bilinear with antialiasing; the pixels themselves where they have that size.
+
+        size: alone, cropped; these images are square, so that nothing is lost where it is one number. Rectangles, and other
+        fits, are resized by Pillow (vision/preprocess.py), as files are; a letterbox has the channels of its padding.
+        """
+        images, geometry = self.images[indices], Geometry.of(size)
+        if not geometry.is_center_square:
+            pixels = [fitted(Image.fromarray(one.permute(1, 2, 0).squeeze(2).numpy()), geometry) for one in images]
+            return torch.from_numpy(np.stack(pixels))
+        if images.shape[-2:] == (geometry.height, geometry.width):
             return images
-        images = interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+        images = interpolate(images.float(), (geometry.height, geometry.width), mode="bilinear", antialias=True)
         return images.round().clamp(0, 255).to(torch.uint8)
 
     def name(self, index: int) -> str:

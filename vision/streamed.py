@@ -19,10 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.image_size import Size
 from core.machine import cores
 from vision.decode import Unreadable, decode, reason
+from vision.geometry import Geometry
 from vision.listing import printable
-from vision.preprocess import DRAFT, center_square
+from vision.preprocess import at_least as draft_size
+from vision.preprocess import fitted
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -83,18 +86,22 @@ class Streamed:
                 refuse_many(self.skipped, len(self), self.max_corrupt)
         raise ValueError("no image can be read any more, first: " + first_skipped(self.skipped))
 
-    def resized(self, indices: Tensor, size: int) -> Tensor:
-        """→ B,3,size,size uint8: the center square (vision/preprocess.py) of the file that `readable` gives.
+    def resized(self, indices: Tensor, size: Size | Geometry) -> Tensor:
+        """→ B,3,height,width uint8: what evaluation sees (vision/preprocess.py) of the file that `readable` gives.
+
+        size: alone, cropped. A letterbox has the channels of its padding.
 
         Where `skipped` has grown meanwhile, a file stands in for its neighbor in path order, mostly of the same class.
         """
 
-        def one(index: int) -> np.ndarray:  # size,size,3
-            return np.asarray(center_square(self.readable(index, at_least=DRAFT * size)[0], size))
+        geometry = Geometry.of(size)
+
+        def one(index: int) -> np.ndarray:  # C,height,width
+            return fitted(self.readable(index, at_least=draft_size(geometry.size))[0], geometry)
 
         with ThreadPoolExecutor(1 if torch.utils.data.get_worker_info() else threads()) as pool:
             pixels = list(pool.map(one, indices.tolist()))
-        return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        return torch.from_numpy(np.stack(pixels)).contiguous()
 
     def name(self, index: int) -> str:
         """A short printable name of image `index`, unique in the data set."""

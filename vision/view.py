@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from core import counter_rng
+from core.image_size import Size
 from vision import policy
 from vision.bands import MOST_CHANNELS
 from vision.view_params import ATTEMPTS, ExtendedParams, ViewParams, crop_box, extend
@@ -22,7 +23,7 @@ BANDS_AT = POLICY_AT + 3 * policy.MOST  # … and those of each channel
 class View:
     """How one view is sampled. PROBABILITIES are so named; the rest are strengths. From `vflip` on, all is off by default."""
 
-    size: int  # pixels a side
+    size: Size  # pixels a side, or height and width
     crop: tuple[float, float] = (0.08, 1.0)  # share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width : height
     flip: float = 0.5
@@ -36,7 +37,7 @@ class View:
     sigma: tuple[float, float] = (0.1, 2.0)  # pixels
     solarize: float = 0.0
     vflip: float = 0.0  # upside down
-    turns: float = 0.0  # a turn by 0, 90, 180 or 270 degrees, each equally often
+    turns: float = 0.0  # a turn by 0, 90, 180 or 270 degrees, each equally often; of a rectangle by 0 or 180
     rotate: float = 0.0  # degrees: an angle of at most so much to either side
     policy: str = policy.NONE  # randaugment or trivialaugment (vision/policy.py)
     policy_n: int = 2  # RandAugment's operations an image
@@ -109,10 +110,8 @@ class View:
         count = BANDS_AT + 3 * MOST_CHANNELS if banded else BANDS_AT if self.policy != policy.NONE else POLICY_AT
         bits = counter_rng.random_bits(seed, epoch, indices, counter_rng.EXTENDED + stream, count)  # B,count
         u = (bits >> 8).to(torch.float32) * 2.0**-24
-        changes = {
-            "vflip": u[:, 0] < self.vflip,
-            "turns": torch.where(u[:, 1] < self.turns, (u[:, 2] * 4).long(), 0),
-        }
+        turns = (u[:, 2] * 4).long() if isinstance(self.size, int) else 2 * (u[:, 2] * 2).long()
+        changes = {"vflip": u[:, 0] < self.vflip, "turns": torch.where(u[:, 1] < self.turns, turns, 0)}
         if self.rotate:
             changes["angle"] = (2 * u[:, 3:4] - 1) * self.rotate
         if self.policy != policy.NONE:

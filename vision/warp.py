@@ -1,4 +1,4 @@
-"""Turning, rotating, shearing and shifting square views, each image by its own parameters.
+"""Turning, rotating, shearing and shifting views, each image by its own parameters.
 
 For given parameters each gives what torchvision's functional operation gives on float tensors: bilinear, black where the
 source is outside of the image.
@@ -10,9 +10,11 @@ from vision.pixels import where_
 
 
 def orient(x: Tensor, vflip: Tensor, turns: Tensor) -> Tensor:
-    """Vertical flip, then counterclockwise quarter turns: pixels change places.  x: B,C,S,S; vflip: B bool; turns: B, 0 … 3"""
+    """Vertical flip, then counterclockwise quarter turns: pixels change places.  x: B,C,h,w; vflip: B bool; turns: B, 0 … 3,
+    0 or 2 where h and w differ.
+    """
     x = where_(vflip, lambda x: x.flip(-2), x)
-    for count in (1, 2, 3):
+    for count in (1, 2, 3) if x.shape[-1] == x.shape[-2] else (2,):
         x = where_(turns == count, lambda x, count=count: x.rot90(count, (-2, -1)), x)
     return x
 
@@ -31,10 +33,11 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """Bilinear samples, 0 outside.  x: B,C,S,S; matrix: B,2,3 float64, from output to source as `identity`'s → B,C,S,S"""
-    S = x.shape[-1]
-    line = torch.arange(S, device=x.device) - (S - 1) / 2
-    places = torch.stack([line.expand(S, S), line[:, None].expand(S, S), torch.ones(S, S, device=x.device)], dim=-1)
-    scaled = (matrix.mT / (0.5 * S)).to(x.dtype)  # B,3,2: grid_sample's coordinates run from −1 to 1
-    grid = (places.view(1, S * S, 3) @ scaled).view(-1, S, S, 2)
+    """Bilinear samples, 0 outside.  x: B,C,h,w; matrix: B,2,3 float64, from output to source as `identity`'s → B,C,h,w"""
+    h, w = x.shape[-2:]
+    column, row = (torch.arange(side, device=x.device) - (side - 1) / 2 for side in (w, h))
+    places = torch.stack([column.expand(h, w), row[:, None].expand(h, w), torch.ones(h, w, device=x.device)], dim=-1)
+    half = torch.tensor([0.5 * w, 0.5 * h], dtype=matrix.dtype, device=matrix.device)
+    scaled = (matrix.mT / half).to(x.dtype)  # B,3,2: grid_sample's coordinates run from −1 to 1
+    grid = (places.view(1, h * w, 3) @ scaled).view(-1, h, w, 2)
     return torch.nn.functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -135,7 +135,7 @@ def maps_of(encoder: nn.Module, images: Tensor, count: int) -> tuple[list[Tensor
 def map_shapes(encoder: nn.Module, count: int, name: str = "student") -> list[tuple[int, ...]]:
     """C,h,w of the last `count` maps.  Raises ValueError where the encoder has none to give."""
     spec, modes = encoder.spec, {m: m.training for m in encoder.modules()}
-    images = torch.zeros(2, spec.channels, spec.image_size, spec.image_size)
+    images = torch.zeros(2, *spec.shape)
     images = images.to(next(encoder.parameters()))
     try:
         maps, _ = maps_of(encoder.eval(), images, count)

@@ -122,3 +122,11 @@ def test_teachers_from_files_and_what_is_none(tmp_path):
     for wrong, said in ((tmp_path / "x.safetensors", "teacher=.*is not an encoder"), ("resnet1888", "teacher=resnet1888")):
         with pytest.raises(ValueError, match=said):
             teacher.load(str(wrong), [0.2], [0.3])
+
+
+def test_a_teacher_sees_a_rectangle_in_its_own_shape():
+    torch.manual_seed(0)
+    network = encoders.create("test_resnet", 1, (24, 16))
+    member = Member("a", network, None, None, torch.tensor([0.5]), torch.tensor([0.25]))
+    found = Teacher([member], torch.tensor([0.5]), torch.tensor([0.25])).seen(view := torch.randn(2, 1, 32, 40), member)
+    assert torch.equal(found, F.interpolate(view, (24, 16), mode="bilinear", antialias=True, align_corners=False))

@@ -143,3 +143,10 @@ def test_large_images_are_brought_down_first():
     assert hog(images).shape[1] == hog(noise(64)).shape[1]
     assert lbp(images).shape == (6, 160)
     assert sift(images).shape == (6, 49, 128)
+
+
+def test_a_rectangle_is_described_as_its_square():
+    """The comparison at the end of a run describes the encoder's own images."""
+    images = torch.randint(0, 256, (3, 1, 24, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    square = F.interpolate(images.float(), (40, 40), mode="bilinear", antialias=True)
+    np.testing.assert_array_equal(hog(images), hog(square.round().to(torch.uint8)))
