@@ -70,6 +70,8 @@ class Traits:
     joint_views: bool = False  # BatchNorm over all views of a size at once (True) or each view by itself
     per_image: bool = False  # the loss is a mean of each image's own term, so that pieces of a batch add up (BatchNorm apart)
     needs_labels: bool = False
+    local_crops: bool = True  # False: smaller crops beside the views have no place in the loss
+    pooling: str | None = None  # the encoder's features: "token" (class token) or "mean" (of patch tokens); None: as built
     sync_batchnorm: bool = True  # on more than one process; False for a method that brings its own BatchNorm
     constant_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # submodule or parameter → its share of the learning rate

@@ -185,8 +185,11 @@ class Health:
         return f"{word} ({self.describe(figures)})"
 
     def view(self, encoder: nn.Module, number: int) -> Describe:
-        """A function to the features of one augmented view of watched images, the same view at every check."""
-        draw = self.recipe.views[number].sample_params(
+        """A function to the features of one augmented view of watched images, the same view at every check.
+
+        A method of one view has it drawn twice.
+        """
+        draw = self.recipe.views[min(number, len(self.recipe.views) - 1)].sample_params(
             self.seed, CHECK_EPOCH, torch.arange(len(self.watched)), number, self.size, self.size
         )
 

@@ -60,7 +60,7 @@ def pretrain(
     from core.run import Run, log_line
     from ssl import budget, report
     from ssl.health import BEFORE, UNTRAINED, Health
-    from vision import artifact, loaders
+    from vision import artifact, loaders, tokens
     from vision.build import build_encoder, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
@@ -75,7 +75,11 @@ def pretrain(
             """The encoder, its input and the method as training begins with them, the same at every call."""
             torch.manual_seed(settings.seed)
             encoder, recipe = (encoder_of or build_encoder)(settings, dataset)
-            return encoder, recipe, method_of(settings, encoder)
+            encoder.trained = encoder_of is None and begins_trained(settings)  # such weights keep their positions
+            method = method_of(settings, encoder)
+            if method.traits.pooling:  # in its spec from here on
+                tokens.pool_by(encoder, method.traits.pooling)
+            return encoder, recipe, method
 
         encoder, recipe, method = initial()
         if method.traits.needs_labels and dataset.pretrain.labels is None:  # some images have no label

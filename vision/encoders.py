@@ -21,6 +21,7 @@ from torch import nn
 from core.errors import SettingError
 from vision import attention as attentions
 from vision import cifar, classic, pruned, searched  # noqa: F401, registers their models
+from vision.patches import small_patch
 from vision.pixels import LUMA
 from vision.stems import small_stem, stem_convolution
 
@@ -32,10 +33,14 @@ SOURCES = {  # where timm finds a folder of config.json and weights
     "hf-hub": load_model_config_from_hf, "hf_hub": load_model_config_from_hf, "local-dir": load_model_config_from_path,
 }
 
-# ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width (our default), or a quarter.
+# ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width (our default), or a quarter;
+# DeiT's tiny and small transformer (Touvron et al. 2021, arXiv 2012.12877) with patches of 4 pixels, for images of 28 to 64
+# (2 for smaller ones).
 NAMED = {
     "small": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_width": 16}),
     "tiny": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "stem_width": 8}),
+    "vit_tiny_patch4": ("vit_tiny_patch16_224", {"patch_size": 4}),
+    "vit_small_patch4": ("vit_small_patch16_224", {"patch_size": 4}),
 }
 
 
@@ -81,7 +86,7 @@ def create(
         raise SettingError("encoder", f"{name} has no published weights; use pretrained=false or a timm name")
     if stem == "auto" and image_size <= SMALL_IMAGE and not pretrained:
         try:
-            small = "half" if name in NAMED and image_size > 16 else "small"
+            small = "half" if name in NAMED and not name.startswith(PATCHED) and image_size > 16 else "small"
             return build_resizable(specify(name, channels, image_size, small, several_sizes, attention))
         except Unfit:
             pass  # a stem of several branches, say: leave it whole
@@ -97,6 +102,7 @@ def specify(
     name: str, channels: int, image_size: int, stem: str, several_sizes: bool = False, attention: str = "none"
 ) -> Spec:
     """Name, input and stem → spec.  Raises ValueError with the nearest names when timm has no such model."""
+    ours = name in NAMED
     if ":" in name:
         _, name, arguments = _published(name)
     else:
@@ -111,7 +117,7 @@ def specify(
     if (config is not None and config.fixed_input_size) or "img_size" in arguments:
         arguments["img_size"] = image_size
         if stem == "small" and architecture.startswith(PATCHED):
-            arguments["patch_size"] = _patch(image_size)
+            arguments["patch_size"] = min(4, max(2, image_size // 4)) if ours else small_patch(image_size)
         if several_sizes:
             arguments["dynamic_img_size"] = True
     return Spec(name, channels, image_size, stem, arguments, attention)
@@ -155,14 +161,6 @@ def pretrained_input(name: str) -> tuple[tuple[float, ...], tuple[float, ...], i
             tags = ", ".join(timm.list_pretrained(name.split(".")[0]))
             raise SettingError("encoder", f"{name}: timm has no such weights; there are {tags}") from error
     return tuple(config.mean), tuple(config.std), config.input_size[-1]
-
-
-def _patch(size: int) -> int:
-    """The patch that tiles the image and comes nearest to an eighth of it; where none comes near, an eighth, and the
-    embedding leaves out a rim of a few pixels.  28 → 4, 32 → 4, 31 → 3
-    """
-    tiles = [p for p in range(1, size) if size % p == 0 and size / 16 <= p <= size / 4]
-    return min(tiles, key=lambda p: abs(p - size / 8), default=max(1, size // 8))
 
 
 def build(spec: Spec, weights: str | None = None) -> nn.Module:

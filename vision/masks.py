@@ -129,10 +129,18 @@ def block_sizes(
     """
     drawn = counter_rng.uniform(seed, step, torch.zeros(1, dtype=torch.long), counter_rng.MASKS + 0xFFFF, 3)[0]
     N = grid[0] * grid[1]
-    height, width = _sides(N * (area[0] + drawn[:1] * (area[1] - area[0])), drawn[1:2], ratio, grid)
+    sides = _sides(N * (area[0] + drawn[:1] * (area[1] - area[0])), drawn[1:2], ratio, grid)
+    height, width = (int(side) for side in sides)
+    if height * width > largest_block(N, area[1]):  # rounded up on a small grid: one row or column less
+        height, width = (height - 1, width) if height > width else (height, width - 1)
     share = math.sqrt(context[0] + float(drawn[2]) * (context[1] - context[0]))
     around = max(1, round(grid[0] * share)), max(1, round(grid[1] * share))
-    return BlockSizes((int(height), int(width)), around)
+    return BlockSizes((max(1, height), max(1, width)), around)
+
+
+def largest_block(patches: int, area: float = 0.2) -> int:
+    """Patches of a target block at most."""
+    return int(patches * area) + 1
 
 
 def multiblock(words: Tensor, grid: tuple[int, int], sizes: BlockSizes, targets: int = 4) -> Blocks:

@@ -119,7 +119,7 @@ def grid(encoder: nn.Module, size: int) -> tuple[int, int]:
 
 def pooling_of(encoder: nn.Module) -> str:
     """"mean" where the encoder was set to average its patch tokens (`pool_by`), else "token" or what its class does."""
-    pooled = getattr(encoder.spec, "arguments", {}).get("global_pool")
+    pooled = getattr(getattr(encoder, "spec", None), "arguments", {}).get("global_pool")
     return next((name for name, timms in POOLINGS.items() if timms == pooled), "as built")
 
 

@@ -16,7 +16,7 @@ from ssl.method import pairs, unordered_pairs
 PROGRESS = 0.4
 TEACHERS = [name for name in NAMES if hasattr(made(name), "teacher")]
 FAMILY = {"simclr", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr", "dcl", "supcon"}
-FAMILY |= {"all4one", "lejepa", "moco_v3_vit", "dino_vit", "lejepa_vit"}
+FAMILY |= {"all4one", "lejepa", "moco_v3_vit", "dino_vit", "lejepa_vit", "mae", "simmim", "visreg"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -123,8 +123,12 @@ def test_pairs_of_views():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_method_takes_local_crops(name):
-    """Their gradient counts and the teacher never sees them."""
+def test_a_method_takes_local_crops_or_refuses_them(name):
+    """Their gradient counts and the teacher never sees them. Methods that have no use for them refuse them."""
+    if not made(name).traits.local_crops:
+        with pytest.raises(ValueError, match=rf"augment\.local\.views=2: method={name} takes no local crops"):
+            made(name, "augment.local.views=2")
+        return
     method = made(name, "augment.local.views=2")
     seen = []
     if hasattr(method, "teacher"):
@@ -155,6 +159,13 @@ def test_what_a_method_is_made_of_is_refused_when_no_paper_means_it():
         "all4one method.dim=12": "dim",
         "lejepa method.weight=2": "weight",
         "lejepa method.knots=1": "knots",
+        "visreg method.weight=2": "weight",
+        "visreg method.shape=-1": "shape",
+        "mae method.mask_ratio=1": "mask_ratio",
+        "mae method.mask_ratio=0.01": "mask_ratio",
+        "mae method.decoder_width=30": "decoder_width",
+        "simmim method.mask_ratio=0.99": "mask_ratio",
+        "simmim method.mask_cell=0": "mask_cell",
     }.items():
         with pytest.raises(ValueError, match=rf"method\.{said}="):
             made(*word.split())
