@@ -76,8 +76,10 @@ class Health:
 
     def __init__(
         self, dataset: Dataset, recipe: Augmentation, device: torch.device, seed: int, encoder: nn.Module,
-        began: str = UNTRAINED,
+        began: str = UNTRAINED, predicts_pixels: bool = False,
     ):
+        """predicts_pixels: of the method (`Traits`); its features may lie close together, and their rank alone is looked at."""
+        self.predicts_pixels = predicts_pixels
         self.recipe, self.device, self.seed, self.began = recipe, device, seed, began
         spec, self.dim = encoder.spec, encoder.dim
         self.classes = dataset.classes
@@ -149,8 +151,10 @@ class Health:
         """Label-free: features of different images are nearly one point, or nearly one line."""
         if len(self.watched) < FEWEST:
             return False  # too few images to tell
+        if figures["rankme"] < COLLAPSED_RANK:
+            return True
         point = figures["feature_std"] < min(COLLAPSED_STD, self.baselines.untrained["feature_std"] / 2)
-        return point or figures["rankme"] < COLLAPSED_RANK
+        return point and not self.predicts_pixels
 
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained

@@ -109,7 +109,7 @@ def pretrain(
         notes += weight_notes(encoder, settings, recipe)
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps)
         began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
-        health = Health(dataset, recipe, world.device, settings.seed, encoder, began)
+        health = Health(dataset, recipe, world.device, settings.seed, encoder, began, method.traits.predicts_pixels)
         past = run.restore(method, optimizer)
         run.begin()
         if steps:
@@ -184,10 +184,13 @@ def begins_trained(settings: PretrainSettings) -> bool:
 
 
 def pieces_notes(settings: PretrainSettings, method) -> list[str]:
-    """What computing the batch in pieces changes.  Raises ValueError where it cannot be done."""
+    """What computing the batch in pieces changes.  Raises ValueError where it, or compiling, cannot be done."""
     from core.batchnorm import has_batchnorm
     from core.method import Method
 
+    if settings.compile and method.traits.on_tokens:
+        raise ValueError(f"compile=true: has no effect with method={settings.method.name}, which calls the encoder's parts; "
+                         "leave it out")
     if settings.chunk and type(method).objective is Method.objective:
         raise ValueError(f"chunk={settings.chunk}: method={settings.method.name} has no objective apart; use accumulate")
     if settings.chunk and has_batchnorm(method.encoder):

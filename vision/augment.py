@@ -25,7 +25,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from core import counter_rng
+from core import cli, counter_rng
 from vision import masks
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.color_settings import without_color
@@ -38,6 +38,13 @@ from vision.view import PAIRS, View
 from vision.view_params import ExtendedParams, ViewParams
 from vision.warp import orient, rotation, warp
 
+TOOL = cli.Tool(
+    module="vision.augment",
+    primary=Path(__file__).resolve().parent / "config" / "augment_picture.yaml",
+    searched=(),
+    summary="Write a picture of a batch and its views: python -m vision.augment --data digits --augment strong",
+    settings=PictureSettings,
+)
 LOCAL = ("views", "size")  # settings of `local` that a view does not have
 
 
@@ -225,11 +232,7 @@ def picture(
 
 
 def main() -> int:
-    from core import cli
-
-    folder = Path(__file__).resolve().parent / "config"
-    summary = "Write a picture of a batch and its views: python -m vision.augment --data digits --augment strong"
-    return cli.main(cli.Tool("vision.augment", folder / "augment_picture.yaml", (), summary, PictureSettings), draw_picture)
+    return cli.main(TOOL, draw_picture)
 
 
 def mask_veil(settings: PictureSettings) -> Callable[[Tensor, Tensor, int], Tensor]:
@@ -253,7 +256,6 @@ def mask_veil(settings: PictureSettings) -> Callable[[Tensor, Tensor, int], Tens
 
 def draw_picture(settings: PictureSettings) -> None:
     """The first `batch_size` images that a run of these settings sees, and their views."""
-    from core import cli
     from vision.data import build_data
 
     dataset = build_data(settings)

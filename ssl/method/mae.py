@@ -36,7 +36,9 @@ def normalized(patches: Tensor) -> Tensor:
 
 
 class MAE(Method):
-    traits = Traits(views=1, per_image=True, local_crops=False, pooling="mean")
+    traits = Traits(
+        views=1, per_image=True, local_crops=False, predicts_pixels=True, on_tokens=True, pooling="mean"
+    )
 
     def __init__(
         self,

@@ -26,7 +26,9 @@ def simmim_loss(predictions: Tensor, pixels: Tensor) -> Tensor:
 
 
 class SimMIM(Method):
-    traits = Traits(views=1, per_image=True, local_crops=False, pooling="mean")
+    traits = Traits(
+        views=1, per_image=True, local_crops=False, predicts_pixels=True, on_tokens=True, pooling="mean"
+    )
 
     def __init__(self, encoder: nn.Module, mask_ratio: float, mask_cell: int):
         super().__init__()

@@ -249,7 +249,38 @@ def visreg(z: Tensor, directions: Tensor, quantile) -> Tensor:
         loss = loss + sum((1 - s) ** 2 for s in deviations) / P + sum(m**2 for m in means) / P
         for a in directions.T:
             rows = [dot([(z[n, v, d] - means[d]) / (deviations[d].detach() + 1e-4) for d in range(P)], a) for n in range(N)]
-            ordered = sorted(rows, key=float)
+            ordered = sorted(rows, key=lambda x: x.item())
             errors = [(x - quantile((i + 1) / (N + 1))) ** 2 for i, x in enumerate(ordered)]
             loss = loss + sum(errors) / N / directions.shape[1]
     return loss / V
+
+
+def ijepa(predictions: Tensor, tokens: Tensor) -> Tensor:
+    """2301.08243, §3, with the authors' code's distance: smooth L1 to tokens that are normalized without weights (1e-5)."""
+    N, T, M, D = predictions.shape
+    loss = 0
+    for n in range(N):
+        for t in range(T):
+            for m in range(M):
+                row = tokens[n, t, m].detach()
+                mean = sum(row) / D
+                deviation = sqrt(sum((x - mean) ** 2 for x in row) / D + 1e-5)
+                for p, x in zip(predictions[n, t, m], row, strict=True):
+                    e = abs(p - (x - mean) / deviation)
+                    loss = loss + (e * e / 2 if e < 1 else e - 0.5)
+    return loss / (N * T * M * D)
+
+
+def ibot_patches(student: Tensor, teacher: Tensor, masked: Tensor, center: Tensor, T: float, teacher_T: float) -> Tensor:
+    """2111.07832, eq. 2 and the authors' code: H(P_t(u), P_s(û)) of a crop's masked patches, their mean; mean over crops."""
+    N, G, M, _ = student.shape
+    loss = 0
+    for n in range(N):
+        for g in range(G):
+            terms = []
+            for m in range(M):
+                if masked[n, g, m]:
+                    P_t, P_s = softmax((teacher[n, g, m].detach() - center) / teacher_T), softmax(student[n, g, m] / T)
+                    terms.append(-sum(p * log(q) for p, q in zip(P_t, P_s, strict=True)))
+            loss = loss + (sum(terms) / len(terms) if terms else 0)
+    return loss / (N * G)

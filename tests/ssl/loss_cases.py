@@ -14,6 +14,8 @@ from ssl.method.barlow_twins import EPS, barlow_twins_loss
 from ssl.method.byol import byol_loss
 from ssl.method.dcl import dcl_loss
 from ssl.method.dino import DINO, dino_loss
+from ssl.method.ibot import patch_loss
+from ssl.method.ijepa import ijepa_loss
 from ssl.method.lejepa import LeJEPA, directions_at, invariance_loss, sigreg
 from ssl.method.mae import mae_loss, normalized
 from ssl.method.nnclr import nnclr_loss
@@ -114,6 +116,7 @@ def _vicreg(*weights: float) -> Case:
 LABELS = torch.tensor([1, 0, 2, 1, 1, 0, 3, 1])  # 3 has one image
 SKIPPED = torch.stack([torch.randperm(11, generator=torch.Generator().manual_seed(i))[:3] for i in range(N)])
 DIRECTIONS = torch.nn.functional.normalize(_fixed(P, SLICES), dim=0)
+MASKED = torch.arange(N * 2 * 3).view(N, 2, 3) % 5 < 2  # some crops have none
 CENTRE, KEYS = _fixed(K), _fixed(11, P) / 2
 
 CASES = {
@@ -158,6 +161,14 @@ CASES = {
     ),
     "mae": Case(lambda p, x: mae_loss(p, normalized(x)), equations.mae, ((3, P), (3, P)), half=False),  # targets are float32
     "simmim": Case(simmim_loss, equations.simmim, ((3, P), (3, P))),
+    "ijepa": Case(lambda p, t: ijepa_loss(p, t.detach()), equations.ijepa, ((2, 2, P), (2, 2, P))),
+    "ibot": Case(
+        lambda s, t, masked: patch_loss(s, t, masked, like(CENTRE, s), 0.1, 0.04),
+        lambda s, t, masked: equations.ibot_patches(s, t, masked, CENTRE, 0.1, 0.04),
+        ((2, 3, K), (2, 3, K)),
+        (MASKED,),
+        sharpest=1 / 0.04,
+    ),
     "log_sum_exp": Case(
         lambda q, skipped: log_sum_exp(q, like(KEYS, q), 0.2, skipped).mean(),
         lambda q, skipped: equations.log_sum_exp(q, KEYS, 0.2, skipped),

@@ -61,6 +61,8 @@ def batch(
     size = size or words_of(name).image_size
     generator = torch.Generator().manual_seed(step)
     image, whole = torch.randn(B, 1, size, size, generator=generator), words_of(name).augment.views
+    if name in ON_TOKENS:  # patches that resemble one another, so that there is something to predict
+        image = image + 2 * torch.randn(1, 1, 16, 16, generator=generator).repeat(1, 1, size // 16, size // 16)
     views = [image + 0.5 * torch.randn(image.shape, generator=generator) for _ in range(whole + local)]
     views[whole:] = [view[:, :, : size // 2, : size // 2] for view in views[whole:]]
     indices = torch.randperm(1000, generator=generator)[:B]
