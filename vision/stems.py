@@ -101,9 +101,9 @@ def fix_patch_embedding(encoder: nn.Module) -> None:
 
 def fix_positions(encoder: nn.Module) -> None:
     """Give a vision transformer fixed 2-D sine-cosine positions, where it adds positions to its tokens. In place."""
-    patches, positions = getattr(encoder, "patch_embed", None), getattr(encoder, "pos_embed", None)
-    if isinstance(positions, nn.Parameter) and positions.ndim == 3 and positions.shape[-1] % 4 == 0:
-        table = sincos(patches.grid_size, positions.shape[-1])  # patches,D
+    grid, positions = getattr(getattr(encoder, "patch_embed", None), "grid_size", None), getattr(encoder, "pos_embed", None)
+    if grid and isinstance(positions, nn.Parameter) and positions.ndim == 3 and positions.shape[-1] % 4 == 0:
+        table = sincos(grid, positions.shape[-1])  # patches,D
         with torch.no_grad():
             positions.zero_()  # class and register tokens stand nowhere
             positions[0, -len(table) :] = table

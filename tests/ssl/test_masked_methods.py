@@ -87,6 +87,18 @@ def test_a_pixels_method_starts_from_trained_weights_as_they_are():
     assert not teacher.training
 
 
+def test_mae_of_hiera_leaves_out_its_mask_units():
+    from ssl.method.mae import MAE
+
+    arguments = {"embed_dim": 8, "num_heads": 1, "stages": (1, 1, 2, 1), "img_size": (96, 96)}
+    method = MAE(encoders.build(encoders.Spec("hiera_tiny_224", 3, 96, "full", arguments)), 0.6, True, 32, 1, 2)
+    assert method.grid == (3, 3)
+    data = Batch([torch.randn(4, 3, 96, 96)], torch.arange(4))
+    assert method.embed(data).shape == method.targets(data).patches.shape == (4, 6, 32 * 32 * 3)
+    method(data, 0.0).loss.backward()
+    assert all(p.grad is not None for name, p in method.named_parameters() if not name.startswith("encoder.head"))
+
+
 def test_a_run_leaves_a_file_whose_features_are_the_mean_and_a_further_run_keeps_its_weights(tmp_path):
     first = pretrain(cli.compose(TOOL, [*WORDS, "method=mae", f"out={tmp_path / 'first'}"]))
     header = artifact.read_header(first.encoder)
