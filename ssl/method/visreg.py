@@ -26,7 +26,8 @@ def visreg_terms(z: Tensor, directions: Tensor) -> Tensor:
     """Scale (eq. 1), shape (eq. 5) and center (eq. 6) of every view over the global batch, averaged over views.  → 3
 
     scale: mean (1 − σ_d)²; center: mean μ_d²; shape: the squared sliced Wasserstein distance of (z − μ) / sg(σ) to a Gaussian,
-    the mean over directions and ranks i of (z·a)_(i) less the quantile at i/(N+1), squared.
+    the mean over directions and ranks i of (z·a)_(i) less the quantile at i/(N+1), squared. Deviations are those of
+    the sample itself, divided by N.
     z: B,V,P; directions: P,M of unit length, the same on all processes, of which each takes every W-th.  Raises ValueError for
     one image.
     """
@@ -35,7 +36,7 @@ def visreg_terms(z: Tensor, directions: Tensor) -> Tensor:
         z = gather(at_least_fp32(z))  # N,V,P
         N, M = len(z), directions.shape[1]
         center = z.mean(0)  # V,P
-        deviation = safe_sqrt(z.var(0))
+        deviation = safe_sqrt(z.var(0, correction=0))
         own = directions[:, rank() :: world_size()].to(z.dtype)
         projected = ((z - center) / (deviation.detach() + EPS)) @ own  # N,V,M/W
         ranks = torch.arange(1, N + 1, device=z.device, dtype=z.dtype) / (N + 1)

@@ -239,13 +239,13 @@ def simmim(predictions: Tensor, pixels: Tensor) -> Tensor:
 def visreg(z: Tensor, directions: Tensor, quantile) -> Tensor:
     """2606.02572: scale (eq. 1), shape (eq. 2 to 5) and center (eq. 6), each a mean over views; their sum.
 
-    quantile: of a standard Gaussian.  Deviations are unbiased, with 1e-4 added where the shape is divided by them.
+    quantile: of a standard Gaussian.  Deviations are divided by N, and 1e-4 is added where the shape is divided by them.
     """
     N, V, P = z.shape
     loss = 0
     for v in range(V):
         means = [sum(z[n, v, d] for n in range(N)) / N for d in range(P)]
-        deviations = [sqrt(sum((z[n, v, d] - means[d]) ** 2 for n in range(N)) / (N - 1)) for d in range(P)]
+        deviations = [sqrt(sum((z[n, v, d] - means[d]) ** 2 for n in range(N)) / N) for d in range(P)]
         loss = loss + sum((1 - s) ** 2 for s in deviations) / P + sum(m**2 for m in means) / P
         for a in directions.T:
             rows = [dot([(z[n, v, d] - means[d]) / (deviations[d].detach() + 1e-4) for d in range(P)], a) for n in range(N)]
