@@ -70,6 +70,10 @@ class Traits:
     joint_views: bool = False  # BatchNorm over all views of a size at once (True) or each view by itself
     per_image: bool = False  # the loss is a mean of each image's own term, so that pieces of a batch add up (BatchNorm apart)
     needs_labels: bool = False
+    local_crops: bool = True  # False: smaller crops beside the views have no place in the loss
+    predicts_pixels: bool = False  # one feature for all images does not solve the task, so features that lie close are no alarm
+    on_tokens: bool = False  # takes the encoder apart (vision/tokens.py): torch.compile of the whole has no effect
+    pooling: str | None = None  # the encoder's features: "token" (class token) or "mean" (of patch tokens); None: as built
     sync_batchnorm: bool = True  # on more than one process; False for a method that brings its own BatchNorm
     constant_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # submodule or parameter → its share of the learning rate

@@ -198,4 +198,7 @@ def build_method(settings: TrainingSettings, encoder, **more):
     needed = kind.traits.views
     if settings.augment.views != needed:  # local crops are beside those
         raise ValueError(f"augment.views={settings.augment.views}: method={settings.method.name} takes {needed} of each image")
+    local = (settings.augment.get("local") or {}).get("views", 0)
+    if local and not kind.traits.local_crops:
+        raise ValueError(f"augment.local.views={local}: method={settings.method.name} takes no local crops; set it to 0")
     return kind(encoder=encoder, **arguments)

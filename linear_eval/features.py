@@ -29,6 +29,7 @@ from vision.geometry import Geometry
 from vision.pixels import in_unit_range, normalize_images
 from vision.splits import Images
 from vision.streamed import Streamed
+from vision.tokens import pooling_of
 
 FORMAT = 1  # of cached files: another number computes all of them again
 BLOCK = 512  # images a forward pass
@@ -114,8 +115,11 @@ def _output(encoder: nn.Module, x: Tensor, count: int) -> list[Tensor]:
 
 
 def _columns(encoder: nn.Module, x: Tensor, count: int) -> list[Tensor]:
-    """The output, the first pooling of the maps before the last, and the second pooling of all maps; last maps first."""
-    tokens = getattr(encoder, "num_prefix_tokens", 0) > 0
+    """The output, the first pooling of the maps before the last, and the second pooling of all maps; last maps first.
+
+    Class token and mean; of an encoder without one, or whose features are the mean by its spec, mean and maximum.
+    """
+    tokens = getattr(encoder, "num_prefix_tokens", 0) > 0 and pooling_of(encoder) != "mean"
     extra = {"return_prefix_tokens": True} if tokens else {}
     out, maps = encoder.forward_intermediates(x, indices=count, output_fmt="NCHW", norm=True, **extra)
     maps = maps[::-1]

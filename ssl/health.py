@@ -78,8 +78,10 @@ class Health:
 
     def __init__(
         self, dataset: Dataset, recipe: Augmentation, device: torch.device, seed: int, encoder: nn.Module,
-        began: str = UNTRAINED,
+        began: str = UNTRAINED, predicts_pixels: bool = False,
     ):
+        """predicts_pixels: of the method (`Traits`); its features may lie close together, and their rank alone is looked at."""
+        self.predicts_pixels = predicts_pixels
         self.recipe, self.device, self.seed, self.began = recipe, device, seed, began
         spec, self.dim = encoder.spec, encoder.dim
         self.classes = dataset.classes
@@ -153,8 +155,10 @@ class Health:
         """Label-free: features of different images are nearly one point, or nearly one line."""
         if len(self.watched) < FEWEST:
             return False  # too few images to tell
+        if figures["rankme"] < COLLAPSED_RANK:
+            return True
         point = figures["feature_std"] < min(COLLAPSED_STD, self.baselines.untrained["feature_std"] / 2)
-        return point or figures["rankme"] < COLLAPSED_RANK
+        return point and not self.predicts_pixels
 
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained
@@ -191,8 +195,11 @@ class Health:
         return f"{word} ({self.describe(figures)})"
 
     def view(self, encoder: nn.Module, number: int) -> Describe:
-        """A function to the features of one augmented view of watched images, the same view at every check."""
-        draw = self.recipe.views[number].sample_params(
+        """A function to the features of one augmented view of watched images, the same view at every check.
+
+        A method of one view has it drawn twice.
+        """
+        draw = self.recipe.views[min(number, len(self.recipe.views) - 1)].sample_params(
             self.seed, CHECK_EPOCH, torch.arange(len(self.watched)), number, *self.size
         )
 

@@ -65,7 +65,7 @@ def pretrain(
     from core.run import Run, log_line
     from ssl import budget, report
     from ssl.health import BEFORE, UNTRAINED, Health
-    from vision import artifact, loaders
+    from vision import artifact, loaders, tokens
     from vision.build import build_encoder, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
@@ -80,7 +80,11 @@ def pretrain(
             """The encoder, its input and the method as training begins with them, the same at every call."""
             torch.manual_seed(settings.seed)
             encoder, recipe = (encoder_of or build_encoder)(settings, dataset)
-            return encoder, recipe, method_of(settings, encoder)
+            encoder.trained = encoder_of is None and begins_trained(settings)  # such weights keep their positions
+            method = method_of(settings, encoder)
+            if method.traits.pooling:  # in its spec from here on
+                tokens.pool_by(encoder, method.traits.pooling)
+            return encoder, recipe, method
 
         encoder, recipe, method = initial()
         if method.traits.needs_labels and dataset.pretrain.labels is None:  # some images have no label
@@ -110,7 +114,7 @@ def pretrain(
         notes += weight_notes(encoder, settings, recipe)
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps)
         began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
-        health = Health(dataset, recipe, world.device, settings.seed, encoder, began)
+        health = Health(dataset, recipe, world.device, settings.seed, encoder, began, method.traits.predicts_pixels)
         past = run.restore(method, optimizer)
         run.begin()
         if steps:
@@ -189,10 +193,16 @@ def begins_trained(settings: PretrainSettings) -> bool:
 
 
 def pieces_notes(settings: PretrainSettings, method) -> list[str]:
-    """What computing the batch in pieces changes.  Raises ValueError where it cannot be done."""
+    """What computing the batch in pieces changes.  Raises ValueError where it, compiling, or smaller views cannot be done."""
     from core.batchnorm import has_batchnorm
     from core.method import Method
 
+    if method.traits.on_tokens and (share := settings.augment.get("view_size", 1.0)) != 1:
+        raise ValueError(f"augment.view_size={share}: method={settings.method.name} masks the grid of patches of whole images; "
+                         "leave it at 1")
+    if settings.compile and method.traits.on_tokens:
+        raise ValueError(f"compile=true: has no effect with method={settings.method.name}, which calls the encoder's parts; "
+                         "leave it out")
     if settings.chunk and type(method).objective is Method.objective:
         raise ValueError(f"chunk={settings.chunk}: method={settings.method.name} has no objective apart; use accumulate")
     if settings.chunk and has_batchnorm(method.encoder):

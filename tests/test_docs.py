@@ -70,8 +70,6 @@ def test_a_command_is_understood(said, monkeypatch, capsys):
     if said.page == "adding.md" and {"align_uniform", "my_net"} & set(said.words):
         return  # there once the page's files are: tests/experiments/test_newcomer.py
     module = importlib.import_module(said.module if said.module != "experiments.speed" else "experiments.speed.__main__")
-    if said.module == "vision.augment":  # its words are those of pretraining
-        module = importlib.import_module("ssl.pretrain")
     if hasattr(module, "TOOL"):
         words, flags = cli.parse(said.words, module.TOOL.settings)
         words, _ = cli.with_recipe(module.TOOL, [w for w in words if not w.startswith("hydra")])
@@ -122,6 +120,9 @@ def small(said: Said, number: int) -> list[str]:
         del words["data"]
     if words.get("data") in ("folder", "shards") and said.module != "deploy.export":
         words["image_size"] = str(PHOTO)
+    if said.module == "ssl.pretrain" and words.get("method") == "mae":
+        words = {name: value for name, value in words.items() if name not in ("method.hidden", "method.dim")}
+        words["encoder"] = theirs["encoder"]
     if said.module == "ssl.pretrain" and "chunk" in words:
         words["chunk"] = "8"
     if said.module == "ssl.pretrain" and theirs.get("out"):

@@ -17,6 +17,7 @@ operations on float tensors.
 import difflib
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -24,18 +25,27 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from core import counter_rng
+from core import cli, counter_rng
 from core.image_size import Size, of, sides
-from core.settings import TrainingSettings
+from vision import masks
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.color_settings import without_color
+from vision.input_sizes import patch_for
 from vision.pixel_format import PixelFormat
 from vision.pixels import color_jitter, gaussian_blur, grayscale, in_unit_range, normalize, resized_crop, solarize, where_
 from vision.policy import apply as apply_policy
+from vision.settings import PictureSettings
 from vision.view import PAIRS, View
 from vision.view_params import ExtendedParams, ViewParams
 from vision.warp import orient, rotation, warp
 
+TOOL = cli.Tool(
+    module="vision.augment",
+    primary=Path(__file__).resolve().parent / "config" / "augment_picture.yaml",
+    searched=(),
+    summary="Write a picture of a batch and its views: python -m vision.augment --data digits --augment strong",
+    settings=PictureSettings,
+)
 LOCAL = ("views", "size")  # settings of `local` that a view does not have
 
 
@@ -209,15 +219,22 @@ def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
     return x
 
 
-def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None) -> bytes:
-    """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,H,W uint8; indices: B, else 0, 1, …"""
+def picture(
+    images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None,
+    veiled: Callable[[Tensor, Tensor, int], Tensor] = lambda view, indices, number: view,
+) -> bytes:
+    """A PNG: images in the first row, their views of epoch 0 below.  images: B,C,H,W uint8; indices: B, else 0, 1, …
+
+    veiled(view in [0, 1], indices, its number) → the view as it is to be drawn.
+    """
     from PIL import Image
 
     indices = torch.arange(len(images)) if indices is None else indices
     views = augmentation.render(images, augmentation.sample_params(seed, 0, indices, *images.shape[2:]))
-    views = [torch.nn.functional.interpolate(view, images.shape[2:]) for view in views]  # local crops as large
     mean, std = augmentation.mean[:, None, None], augmentation.std[:, None, None]
-    grid = torch.stack([in_unit_range(images), *((v * std + mean).clamp(0, 1) for v in views)])  # rows,B,C,S,S
+    views = [veiled((view * std + mean).clamp(0, 1), indices, i) for i, view in enumerate(views)]
+    views = [torch.nn.functional.interpolate(view, images.shape[2:]) for view in views]  # local crops as large
+    grid = torch.stack([in_unit_range(images), *views])  # rows,B,C,S,S
     grid = grid[:, :, : 3 if grid.shape[2] >= 3 else 1]  # of more bands, the first three
     grid = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=1.0)
     grid = rearrange(grid, "rows b c h w -> (rows h) (b w) c")
@@ -230,16 +247,31 @@ def picture(images: Tensor, augmentation: Augmentation, seed: int = 0, indices: 
 
 
 def main() -> int:
-    from core import cli
-
-    folder = Path(__file__).resolve().parent / "config"
-    summary = "Write a picture of a batch and its views: python -m vision.augment --data digits --augment strong"
-    return cli.main(cli.Tool("vision.augment", folder / "augment_picture.yaml", (), summary), draw_picture)
+    return cli.main(TOOL, draw_picture)
 
 
-def draw_picture(settings: TrainingSettings) -> None:
+def mask_veil(settings: PictureSettings) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """A function that fades the patches of a view which a method of these masks would hide.  Raises ValueError"""
+    patch = settings.patch or patch_for(settings.image_size)
+
+    def veiled(view: Tensor, indices: Tensor, number: int) -> Tensor:
+        height, width = view.shape[2:]
+        grid = height // patch, width // patch
+        if min(grid) < 2:
+            raise ValueError(f"patch={patch}: a view of {height}×{width} px must have 2×2 patches at least; take a smaller one")
+        words = masks.words(settings.seed, 0, indices, number, masks.words_needed(grid[0] * grid[1]))
+        sizes = masks.block_sizes(settings.seed, 0, grid)
+        mask = masks.example(settings.masks, words, grid, settings.mask_ratio, sizes)
+        hidden = mask.view(-1, 1, *grid).float().repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+        rim = width - grid[1] * patch, height - grid[0] * patch  # which no patch covers
+        hidden = torch.nn.functional.pad(hidden, (0, rim[0], 0, rim[1]))
+        return torch.where(hidden > 0, 0.5 + 0.2 * (view - 0.5), view)
+
+    return veiled if settings.masks != "none" else lambda view, indices, number: view
+
+
+def draw_picture(settings: PictureSettings) -> None:
     """The first `batch_size` images that a run of these settings sees, and their views."""
-    from core import cli
     from vision.data import build_data
 
     dataset = build_data(settings)
@@ -247,13 +279,15 @@ def draw_picture(settings: TrainingSettings) -> None:
     augmentation = Augmentation(settings.image_size, dataset.mean, dataset.std, **augment)
     indices = counter_rng.permutation(settings.seed, 0, len(dataset.pretrain))[: settings.batch_size]
     path = Path("runs", f"augment-{settings.data.name}.png") if settings.out == "auto" else cli.expand(settings.out)
-    png = picture(dataset.pretrain.resized(indices, augmentation.size), augmentation, settings.seed, indices)
+    resized = dataset.pretrain.resized(indices, augmentation.size)
+    png = picture(resized, augmentation, settings.seed, indices, mask_veil(settings))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png)
     except OSError as error:
         raise ValueError(f"out={path} cannot be written: {error.strerror}") from None
-    print(f"{path}: {len(indices)} images of {settings.data.name} above their {len(augmentation.views)} views")
+    shown = "" if settings.masks == "none" else f", with patches of {settings.masks} masks faint"
+    print(f"{path}: {len(indices)} images of {settings.data.name} above their {len(augmentation.views)} views{shown}")
 
 
 if __name__ == "__main__":

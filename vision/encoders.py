@@ -34,10 +34,14 @@ SOURCES = {  # where timm finds a folder of config.json and weights
     "hf-hub": load_model_config_from_hf, "hf_hub": load_model_config_from_hf, "local-dir": load_model_config_from_path,
 }
 
-# ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width (our default), or a quarter.
+# ResNet-D (He et al. 2019, arXiv 1812.01187) with one block a stage and half of ResNet-18's width (our default), or a quarter;
+# DeiT's tiny and small transformer (Touvron et al. 2021, arXiv 2012.12877) with patches of 4 pixels, for images of 28 to 64
+# (2 for smaller ones).
 NAMED = {
     "small": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_width": 16}),
     "tiny": ("resnet18d", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "stem_width": 8}),
+    "vit_tiny_patch4": ("vit_tiny_patch16_224", {"patch_size": 4}),
+    "vit_small_patch4": ("vit_small_patch16_224", {"patch_size": 4}),
 }
 
 
@@ -95,7 +99,8 @@ def create(
         raise SettingError("encoder", f"{name} has no published weights; use pretrained=false or a timm name")
     if stem == "auto" and is_small(image_size) and not pretrained:
         try:
-            small = "half" if name in NAMED and max(sides(image_size)) > 16 else "small"
+            transformer = name.startswith(PATCHED)
+            small = "half" if name in NAMED and not transformer and max(sides(image_size)) > 16 else "small"
             return build_resizable(specify(name, channels, image_size, small, several_sizes, attention))
         except Unfit:
             pass  # a stem of several branches, say: leave it whole
@@ -111,6 +116,7 @@ def specify(
     name: str, channels: int, image_size: Size, stem: str, several_sizes: bool = False, attention: str = "none"
 ) -> Spec:
     """Name, input and stem → spec.  Raises ValueError with the nearest names when timm has no such model."""
+    ours = name in NAMED
     if ":" in name:
         _, name, arguments = _published(name)
     else:
@@ -125,7 +131,7 @@ def specify(
     if (config is not None and config.fixed_input_size) or "img_size" in arguments:
         arguments["img_size"] = image_size
         if stem == "small" and architecture.startswith(PATCHED):
-            arguments["patch_size"] = patch_for(image_size)
+            arguments["patch_size"] = min(4, max(2, min(sides(image_size)) // 4)) if ours else patch_for(image_size)
         if several_sizes:
             arguments["dynamic_img_size"] = True
     return Spec(name, channels, image_size, stem, arguments, attention)

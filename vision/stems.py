@@ -96,16 +96,21 @@ def fix_patch_embedding(encoder: nn.Module) -> None:
             "use method=moco_v3 or encoder=vit_…"
         )
     patches.requires_grad_(False)
-    positions = getattr(encoder, "pos_embed", None)
-    if isinstance(positions, nn.Parameter) and positions.shape[-1] % 4 == 0:
-        table = _sincos(patches.grid_size, positions.shape[-1])  # patches,D
+    fix_positions(encoder)
+
+
+def fix_positions(encoder: nn.Module) -> None:
+    """Give a vision transformer fixed 2-D sine-cosine positions, where it adds positions to its tokens. In place."""
+    grid, positions = getattr(getattr(encoder, "patch_embed", None), "grid_size", None), getattr(encoder, "pos_embed", None)
+    if grid and isinstance(positions, nn.Parameter) and positions.ndim == 3 and positions.shape[-1] % 4 == 0:
+        table = sincos(grid, positions.shape[-1])  # patches,D
         with torch.no_grad():
             positions.zero_()  # class and register tokens stand nowhere
             positions[0, -len(table) :] = table
         positions.requires_grad_(False)
 
 
-def _sincos(grid: tuple[int, int], dim: int) -> torch.Tensor:
+def sincos(grid: tuple[int, int], dim: int) -> torch.Tensor:
     """Sine and cosine of row and column at dim/4 geometric frequencies, 1 … 1/10000.  → rows·columns,dim."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     omega = 10000.0 ** -(torch.arange(dim // 4) / (dim // 4))

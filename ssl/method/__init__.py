@@ -46,3 +46,19 @@ def check_constants(temperature: float = 1.0, momentum: tuple[float, float] = (0
     check_positive(temperature=temperature)
     if len(momentum) != 2 or not all(0 <= m <= 1 for m in momentum):
         raise ValueError(f"method.momentum={list(momentum)}: must be [start,end], both from 0 to 1")
+
+
+def check_mask_ratio(mask_ratio: float, patches: int, masked: int) -> None:
+    """Raises ValueError where nothing is masked, or nothing is left to see.  patches: of an image; masked: of them"""
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"method.mask_ratio={mask_ratio}: must be more than 0 and less than 1")
+    if not 0 < masked < patches:
+        raise ValueError(f"method.mask_ratio={mask_ratio}: masks {masked} of an image's {patches} patches; one at least must "
+                         "be masked and one seen: use larger images or an encoder of smaller patches, such as vit_tiny_patch4")
+
+
+def check_patches(norm_pixels: bool, pixels: int) -> None:
+    """Raises ValueError where patches cannot be normalized.  pixels: numbers of a patch"""
+    if norm_pixels and pixels < 2:
+        raise ValueError("method.norm_pixels=true: patches of one gray pixel have no deviation to divide by; set it to false "
+                         "or use an encoder of larger patches, such as vit_tiny_patch4")

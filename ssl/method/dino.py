@@ -66,8 +66,16 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
         """B,D → B,K logits.  frozen: the prototypes' gradient is there, and zero."""
+        return self.logits(self.bottleneck(features), frozen)
+
+    def bottleneck(self, features: Tensor) -> Tensor:
+        """…,D → …,P of unit length, what prototypes are compared with"""
+        return unit(self.mlp(features), dim=-1)
+
+    def logits(self, bottleneck: Tensor, frozen: bool = False) -> Tensor:
+        """…,P → …,K"""
         prototypes = self.prototypes.detach() + 0 * self.prototypes if frozen else self.prototypes
-        return unit(self.mlp(features), dim=1) @ unit(prototypes, dim=1).T
+        return bottleneck @ unit(prototypes, dim=1).T
 
 
 class DINO(Method):

@@ -167,7 +167,7 @@ WRONG = {
     ("--batch_size", "1.5"): ("batch_size=1.5", "must be a whole number"),
     ("--batch_size", "null"): ("batch_size=null", "must be a whole number"),
     ("--pretrained", "maybe"): ("pretrained=maybe", "true or false"),
-    ("--optim.betas", "3"): ("optim.betas=3", "a list"),
+    ("--optim.betas", "warm"): ("optim.betas=[warm]", "a list"),
     ("--optim", "sgd"): ("optim=sgd", "--optim.name sgd"),
     ("--method.hidden", "abc"): ("method.hidden=abc", "a whole number, such as 2048"),
     ("--method.hidden", "2.5"): ("method.hidden=2.5", "a whole number"),
@@ -274,3 +274,8 @@ def test_a_former_name_is_understood_and_todays_is_named(capsys, monkeypatch, tm
 def test_dashes_in_a_name_are_underscores():
     assert parse(["--image-size", "32", "--optim.weight-decay=1e-4"])[0] == ["image_size=32", "optim.weight_decay=1e-4"]
     assert said("--save-minutes=-1e-3").save_minutes == -1e-3, "but not those of a value"
+
+
+def test_a_list_needs_no_brackets():
+    assert list(said("--optim.betas", "0.8,0.95").optim.betas) == [0.8, 0.95]
+    assert parse(["--optim.betas", "0.8,0.95", "--multirun"])[0][0] != "optim.betas=[0.8,0.95]", "a sweep over two values"

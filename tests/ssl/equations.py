@@ -210,3 +210,77 @@ def log_sum_exp(queries: Tensor, keys: Tensor, T: float, skipped: Tensor) -> Ten
         for q, left_out in zip(queries, skipped.tolist(), strict=True)
     ]
     return sum(rows) / len(rows)
+
+
+def mae(predictions: Tensor, patches: Tensor) -> Tensor:
+    """2111.06377, §3 and §4.1: squared error of each masked patch's pixels, the target less its mean and over its deviation.
+
+    patches: raw pixels. The authors' code takes the variance without bias and adds 1e-6.
+    """
+    images = []
+    for image, target in zip(predictions, patches, strict=True):
+        errors = []
+        for predicted, pixels in zip(image, target, strict=True):
+            n = len(pixels)
+            mean = sum(pixels) / n
+            deviation = sqrt(sum((x - mean) ** 2 for x in pixels) / (n - 1) + 1e-6)
+            errors.append(sum((p - (x - mean) / deviation) ** 2 for p, x in zip(predicted, pixels, strict=True)) / n)
+        images.append(sum(errors) / len(errors))
+    return sum(images) / len(images)
+
+
+def simmim(predictions: Tensor, pixels: Tensor) -> Tensor:
+    """2111.09886, eq. 1: |y − x| summed over masked pixels, over their number."""
+    terms = [abs(p - x) for image, target in zip(predictions, pixels, strict=True)
+             for patch, of in zip(image, target, strict=True) for p, x in zip(patch, of, strict=True)]
+    return sum(terms) / len(terms)
+
+
+def visreg(z: Tensor, directions: Tensor, quantile) -> Tensor:
+    """2606.02572: scale (eq. 1), shape (eq. 2 to 5) and center (eq. 6), each a mean over views; their sum.
+
+    quantile: of a standard Gaussian.  Deviations are divided by N, and 1e-4 is added where the shape is divided by them.
+    """
+    N, V, P = z.shape
+    loss = 0
+    for v in range(V):
+        means = [sum(z[n, v, d] for n in range(N)) / N for d in range(P)]
+        deviations = [sqrt(sum((z[n, v, d] - means[d]) ** 2 for n in range(N)) / N) for d in range(P)]
+        loss = loss + sum((1 - s) ** 2 for s in deviations) / P + sum(m**2 for m in means) / P
+        for a in directions.T:
+            rows = [dot([(z[n, v, d] - means[d]) / (deviations[d].detach() + 1e-4) for d in range(P)], a) for n in range(N)]
+            ordered = sorted(rows, key=lambda x: x.item())
+            errors = [(x - quantile((i + 1) / (N + 1))) ** 2 for i, x in enumerate(ordered)]
+            loss = loss + sum(errors) / N / directions.shape[1]
+    return loss / V
+
+
+def ijepa(predictions: Tensor, tokens: Tensor) -> Tensor:
+    """2301.08243, §3, with the authors' code's distance: smooth L1 to tokens that are normalized without weights (1e-5)."""
+    N, T, M, D = predictions.shape
+    loss = 0
+    for n in range(N):
+        for t in range(T):
+            for m in range(M):
+                row = tokens[n, t, m].detach()
+                mean = sum(row) / D
+                deviation = sqrt(sum((x - mean) ** 2 for x in row) / D + 1e-5)
+                for p, x in zip(predictions[n, t, m], row, strict=True):
+                    e = abs(p - (x - mean) / deviation)
+                    loss = loss + (e * e / 2 if e < 1 else e - 0.5)
+    return loss / (N * T * M * D)
+
+
+def ibot_patches(student: Tensor, teacher: Tensor, masked: Tensor, center: Tensor, T: float, teacher_T: float) -> Tensor:
+    """2111.07832, eq. 2 and the authors' code: H(P_t(u), P_s(û)) of a crop's masked patches, their mean; mean over crops."""
+    N, G, M, _ = student.shape
+    loss = 0
+    for n in range(N):
+        for g in range(G):
+            terms = []
+            for m in range(M):
+                if masked[n, g, m]:
+                    P_t, P_s = softmax((teacher[n, g, m].detach() - center) / teacher_T), softmax(student[n, g, m] / T)
+                    terms.append(-sum(p * log(q) for p, q in zip(P_t, P_s, strict=True)))
+            loss = loss + (sum(terms) / len(terms) if terms else 0)
+    return loss / (N * G)

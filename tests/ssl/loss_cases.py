@@ -1,6 +1,7 @@
 """Every method's loss beside the paper's equation, with inputs that have a row an image, so that processes can share them."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import equations
 import torch
@@ -13,12 +14,17 @@ from ssl.method.barlow_twins import EPS, barlow_twins_loss
 from ssl.method.byol import byol_loss
 from ssl.method.dcl import dcl_loss
 from ssl.method.dino import DINO, dino_loss
+from ssl.method.ibot import patch_loss
+from ssl.method.ijepa import ijepa_loss
 from ssl.method.lejepa import LeJEPA, directions_at, invariance_loss, sigreg
+from ssl.method.mae import mae_loss, normalized
 from ssl.method.nnclr import nnclr_loss
+from ssl.method.simmim import simmim_loss
 from ssl.method.simsiam import negative_cosine
 from ssl.method.supcon import supcon_loss
 from ssl.method.swav import sinkhorn, swapped_prediction
 from ssl.method.vicreg import vicreg_loss
+from ssl.method.visreg import visreg_terms
 
 N, V, P, K = 8, 3, 4, 6  # images, views, dimensions, prototypes
 FEATURES = 12
@@ -110,6 +116,7 @@ def _vicreg(*weights: float) -> Case:
 LABELS = torch.tensor([1, 0, 2, 1, 1, 0, 3, 1])  # 3 has one image
 SKIPPED = torch.stack([torch.randperm(11, generator=torch.Generator().manual_seed(i))[:3] for i in range(N)])
 DIRECTIONS = torch.nn.functional.normalize(_fixed(P, SLICES), dim=0)
+MASKED = torch.arange(N * 2 * 3).view(N, 2, 3) % 5 < 2  # some crops have none
 CENTRE, KEYS = _fixed(K), _fixed(11, P) / 2
 
 CASES = {
@@ -147,6 +154,21 @@ CASES = {
         invariance_loss, lambda z: equations.lejepa_prediction(z, 2) / P, ((V, P),), half=False
     ),  # its one caller hands it float32
     "lejepa": Case(lambda z: lejepa(P, SLICES, KNOTS).objective(z, None, PROGRESS).loss, lejepa_paper, ((V, P),)),
+    "visreg": Case(
+        lambda z: visreg_terms(z, like(DIRECTIONS, z)).sum(),
+        lambda z: equations.visreg(z, DIRECTIONS, NormalDist().inv_cdf),
+        ((V, P),),
+    ),
+    "mae": Case(lambda p, x: mae_loss(p, normalized(x)), equations.mae, ((3, P), (3, P)), half=False),  # targets are float32
+    "simmim": Case(simmim_loss, equations.simmim, ((3, P), (3, P))),
+    "ijepa": Case(lambda p, t: ijepa_loss(p, t.detach()), equations.ijepa, ((2, 2, P), (2, 2, P))),
+    "ibot": Case(
+        lambda s, t, masked: patch_loss(s, t, masked, like(CENTRE, s), 0.1, 0.04),
+        lambda s, t, masked: equations.ibot_patches(s, t, masked, CENTRE, 0.1, 0.04),
+        ((2, 3, K), (2, 3, K)),
+        (MASKED,),
+        sharpest=1 / 0.04,
+    ),
     "log_sum_exp": Case(
         lambda q, skipped: log_sum_exp(q, like(KEYS, q), 0.2, skipped).mean(),
         lambda q, skipped: equations.log_sum_exp(q, KEYS, 0.2, skipped),

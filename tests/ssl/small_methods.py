@@ -15,8 +15,11 @@ from vision import encoders
 
 FOLDER = Path(__file__).resolve().parents[2] / "ssl" / "method"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+VIT = [name for name in NAMES if "\nencoder: vit" in (FOLDER / f"{name}.yaml").read_text()]
+ON_TOKENS = [name for name in VIT if not name.endswith("_vit")]  # which no convolutional encoder serves
 B = 16
 SMALLER = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 48, "bn_splits": 4, "prototypes": 20, "slices": 24}
+SMALLER |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
 
 
 @cache
@@ -24,9 +27,14 @@ def words_of(name: str, *more: str):
     text = (FOLDER / f"{name}.yaml").read_text()
     words = [f"method={name}", f"batch_size={B}", "precision=fp32"]
     words += [f"method.{word}={value}" for word, value in SMALLER.items() if f"\n  {word}:" in text]
-    vit = "\nencoder: vit" in text
-    words += ["encoder=test_vit", "image_size=32"] if vit else ["encoder=test_resnet", "image_size=16"]
+    size = 96 if name in ON_TOKENS else 32  # a grid of 6×6 or of 2×2
+    words += ["encoder=test_vit", f"image_size={size}"] if name in VIT else ["encoder=test_resnet", "image_size=16"]
     return cli.compose(TOOL, [*words, *more])
+
+
+def without_batchnorm(name: str) -> tuple[str, ...]:
+    """Words for an encoder of no BatchNorm."""
+    return () if name in VIT else ("encoder=test_vit", "image_size=32")
 
 
 def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool = False) -> Method:
@@ -49,12 +57,14 @@ def made(name: str, *more: str, dtype: torch.dtype = torch.float32, smooth: bool
 def batch(
     name: str, step: int = 0, dtype: torch.dtype = torch.float32, local: int = 0, size: int | None = None
 ) -> Batch:
-    """This process's rows of the global batch of a step: two views and `local` crops of half their size."""
+    """This process's rows of the global batch of a step: the views and `local` crops of half their size."""
     size = size or words_of(name).image_size
     generator = torch.Generator().manual_seed(step)
-    image = torch.randn(B, 1, size, size, generator=generator)
-    views = [image + 0.5 * torch.randn(image.shape, generator=generator) for _ in range(2 + local)]
-    views[2:] = [view[:, :, : size // 2, : size // 2] for view in views[2:]]
+    image, whole = torch.randn(B, 1, size, size, generator=generator), words_of(name).augment.views
+    if name in ON_TOKENS:  # patches that resemble one another, so that there is something to predict
+        image = image + 2 * torch.randn(1, 1, 16, 16, generator=generator).repeat(1, 1, size // 16, size // 16)
+    views = [image + 0.5 * torch.randn(image.shape, generator=generator) for _ in range(whole + local)]
+    views[whole:] = [view[:, :, : size // 2, : size // 2] for view in views[whole:]]
     indices = torch.randperm(1000, generator=generator)[:B]
     labels = torch.randint(3, (B,), generator=generator)
     return Batch([_local(view.to(dtype)) for view in views], local_rows(indices), local_rows(labels))

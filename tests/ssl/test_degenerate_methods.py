@@ -12,7 +12,6 @@ from loss_cases import CASES
 from small_methods import FOLDER, NAMES, B, batch, made
 from torch import Tensor
 
-from core.method import Batch
 from ssl import losses
 from ssl.method import pairs
 from ssl.method.all4one import feature_loss
@@ -33,7 +32,7 @@ def not_finite(method, features: Tensor, targets, dtype: torch.dtype | None = No
     """Two steps, the second after what the first left in memories: what is not finite."""
     found = []
     for step in range(2):
-        features = features.detach().requires_grad_()
+        features = each(lambda f: f.detach().requires_grad_(), features)
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
             output = method.objective(features, targets, 0.5)
             loss, scalars = output.loss, output.scalars
@@ -43,14 +42,30 @@ def not_finite(method, features: Tensor, targets, dtype: torch.dtype | None = No
         gradients = [(f"gradient of {n}", p.grad) for n, p in method.named_parameters()]
         method.after_step(output.staged, 0.5)
         state = [(f"state {n}", value) for n, value in method.state_dict().items()]
-        found += wrong([("loss", loss), ("gradient of features", features.grad), *numbers, *gradients, *state])
+        of_features = [("gradient of features", f.grad) for f in entries(features)]
+        found += wrong([("loss", loss), *of_features, *numbers, *gradients, *state])
         if found:
             return [f"step {step}: {what}" for what in found]
     return []
 
 
-def features_of(method, views: int = 2) -> Tensor:
-    return torch.randn(B, views, method.encoder.dim, generator=torch.Generator().manual_seed(2)).relu()
+def features_of(method, name: str, images: int = B, views: int | None = None) -> Tensor | tuple[Tensor, ...]:
+    """Random features of the shapes that the method's own have.  views: other than it takes, where it compares views"""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        own = entries(method.embed(batch(name)))
+    shapes = [[images, views, *f.shape[2:]] if views and method.traits.views > 1 else [images, *f.shape[1:]] for f in own]
+    found = tuple(torch.randn(*shape, generator=generator).relu() for shape in shapes)
+    return found if len(found) > 1 else found[0]
+
+
+def entries(features: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return features if isinstance(features, tuple) else (features,)
+
+
+def each(change, features):
+    """A change of every entry."""
+    return tuple(map(change, features)) if isinstance(features, tuple) else change(features)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,22 +75,23 @@ def test_a_method_is_finite_at_degenerate_inputs(name):
     targets = method.targets(batch(name))
     for what, change in INPUTS.items():
         method.load_state_dict(state)
-        problems[what] = not_finite(method, change(features_of(method)), changed_record(targets, change, B), DTYPES.get(what))
+        features = each(change, features_of(method, name))
+        problems[what] = not_finite(method, features, changed_record(targets, change, B), DTYPES.get(what))
     for label in (torch.zeros(B, dtype=torch.long), torch.arange(B)) if method.traits.needs_labels else ():
-        problems[f"labels {label.tolist()}"] = not_finite(method, features_of(method), replace(targets, labels=label))
+        problems[f"labels {label.tolist()}"] = not_finite(method, features_of(method, name), replace(targets, labels=label))
     if words := cold(name):
         method = made(name, *words)
         for what in ("ordinary", "huge", "all rows equal"):
             method.load_state_dict(state)
-            features, told = INPUTS[what](features_of(method)), changed_record(targets, INPUTS[what], B)
+            features, told = each(INPUTS[what], features_of(method, name)), changed_record(targets, INPUTS[what], B)
             problems[f"temperature {TINY}, {what}"] = not_finite(method, features, told)
     assert not {what: found for what, found in problems.items() if found}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_is_finite_on_images_that_are_all_black(name):
-    method, views = made(name), batch(name).views
-    black = Batch([torch.zeros_like(view) for view in views], torch.arange(B), torch.zeros(B, dtype=torch.long))
+    method, data = made(name), batch(name)
+    black = replace(data, views=[torch.zeros_like(view) for view in data.views], labels=torch.zeros(B, dtype=torch.long))
     with torch.no_grad():
         features = method.embed(black)
     assert not not_finite(method, features, method.targets(black))
@@ -83,11 +99,11 @@ def test_a_method_is_finite_on_images_that_are_all_black(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_image_or_one_view_is_finite_or_refused_in_one_line(name):
-    for images, views in ((1, 2), (B, 1)):
+    for images, views in ((1, None), (B, 1)):
         method = made(name)
         targets = changed_record(method.targets(batch(name)), lambda x, images=images: x[:images], B)
         try:
-            assert not not_finite(method, features_of(method, views)[:images], targets)
+            assert not not_finite(method, features_of(method, name, images, views), targets)
         except ValueError as error:
             assert refused(error)  # noqa: PT017 (either is right)
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from processes import on
-from small_methods import NAMES, B, batch, made
+from small_methods import NAMES, B, batch, made, without_batchnorm, words_of
 from torch import Tensor, nn
 
 from core import dropout, gradcache, loop
@@ -20,7 +20,6 @@ from ssl.method.moco_v3 import MoCoV3
 from ssl.method.simclr import SimCLR
 
 PROGRESS = 0.4
-WITHOUT_BATCHNORM = ("encoder=test_vit", "image_size=32")
 plain = partial(torch.autocast, "cpu", enabled=False)
 double = torch.float64
 
@@ -47,8 +46,8 @@ def off(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_give_the_gradient_of_the_whole_batch(name):
-    make = partial(made, name, *WITHOUT_BATCHNORM, dtype=double)
-    data = batch(name, dtype=double, size=32)
+    make = partial(made, name, *without_batchnorm(name), dtype=double)
+    data = batch(name, dtype=double, size=words_of(name, *without_batchnorm(name)).image_size)
     expected = whole(make(), data)
     for chunk in (4, 8):
         method = make()
@@ -159,7 +158,7 @@ def test_chunks_in_bf16_are_the_whole_batch_in_bf16(name):
     """Features are rounded to 8 bits alike in both; what differs is the order of sums in the weights' gradients."""
     autocast = partial(torch.autocast, "cpu", torch.bfloat16)
     data = batch(name, size=32)
-    method = made(name, *WITHOUT_BATCHNORM)
+    method = made(name, *without_batchnorm(name))
     with autocast():
         loss = method(data, PROGRESS).loss
     loss.backward()
@@ -176,7 +175,8 @@ CASES = [name for name in NAMES if not name.endswith("_vit")]
 def on_each_process(chunk: int | None) -> list[tuple[Tensor, Tensor]]:
     found = []
     for name in CASES:
-        method, data = made(name, *WITHOUT_BATCHNORM, dtype=double), batch(name, dtype=double, size=32)
+        words = without_batchnorm(name)
+        method, data = made(name, *words, dtype=double), batch(name, dtype=double, size=words_of(name, *words).image_size)
         found.append(chunked(method, data, chunk) if chunk else whole(method, data))
     return found
 

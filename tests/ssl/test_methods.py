@@ -16,7 +16,7 @@ from ssl.method import pairs, unordered_pairs
 PROGRESS = 0.4
 TEACHERS = [name for name in NAMES if hasattr(made(name), "teacher")]
 FAMILY = {"simclr", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr", "dcl", "supcon"}
-FAMILY |= {"all4one", "lejepa", "moco_v3_vit", "dino_vit", "lejepa_vit"}
+FAMILY |= {"all4one", "lejepa", "moco_v3_vit", "dino_vit", "lejepa_vit", "mae", "simmim", "visreg", "ijepa", "ibot"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -32,7 +32,7 @@ def changed(before: dict[str, Tensor], method: nn.Module) -> set[str]:
 
 def test_the_listed_methods_are_those_we_know():
     assert set(NAMES) >= FAMILY
-    assert {"moco_v2", "moco_v3", "moco_v3_vit", "byol", "dino", "dino_vit", "all4one"} <= set(TEACHERS)
+    assert {"moco_v2", "moco_v3", "moco_v3_vit", "byol", "dino", "dino_vit", "all4one", "ijepa", "ibot"} <= set(TEACHERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,12 +123,17 @@ def test_pairs_of_views():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_method_takes_local_crops(name):
-    """Their gradient counts and the teacher never sees them."""
+def test_a_method_takes_local_crops_or_refuses_them(name):
+    """Their gradient counts and the teacher never sees them. Methods that have no use for them refuse them."""
+    if not made(name).traits.local_crops:
+        with pytest.raises(ValueError, match=rf"augment\.local\.views=2: method={name} takes no local crops"):
+            made(name, "augment.local.views=2")
+        return
     method = made(name, "augment.local.views=2")
     seen = []
     if hasattr(method, "teacher"):
-        method.teacher[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+        teacher = method.teacher[0].patch_embed if method.traits.on_tokens else method.teacher[0]
+        teacher.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
     data = batch(name, local=2)
     for view in data.views:
         view.requires_grad_()
@@ -155,6 +160,18 @@ def test_what_a_method_is_made_of_is_refused_when_no_paper_means_it():
         "all4one method.dim=12": "dim",
         "lejepa method.weight=2": "weight",
         "lejepa method.knots=1": "knots",
+        "visreg method.weight=2": "weight",
+        "visreg method.shape=-1": "shape",
+        "mae method.mask_ratio=1": "mask_ratio",
+        "mae method.mask_ratio=0": "mask_ratio",
+        "mae method.decoder_width=30": "decoder_width",
+        "simmim method.mask_ratio=0.99": "mask_ratio",
+        "simmim method.mask_cell=0": "mask_cell",
+        "ijepa method.targets=5": "targets",
+        "ijepa method.momentum=[0.9,1.5]": "momentum",
+        "ibot method.mask_ratio=[0.5,0.1]": "mask_ratio",
+        "ibot method.mask_ratio=[0.01,0.02]": "mask_ratio",
+        "ibot method.masked_crops=2": "masked_crops",
     }.items():
         with pytest.raises(ValueError, match=rf"method\.{said}="):
             made(*word.split())
@@ -166,7 +183,8 @@ def test_what_a_method_is_made_of_is_refused_when_no_paper_means_it():
 @pytest.mark.parametrize("name", TEACHERS)
 def test_the_teacher_starts_as_the_student_and_moves_as_the_equation_says(name):
     method = made(name)
-    students = nn.Sequential(method.encoder, method.projector)
+    student = [method.encoder, method.projector] if hasattr(method, "projector") else [method.encoder]
+    students = nn.Sequential(*student)
     pairs = list(zip(method.teacher.parameters(), students.parameters(), strict=True))
     assert all(torch.equal(teacher, student) for teacher, student in pairs)
     assert not {id(t) for t, _ in pairs} & {id(s) for _, s in pairs}
@@ -178,7 +196,7 @@ def test_the_teacher_starts_as_the_student_and_moves_as_the_equation_says(name):
     output = method(batch(name), PROGRESS)
     buffers = [b.clone() for b in method.teacher.buffers()]
     method.after_step(output.staged, PROGRESS)
-    m = cosine(PROGRESS, *method.momentum)
+    m = method.momentum_at(PROGRESS) if hasattr(method, "momentum_at") else cosine(PROGRESS, *method.momentum)
     assert 0.9 < m < 1
     for old, (teacher, student) in zip(olds, pairs, strict=True):
         expected = m * old.double() + (1 - m) * student.detach().double()

@@ -7,8 +7,10 @@ import lightly.loss as lightly
 import pytest
 import torch
 from lightly.loss.lejepa_loss import SIGReg
-from loss_cases import K, dino, dino_views, lejepa, value_and_gradients
-from torch import Tensor
+from lightly.models.utils import patchify
+from loss_cases import Flat, K, dino, dino_views, lejepa, value_and_gradients
+from small_methods import batch, made
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.method import joined
@@ -24,6 +26,8 @@ from ssl.method.simsiam import negative_cosine
 from ssl.method.supcon import supcon_loss
 from ssl.method.swav import sinkhorn, swapped_prediction
 from ssl.method.vicreg import vicreg_loss
+from ssl.method.visreg import VISReg, visreg_terms
+from vision.patches import patches_of
 
 N, P = 24, 10
 ROUNDING = 1e-12  # float64 on both sides
@@ -119,6 +123,54 @@ def test_sigreg_and_the_lejepa_objective_are_lightlys(monkeypatch):
         crops,
         rounded,
     )
+
+
+def test_visreg_is_lightlys_on_the_same_directions():
+    """Which lightly draws from torch's generator; so do we here, before it does. Its view is the first axis."""
+    crops = views(P, count=3)
+
+    def seeded(*z: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return torch.stack(lightly.VISRegLoss(1.0, 16).forward_components(global_proj=torch.stack(z[:2]),
+                                                                          local_proj=torch.stack(z[2:]))[2:])
+
+    torch.manual_seed(0)
+    directions = F.normalize(torch.randn(P, 16, dtype=torch.float64), dim=0)
+    found = visreg_terms(torch.stack(crops, 1), directions)
+    torch.testing.assert_close(found, seeded(*crops), rtol=1e-6, atol=0)  # lightly's quantiles are float32
+    method = VISReg(Flat(), 8, P, 16, 0.6, 1.0, 2.0, 0.5)
+    method.projector = nn.Identity()
+    own = directions_at(0.3, P, 16, torch.device("cpu")).double()
+    invariance = F.mse_loss(torch.stack(crops, 1), torch.stack(crops[:2], 1).mean(1, keepdim=True).expand(-1, 3, -1))
+    expected = 0.6 * (visreg_terms(torch.stack(crops, 1), own) * torch.tensor([1.0, 2.0, 0.5])).sum() + 0.4 * invariance
+    torch.testing.assert_close(method.objective(torch.stack(crops, 1), None, 0.3).loss, expected, rtol=1e-9, atol=0)
+
+
+def test_mae_predicts_lightlys_patches():
+    """Masked patches cut by lightly, normalized by torch's figures, and mean squared error as in lightly's example."""
+    method, data = made("mae"), batch("mae")
+    seen, wanted = method.places(data)
+    patches = patchify(data.views[0], 16)
+    assert torch.equal(patches_of(data.views[0], (6, 6)), patches)
+    assert seen.shape[1] == 9  # a quarter of 36
+    assert torch.equal(torch.cat([seen, wanted], 1).sort(1).values, torch.arange(36).expand(len(seen), -1))
+    target = patches[torch.arange(len(patches))[:, None], wanted]
+    target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(method(data, 0.0).loss, nn.MSELoss()(method.embed(data), target))
+
+
+def test_ibots_class_token_loss_is_dinos_of_the_masked_crops():
+    """And its center of patches is the mean over all of them, masked or not, of the teacher's head."""
+    method, data = made("ibot").eval(), batch("ibot")
+    features, targets = method.embed(data), method.targets(data)
+    output = method.objective(features, targets, 0.5)
+    cls = dino_loss(method.projector(features[0]), method.teacher[1](targets.cls), method.center, 0.1, 0.07)
+    torch.testing.assert_close(output.scalars["cls_loss"], cls)
+    everywhere = method.teacher[1](targets.patches).mean((0, 1, 2))
+    torch.testing.assert_close(output.staged.patches[0], everywhere, rtol=1e-4, atol=1e-6)  # float32 sums in another order
+    mask = method.masks(data)
+    assert 0 < mask.any(2).float().mean() < 1  # of the crops, some
+    assert torch.equal(targets.masked.sum(2), mask.sum(2))
 
 
 def test_dino_is_lightlys_with_local_crops_and_a_centre():

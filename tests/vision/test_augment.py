@@ -19,7 +19,8 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from vision import augment, pixels
+from core import cli
+from vision import augment, masks, pixels
 from vision.augment import Augmentation, picture, render
 from vision.pixels import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from vision.view import ORDERS, View
@@ -378,6 +379,25 @@ def test_picture_shows_images_above_their_views(tmp_path):
     cells = rows.view(3, 10, 5, 10)[:, 1:9, :, 1:9].permute(0, 2, 1, 3)  # rows,B,S,S
     for row in cells:  # this augmentation changes nothing
         assert (row - images[:, 0].long()).abs().max() <= 1  # normalizing and back, rounded to 8 bits
+
+
+def test_the_picture_shows_what_is_masked_faintly(tmp_path):
+    images, augmentation = noise(6, 1, 32, 32), Augmentation(32, (0.5,), (0.25,), views=1, jitter=0, grey=0, blur=0)
+    words = ("data=synthetic", "masks=block", "mask_ratio=0.25", "patch=8", "seed=3")
+    drawn = []
+    veil = augment.mask_veil(cli.compose(augment.TOOL, list(words)))
+    view = torch.rand(6, 1, 32, 32)
+    (tmp_path / "x.png").write_bytes(
+        picture(images, augmentation, 3, veiled=lambda x, i, n: drawn.append((i, n)) or veil(view, i, n))
+    )
+    (indices, number), = drawn
+    shown = veil(view, indices, number)
+    mask = masks.block(masks.words(3, 0, torch.arange(6), 0, 200), (4, 4), 4).view(6, 1, 4, 4)
+    inside = mask.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    assert torch.equal(shown[~inside], view[~inside])
+    assert (shown[inside] - 0.5).abs().max() <= 0.1 + 1e-6
+    with pytest.raises(ValueError, match="patch=32: a view of 32×32 px"):
+        augment.mask_veil(cli.compose(augment.TOOL, ["masks=block", "patch=32"]))(view, indices, 0)
 
 
 @pytest.mark.long
