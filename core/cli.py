@@ -17,6 +17,7 @@ from typing import Any, get_origin
 from core import composition, home, recipe, signals, terminal
 from core.composition import KINDS, Tool
 from core.errors import RunError
+from core.help import help_text
 from core.home import expand  # noqa: F401, for those who have paths from settings
 from core.origin import located, one_line
 from core.recipe import RecipeFile
@@ -26,7 +27,6 @@ from core.settings import (
     Settings,
     document,  # noqa: F401, for those who write settings down
     flat,
-    help_text,
     marked,
     plain,  # noqa: F401, for tools
     texts_of,
@@ -116,6 +116,7 @@ def parse(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], s
         name, equals, value = argument.removeprefix("--").partition("=")
         name = name.replace("-", "_") if argument.startswith("--") else name  # --image-size is --image_size
         name = _today(name, known)
+        name = f"{name}.on" if f"{name}.on" in types_of(known) else name  # --adapt is --adapt.on
         if not re.fullmatch(NAME, name) or not (equals or argument.startswith("--")):
             raise ValueError(f"'{argument}' is no setting; write name=value or --name value (see --help)")
         alone = types_of(known).get(name) is bool and "=" in "".join(rest[:1])  # --compile +data.labels=none

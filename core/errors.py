@@ -28,6 +28,10 @@ class Collapsed(RunError):
     """Features of different images have become the same."""
 
 
+class Declined(RunError):
+    """The encoder has become worse than the weights that training began with."""
+
+
 class DiskFull(RunError):
     """Nothing was lost but the write: the file of that name is the one before."""
 

@@ -3,7 +3,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,6 +18,19 @@ from core.processes import AnyProcess, mean, rank, replicate, world_size, wrap
 from core.run import Run
 
 ADVICE = "try a lower optim.lr, or clip=1 (what was saved before is untouched)"
+
+
+class StepHook:
+    """What else a run does at each step, where progress is the share of the run before it. This one does nothing."""
+
+    def begin(self, progress: float) -> None:
+        """Before the step."""
+
+    def backward_done(self, progress: float) -> None:
+        """The gradients are there, not yet clipped."""
+
+    def end(self, progress: float) -> None:
+        """The weights have moved."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 10
     save_seconds: float = 300.0
+    hook: StepHook = field(default_factory=StepHook)
 
 
 def train(
@@ -67,6 +81,7 @@ def train(
                 break
             progress = step / config.steps
             seed(device, config.seed, step)
+            config.hook.begin(progress)
             lr = config.rate(progress)
             optim.schedule(optimizer, lr, config.decay and config.decay(progress), progress)
 
@@ -86,6 +101,7 @@ def train(
                     meter.add(output.loss.detach() / config.accumulate)
                     parts.append(output.staged)
                 staged = joined(parts)
+            config.hook.backward_done(progress)
             gradients = [p.grad for p in params if p.grad is not None]
             norm = get_total_norm(gradients)
             if config.clip:
@@ -93,6 +109,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             method.after_step(staged, progress)
+            config.hook.end(progress)
             meter.step(norm)
 
             done = step + 1

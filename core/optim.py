@@ -59,20 +59,23 @@ def parameter_groups(
     and ndim, never by name; `bias_scale` multiplies their learning rate. A transformer's class token and learnt
     positions are tables of three dimensions and so count as weights, as in MoCo v3's code. `decay_all` decays them too
     (MoCo v1 and v2). Of the module's traits (core/method.py) `constant_lr` names submodules that keep `peak_lr` throughout;
-    `lr_scale` gives some a share of it, and `unfreeze_at` none before so much of the run is done.
+    `lr_scale` gives some a share of it, and `unfreeze_at` none before so much of the run is done; over the share `ramp` of the
+    run their rate then rises linearly.
     """
     norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     traits = getattr(module, "traits", None)
     constant = dict.fromkeys(getattr(traits, "constant_lr", ()), True)
     scales, unfreeze_at = getattr(traits, "lr_scale", {}), getattr(traits, "unfreeze_at", {})
+    ramps = getattr(traits, "ramp", {})
     named = [name for name, _ in module.named_parameters()]
-    for name in (*constant, *scales, *unfreeze_at):
+    for name in (*constant, *scales, *unfreeze_at, *ramps):
         assert any(_inside(parameter, name) for parameter in named), f"{name} has no parameter"
-    groups: dict[tuple[bool, bool, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, float, float, float], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():
         if p.requires_grad:
             plain = id(p) in norms or p.ndim < 2
-            kind = plain, _of(constant, name, False), _of(scales, name, 1.0), _of(unfreeze_at, name, 0.0)
+            late = _of(unfreeze_at, name, 0.0), _of(ramps, name, 0.0)
+            kind = plain, _of(constant, name, False), _of(scales, name, 1.0), *late
             groups.setdefault(kind, []).append(p)
     return [
         {
@@ -83,8 +86,9 @@ def parameter_groups(
             "lr_scale": scale * (bias_scale if plain else 1.0),
             "constant_lr": peak_lr if is_constant else None,
             "unfreeze_at": start,
+            "ramp": ramp,
         }
-        for (plain, is_constant, scale, start), params in sorted(groups.items(), key=lambda item: item[0])
+        for (plain, is_constant, scale, start, ramp), params in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
@@ -102,9 +106,15 @@ def schedule(optimizer: Optimizer, lr: float, weight_decay: float | None = None,
     """Give every group of `parameter_groups` its learning rate and, unless None, its weight decay."""
     for group in optimizer.param_groups:
         base = group.get("constant_lr")
-        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0) * (progress >= group.get("unfreeze_at", 0.0))
+        group["lr"] = (lr if base is None else base) * group.get("lr_scale", 1.0) * _awake(progress, group)
         if weight_decay is not None and group.get("decays", True):
             group["weight_decay"] = weight_decay
+
+
+def _awake(progress: float, group: dict) -> float:
+    """The share of its rate that a group has at this progress."""
+    since = progress - group.get("unfreeze_at", 0.0)
+    return min(1.0, since / ramp) if (ramp := group.get("ramp", 0.0)) and since >= 0 else since >= 0
 
 
 def build(module: nn.Module, settings: OptimSettings, lr: float) -> Optimizer:

@@ -211,6 +211,37 @@ class TrainingSettings(CommonSettings):
 
 
 @dataclass(frozen=True)
+class AdaptSettings:
+    """Continued pretraining from trained weights (ssl/adapt.py). null: as `on` has it; without `on`, nothing."""
+
+    on: bool = option(
+        False, "--adapt: go on from trained weights: heads first, low rates, averaged weights, an alarm", original_default=False
+    )
+    warmup: float | None = option(
+        None, "share of the run in which the heads train alone; null: 0.1", SHARE, original_default=None
+    )
+    ramp: float | None = option(
+        None, "share of the run over which the encoder's rate then rises; null: 0.1", SHARE, original_default=None
+    )
+    encoder_lr: float | None = option(None, "the encoder's rate, as a share of lr; null: 0.1", POSITIVE, original_default=None)
+    layer_decay: float | None = option(
+        None, "rate of a layer (a stage, without attention) as a share of the next one's; null: 0.8",
+        Range("more than 0, at most 1", above=0, high=1), original_default=None,
+    )
+    stem_lr: float | None = option(None, "further share for the stem's rate; null: 0.2", NATURAL, original_default=None)
+    ema: float | None = option(
+        None, "momentum of the encoder's average, which is the result; null: 1 - 10/steps; 0: none", SHARE,
+        original_default=None,
+    )
+    keep: str | None = option(
+        None, "best | last | start-if-worse: which weights to keep, by kNN or else RankMe on validation images; null: best",
+        ("best", "last", "start-if-worse"), original_default=None,
+    )
+    old_data: str | None = option(None, "folder of images of the weights' former domain, watched too", affects_result=False)
+    stop_on_alarm: bool = option(False, "end a run that two checks in a row find worse than its start", affects_result=False)
+
+
+@dataclass(frozen=True)
 class PretrainSettings(TrainingSettings):
     scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights", original_default=False)
     plan: bool = option(
@@ -218,6 +249,11 @@ class PretrainSettings(TrainingSettings):
         affects_result=False,
     )
     budget: str | None = option(None, "train for so long, such as 20m or 1h30m, in place of epochs", original_default=None)
+    adapt: AdaptSettings = field(default_factory=AdaptSettings, metadata={"help": ""})
+    lora: int | None = option(
+        None, "rank of the changes that alone are trained in attention, or in 1×1 convolutions (LoRA)", POSITIVE,
+        original_default=None,
+    )
     stop_on_collapse: bool = option(True, "end a run whose features collapse", affects_result=False)
     pause_at: float | None = option(
         None, "epochs after which to pause; the same command without it resumes",
@@ -320,34 +356,3 @@ def choices(settings: Settings) -> dict[str, str]:
 def document(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
     """What config.yaml holds: all settings, and under `chosen` the name of each group's choice. A mapping stays as it is."""
     return plain(settings) | {"chosen": choices(settings)} if isinstance(settings, Settings) else dict(settings)
-
-
-def help_text(summary: str, kind: type, groups: dict[str, list[str]]) -> str:
-    lines = [summary, "", "Settings: --name value, --name=value or name=value.", ""]
-    for group, found in groups.items():
-        lines.append(f"  {group:<22} {' | '.join(found)}")
-    lines += ["", f"  {'setting':<22} {'default':<12} meaning"]
-    lines += _help_rows(kind, "", set(groups))
-    lines += [
-        "",
-        "A method, data set or recipe has settings of its own and may set others: method.temperature, data.root,",
-        "augment.crop=[0.2,1.0], …: --help method=simclr lists a choice's own.",
-        "A file of settings: --recipe PATH.yaml (many in experiments/recipes); the command line wins.",
-        "Several runs: --multirun seed=0,1,2 (Hydra's sweeps; hydra/launcher=submitit_slurm on a cluster).",
-    ]
-    return "\n".join(lines)
-
-
-def _help_rows(kind, prefix: str, skip: set[str]) -> list[str]:
-    rows = []
-    for f in dataclasses.fields(kind):
-        if f.name in skip:
-            continue
-        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
-        if dataclasses.is_dataclass(default):
-            rows += _help_rows(type(default), f"{prefix}{f.name}.", skip)
-        else:
-            shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
-            shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else shown
-            rows.append(f"  {prefix + f.name:<22} {shown!s:<12} {f.metadata['help']}")
-    return rows

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.method import Batch, Method, Output, Record, Traits
 from linear_eval.losses import class_weights, classification_loss, multilabel_loss, positive_weights
-from vision.layers import depths
+from vision.layers import depths, rates
 from vision.mix import blend, masks
 
 TRAINS = ("all", "head", "staged")
@@ -64,9 +64,7 @@ class Classifier(Method):
         if trains == "head":
             encoder.requires_grad_(False)
         elif layer_decay < 1:
-            layers = depths(encoder)
-            top = max(layers.values()) + 1
-            scales = {f"encoder.{name}": layer_decay ** (top - depth) for name, depth in layers.items()}
+            scales = {f"encoder.{name}": share for name, share in rates(encoder, layer_decay).items()}
         if trains == "staged":
             stages = depths(encoder, coarse=True)
             count = max(stages.values()) + 1

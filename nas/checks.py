@@ -8,6 +8,7 @@ USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "normalization": "left out: trials take the data's", "scratch": "left out: trials begin with random weights",
     "out": "left out: a study lies in runs/nas/<study>", "pause_at": "left out: rungs says where trials pause",
     "budget": "left out: epochs and rungs set the length of trials",
+    "lora": "left out: trials begin with random weights", "adapt": "left out: trials begin with random weights",
 }
 
 
@@ -63,7 +64,8 @@ def _supernet(settings: SearchSettings) -> dict[str, str]:
 def _training(settings: SearchSettings) -> dict[str, str]:
     """Settings of ssl.pretrain that a search has no use for. A recipe file may name its paper's encoder: it is ignored."""
     ignored = {"encoder", "stem"} & settings.origin.lines.keys()
-    wrong = {name: USELESS[name] for name in cli.explicit(settings) if name in USELESS and name not in ignored}
+    parts = {name: name.partition(".")[0] for name in cli.explicit(settings)}  # adapt.keep is one of adapt
+    wrong = {name: USELESS[part] for name, part in parts.items() if part in USELESS and name not in ignored}
     if settings.resume == "never":
         wrong["resume"] = "auto: a trial resumes from rung to rung"
     if settings.steps:

@@ -141,6 +141,9 @@ def check(settings: SupernetSettings) -> None:
         raise ValueError(f"encoder={settings.encoder}: {reason}; leave it out")
     if settings.weights:
         raise ValueError(f"weights={settings.weights}: a supernet begins with random weights; leave it out")
+    for name in cli.explicit(settings):
+        if name.startswith("adapt.") or name == "lora":
+            raise ValueError(f"{name}={cli.flat(settings)[name]}: a supernet begins with random weights; leave it out")
     if settings.compile:
         raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
 

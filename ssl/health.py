@@ -3,8 +3,10 @@
 RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
 Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,8 +14,9 @@ from torch.nn import functional as F
 from core.errors import Collapsed
 from core.image_size import sides
 from core.processes import broadcast_object, is_main
+from core.run import Run
 from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchnorm
-from linear_eval.knn import knn_accuracy, knn_map
+from linear_eval.knn import knn, knn_map
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
 from vision.augment import Augmentation, render
@@ -76,6 +79,8 @@ class Health:
     Keeps the figures of raw pixels and of the encoder as training began with it, which `began` names: UNTRAINED or BEFORE.
     """
 
+    recalibrates = True  # is the start measured with BatchNorm's statistics of this data?
+
     def __init__(
         self, dataset: Dataset, recipe: Augmentation, device: torch.device, seed: int, encoder: nn.Module,
         began: str = UNTRAINED, predicts_pixels: bool = False,
@@ -112,7 +117,12 @@ class Health:
         labelled = rows, self.bank.labels[bank], z, self.watched.labels[watched]
         if is_multilabel(self.bank.labels):
             return {"knn_map": knn_map(*labelled)}
-        return {"knn": knn_accuracy(*labelled, len(self.classes)), "five_labels": few_labels(*labelled)[0]}
+        right = self.right(rows, labelled[1], z, labelled[3], watched)
+        return {"knn": float(right.mean() * 100), "five_labels": few_labels(*labelled)[0]}
+
+    def right(self, rows: Tensor, labels: Tensor, z: Tensor, truth: Tensor, positions: Tensor) -> np.ndarray:
+        """Which of the images at these positions kNN classifies rightly.  N,D with labels N; M,D with labels M → M bool"""
+        return knn(rows, labels, z, len(self.classes)) == truth.numpy()
 
     def start(self, encoder: nn.Module) -> None:
         """Measure the baselines; `encoder` has the weights that training begins with."""
@@ -131,6 +141,22 @@ class Health:
 
     def calibrated(self, encoder: nn.Module) -> nn.Module:
         return recompute_batchnorm(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """Figures of the encoder that is kept; none before the first check."""
+        return self.history[-1][1] if self.history else {}
+
+    def kept(self, encoder: nn.Module, start: Callable[[], nn.Module]) -> nn.Module:
+        """The encoder to write: that with its last weights.  start: makes the one that training began with."""
+        return encoder
+
+    def log_start(self, run: Run) -> None:
+        """Log the start as step 0, where it counts as a check."""
+
+    def closing(self) -> list[str]:
+        """Sentences for the end of a report, beside the verdict."""
+        return []
 
     def state(self) -> dict:
         """What last.pt must hold for the history to continue."""

@@ -12,6 +12,7 @@ from core import cli, world
 from core.run import log_line
 from core.settings import PretrainSettings
 from core.training import gpus
+from ssl import adapt
 
 if TYPE_CHECKING:
     from vision.reachable import Reachable
@@ -21,7 +22,7 @@ SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # pixels that encoders are trained
 LARGEST_SIDE = {"cpu": 64, "gpu": 224}
 LARGEST_SIDE_OF_WEIGHTS = {"cpu": 128, "gpu": 224}
 SMALL_SET = 20_000  # images: up to here the values for small sets are taken
-IMAGES_SEEN = 150_000  # on a CPU, over all epochs
+IMAGES_SEEN = {False: 150_000, True: 15_000}  # on a CPU over all epochs, from scratch and from trained weights
 EPOCHS = (5, 400)  # at least and at most
 METHOD = "simclr"
 FROM_SCRATCH = {  # of METHOD on small sets
@@ -73,9 +74,11 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
     """given: dotted settings that the plan leaves alone."""
     side, weights = _side(found, place), place.weights
     changes: dict[str, Any] = {"image_size": side}
-    begins = bool(settings.weights or settings.pretrained or settings.encoder.endswith(".safetensors"))
+    begins = adapt.trained(settings)
     if weights:
         changes |= weights.settings
+    if weights or begins:
+        changes["adapt.on"] = True
     elif not begins:
         changes["encoder"] = _encoder(found, place)
     small = found.images <= SMALL_SET
@@ -83,8 +86,8 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
         changes["batch_size"] = _batch(found.images, place.devices)
     if small and settings.method.name == METHOD and not begins and not weights:
         changes |= FROM_SCRATCH
-    if not {*LENGTH} & {*given}:
-        changes["epochs"] = _epochs(found.images, place)
+    if place.device == "cpu" and not {*LENGTH} & {*given}:
+        changes["epochs"] = _epochs(found.images, begins or weights is not None)
     changes = {name: value for name, value in changes.items() if _free(name, given)}
     return Plan(changes, _sentences(found, place, changes, begins))
 
@@ -114,8 +117,8 @@ def _batch(images: int, devices: int) -> int:
     return max(1, round(batch / devices)) * devices
 
 
-def _epochs(images: int, place: Place) -> int:
-    return max(EPOCHS[0], min(EPOCHS[1], round(IMAGES_SEEN / images)))
+def _epochs(images: int, trained: bool) -> int:
+    return max(EPOCHS[0], min(EPOCHS[1], round(IMAGES_SEEN[trained] / images)))
 
 
 def _sentences(found: "Survey", place: Place, changes: Mapping[str, Any], begins: bool) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core import cli, training
 from core.settings import PretrainSettings
+from ssl import adapt
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = cli.Tool(
@@ -59,13 +60,16 @@ def pretrain(
     encoder_of(settings, dataset) → an encoder of random weights and its input, method_of(settings, encoder) → the method:
     what is trained, where the settings alone do not say it. The report calls both again, for the encoder as it began.
     """
+    settings = adapt.with_defaults(settings)
     import torch
 
     from core import loop, processes
     from core.run import Run, log_line
     from ssl import budget, report
-    from ssl.health import BEFORE, UNTRAINED, Health
-    from vision import artifact, loaders, tokens
+    from ssl.adaptation import Adaptation, with_lora
+    from ssl.health import BEFORE, UNTRAINED
+    from ssl.watch import health_of
+    from vision import artifact, loaders, lora, tokens
     from vision.build import build_encoder, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
@@ -80,8 +84,8 @@ def pretrain(
             """The encoder, its input and the method as training begins with them, the same at every call."""
             torch.manual_seed(settings.seed)
             encoder, recipe = (encoder_of or build_encoder)(settings, dataset)
-            encoder.trained = encoder_of is None and begins_trained(settings)  # such weights keep their positions
-            method = method_of(settings, encoder)
+            encoder.trained = encoder_of is None and adapt.trained(settings)  # such weights keep their positions
+            method = method_of(settings, with_lora(settings, encoder))
             if method.traits.pooling:  # in its spec from here on
                 tokens.pool_by(encoder, method.traits.pooling)
             return encoder, recipe, method
@@ -110,11 +114,13 @@ def pretrain(
         if settings.budget:
             steps = budget.planned_steps(run, settings.budget, train_briefly)
             encoder, recipe, method = initial()
+        adaptation = Adaptation(settings, method)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
-        notes += weight_notes(encoder, settings, recipe)
-        optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps)
-        began = UNTRAINED if encoder_of or not begins_trained(settings) else BEFORE
-        health = Health(dataset, recipe, world.device, settings.seed, encoder, began, method.traits.predicts_pixels)
+        notes += weight_notes(encoder, settings, recipe) + adaptation.notes()
+        optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps, hook=adaptation)
+        adaptation.start(config.steps)
+        began = UNTRAINED if encoder_of or not adapt.trained(settings) else BEFORE
+        health = health_of(settings, dataset, recipe, world.device, encoder, began, method.traits.predicts_pixels)
         past = run.restore(method, optimizer)
         run.begin()
         if steps:
@@ -123,12 +129,14 @@ def pretrain(
         report.skipped(run, dataset.skipped)
         if past:
             health.restore(past)
+            adaptation.restore(past)
         else:
-            health.start(encoder)
+            health.start(adaptation.result)
         if settings.compile:
             compile_encoder(encoder)
 
         report.listen(run, config, settings, recipe, dataset, listeners)
+        health.log_start(run)
         try:
             loop.train(
                 method,
@@ -137,8 +145,8 @@ def pretrain(
                 config,
                 run,
                 world.device,
-                evaluate=lambda step: health.check(step, encoder, settings.stop_on_collapse),
-                extra=health.state,
+                evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse),
+                extra=lambda: health.state() | adaptation.state(),
             )
         finally:
             run.close()
@@ -147,6 +155,9 @@ def pretrain(
         for skipped in processes.gather_objects(loader.skipped | health.skipped):
             dataset.skipped.update(skipped)
         report.skipped(run, dataset.skipped)
+        encoder = health.kept(adaptation.result, lambda: lora.merged(initial()[0]).to(world.device))
+        for sentence in health.closing():
+            log_line(sentence)
         origin = {"tool": TOOL.module, "words": run.identity}
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
         finished, scores = run.step >= config.steps, {}
@@ -154,13 +165,14 @@ def pretrain(
             encoder_file = run.folder / "encoder.safetensors"
             log_line(f"paused at step {run.step} of {config.steps}: {encoder_file}; without pause_at= it resumes")
         elif settings.report:
-            scores = report.final(run, health, dataset, encoder, settings, lambda: initial()[0])
+            scores = report.final(run, health, dataset, encoder, settings, lambda: lora.merged(initial()[0]))
     return PretrainResult(run.folder, run.folder / "encoder.safetensors", run.step, finished, scores)
 
 
 def check(settings: PretrainSettings) -> None:
     """Refuse what can be refused before anything is loaded."""
     training.check(settings)
+    adapt.check(adapt.with_defaults(settings))
     if settings.budget is None:
         return
     from ssl.budget import seconds
@@ -184,12 +196,6 @@ def check_labels(settings: PretrainSettings, method, dataset) -> None:
            "data.multilabel=false where the file allows it")
     if len(dataset.pretrain.labels.unique()) < 2:
         raise ValueError(f"method={settings.method.name} needs two classes, and data={settings.data.name} has one")
-
-
-def begins_trained(settings: PretrainSettings) -> bool:
-    """Does training begin with the weights of a file, or with timm's?"""
-    trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
-    return trained and not settings.scratch
 
 
 def pieces_notes(settings: PretrainSettings, method) -> list[str]:

@@ -95,6 +95,8 @@ def _curves(rows: list[dict], health: Health):
         for name, label, colour in (("knn", f"kNN, k = {K}", "#0072B2"), ("five_labels", "5 labels a class", "#D55E00")):
             axes[1].plot(seen, [f[name] for f in figures], "o-", ms=3, color=colour, label=label)
             axes[1].axhline(health.baselines.pixels[name], color=colour, ls=":", lw=1, label="… of raw pixels")
+        if "old_knn" in figures[0]:
+            axes[1].plot(seen, [f["old_knn"] for f in figures], "s--", ms=3, color="#009E73", label="kNN, old domain")
         axes[1].legend(fontsize=8)
         axes[1].set(title="validation accuracy", xlabel="step", ylabel="%")
     elif "knn_map" in figures[0]:
@@ -177,6 +179,7 @@ def final(
     if not is_main():
         return {}
     lines = [f"# {settings.method.name} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
+    lines += [line for sentence in health.closing() for line in (sentence, "")]
     if health.bank is None:
         lines += ["No labels, so no accuracy: the label-free verdict and the sheet of neighbours say what there is to say.", ""]
     else:
@@ -191,7 +194,7 @@ def final(
             f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
             f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
             f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side. "
-            f"{_beginning(health.began, settings)}",
+            f"{_beginning(health, settings)}",
             "",
         ]
     path = run.folder / "encoder.safetensors"
@@ -235,16 +238,19 @@ def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
     return {
         "raw pixels": health.baselines.pixels,
         health.began: health.baselines.untrained,
-        "pretrained": health.history[-1][1] if health.history else {},
+        "pretrained": health.latest,
     }
 
 
-def _beginning(began: str, settings: PretrainSettings) -> str:
+def _beginning(health: Health, settings: PretrainSettings) -> str:
     """What the row of the encoder at step 0 is."""
+    began = health.began
     if began == UNTRAINED:
         return "untrained: the same architecture with the random weights that training began with."
     source = settings.encoder if settings.encoder.endswith(".safetensors") else f"timm's {settings.encoder}"
-    return f"{began}: the weights that training began with, of {source}; BatchNorm's statistics are this data's."
+    source = f"{settings.weights} ({settings.encoder})" if settings.weights else source
+    statistics = "this data's" if health.recalibrates else "those weights' own"
+    return f"{began}: the weights that training began with, of {source}; BatchNorm's statistics are {statistics}."
 
 
 def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:

@@ -37,7 +37,8 @@ class Architecture:
 
 
 def with_weights(path: str | Path, architecture: Architecture, channels: int, setting: str = "weights") -> nn.Module:
-    """The encoder with a file's weights.  It knows its `.spec`, `.dim` and `.loaded` (what was taken from the file).
+    """The encoder with a file's weights.  It knows its `.spec`, `.dim` and `.loaded` (what was taken from the file), and, where
+    its stem was adapted to other channels, the names of those weights as `.adapted`.
 
     channels: of the images. Gray images for color weights, and color ones for gray weights, keep the weights' channels
     (`encoders.fit_channels`); for others the stem is adapted. Raises SettingError, one line, where the file does not fit.
@@ -46,7 +47,9 @@ def with_weights(path: str | Path, architecture: Architecture, channels: int, se
     encoder, found = _native(checkpoint, architecture, setting)
     base = found.channels
     if base is not None and base != channels and not {base, channels} <= {1, 3}:
-        return _finished(architecture, _adapted(found, architecture, channels, setting), channels)
+        adapted = _finished(architecture, _adapted(found, architecture, channels, setting), channels)
+        adapted.adapted = stem_weights(adapted)
+        return adapted
     return _finished(architecture, found, encoder.spec.channels, encoder)
 
 
@@ -114,6 +117,7 @@ def with_channels(encoder: nn.Module, channels: int) -> nn.Module:
                            f"cannot be adapted to {channels} channels; choose another, or pretrained=false")
     other = encoders.build(replace(encoder.spec, channels=channels))
     other.load_state_dict(adapted_stem(encoder.state_dict(), names, base, channels))
+    other.adapted = names
     changes = (adaptation(base, channels),)
     other.loaded = LoadedWeights(encoder.spec.name, "", "", "timm", len(encoder.state_dict()), (), (), changes)
     return other

@@ -134,6 +134,6 @@ def test_the_named_transformers_have_small_patches(size, patch):
 
 
 def test_views_smaller_than_the_images_are_refused(tmp_path):
-    given = ["--method", "mae", "--data", "digits", "--encoder", "vit_tiny_patch4", "--steps", "1", "--augment.view_size", "0.5"]
+    given = ["--method", "mae", "--data", "digits", "--encoder", "vit_tiny_patch4", "--augment.view_size", "0.5"]
     with pytest.raises(ValueError, match=r"^augment\.view_size=0\.5: method=mae masks the grid of patches"):
         pretrain(cli.compose(TOOL, cli.parse([*given, "--out", str(tmp_path), "--device", "cpu"])[0]))

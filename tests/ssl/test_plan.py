@@ -66,6 +66,13 @@ def test_another_method_keeps_its_own_constants(tmp_path):
     assert made.encoder == "tiny"
 
 
+def test_weights_that_are_given_are_gone_on_from(tmp_path):
+    made = plan.planned(TOOL, settings("--data.root", str(pictures(tmp_path, [70] * 100)), "--device", "cpu", "--encoder", "resnet18",
+                                       "--pretrained"))
+    assert (made.adapt.on, made.encoder, made.epochs) == (True, "resnet18", plan.IMAGES_SEEN[True] / 200)
+    assert made.optim == settings().optim, "the method's; adapt has its own in its place (ssl/adapt.py)"
+
+
 def test_without_plan_nothing_changes_and_nothing_is_read():
     before = settings("--data.root", "/nowhere", "--plan", "false")
     assert plan.planned(TOOL, before) is before
@@ -79,7 +86,7 @@ def test_batches_are_a_sixteenth_of_the_images_and_a_multiple_of_the_processes(i
 def test_many_large_pictures_on_a_gpu_get_a_large_encoder_and_the_method_s_own_optimizer():
     made = plan.make(Survey(1_000_000, 0, 500), plan.Place("gpu", 8, None), settings(), set()).changes
     assert (made["image_size"], made["encoder"]) == (224, "resnet50")
-    assert not {"optim.lr", "batch_size", "augment.crop"} & made.keys()
+    assert not {"optim.lr", "batch_size", "augment.crop", "epochs", "adapt.on"} & made.keys()
 
 
 def test_weights_in_torch_hub_s_folder_are_begun_with(tmp_path):
@@ -91,6 +98,7 @@ def test_weights_in_torch_hub_s_folder_are_begun_with(tmp_path):
     assert best(gpu=False) == Reachable("resnet18", file, 0.001)
     changes = plan.make(Survey(800, 2, 128), plan.Place("cpu", 1, best(False)), settings(), set()).changes
     assert (changes["encoder"], changes["weights"], changes["normalization"]) == ("resnet18", file, "weights")
+    assert changes["adapt.on"]
     assert "optim.lr" not in changes
 
 
