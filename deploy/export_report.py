@@ -6,6 +6,7 @@ from pathlib import Path
 from core.figures import COLOURS, canvas, drawn, logarithmic
 
 TEMPLATE = Path(__file__).with_name("export_report.md.jinja")
+MOBILE = "ExecuTorch"  # the version for phones; its INT8 has it in its name
 REFERENCE = "against: "  # what the names of the other model's versions begin with, here and in card.json
 
 
@@ -23,6 +24,11 @@ class VersionRow:
     megabytes: float
     file: str | None
     reference: bool = False
+
+    @property
+    def for_phones(self) -> bool:
+        """Is it a file for another device than the one that it was timed on?"""
+        return (self.file or "").endswith(".pte")
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class ExportResult:
     standalone: dict  # the ONNX files in a process without torch (versions.check_without_torch)
     onnx: dict[str, dict]  # what reads each ONNX file (runtime.onnx_requirements)
     provenance: dict  # settings ("words"), command, hardware, versions, code
+    mobile: dict | None = None  # the ExecuTorch files in a process of their own (mobile.check_mobile); None without --mobile
 
     @property
     def metric(self) -> str:
@@ -76,13 +83,27 @@ class ExportResult:
         )
 
     @property
+    def mobile_lines(self) -> list[str]:
+        """A line on each ExecuTorch file: what reads it, and how near it is to torch."""
+        lines = []
+        for name, check in (self.mobile or {"files": {}})["files"].items():
+            same = f", torch's class for {check['same class as torch']:.1%}" if "same class as torch" in check else ""
+            lines.append(
+                f"{name} ({self.rows[name].file}): one image at a time, by XNNPACK; written by ExecuTorch "
+                f"{self.mobile['executorch']}. In a process of its own its outputs are within {check['off']:.1e} of torch's "
+                f"largest for {self.mobile['images']} test images{same}. Its method `nolabel` states its input. Times are this "
+                "machine's, not a phone's."
+            )
+        return lines
+
+    @property
     def json(self) -> dict:
         return asdict(self.model) | self.provenance | {
             "against": self.reference and asdict(self.reference), "answers": self.output_names, "judged": self.metric,
             "data": self.data, "input": self.metadata, "rows": {name: asdict(row) for name, row in self.rows.items()},
             "batch": self.batch, "threads": self.threads, "off": self.deviations, "refused": self.refused,
             "alone": self.standalone, "onnx": self.onnx, "verdict": self.verdict,
-        }
+        } | ({} if self.mobile is None else {"mobile": self.mobile})
 
     @property
     def text(self) -> str:
@@ -105,7 +126,8 @@ class ExportResult:
 def verdict(rows: dict[str, VersionRow], most_lost: float) -> str:
     """The version of the lowest latency among those that keep torch's accuracy."""
     exact = rows["torch"]
-    good = {name: row for name, row in rows.items() if not row.reference and exact.accuracy - row.accuracy <= most_lost}
+    here = {name: row for name, row in rows.items() if not (row.reference or row.for_phones)}
+    good = {name: row for name, row in here.items() if exact.accuracy - row.accuracy <= most_lost}
     name, best = min(good.items(), key=lambda item: item[1].p50)
     if name == "torch":
         return "Use torch as it is: nothing here is faster."

@@ -25,6 +25,7 @@ class ExportSettings(CommonSettings):
     )
     gallery: int = option(0, "training images to leave as files, for deploy.serve to look for neighbours among")
     torchscript: bool = option(False, "write TorchScript too, which torch no longer develops")
+    mobile: bool = option(False, "write ExecuTorch files (.pte) for phones too: uv sync --group mobile", original_default=False)
     batch: int = option(64, "images of the larger batch that is timed, beside one")
     threads: int = option(0, "of the CPU, for every version; 0: all cores")
 
