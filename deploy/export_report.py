@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.figures import COLOURS, canvas, drawn, logarithmic
+from deploy.timing import unsteady
 
 TEMPLATE = Path(__file__).with_name("export_report.md.jinja")
 MOBILE = "ExecuTorch"  # the version for phones; its INT8 has it in its name
@@ -24,6 +25,10 @@ class VersionRow:
     megabytes: float
     file: str | None
     reference: bool = False
+
+    def unsteady(self, name: str) -> str | None:
+        """Why its time is not compared (deploy/timing.py); None where it may be."""
+        return unsteady(name, self.p50, self.p95)
 
     @property
     def for_phones(self) -> bool:
@@ -75,10 +80,13 @@ class ExportResult:
         if not self.reference or not {"onnxruntime", f"{REFERENCE}onnxruntime"} <= {*self.rows}:
             return None
         mine, other = self.rows["onnxruntime"], self.rows[f"{REFERENCE}onnxruntime"]
+        throughput = mine.images_per_second / other.images_per_second
+        speed = f"{other.p50 / mine.p50:.2f}× its speed at one image, {throughput:.2f}× at {self.batch}"
+        if mine.unsteady("") or other.unsteady(""):
+            speed = "a speed that was not compared, as times varied too much"
         return (
             f"Against {self.reference.encoder}: {self.model.macs / self.reference.macs:.0%} of its multiply-adds, "
-            f"{self.model.parameters / self.reference.parameters:.0%} of its parameters, {other.p50 / mine.p50:.2f}× its speed "
-            f"at one image, {mine.images_per_second / other.images_per_second:.2f}× at {self.batch}, "
+            f"{self.model.parameters / self.reference.parameters:.0%} of its parameters, {speed}, "
             f"{mine.accuracy - other.accuracy:+.2f} points of accuracy (onnxruntime)."
         )
 
@@ -124,11 +132,13 @@ class ExportResult:
 
 
 def verdict(rows: dict[str, VersionRow], most_lost: float) -> str:
-    """The version of the lowest latency among those that keep torch's accuracy."""
+    """The version of the lowest latency among those that keep torch's accuracy; none where times say nothing of it."""
     exact = rows["torch"]
     here = {name: row for name, row in rows.items() if not (row.reference or row.for_phones)}
     good = {name: row for name, row in here.items() if exact.accuracy - row.accuracy <= most_lost}
     name, best = min(good.items(), key=lambda item: item[1].p50)
+    if noise := [why for n, row in {"torch": exact, name: best}.items() if (why := row.unsteady(n))]:
+        return f"No version is recommended, as times varied too much: {'; '.join(noise)}. Export again while nothing else runs."
     if name == "torch":
         return "Use torch as it is: nothing here is faster."
     file = f" ({best.file})" if best.file else ""

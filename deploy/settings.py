@@ -48,8 +48,8 @@ class LatencySettings(Settings):
     frameworks: str = option("torch,torch.compile,onnxruntime", "of these, and TensorRT where it is installed, by commas")
     batches: str = option("1,8,64", "images at once, by commas")
     threads: str = option("0", "of the CPU, several by commas; 0: all cores")
-    image_size: int = option(224, "pixels a side of encoders by name; files have their own")
-    channels: int = option(3, "of encoders by name")
+    image_size: int = option(224, "pixels a side of encoders by name, unless a file is beside them: then its own")
+    channels: int = option(3, "of encoders by name, unless a file is beside them: then its own")
     device: str = option("cpu", "cpu | cuda", affects_result=False)
     out: str = option("auto", "folder; auto: runs/latency-…", affects_result=False, path="folder")
 
