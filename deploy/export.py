@@ -2,12 +2,13 @@
 
     uv run python -m deploy.export --encoder runs/x/classifier.safetensors --data fashion_mnist
 
-writes model.onnx (any batch size), model.int8.onnx where it passes its gate, model.pt2 (torch.export), and the export report
-card.md, card.json, card.png. Every file is written to `.unchecked` and moved after it was read again and compared. A version
-that fails is listed with its reason, and the others continue.
+writes model.onnx (any batch size), model.int8.onnx where it passes its gate, model.pt2 (torch.export), with --mobile model.pte
+and model.int8.pte (ExecuTorch), and the export report card.md, card.json, card.png. Every file is written to `.unchecked` and
+moved after it was read again and compared. A version that fails is listed with its reason, and the others continue.
 Nothing here imports torch before the settings are checked, so that a mistake is answered at once.
 """
 import contextlib
+import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,17 @@ def check(settings: ExportSettings) -> None:
     wrong |= {} if settings.int8 in INT8 else {"int8": " or ".join(INT8)}
     wrong |= {} if settings.devices == 1 else {"devices": "1: an export is one process"}
     training.refuse(cli.flat(settings), wrong)
+    if settings.mobile:
+        check_mobile_possible(settings)
+
+
+def check_mobile_possible(settings: ExportSettings) -> None:
+    """Raises ValueError where no ExecuTorch file can be written."""
+    if importlib.util.find_spec("executorch") is None:
+        raise ValueError("mobile=true needs ExecuTorch, which is not installed: uv sync --group mobile, or leave it out")
+    if settings.preprocess:
+        raise ValueError("mobile=true: a file for phones takes images of one size, and preprocess=true images of any; leave "
+                         "preprocess out: the file states how its input is made")
 
 
 def export(settings: ExportSettings) -> ExportResult:
@@ -89,7 +101,12 @@ def export(settings: ExportSettings) -> ExportResult:
             versions.refused |= {f"INT8 {kind}": why for kind, why in int8.refused.items()}
             if int8.kind:
                 versions[f"INT8 {int8.kind}"] = Version(module, runtime.onnx_file(file, threads), file)
-        standalone = check_without_torch(data, versions)
+        standalone, mobile = check_without_torch(data, versions), None
+        if settings.mobile:
+            from deploy.mobile import check_mobile, write_mobile
+
+            write_mobile(settings, unchecked, versions, data, threads)
+            mobile = check_mobile(data, versions)
         versions.publish(run.folder)
     onnx = {name: runtime.onnx_requirements(file) for name, file in versions.onnx_files.items()}
     if reference:
@@ -101,8 +118,8 @@ def export(settings: ExportSettings) -> ExportResult:
         model=model_cost(settings.encoder, module), reference=reference and model_cost(settings.against, reference),
         rows=measure(settings, versions, data, batch), batch=batch, threads=threads, most_lost=settings.most_lost,
         deviations={name: version.deviation for name, version in versions.items() if version.deviation is not None},
-        refused=versions.refused, standalone=standalone, onnx=onnx, provenance={"words": identity(settings)} | provenance_of(
-            [settings.seed], ("torch", "onnx", "onnxruntime", "torchao", "timm")),
+        refused=versions.refused, standalone=standalone, onnx=onnx, mobile=mobile, provenance={"words": identity(settings)}
+        | provenance_of([settings.seed], ("torch", "onnx", "onnxruntime", "torchao", "timm")),
     )
     if settings.gallery:
         write_gallery(data, run.folder / "gallery", settings.gallery, module.header.spec.geometry)

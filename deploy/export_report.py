@@ -5,9 +5,11 @@ from pathlib import Path
 
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.image_size import parse, size_text
+from deploy.timing import unsteady
 from vision.geometry import CROP, LETTERBOX, SQUASH
 
 TEMPLATE = Path(__file__).with_name("export_report.md.jinja")
+MOBILE = "ExecuTorch"  # the version for phones; its INT8 has it in its name
 REFERENCE = "against: "  # what the names of the other model's versions begin with, here and in card.json
 
 
@@ -25,6 +27,15 @@ class VersionRow:
     megabytes: float
     file: str | None
     reference: bool = False
+
+    def unsteady(self, name: str) -> str | None:
+        """Why its time is not compared (deploy/timing.py); None where it may be."""
+        return unsteady(name, self.p50, self.p95)
+
+    @property
+    def for_phones(self) -> bool:
+        """Is it a file for another device than the one that it was timed on?"""
+        return (self.file or "").endswith(".pte")
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class ExportResult:
     onnx: dict[str, dict]  # what reads each ONNX file (runtime.onnx_requirements)
     provenance: dict  # settings ("words"), command, hardware, versions, code
     metric: str = "accuracy"  # what `rows` have as accuracy (deploy/accuracy.py)
+    mobile: dict | None = None  # the ExecuTorch files in a process of their own (mobile.check_mobile); None without --mobile
 
     @property
     def verdict(self) -> str:
@@ -67,12 +79,29 @@ class ExportResult:
         if not self.reference or not {"onnxruntime", f"{REFERENCE}onnxruntime"} <= {*self.rows}:
             return None
         mine, other = self.rows["onnxruntime"], self.rows[f"{REFERENCE}onnxruntime"]
+        throughput = mine.images_per_second / other.images_per_second
+        speed = f"{other.p50 / mine.p50:.2f}× its speed at one image, {throughput:.2f}× at {self.batch}"
+        if mine.unsteady("") or other.unsteady(""):
+            speed = "a speed that was not compared, as times varied too much"
         return (
             f"Against {self.reference.encoder}: {self.model.macs / self.reference.macs:.0%} of its multiply-adds, "
-            f"{self.model.parameters / self.reference.parameters:.0%} of its parameters, {other.p50 / mine.p50:.2f}× its speed "
-            f"at one image, {mine.images_per_second / other.images_per_second:.2f}× at {self.batch}, "
+            f"{self.model.parameters / self.reference.parameters:.0%} of its parameters, {speed}, "
             f"{mine.accuracy - other.accuracy:+.2f} points of accuracy (onnxruntime)."
         )
+
+    @property
+    def mobile_lines(self) -> list[str]:
+        """A line on each ExecuTorch file: what reads it, and how near it is to torch."""
+        lines = []
+        for name, check in (self.mobile or {"files": {}})["files"].items():
+            same = f", torch's class for {check['same class as torch']:.1%}" if "same class as torch" in check else ""
+            lines.append(
+                f"{name} ({self.rows[name].file}): one image at a time, by XNNPACK; written by ExecuTorch "
+                f"{self.mobile['executorch']}. In a process of its own its outputs are within {check['off']:.1e} of torch's "
+                f"largest for {self.mobile['images']} test images{same}. Its method `nolabel` states its input. Times are this "
+                "machine's, not a phone's."
+            )
+        return lines
 
     @property
     def json(self) -> dict:
@@ -81,7 +110,7 @@ class ExportResult:
             "data": self.data, "input": self.metadata, "rows": {name: asdict(row) for name, row in self.rows.items()},
             "batch": self.batch, "threads": self.threads, "off": self.deviations, "refused": self.refused,
             "alone": self.standalone, "onnx": self.onnx, "verdict": self.verdict,
-        }
+        } | ({} if self.mobile is None else {"mobile": self.mobile})
 
     @property
     def text(self) -> str:
@@ -102,10 +131,13 @@ class ExportResult:
 
 
 def verdict(rows: dict[str, VersionRow], most_lost: float) -> str:
-    """The version of the lowest latency among those that keep torch's accuracy."""
+    """The version of the lowest latency among those that keep torch's accuracy; none where times say nothing of it."""
     exact = rows["torch"]
-    good = {name: row for name, row in rows.items() if not row.reference and exact.accuracy - row.accuracy <= most_lost}
+    here = {name: row for name, row in rows.items() if not (row.reference or row.for_phones)}
+    good = {name: row for name, row in here.items() if exact.accuracy - row.accuracy <= most_lost}
     name, best = min(good.items(), key=lambda item: item[1].p50)
+    if noise := [why for n, row in {"torch": exact, name: best}.items() if (why := row.unsteady(n))]:
+        return f"No version is recommended, as times varied too much: {'; '.join(noise)}. Export again while nothing else runs."
     if name == "torch":
         return "Use torch as it is: nothing here is faster."
     file = f" ({best.file})" if best.file else ""

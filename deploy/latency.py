@@ -4,20 +4,22 @@
 
 writes latency.csv (a row a measurement), latency.md, latency.png and results.json, which names the hardware.
 """
-import itertools
 import json
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from core import cli, ranges, training
 from core.identity import identity
+from core.image_size import Size, size_text
 from deploy.compare import TOLERANCE, reason
 from deploy.latency_report import LatencyResult, LatencyRow, chart
 from deploy.settings import FRAMEWORKS, LatencySettings
 
+SUFFIX = ".safetensors"  # of encoder files
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = cli.Tool(
     module="deploy.latency",
@@ -82,22 +84,26 @@ def latency(settings: LatencySettings) -> LatencyResult:
     from core.errors import RunError
     from core.machine import cores, provenance_of
     from core.processes import pick_device
-    from core.run import Run, counting
+    from core.run import Run, counting, log_line
     from deploy import export_module
 
     device = pick_device(settings.device, 0)
     run = Run(training.folder(settings, "latency"), settings)
     names, threads = settings.encoders.split(","), [n or cores() for n in numbers(settings, "threads")]
-    modules = {name: export_module.named(name, settings.channels, settings.image_size) for name in names}
+    size = named_input(settings)
+    modules = {name: export_module.named(name, size.channels, size.image_size) for name in names}
     run.begin()
+    if size.source and any(not name.endswith(SUFFIX) for name in names):
+        log_line(size.text)
     rows: list[LatencyRow] = []
     missing: dict[str, str] = {}
-    done, total = itertools.count(1), len(modules) * len(threads)
-    with counting("measuring") as progress:
-        for name, module in modules.items():
-            file, tick = run.folder / "model.onnx", lambda: progress(next(done), total)
-            measured, absent = measure(settings, name, module, device, file, threads, tick)
+    with counting("measuring") as progress, tempfile.TemporaryDirectory() as folder:
+        onnx = onnx_files(settings, modules, Path(folder))
+        for done, count in enumerate(threads):
+            measured, absent = measure(settings, modules, onnx, device, count)
             rows, missing = rows + measured, missing | absent
+            progress(done + 1, len(threads))
+    rows.sort(key=lambda row: (names.index(row.encoder), threads.index(row.threads)))
     if not rows:
         raise RunError(f"nothing could be measured: {'; '.join(f'{name}: {why}' for name, why in missing.items())}")
     provenance = {"words": identity(settings)} | provenance_of([0], ("torch", "onnxruntime", "timm"))
@@ -110,30 +116,68 @@ def latency(settings: LatencySettings) -> LatencyResult:
     return result
 
 
+@dataclass(frozen=True)
+class NamedInput:
+    """The input of encoders by name.  source: the file that has it, None where the settings have it"""
+
+    image_size: Size
+    channels: int
+    source: str | None = None
+
+    @property
+    def text(self) -> str:
+        return (f"encoders by name at {size_text(self.image_size)} px and {self.channels} channels, as {self.source}; "
+                "image_size= and channels= set others")
+
+
+def named_input(settings: LatencySettings) -> NamedInput:
+    """The first file's input, where one is measured beside and neither setting is set.  Raises ValueError."""
+    from vision import artifact
+
+    default, files = LatencySettings(), [name for name in settings.encoders.split(",") if name.endswith(SUFFIX)]
+    given = {"image_size", "channels"} & settings.origin.names
+    if not files or given or (settings.image_size, settings.channels) != (default.image_size, default.channels):
+        return NamedInput(settings.image_size, settings.channels)
+    spec = artifact.read_header(cli.expand(files[0])).spec
+    return NamedInput(spec.image_size, spec.channels, files[0])
+
+
+def onnx_files(settings: LatencySettings, modules: dict, folder: Path) -> dict[str, Path | str]:
+    """Of every encoder its ONNX file, where a framework reads one, or why there is none."""
+    if not {"onnxruntime", "TensorRT"} & set(settings.frameworks.split(",")):
+        return dict.fromkeys(modules, folder)
+    return {name: write_onnx(module, folder / f"{i}.onnx") for i, (name, module) in enumerate(modules.items())}
+
+
 def measure(
-    settings: LatencySettings, name: str, module, device, file: Path, threads: list[int], tick: Callable[[], None]
+    settings: LatencySettings, modules: dict, onnx: dict[str, Path | str], device, threads: int
 ) -> tuple[list[LatencyRow], dict[str, str]]:
-    """(an encoder's rows, what is missing and why).  module: on the CPU; file: where its ONNX file is written"""
+    """(the rows of all encoders at so many threads, what is missing and why).  They are timed in turn.
+
+    modules: by the encoder's name, on the CPU or the device; onnx: their files (`onnx_files`)
+    """
     import torch
 
     from deploy.timing import interleaved
     from vision import artifact, cost
 
-    frameworks, encoder = settings.frameworks.split(","), artifact.encoder_in(module.model)
-    costs = {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
-    onnx = write_onnx(module, file) if {"onnxruntime", "TensorRT"} & set(frameworks) else file
-    module.to(device)
-    rows, missing = [], {}
-    for count in threads:
-        torch.set_num_threads(count)
-        ready, absent = runners(frameworks, name, module, onnx, count, device)
+    frameworks, missing = settings.frameworks.split(","), {}
+    ready: dict[tuple[str, str], Callable] = {}
+    about = {}
+    torch.set_num_threads(threads)
+    for name, module in modules.items():
+        encoder = artifact.encoder_in(module.model)
+        about[name] = {"encoder": name, "image_size": encoder.spec.image_size, "device": device.type,
+                       "parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
+        made, absent = runners(frameworks, name, module.to(device), onnx[name], threads, device)
+        ready |= {(name, framework): runner for framework, runner in made.items()}
         missing |= absent
-        for batch in numbers(settings, "batches"):
-            images, shared = module.example(batch).numpy(), {"encoder": name, "device": device.type} | costs
-            timings = interleaved({framework: partial(runner, images) for framework, runner in ready.items()}, batch)
-            rows += [LatencyRow(**shared, framework=framework, threads=count, batch=batch, **asdict(timing))
-                     for framework, timing in timings.items()]
-        tick()
+    rows = []
+    for batch in numbers(settings, "batches"):
+        images = {name: module.example(batch).numpy() for name, module in modules.items()}
+        timings = interleaved({key: partial(runner, images[key[0]]) for key, runner in ready.items()}, batch)
+        rows += [LatencyRow(**about[name], framework=framework, threads=threads, batch=batch, **asdict(timing))
+                 for (name, framework), timing in timings.items()]
     return rows, missing
 
 

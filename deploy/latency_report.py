@@ -5,13 +5,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from core.figures import canvas, drawn, logarithmic
+from deploy.timing import unsteady
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """A measurement.  batch: images at once; parameters, macs: millions; p50, p95, p99: milliseconds"""
+    """A measurement.  image_size: pixels a side; batch: images at once; parameters, macs: millions; p50 …: milliseconds"""
 
     encoder: str
+    image_size: int
     framework: str
     device: str
     threads: int
@@ -49,15 +51,26 @@ class LatencyResult:
     @property
     def text(self) -> str:
         """The table in Markdown, with the machine's name."""
-        head = ("encoder", "framework", "threads", "images", "p50, ms", "p95, ms", "p99, ms", "images/s")
+        head = ("encoder", "px", "framework", "threads", "images", "p50, ms", "p95, ms", "p99, ms", "images/s")
         machine = self.provenance["hardware"]["gpu" if self.rows[0].device == "cuda" else "cpu"]
         lines = [f"{machine}; medians, 95th and 99th percentiles", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         lines += [
-            f"| {row.encoder} ({row.parameters:.2f} M, {row.macs:.0f} M multiply-adds) | {row.framework} | {row.threads} "
-            f"| {row.batch} | {row.p50:.2f} | {row.p95:.2f} | {row.p99:.2f} | {row.images_per_second:,.0f} |"
+            f"| {row.encoder} ({row.parameters:.2f} M, {row.macs:.0f} M multiply-adds) | {row.image_size} | {row.framework} "
+            f"| {row.threads} | {row.batch} | {row.p50:.2f} | {row.p95:.2f} | {row.p99:.2f} | {row.images_per_second:,.0f} |"
             for row in self.rows
         ]
-        return "\n".join([*lines, "", *(f"- not {name}: {why}" for name, why in self.missing.items())]).rstrip() + "\n"
+        lines += ["", *self.noise, *(f"- not {name}: {why}" for name, why in self.missing.items())]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+    @property
+    def noise(self) -> list[str]:
+        """A line where some times say little."""
+        loud = [row for row in self.rows if unsteady("", row.p50, row.p95)]
+        if not loud:
+            return []
+        which = ", ".join(dict.fromkeys(f"{row.framework} of {row.encoder}" for row in loud))
+        return [f"Times of {which} varied too much to compare: measure again while nothing else runs.", ""]
 
 
 @drawn

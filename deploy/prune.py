@@ -7,6 +7,7 @@
 The pruned file has lost accuracy. `linear_eval.finetune` or, as above, `distill.train` trains its weights further, and
 `deploy.export` measures the result. Nothing here imports torch before the settings are checked.
 """
+import copy
 import json
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from core import cli, training
 from core.identity import identity
 from deploy.compare import TOLERANCE, difference
 from deploy.settings import KINDS, PruneSettings, check_file
+from deploy.timing import interleaved, unsteady
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = cli.Tool(
@@ -42,8 +44,17 @@ class PruneResult:
         lines = ["| | before | after | share |", "|---|---|---|---|"]
         for name, value in self.before.items():
             unit, share = "ms" if "latency" in name else "M", f"{self.after[name] / value:.0%}" if value else "-"
+            share = "not compared" if unit == "ms" and self.noise else share
             lines.append(f"| {name}, {unit} | {value:.3g} | {self.after[name]:.3g} | {share} |")
-        return "\n".join(lines) + "\n"
+        note = f"\nTimes varied too much to compare: {'; '.join(self.noise)}.\n" if self.noise else ""
+        return "\n".join(lines) + "\n" + note
+
+    @property
+    def noise(self) -> list[str]:
+        """Why the times before and after are not compared; empty where they may be."""
+        times = {"before": self.before, "after": self.after}
+        whys = [unsteady(name, costs["latency p50"], costs["latency p95"]) for name, costs in times.items()]
+        return [why for why in whys if why]
 
 
 def main() -> int:
@@ -85,12 +96,12 @@ def prune(settings: PruneSettings) -> PruneResult:
     file = out / ("encoder.safetensors" if head is None else "classifier.safetensors")
     if file.exists():
         raise ValueError(f"out={out} holds {file.name} already; {another(out)}")
-    before = costs(encoder)
+    unpruned = copy.deepcopy(encoder.eval())
     if settings.kind == "structured":
         prune_channels(model, encoder, settings.keep, settings.multiple)
     else:
         prune_weights(encoder, settings.keep)
-    result = PruneResult(file, before, costs(encoder))
+    result = PruneResult(file, *costs(unpruned, encoder))
     origin = {"tool": TOOL.module, "words": identity(settings), "from": header.origin}
     encoder.eval()
     try:
@@ -104,14 +115,21 @@ def prune(settings: PruneSettings) -> PruneResult:
     return result
 
 
-def costs(encoder) -> dict[str, float]:
-    import torch
-
+def costs(*encoders) -> list[dict[str, float]]:
+    """Of each encoder; they are timed in turn, on one image."""
     from vision import cost
 
-    time, nonzero = cost.latency(encoder, torch.device("cpu")), sum(int(p.count_nonzero()) for p in encoder.parameters())
-    return {"parameters": cost.parameters(encoder), "weights that are not zero": nonzero / 1e6, "macs": cost.macs(encoder),
-            "latency p50": time["p50"], "latency p95": time["p95"]}
+    times = interleaved({str(i): cost.one_image(encoder) for i, encoder in enumerate(encoders)}, 1)
+    return [
+        {"parameters": cost.parameters(encoder), "weights that are not zero": nonzero(encoder), "macs": cost.macs(encoder),
+         "latency p50": times[str(i)].p50, "latency p95": times[str(i)].p95}
+        for i, encoder in enumerate(encoders)
+    ]
+
+
+def nonzero(encoder) -> float:
+    """In millions."""
+    return sum(int(p.count_nonzero()) for p in encoder.parameters()) / 1e6
 
 
 def write_checked(target: Path, content: bytes, model) -> None:

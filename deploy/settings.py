@@ -27,6 +27,7 @@ class ExportSettings(CommonSettings):
     )
     gallery: int = option(0, "training images to leave as files, for deploy.serve to look for neighbours among")
     torchscript: bool = option(False, "write TorchScript too, which torch no longer develops")
+    mobile: bool = option(False, "write ExecuTorch files (.pte) for phones too: uv sync --group mobile", original_default=False)
     batch: int = option(64, "images of the larger batch that is timed, beside one")
     threads: int = option(0, "of the CPU, for every version; 0: all cores")
 
@@ -50,10 +51,10 @@ class LatencySettings(Settings):
     batches: str = option("1,8,64", "images at once, by commas")
     threads: str = option("0", "of the CPU, several by commas; 0: all cores")
     image_size: Size = option(
-        224, "pixels a side of encoders by name, or height and width, such as 96x128; files have their own",
+        224, "of encoders by name: pixels a side, or 96x128 (height, width); beside a file, its own unless it is given",
         parse=image_size.parse,
     )
-    channels: int = option(3, "of encoders by name")
+    channels: int = option(3, "of encoders by name, unless a file is beside them: then its own")
     device: str = option("cpu", "cpu | cuda", affects_result=False)
     out: str = option("auto", "folder; auto: runs/latency-…", affects_result=False, path="folder")
 

@@ -18,7 +18,7 @@ from deploy.settings import ExportSettings
 from linear_eval.features import evenly
 from vision.splits import Dataset
 
-FILES = ("model.onnx", "model.int8.onnx", "model.pt2", "model.torchscript.pt")
+FILES = ("model.onnx", "model.int8.onnx", "model.pt2", "model.torchscript.pt", "model.pte", "model.int8.pte")
 CHECKED = 1_000  # test images on which the ONNX files must give the same outputs in a process without torch
 
 
@@ -84,7 +84,7 @@ def write_versions(settings: ExportSettings, folder: Path, module: ExportModule,
     torch = runtime.eager(module)
     if runtime.distance(torch, torch, module) != 0:
         raise RunError(f"encoder={settings.encoder}: its outputs are not finite, so no version of it could be compared")
-    versions, (onnx, _, program, script) = Versions({"torch": Version(module, torch)}), (folder / name for name in FILES)
+    versions, (onnx, _, program, script) = Versions({"torch": Version(module, torch)}), (folder / name for name in FILES[:4])
 
     def write_onnx() -> Runner:
         runtime.write_onnx(module, onnx)

@@ -1,6 +1,15 @@
 """Refuses settings of a search before anything is started.  Imports no torch."""
 from core import cli, training
-from nas.settings import MEASURED, OBJECTIVES, SearchSettings, parse_limits, parse_objectives, parse_space, parse_tune
+from nas.settings import (
+    MEASURED,
+    OBJECTIVES,
+    SearchSettings,
+    parse_around,
+    parse_limits,
+    parse_objectives,
+    parse_space,
+    parse_tune,
+)
 
 USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "encoder": "left out: space says which encoders", "stem": "left out: space says which stems",
@@ -18,6 +27,7 @@ def check(settings: SearchSettings) -> None:
     flat = cli.flat(settings)
     training.refuse(flat, _name(settings) | _objectives(settings) | _supernet(settings) | _training(settings))
     parse_limits(settings.limit)
+    parse_around(settings.around)
     parse_tune(settings.tune, flat)
     parse_space(settings.space)
 

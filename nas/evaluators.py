@@ -4,7 +4,7 @@ Nothing here looks at a test split. A trial's folder is a run like any other: `p
 """
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -87,12 +87,22 @@ def shaped(candidate: Candidate, settings: SearchSettings, data: Dataset) -> Can
     return replace(candidate, spec=with_fit(candidate.spec, settings.image_fit, data.mean))
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Cost → the most, and the least, that is allowed."""
+
+    limits: dict[str, float]
+    least: dict[str, float] = field(default_factory=dict)
+
+
 class TrainEvaluator:
     """An evaluator (nas/scheduler.py) by self-supervised pretraining, resumed from rung to rung."""
 
-    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset):
-        self.settings, self.device, self.limits, self.data = settings, device, parse_limits(settings.limit), data
-        self.measured = {*parse_objectives(settings.objectives), *self.limits}
+    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset, bounds: Bounds | None = None):
+        """bounds: of candidates' costs; None: those of `limit`"""
+        self.settings, self.device, self.data = settings, device, data
+        self.bounds = bounds or Bounds(parse_limits(settings.limit))
+        self.measured = {*parse_objectives(settings.objectives), *self.bounds.limits}
         flat = cli.flat(settings)
         tune = parse_tune(settings.tune, flat)
         shared = dict(channels=self.data.channels, size=settings.image_size, tune=tune, flat=flat)
@@ -112,7 +122,7 @@ class TrainEvaluator:
         costs = {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
         if "memory" in names:
             costs["memory"] = cost.memory(encoder)
-        if any(by > 0 for by in excess(costs, self.limits).values()):
+        if any(by > 0 for by in excess(costs, self.bounds.limits, self.bounds.least).values()):
             return costs  # it will not be trained: no need to time it
         if names & {"latency", "latency_p95"}:
             one = cost.latency(encoder, self.device)

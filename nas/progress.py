@@ -38,6 +38,12 @@ class ProgressView:
     def print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
 
+    def show_plan(self, plan: dict | None) -> bool:
+        """Print a study's plan (nas/plan.py).  → is it there already?"""
+        for line in (plan or {}).get("text", ()):
+            self.print(line)
+        return plan is not None
+
     def show_supernet(self, metrics: Path) -> None:
         """How far the training is that trials wait for."""
         rows = metrics.read_text(errors="replace").splitlines() if metrics.exists() else []

@@ -23,6 +23,7 @@ MAX_DUPLICATES = 20  # proposals that are duplicates or beyond limits, after whi
 MAX_REDRAWS = 120  # proposals after which one beyond the limits becomes a trial, to be rejected
 MAX_INVALID = 40  # different proposals that cannot be built after which the trial fails
 MAX_DRAWS = 2_000  # proposals after which the space is exhausted
+AT_LEAST = " at least"  # what the name of a minimum ends with
 
 
 class Exhausted(Exception):
@@ -70,6 +71,7 @@ class Request:
     seed: int = 0
     collisions: int = 0  # how often this trial's candidate was another worker's too
     candidates: int = 1  # of so many, `pick_best` takes one
+    least: dict[str, float] = field(default_factory=dict)  # cost → its minimum
 
 
 class CandidateSource(Protocol):
@@ -148,7 +150,7 @@ class _Drawing:
             else:
                 self.tell(trial, None)
             return False
-        over = excess(costs, self.request.limits)
+        over = excess(costs, self.request.limits, self.request.least)
         if attempt < MAX_REDRAWS and not initial and any(by > 0 for by in over.values()):
             self.tell(trial, self.fallback if learns else None, over)
             return False
@@ -170,9 +172,13 @@ class _Drawing:
         self.study.tell(trial, values)
 
 
-def excess(costs: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
-    """Limit → by how much it is exceeded; at most 0 where it is kept, or was not measured because another is not."""
-    return {name: costs.get(name, maximum) - maximum for name, maximum in limits.items()}
+def excess(costs: dict[str, float], limits: dict[str, float], least: dict[str, float] | None = None) -> dict[str, float]:
+    """Limit → by how much it is exceeded, and "… at least" → by how much a cost falls short.
+
+    At most 0 where it is kept, or was not measured because another is not.
+    """
+    short = {f"{name}{AT_LEAST}": minimum - costs.get(name, minimum) for name, minimum in (least or {}).items()}
+    return {name: costs.get(name, maximum) - maximum for name, maximum in limits.items()} | short
 
 
 def fallback_values(observations: Sequence[Observation], directions: Sequence[str]) -> list[float]:

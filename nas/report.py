@@ -52,7 +52,8 @@ def write(store: TrialStore, config: SearchConfig) -> SearchResult:
         "versions": versions(("optuna", "torch", "timm")), "code": code(),
     }
     checkpoint.write(folder / "results.json", json.dumps(document, indent=1) + "\n")
-    summary = "\n".join(lines(records, config, store.name))
+    plan = [*(store.plan or {}).get("text", ())]
+    summary = "\n".join(lines(records, config, store.name, plan))
     pictures = ""
     if complete(records):
         checkpoint.write(folder / "front.png", front_figure(records, config))
@@ -106,8 +107,8 @@ def row(r: TrialRecord) -> dict:
     }
 
 
-def lines(records: Sequence[TrialRecord], config: SearchConfig, study: str) -> list[str]:
-    """The report in Markdown."""
+def lines(records: Sequence[TrialRecord], config: SearchConfig, study: str, plan: Sequence[str] = ()) -> list[str]:
+    """The report in Markdown.  plan: its sentences (nas/plan.py)"""
     count = Counter(r.state for r in records)
     trained, rejected = sum(bool(r.rungs) for r in records), sum(r.rejected for r in records)
     full, epochs = config.halving.rungs[-1], total_epochs(records)
@@ -117,6 +118,7 @@ def lines(records: Sequence[TrialRecord], config: SearchConfig, study: str) -> l
         f"{trained} trained, {count[TrialState.COMPLETE]} of them to the end of {full:g} epochs, {rejected} rejected before "
         f"training, {count[TrialState.FAIL]} failed; {epochs:.4g} epochs in all{share}.", "",
     ]
+    out += [" ".join(plan), ""] if plan else []
     out += table(front_of(records, config), list(config.objectives))
     failed = Counter(r.reason for r in records if r.state == TrialState.FAIL)
     out += [f"ended: {reason}" for reason in end_reasons(records)]

@@ -18,7 +18,17 @@ from core import signals
 from core.errors import RunError, Stopped
 from nas.halving import Halving
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
-from nas.proposals import CandidateSource, Exhausted, InvalidCandidate, Observation, Proposal, Request, excess, propose
+from nas.proposals import (
+    AT_LEAST,
+    CandidateSource,
+    Exhausted,
+    InvalidCandidate,
+    Observation,
+    Proposal,
+    Request,
+    excess,
+    propose,
+)
 from nas.retry import StorageError
 from nas.settings import COSTS
 from nas.store import LeaseLost, TrialStore
@@ -42,6 +52,8 @@ class SearchConfig:
     seed: int = 0
     interval: float = 60.0  # seconds: a lease expires after twice that without a heartbeat
     candidates: int = 1  # proposals a trial, of which the evaluator's proxy takes the best
+    least: dict[str, float] = field(default_factory=dict)  # cost → its minimum
+    limits_set_by: str = ""  # the setting that limits and least come from, as a message shows it; "": limit
 
     @property
     def signs(self) -> list[float]:
@@ -211,7 +223,9 @@ class Worker:
         if reason := self.hopeless_limits(others):
             raise Exhausted(reason)
         directions = list(config.objectives.values())
-        request = Request(number, config.sampler, directions, config.limits, config.seed, collisions, config.candidates)
+        request = Request(
+            number, config.sampler, directions, config.limits, config.seed, collisions, config.candidates, config.least
+        )
         return propose(source, request, observations(others, config))
 
     def heartbeat(self, id: int) -> Heartbeat:
@@ -221,18 +235,27 @@ class Worker:
 
     def hopeless_limits(self, records: Sequence[TrialRecord]) -> str | None:
         """The reason to end the study, where many trials in a row were all beyond limits."""
-        last, limits = [r for r in records if r.candidate][-MAX_REJECTED:], self.config.limits
+        last, config = [r for r in records if r.candidate][-MAX_REJECTED:], self.config
         if len(last) < MAX_REJECTED or not all(r.rejected for r in last):
             return None
-        nearest = min(last, key=lambda r: max(r.costs.get(name, 0.0) / max(most, 1e-9) for name, most in limits.items())).costs
+        limits = config.limits
+
+        def farthest(record: TrialRecord) -> float:
+            """How far the worst cost is from its limits, as a ratio."""
+            over = [record.costs.get(name, 0.0) / max(most, 1e-9) for name, most in limits.items()]
+            return max([*over, *(low / max(record.costs.get(name, low), 1e-9) for name, low in config.least.items())])
+
+        nearest = min(last, key=farthest).costs
         costs = ", ".join(f"{name} {nearest[name]:.4g}" for name in limits if name in nearest)
-        text = ",".join(f"{name}:{most:g}" for name, most in limits.items())
-        return f"limit={text}: the last {MAX_REJECTED} trials were all beyond it, the nearest with {costs}"
+        text = config.limits_set_by or "limit=" + ",".join(f"{name}:{most:g}" for name, most in limits.items())
+        return f"{text}: the last {MAX_REJECTED} trials were all beyond it, the nearest with {costs}"
 
     def reject_beyond_limits(self, record: TrialRecord) -> bool:
         """End a trial that exceeds a limit before any training; the sampler learns by how much."""
-        limits, over = self.config.limits, excess(record.costs, self.config.limits)
-        beyond = [f"{name} {record.costs[name]:.4g} > {limits[name]:g}" for name, by in over.items() if by > 0]
+        config, costs = self.config, record.costs
+        over = excess(costs, config.limits, config.least)
+        beyond = [f"{name} {costs[name]:.4g} > {most:g}" for name, most in config.limits.items() if over[name] > 0]
+        beyond += [f"{name} {costs[name]:.4g} < {low:g}" for name, low in config.least.items() if over[f"{name}{AT_LEAST}"] > 0]
         if beyond:
             prefix = "the space begins beyond the limits: " if record.initial else ""
             self.store.reject(record.id, prefix + ", ".join(beyond), over)
@@ -265,5 +288,5 @@ def observations(records: Sequence[TrialRecord], config: SearchConfig) -> list[O
             named = zip(config.objectives, values, strict=True)
             values = [math.log(max(v, 1e-9)) if name in COSTS else v for name, v in named]
         pending = values is None and r.state in (TrialState.RUNNING, TrialState.WAITING)
-        observed.append(Observation(r.number, r.hash, r.params, values, excess(r.costs, config.limits), pending))
+        observed.append(Observation(r.number, r.hash, r.params, values, excess(r.costs, config.limits, config.least), pending))
     return observed

@@ -16,7 +16,7 @@ from core import cli, signals
 from core.errors import RunError, Stopped
 from nas.checks import check
 from nas.settings import SearchSettings
-from nas.study import TOOL, open_store, search_config
+from nas.study import TOOL, open_store, planned_config, search_config
 from nas.workers import WORKER, WorkerFailed, WorkerPool
 
 if TYPE_CHECKING:
@@ -65,11 +65,12 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     view, supernet = ProgressView(search_config(settings), settings.study), study_folder(settings.study) / "supernet"
     if settings.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
         view.print(f"first the supernet: {settings.supernet_epochs:g} epochs, in {supernet}")
-    error, ended = None, False
+    error, ended, planned = None, False, not store.has_plan
     pool.start()
     try:
         while not signals.requested() and not ended:
             records = store.records()
+            planned = planned or view.show_plan(store.plan)
             view.show(records)
             if not records:
                 view.show_supernet(supernet / "metrics.jsonl")
@@ -83,6 +84,8 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     finally:
         pool.stop()
         view.close()
+    if not planned:
+        view.show_plan(store.plan)
     view.show(store.records())
     return error if ended else Stopped("stopped; the same command resumes")
 
@@ -115,7 +118,7 @@ def work(settings: SearchSettings) -> int:
 def run_worker(settings: SearchSettings) -> int:
     """Work on the study's trials until there are none."""
     from core import guard, processes
-    from nas.evaluators import ProxyEvaluator, TrainEvaluator
+    from nas.evaluators import Bounds, ProxyEvaluator, TrainEvaluator
     from nas.scheduler import Worker
     from nas.supernet_evaluator import SupernetEvaluator
     from vision.data import build_data
@@ -125,7 +128,8 @@ def run_worker(settings: SearchSettings) -> int:
     store, data = open_store(settings), build_data(settings)
     store.check_images(data.fingerprints)
     device = processes.pick_device(settings.device, 0)
-    Worker(store, search_config(settings), evaluator(settings, device, data)).run()
+    config = planned_config(settings, store, data)
+    Worker(store, config, evaluator(settings, device, data, Bounds(config.limits, config.least))).run()
     return 0
 
 

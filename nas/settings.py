@@ -50,6 +50,10 @@ class SearchSettings(PretrainSettings):
     tune: str = option("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or setting:low:high")
     objectives: str = option("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
     limit: str = option("", "the most that is allowed, checked before training: macs:15,latency:2")
+    around: str = option(
+        "auto", "least:most, shares of the starting encoder's macs (most: parameters too); none; auto: 0.25:2 unless limit is",
+        original_default="auto",  # a study keeps whether it was begun with it (nas/plan.py)
+    )
     strategy: str = option(
         "train", "train | supernet (one training for all, then for the best) | proxy (no training)",
         STRATEGIES,
@@ -98,6 +102,20 @@ def parse_limits(text: str) -> dict[str, float]:
         if not 0 < limits[name] < math.inf:
             raise ValueError(f"limit={text}: {name} must be a number above 0")
     return limits
+
+
+def parse_around(text: str) -> tuple[float, float] | None:
+    """"0.25:2" → the least and the most; "none" → None.  Raises ValueError."""
+    if text in ("none", "auto"):
+        return None
+    least, _, most = text.partition(":")
+    try:
+        low, high = float(least), float(most)
+    except ValueError as error:
+        raise ValueError(f"around={text}: written least:most, such as 0.25:2, or none") from error
+    if not 0 <= low <= 1 <= high < math.inf:
+        raise ValueError(f"around={text}: the starting encoder, 1, must be within: 0 ≤ least ≤ 1 ≤ most")
+    return low, high
 
 
 def parse_space(text: str) -> tuple[str, str]:

@@ -87,6 +87,7 @@ class TrialStore:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives))
+            self.study.set_user_attr("planned", True)
             self.study.set_user_attr("settings", settings)
         elif changes := difference(self.settings, settings):
             raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
@@ -98,6 +99,19 @@ class TrialStore:
             self.study.set_user_attr("images", fingerprints)
         elif changes := difference(kept, fingerprints):
             raise ValueError(f"study={self.name} was begun with other images ({'; '.join(changes)}); give another study")
+
+    @property
+    def has_plan(self) -> bool:
+        """Was it begun with a plan (nas/plan.py)? Older studies were not."""
+        return bool(self.study.user_attrs.get("planned"))
+
+    @property
+    def plan(self) -> dict | None:
+        """The plan's JSON, once a worker has made it."""
+        return self.study.user_attrs.get("plan")
+
+    def set_plan(self, plan: dict) -> None:
+        self.study.set_user_attr("plan", plan)
 
     def _untrained(self) -> bool:
         """Was nothing trained, and is nothing being trained?"""

@@ -1,4 +1,5 @@
 """What a search and its report share: the settings, and the study that they describe. Imports no torch."""
+from dataclasses import replace
 from pathlib import Path
 
 from core import cli, identity
@@ -30,6 +31,24 @@ def search_config(settings: SearchSettings):
         limits=parse_limits(settings.limit), sampler=settings.sampler, seed=settings.seed, interval=settings.interval,
         candidates=settings.candidates if settings.proxy != "none" and settings.strategy == "train" else 1,
     )
+
+
+def planned_config(settings: SearchSettings, store, data):
+    """The config of a worker: a new study's rungs and limits are its plan's (nas/plan.py).  → a scheduler.SearchConfig
+
+    Every worker makes the same plan, so it does not matter whose is kept.  Raises ValueError.
+    """
+    from nas.halving import Halving
+    from nas.plan import SearchPlan, make_plan
+
+    config = search_config(settings)
+    if not store.has_plan:
+        return config
+    if store.plan is None:
+        store.set_plan(make_plan(settings, data, config.halving.rungs).json)
+    plan = SearchPlan.from_json(store.plan)
+    halving = Halving(plan.rungs, config.halving.factor, config.halving.finalists)
+    return replace(config, halving=halving, limits=plan.limits, least=plan.least, limits_set_by=plan.limits_set_by)
 
 
 def open_store(settings: SearchSettings, reset_untrained: bool = False):

@@ -1,5 +1,6 @@
 """What an encoder costs: parameters, multiply-adds, latency and memory, at its own input."""
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -40,6 +41,18 @@ def latency(encoder: nn.Module, device: torch.device, batch: int = 1, timed: int
         times += [time.perf_counter() - start] if i >= WARMUP else []
     times.sort()
     return {"p50": times[len(times) // 2] * 1e3, "p95": times[int(len(times) * 0.95)] * 1e3}
+
+
+def one_image(encoder: nn.Module) -> Callable[[], None]:
+    """A forward pass of one image on the CPU in evaluation mode, to be timed.  The encoder stays there."""
+    encoder = encoder.to("cpu").eval()
+    images = _image(encoder, 1, torch.device("cpu"))
+
+    def call() -> None:
+        with torch.no_grad():
+            encoder(images)
+
+    return call
 
 
 def memory(encoder: nn.Module, batch: int = 1) -> float:

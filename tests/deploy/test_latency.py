@@ -3,6 +3,7 @@ import csv
 import json
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from commands import real
 
 from core import cli
 from deploy import export_module, latency, runtime
+from deploy.latency_report import LatencyResult, LatencyRow
 from deploy.settings import LatencySettings
 from deploy.timing import interleaved, timed
+from vision import artifact, encoders
+from vision.augment import Augmentation
 
 
 @pytest.mark.long
@@ -41,6 +45,30 @@ def test_as_a_function_it_returns_the_rows(tmp_path):
     assert [(row.framework, row.batch, row.threads) for row in result.rows] == [("torch", 2, 1)]
     assert any(name.startswith("TensorRT") for name in result.missing)
     assert json.loads((result.folder / "results.json").read_text())["rows"] == [asdict(row) for row in result.rows]
+
+
+def test_an_encoder_by_name_has_the_input_of_the_file_beside_it(tmp_path, capsys):
+    file = tmp_path / "encoder.safetensors"
+    file.write_bytes(artifact.dumps(encoders.create("tiny", 1, 24).eval(), Augmentation(24, (0.3,), (0.3,)), {}))
+    settings = LatencySettings(f"tiny,{file}", "torch", "1", "1", out=str(tmp_path / "out"))
+    result = latency.latency(settings)
+    assert [(row.encoder, row.image_size) for row in result.rows] == [("tiny", 24), (str(file), 24)]
+    assert len({row.macs for row in result.rows}) == 1
+    assert f"encoders by name at 24 px and 1 channels, as {file}" in capsys.readouterr().err
+    assert "| encoder | px | framework |" in result.text
+    own = latency.named_input(LatencySettings(f"tiny,{file}", image_size=32))
+    assert (own.image_size, own.channels, own.source) == (32, 3, None)
+    typed = cli.compose(latency.TOOL, [f"encoders='tiny,{file}'", "image_size=224"])
+    assert latency.named_input(typed).image_size == 224, "what is typed holds, the default too"
+
+
+def test_times_that_vary_are_said_to():
+    def row(p95: float) -> LatencyRow:
+        return LatencyRow("tiny", 8, "torch", "cpu", 1, 1, 1.0, 1.0, 1.0, p95, p95, 1.0)
+
+    noisy, steady = (LatencyResult(Path(), [row(p95)], {}, {"hardware": {"cpu": "a CPU"}}) for p95 in (9.0, 1.5))
+    assert "Times of torch of tiny varied too much to compare" in noisy.text
+    assert "varied" not in steady.text
 
 
 def test_time_is_of_the_calls_alone():

@@ -2,6 +2,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,17 @@ def test_half_of_the_multiply_adds_stay_and_the_file_holds_what_is_left(name, tm
     assert cost.macs(twice) <= 0.25 * before
     (tmp_path / "twice.safetensors").write_bytes(artifact.dumps(twice, RECIPE, {}))
     assert artifact.load(tmp_path / "twice.safetensors")[1].dim == twice.dim
+
+
+def test_times_that_varied_are_not_compared():
+    """As once measured: 497 ms before and 8.53 after became 2 %."""
+    costs = {"parameters": 1.0, "macs": 2.0, "latency p50": 497.0, "latency p95": 1500.0}
+    after = {"parameters": 0.5, "macs": 1.0, "latency p50": 8.53, "latency p95": 9.0}
+    text = prune.PruneResult(Path("x"), costs, after).text
+    assert "| macs, M | 2 | 1 | 50% |" in text
+    assert "| latency p50, ms | 497 | 8.53 | not compared |" in text
+    assert "Times varied too much to compare: before took 497 ms in the median, and 1.5e+03 ms at the 95th percentile." in text
+    assert "| latency p50, ms | 497 | 8.53 | 2% |" in prune.PruneResult(Path("x"), costs | {"latency p95": 500.0}, after).text
 
 
 def test_plain_timm_loads_it_by_the_lines_that_reports_show(tmp_path):
