@@ -72,9 +72,10 @@ def planned(tool: cli.Tool, settings: PretrainSettings) -> PretrainSettings:
 
 def make(found: "Survey", place: Place, settings: PretrainSettings, given: Collection[str]) -> Plan:
     """given: dotted settings that the plan leaves alone."""
-    side, weights = _side(found, place), place.weights
-    changes: dict[str, Any] = {"image_size": side}
-    begins = adapt.trained(settings)
+    weights, begins = place.weights, adapt.trained(settings)
+    changes: dict[str, Any] = {}
+    if not settings.encoder.endswith(".safetensors"):  # which has a size of its own
+        changes["image_size"] = _side(found, place.device, begins or weights is not None)
     if weights:
         changes |= weights.settings
     if weights or begins:
@@ -95,12 +96,11 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
 def _free(name: str, given: Collection[str]) -> bool:
     """May the plan set it? Not what was given, nor a part of a group whose choice was given."""
     group = name.partition(".")[0]
-    return name not in given and not (group != name and group in given) and not (name == "image_size" and "encoder" in given
-                                                                                 and "weights" in given)
+    return name not in given and not (group != name and group in given)
 
 
-def _side(found: "Survey", place: Place) -> int:
-    largest = (LARGEST_SIDE_OF_WEIGHTS if place.weights else LARGEST_SIDE)[place.device]
+def _side(found: "Survey", device: str, trained: bool) -> int:
+    largest = (LARGEST_SIDE_OF_WEIGHTS if trained else LARGEST_SIDE)[device]
     side = found.side or largest
     return max((s for s in SIDES if s <= min(side, largest)), default=side)
 
