@@ -52,4 +52,5 @@ def advice(scores: Mapping[str, Mapping[str, float]]) -> str:
         if scores[BEFORE][first] > scores[OURS][first]:
             return "Use the weights as they came (linear_eval.evaluate), or go on with a lower --optim.lr."
         return "Train longer (--budget), or add unlabelled images of the kind."
-    return "Published weights are the surest step (--pretrained, or --weights FILE); then a longer --budget, or more images."
+    return ("Published weights are the surest step (--encoder resnet18 --pretrained, or --weights FILE); then a longer "
+            "--budget, or more images.")

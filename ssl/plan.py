@@ -90,7 +90,7 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
     if place.device == "cpu" and not {*LENGTH} & {*given}:
         changes["epochs"] = _epochs(found.images, begins or weights is not None)
     changes = {name: value for name, value in changes.items() if _free(name, given)}
-    return Plan(changes, _sentences(found, place, changes, begins))
+    return Plan(changes, _sentences(found, place, changes, begins, given))
 
 
 def _free(name: str, given: Collection[str]) -> bool:
@@ -121,15 +121,20 @@ def _epochs(images: int, trained: bool) -> int:
     return max(EPOCHS[0], min(EPOCHS[1], round(IMAGES_SEEN[trained] / images)))
 
 
-def _sentences(found: "Survey", place: Place, changes: Mapping[str, Any], begins: bool) -> tuple[str, str]:
+def _sentences(
+    found: "Survey", place: Place, changes: Mapping[str, Any], begins: bool, given: Collection[str]
+) -> tuple[str, str]:
     of = f" of about {found.side} px" if found.side else ""
     labels = f" in {found.classes} classes" if found.classes else ", no labels"
     if place.weights:
         start = f"begins with the published weights of {place.weights.encoder}, which are on this machine"
     elif begins:
         start = "begins with the weights that you gave"
+    elif asked := [name for name in START if name in given]:
+        start = f"begins from random weights, since you set {' and '.join(asked)}"
     else:
-        start = "begins from random weights, for no published ones are on this machine (--pretrained downloads some)"
+        start = ("begins from random weights, for no published ones are on this machine (--encoder resnet18 --pretrained downloads "
+                 "some)")
     chosen = ", ".join(f"{name}={_text(value)}" for name, value in changes.items() if name != "weights")
     why = "the set is small" if found.images <= SMALL_SET else "the set is large"
     return (

@@ -57,6 +57,7 @@ def test_what_is_given_stays(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("plan: ") == 2
     assert "optim.lr" not in said
+    assert "begins from random weights, since you set encoder" in said
 
 
 def test_another_method_keeps_its_own_constants(tmp_path):
