@@ -133,8 +133,8 @@ def _sentences(
     elif asked := [name for name in START if name in given]:
         start = f"begins from random weights, since you set {' and '.join(asked)}"
     else:
-        start = ("begins from random weights, for no published ones are on this machine (--encoder resnet18 --pretrained downloads "
-                 "some)")
+        start = ("begins from random weights, for no published ones are on this machine (--encoder resnet18 --pretrained "
+                 "downloads some)")
     chosen = ", ".join(f"{name}={_text(value)}" for name, value in changes.items() if name != "weights")
     why = "the set is small" if found.images <= SMALL_SET else "the set is large"
     return (
