@@ -36,7 +36,11 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
-    words = [*GIVEN, "--data.root", root, "--batch_size=16", "--steps=6", "--evals=2", "--method.mixup=0.2"]
+    encoder = encoders.create("test_resnet", 3, 16)
+    header = artifact.EncoderHeader(encoder.spec, (0.5,) * 3, (0.25,) * 3, encoder.dim, {})
+    (folder / "encoder.safetensors").write_bytes(artifact.dumps(encoder, header, {}))
+    words = [*GIVEN[:2], *GIVEN[3:], "--encoder", folder / "encoder.safetensors", "--data.root", root]
+    words += ["--batch_size=16", "--steps=6", "--evals=2", "--method.mixup=0.2"]
     ended = run(*words, "--out", folder / "run", logs=folder / "logs", module="linear_eval.finetune")
     assert ended.code == 0, ended.err
     return folder / "run", ended
@@ -94,7 +98,10 @@ def test_an_evaluation_has_rows_of_average_precision(root, tmp_path):
 def test_a_classifier_gives_each_class_its_own_probability(root, tuned):
     folder, ended = tuned
     results = json.loads((folder / "results.json").read_text())
-    (row,) = results["rows"]
+    row, frozen = results["rows"]
+    assert (row["method"], frozen["method"]) == ("finetune", "logistic")
+    assert frozen["chosen"]["C"] in (0.01, 0.1, 1.0, 10.0)
+    assert "mean average precision on validation images; fine-tuning begins there" in ended.err
     file = folder / "classifier.safetensors"
     model, header = artifact.load_classifier(file)
     assert header.multilabel
@@ -124,7 +131,7 @@ def test_export_measures_and_names_it(root, tuned, tmp_path):
     several = datasets.load("folder", root, labels="labels.csv")
     check_classes("folder", several, module.header)
     assert metric(module, several) == "mean average precision"
-    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    row, _ = json.loads((folder / "results.json").read_text())["rows"]
     assert accuracy(eager(module), module, several, several.test) == pytest.approx(row["mean_average_precision"], abs=0.5)
     assert module.metadata["threshold"] == module.header.threshold
     encoder = load(folder / "encoder.safetensors")
