@@ -15,7 +15,8 @@ def parse(value: Any, setting: str = "image_size") -> Size:
     """
     found = value
     if isinstance(value, str):
-        found = [int(part) for part in value.split("x")] if re.fullmatch(r"\d+(x\d+)?", value.strip(), re.ASCII) else None
+        parts = value.strip().replace("×", "x")  # as messages have it
+        found = [int(part) for part in parts.split("x")] if re.fullmatch(r"\d+(x\d+)?", parts, re.ASCII) else None
         found = found[0] if found and len(found) == 1 else found
     numbers = list(found) if isinstance(found, (list, tuple)) else [found]
     if not all(type(number) is int for number in numbers) or len(numbers) > 2 or numbers == []:

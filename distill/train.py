@@ -15,7 +15,7 @@ from pathlib import Path
 from core import cli, training
 from core.errors import SettingError
 from core.identity import without_defaults
-from core.image_size import size_text
+from core.image_size import Size, size_text
 from core.places import check_checkpoint
 from core.settings import parse_moments
 from distill.settings import DistillSettings, listed
@@ -83,15 +83,17 @@ def jobs(settings: DistillSettings) -> list:
     _, names = students(settings)
     several = len(names) > 1 and settings.out != "auto"
     outs = [{"out": cli.expand(settings.out) / folder} if several else {} for folder in folders(names)]
-    size = inherited_size(settings)
+    size, fit = inherited_size(settings), inherited_fit(settings)
     sizes = {} if size is None else {"image_size": size}
+    fits = {} if fit is None else {"image_fit": fit}
     return [
-        cli.derive(TOOL, settings, ["student"], changes={"encoder": name} | sizes | out)
+        cli.derive(TOOL, settings, ["student"], changes=({"encoder": name} | sizes | out
+                                                         | ({} if name.endswith(".safetensors") else fits)))
         for name, out in zip(names, outs, strict=True)
     ]
 
 
-def inherited_size(settings: DistillSettings) -> int | None:
+def inherited_size(settings: DistillSettings) -> Size | None:
     """The image size of the teacher's file, for students of a name, where none is set; None where it changes nothing.
 
     A student of a file has its own. Teachers of several sizes give none.
@@ -104,6 +106,20 @@ def inherited_size(settings: DistillSettings) -> int | None:
     sizes = {artifact.read_header(cli.expand(name)).spec.image_size for name in files}
     size = sizes.pop() if len(sizes) == 1 else settings.image_size
     return None if size == settings.image_size else size
+
+
+def inherited_fit(settings: DistillSettings) -> str | None:
+    """How images get the input's shape for the teacher's file, for students of a name, where nothing is set; None where it is
+    the usual way, or teachers differ.
+    """
+    from vision import artifact
+    from vision.geometry import CROP
+
+    files = listed(settings.teacher)
+    if settings.image_fit != "auto" or not all(name.endswith(".safetensors") for name in files):
+        return None
+    fits = {artifact.read_header(cli.expand(name)).spec.fit for name in files}
+    return fits.pop() if len(fits) == 1 and fits != {CROP} else None
 
 
 def folders(names: list[str]) -> list[str]:
@@ -156,7 +172,9 @@ def distill(settings: DistillSettings) -> list[DistillResult]:
     with processes.session(settings.device) as world:
         check_names(settings)
         if (size := inherited_size(settings)) is not None:
-            log_line(f"note: image_size={size}, as the teacher's file has it; --image_size sets another")
+            log_line(f"note: image_size={size_text(size)}, as the teacher's file has it; --image_size sets another")
+        if (fit := inherited_fit(settings)) is not None:
+            log_line(f"note: image_fit={fit}, as the teacher's file has it; --image_fit sets another")
         return [train_student(job, world) for job in jobs(settings)]
 
 

@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 
+from core.image_size import sides
 from linear_eval import pictures
 from linear_eval.features import images_of
 from linear_eval.knn import neighbors
@@ -30,7 +31,8 @@ def neighbor_sheet(sample: Sample, describe: Describe) -> bytes | None:
 
     def picture(places: np.ndarray) -> np.ndarray:
         indices = sample.indices[positions[torch.from_numpy(places.ravel())]]
-        images = shown(images_of(sample.split, indices, min(sample.spec.image_size, SIDE), None).numpy())
+        side = min(max(sides(sample.spec.image_size)), SIDE)  # squares, whatever the encoder's shape
+        images = shown(images_of(sample.split, indices, side, None).numpy())
         return images.reshape(*places.shape, *images.shape[1:])
 
     return pictures.neighbors(pictures.NeighborRows(picture(queries), None, picture(nearest), None), ())
