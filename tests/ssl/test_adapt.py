@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import run, start, together
+from commands import run, shortened, start, together
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -325,7 +325,7 @@ def test_without_labels_the_rank_decides_and_the_old_domain_is_watched(tmp_path,
     assert f"Old domain: kNN {best['old_knn']:.1f} %, at the start {curve[0]['old_knn']:.1f} %." in report
 
 
-@pytest.mark.parametrize("more", [[], ["--method=moco_v3", "--adapt.keep=last"]])
+@pytest.mark.parametrize("more", shortened([([],), (["--method=moco_v3", "--adapt.keep=last"],)]))
 def test_paused_and_resumed_it_leaves_the_same_bytes(tmp_path, first, more):
     words = [*SHAPE, f"--encoder={first}", "--adapt", "--steps=30", "--evals=3", "--log_every=1", "--report=false", *more]
     whole = run(*words, f"--out={tmp_path / 'whole'}", logs=tmp_path)
