@@ -1,4 +1,5 @@
 """A sample is read in blocks, again in each pass beyond what it may keep, and without the images that cannot be read."""
+import io
 import weakref
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from linear_eval import samples
 from linear_eval.features import BLOCK
 from linear_eval.samples import Sample, at_most
+from linear_eval.sheets import neighbor_sheet
 from vision.encoders import Spec
 from vision.folder import load_folder
 from vision.splits import Images
@@ -107,3 +109,16 @@ def test_an_error_of_the_reader_reaches_whoever_asks(monkeypatch):
     with pytest.raises(ValueError, match="no image can be read any more"):
         sample.describe(lambda images, _: seen.append(len(images)) or images.flatten(1).float())
     assert seen == [BLOCK, BLOCK]
+
+
+def test_the_sheet_of_neighbors_of_an_encoder_of_rectangles_shows_squares():
+    pixels = torch.randint(0, 256, (12, 1, 20, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    sample, seen = Sample(Images(pixels), 12, Spec("test_resnet", 1, (16, 24))), []
+
+    def describe(images, positions):
+        seen.append(images.shape[1:])
+        return images.flatten(1).float()
+
+    sheet = neighbor_sheet(sample, describe)
+    assert {*seen} == {(1, 16, 24)}
+    assert Image.open(io.BytesIO(sheet)).width > 100
