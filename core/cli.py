@@ -129,16 +129,12 @@ def parse(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], s
         if name == "data" and value.startswith("hf:"):
             overrides.append("data=hf")
             name, value = "data.root", value.removeprefix("hf:")
-        if "multirun" not in flags and types_of(known).get(name) is not None and _is_list(types_of(known)[name]):
+        if "multirun" not in flags and get_origin(types_of(known).get(name)) is list:
             value = value if re.fullmatch(r"\[.*\]|null", value, re.DOTALL) else f"[{value}]"  # --parts knn,linear
         override = f"{name}={value}"
         quoted = _quoted(name, value, name in texts_of(known), "multirun" in flags)
         overrides.append(override if recipe.path_of(name, value) else f"{name}={quoted}")
     return overrides, flags
-
-
-def _is_list(kind: type) -> bool:
-    return (get_origin(kind) or kind) in (list, tuple)
 
 
 def _today(name: str, known: type) -> str:

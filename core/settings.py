@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any, ClassVar
 
 from core import image_size
-from core.errors import SettingError
 from core.image_size import Size
 
 
@@ -36,7 +35,6 @@ class Range:
 
 POSITIVE, NATURAL = Range("more than 0", above=0), Range("0 or more", low=0)
 SHARE, PROPER_SHARE = Range("from 0 to less than 1", low=0, below=1), Range("between 0 and 1", above=0, below=1)
-NORMALIZATIONS = ("auto", "data", "weights", "imagenet")  # `normalization` may name, beside figures
 Allowed = Range | tuple[str, ...]
 
 
@@ -260,18 +258,6 @@ class PretrainSettings(TrainingSettings):
         POSITIVE, affects_result=False, once="until",
     )
     report: bool = option(True, "pictures, and scores at the end", affects_result=False)
-
-
-def parse_moments(text: str, setting: str = "normalization") -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """"mean;std", each one number or one a channel by comma → the two.  Raises SettingError for another text."""
-    try:
-        mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split(";"))
-    except ValueError as error:
-        right = f"{', '.join(NORMALIZATIONS)} or mean;std of pixels in 0..1, such as '0.5,0.4,0.3;0.2'"
-        raise SettingError(setting, f"{text}: must be {right}") from error
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-        raise SettingError(setting, f"{text}: is for pixels in 0..1; divide figures for 0..255 by 255")
-    return mean, std
 
 
 @cache

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from core import cli, identity, origin, trackers, world
 from core.machine import cores
+from core.moments import NORMALIZATIONS, parse_moments
 from core.places import check_checkpoint
-from core.settings import NORMALIZATIONS, CommonSettings, Settings, TrainingSettings, check_allowed, parse_moments, refuse
+from core.settings import CommonSettings, Settings, TrainingSettings, check_allowed, refuse
 
 if TYPE_CHECKING:
     from core.loop import TrainConfig

@@ -16,8 +16,8 @@ from core import cli, training
 from core.errors import SettingError
 from core.identity import without_defaults
 from core.image_size import Size, size_text
+from core.moments import parse_moments
 from core.places import check_checkpoint
-from core.settings import parse_moments
 from distill.settings import DistillSettings, listed
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 
 from core.errors import SettingError
-from core.settings import parse_moments
+from core.moments import parse_moments
 from vision.splits import STATISTICS
 
 
