@@ -14,8 +14,8 @@ LIBRARIES = {  # what any tool may call
     "linear_eval.samples", "linear_eval.sheets",
 }  # fmt: skip
 FROM_CORE_IN_VISION = {"core.counter_rng", "core.processes", "core.method", "core.cli", "core.errors", "core.settings"}
-FROM_CORE_IN_VISION |= {"core.machine", "core.moments", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}
-FROM_CORE_IN_VISION |= {"core.image_size"}
+FROM_CORE_IN_VISION |= {"core.machine", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}
+FROM_CORE_IN_VISION |= {"core.image_size", "core.moments"}
 
 
 def imports(source: str) -> set[str]:
