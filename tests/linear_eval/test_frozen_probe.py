@@ -107,8 +107,8 @@ def test_a_run_has_both_rows_and_resumes_with_them(tmp_path):
 
 def test_the_sentence_says_who_won():
     class Row:
-        def __init__(self, accuracy):
-            self.accuracy = accuracy
+        def __init__(self, score):
+            self.score = score
 
     assert against_frozen([Row(50.0)]) == []
     assert against_frozen([Row(50.0), Row(44.0)])[0].startswith("Fine-tuning beats")

@@ -166,8 +166,9 @@ def test_tiffs_without_their_decoder_say_which_package(tmp_path):
     """
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     told = {line.removeprefix("TIFF compression ").split(", which")[0]: line for line in ended.stdout.splitlines()}
-    for path in tmp_path.iterdir():
-        assert told[path.name].endswith("which needs the package imagecodecs (uv pip install imagecodecs)"), ended.stdout
+    for path in tmp_path.iterdir():  # of some, versions of tifffile have a decoder of their own
+        if path.name == "LZW" or f"{path.name} is read" not in ended.stdout:
+            assert told[path.name].endswith("which needs the package imagecodecs (uv pip install imagecodecs)"), ended.stdout
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("imagecodecs"), reason="the package imagecodecs is not installed")
