@@ -60,6 +60,8 @@ def planned(tool: cli.Tool, settings: PretrainSettings) -> PretrainSettings:
     from vision.survey import survey
 
     found = survey(cli.expand(settings.data.root) if settings.data.root else None, settings.data.labels or "auto")
+    if not found.images:
+        return settings  # reading them says why
     given = set(cli.explicit(settings))
     device = "gpu" if settings.device != "cpu" and gpus() else "cpu"
     weights = None if given & {*START} else reachable.best(device == "gpu")

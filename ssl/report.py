@@ -229,7 +229,7 @@ def _about_multilabel(health: Health, settings: PretrainSettings) -> list[str]:
         f"Mean average precision over classes in %, frozen features; an image may have several labels. kNN: share of the vote "
         f"on each class, k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: each class against the rest, on standardised "
         f"features, at most {ITERATIONS} iterations. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at "
-        f"most {PIXELS} a side. {_beginning(health.began, settings)}",
+        f"most {PIXELS} a side. {_beginning(health, settings)}",
         "",
     ]
 

@@ -43,7 +43,7 @@ class Ended:
     @property
     def line(self) -> str:
         """The one line that it said."""
-        lines = self.err.strip().splitlines()
+        lines = [line for line in self.err.strip().splitlines() if not line.startswith("plan: ")]
         assert len(lines) == 1, self.err
         return lines[0]
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,13 +145,19 @@ def test_a_teachers_kept_outputs_are_those_of_these_images(tmp_path):
 
 
 def test_an_export_compares_the_names_of_classes():
-    check_classes("folder", ("cat", "dog"), ("cat", "dog"))
-    check_classes("folder", ("cat", "dog"), None)  # an encoder knows none
+    def compared(data, header, several=(False, False)):
+        given = (SimpleNamespace(classes=c, multilabel=m) for c, m in zip((data, header), several, strict=True))
+        check_classes("folder", *given)
+
+    compared(("cat", "dog"), ("cat", "dog"))
+    compared(("cat", "dog"), None)  # an encoder knows none
     for found in (("left", "right"), ("dog", "cat"), ("cat", "dog", "owl")):
         with pytest.raises(ValueError, match=r"data=folder has \d classes .* must be the same, in the same order"):
-            check_classes("folder", found, ("cat", "dog"))
+            compared(found, ("cat", "dog"))
     with pytest.raises(ValueError, match="data=folder has no labels"):
-        check_classes("folder", None, ("cat", "dog"))
+        compared(None, ("cat", "dog"))
+    with pytest.raises(ValueError, match=r"has one label an image, .*data\.multilabel=true"):
+        compared(("cat", "dog"), ("cat", "dog"), (False, True))
 
 
 def test_a_study_belongs_to_its_images(tmp_path):

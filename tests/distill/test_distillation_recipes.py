@@ -12,7 +12,8 @@ from core import cli
 from core.training import build_method, learning_rate
 from distill.teacher import Member, Teacher
 from distill.train import TOOL, check, jobs
-from vision import encoders
+from vision import artifact, encoders
+from vision.augment import Augmentation
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "distillation" / "cifar100"
 PATHS = sorted(FOLDER.glob("*.yaml"))
@@ -33,7 +34,7 @@ def test_a_recipe_says_what_it_expects_and_builds_with_every_method(path, tmp_pa
     network = encoders.create(large, 3, 32)
     head = nn.Linear(network.dim, 100)
     file = tmp_path / "t.safetensors"
-    file.touch()
+    file.write_bytes(artifact.dumps(encoders.create("test_resnet", 3, 32), Augmentation(32, (0.5,) * 3, (0.2,) * 3), {}))
     for method in METHODS:
         words, _ = cli.with_recipe(TOOL, cli.parse(
             [f"--recipe={path}", f"--method={method}", f"--teacher={file}"], TOOL.settings)[0])

@@ -98,6 +98,7 @@ def test_early_stopping_ends_with_the_best_weights(tmp_path):
 
 def test_the_best_weights_are_those_of_the_best_check(monkeypatch):
     method = torch.nn.Linear(1, 1)
+    method.multilabel = False
     watch = Watch(method, [1], None, torch.device("cpu"), early_stop=2)
     seen = iter([50.0, 70.0, 60.0, 70.0])
 

@@ -51,7 +51,8 @@ def test_feature_std_is_one_on_the_sphere_and_zero_at_a_point():
 )
 def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
     health = SimpleNamespace(
-        watched=range(images), baselines=SimpleNamespace(untrained={"feature_std": untrained, "rankme": 10.0})
+        watched=range(images), predicts_pixels=False,
+        baselines=SimpleNamespace(untrained={"feature_std": untrained, "rankme": 10.0}),
     )
     assert Health.collapsed(health, {"feature_std": std, "rankme": rank}) is verdict
 
@@ -62,7 +63,8 @@ GOOD = {"feature_std": 0.6, "rankme": 40.0, "alignment_ratio": 0.3}
 
 def verdict(figures: dict, before: dict = BEFORE, began: str = "untrained") -> str:
     health = SimpleNamespace(
-        watched=range(129), dim=128, began=began, history=[(10, figures)], baselines=SimpleNamespace(untrained=before)
+        watched=range(129), dim=128, predicts_pixels=False, began=began, history=[(10, figures)],
+        baselines=SimpleNamespace(untrained=before),
     )
     health.collapsed, health.describe = partial(Health.collapsed, health), partial(Health.describe, health)
     return Health.verdict(health)
