@@ -1,6 +1,6 @@
 """A run's folder: what it holds, whose it is, and who listens to its figures.
 
-    config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  report.md  curves.png  TensorBoard's files
+    config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  method.safetensors  report.md  curves.png  …
 """
 import contextlib
 import json
@@ -23,7 +23,7 @@ from core.settings import PretrainSettings, Settings, document
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
 FINISHED = ("encoder.safetensors", "classifier.safetensors")  # what training leaves at its end
-NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "card.json")
+NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "card.json", "method.safetensors")
 
 
 class Run:

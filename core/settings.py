@@ -49,6 +49,7 @@ def option(
     original_default: Any = dataclasses.MISSING,
     path: str = "",
     once: str = "",
+    short: str = "",
     parse: Callable[[Any, str], Any] | None = None,
 ) -> Any:
     """A field of a settings class.
@@ -58,10 +59,12 @@ def option(
     original_default: of a field that came later, the value that older runs had; at it the field is no part of an identity.
     path: "folder", if it names a folder to write to, or "weights", if it names encoder files, several by comma.
     once: the name that it had before, which the command line and recipe files still understand.
+    short: what the command line and recipe files call it too, such as a word that Python keeps for itself.
     parse: (value as given, the setting's name) → the field's value; raises SettingError. For types that Hydra does not know.
     """
     factory = {"default_factory": lambda: default} if isinstance(default, (list, dict)) else {"default": default}
     metadata = {"help": help, "allowed": allowed, "affects_result": affects_result, "path": path, "once": once}
+    metadata |= {"short": short} if short else {}
     metadata |= {"parse": parse} if parse else {}
     return field(**factory, metadata=metadata | {"original_default": original_default})
 
@@ -244,6 +247,10 @@ class AdaptSettings:
 @dataclass(frozen=True)
 class PretrainSettings(TrainingSettings):
     scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights", original_default=False)
+    from_run: str | None = option(
+        None, "--from: a run's folder, to begin with its encoder, heads, teacher and memories (method.safetensors)",
+        original_default=None, short="from",
+    )
     plan: bool = option(
         True, "of ssl.pretrain on a folder: settings that are not given are chosen by its images and this machine",
         affects_result=False,

@@ -22,7 +22,8 @@ NEED_WEIGHTS = ("adapt.on", "adapt.keep", "adapt.warmup", "adapt.ramp", "adapt.o
 
 def trained(settings: PretrainSettings) -> bool:
     """Does training begin with the weights of a file, or with timm's?"""
-    found = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
+    files = settings.weights is not None or settings.from_run is not None
+    found = settings.encoder.endswith(".safetensors") or settings.pretrained or files
     return found and not settings.scratch
 
 

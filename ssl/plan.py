@@ -30,7 +30,7 @@ FROM_SCRATCH = {  # of METHOD on small sets
     "augment.crop": [0.3, 1.0], "augment.brightness": 0.2, "augment.contrast": 0.2, "augment.saturation": 0.1,
     "augment.hue": 0.05, "augment.grey": 0.1, "augment.view_size": 0.75,
 }  # fmt: skip
-START = ("encoder", "weights", "pretrained", "stem", "normalization")  # settings that say where training begins
+START = ("encoder", "weights", "pretrained", "stem", "normalization", "from_run")  # settings that say where training begins
 LENGTH = ("epochs", "steps", "budget", "pause_at")
 
 
@@ -73,7 +73,7 @@ def planned(tool: cli.Tool, settings: PretrainSettings) -> PretrainSettings:
 def make(found: "Survey", place: Place, settings: PretrainSettings, given: Collection[str]) -> Plan:
     """given: dotted settings that the plan leaves alone."""
     side, weights = _side(found, place), place.weights
-    changes: dict[str, Any] = {"image_size": side}
+    changes: dict[str, Any] = {} if settings.from_run else {"image_size": side}
     begins = adapt.trained(settings)
     if weights:
         changes |= weights.settings
