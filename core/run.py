@@ -45,6 +45,7 @@ class Run:
         self.settings, self.identity = settings, identities.identity(settings) | (images or {})
         self.step = 0  # of last.pt
         self.listeners: list = []
+        self.training: dict[str, float] = {}  # figures of the newest steps, without those of an evaluation
         self._unchecked = False  # was it begun by a version that kept no fingerprint of its images?
         self._state = self._found(resume)
         self._seen = self._signature()

@@ -126,18 +126,30 @@ class Settings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    name: str = option("adamw", "lars | sgd | adamw", ("lars", "sgd", "adamw"))
-    lr: float = option(1e-3, "for 256 images; `scaling` makes it the batch's", POSITIVE)
+    name: str = option("adamw", "lars | sgd | adamw | lamb | muon", ("lars", "sgd", "adamw", "lamb", "muon"))
+    lr: float = option(1e-3, "for 256 images (reference_batch); `scaling` makes it the batch's", POSITIVE)
     scaling: str = option(
         "linear", "lr × batch/256 (linear), × √(batch/256) (sqrt), or as it is (none)",
         ("linear", "sqrt", "none"),
     )
+    reference_batch: int = option(256, "the batch that lr is for, as `scaling` counts", POSITIVE, original_default=256)
     weight_decay: float = option(1e-4, "biases and norms are left out, unless decay_all", NATURAL)
-    momentum: float = option(0.9, "of lars and sgd", SHARE)
-    betas: list[float] = option([0.9, 0.999], "of adamw")
+    momentum: float = option(0.9, "of lars, sgd and muon", SHARE)
+    betas: list[float] = option([0.9, 0.999], "of adamw and lamb, and of muon where it is adamw")
     eta: float = option(0.001, "lars's trust coefficient", POSITIVE)
     lars_clip: bool = option(False, "lars may only shrink a step (LARC)")
     decay_all: bool = option(False, "weight decay on biases and norms too")
+    no_decay: list[str] = option(
+        [], "further parameters without weight decay, such as [pos_embed,cls_token,reg_token,mask_token]", original_default=[]
+    )
+    layer_decay: float | None = option(
+        None, "of ssl.pretrain: rate of an encoder's layer as a share of the next one's, as adapt.layer_decay; null: 1",
+        Range("more than 0, at most 1", above=0, high=1), original_default=None,
+    )
+    stem_lr: float | None = option(
+        None, "of ssl.pretrain: further share for the rate of the patch embedding or stem; null: 1", NATURAL,
+        original_default=None,
+    )
     bias_scale: float = option(1.0, "lr of biases and norms, as a share of lr", NATURAL)
     end_weight_decay: float | None = option(None, "where weight decay ends, along a cosine; null: it stays", NATURAL)
     warmup: float = option(0.1, "share of the run over which lr rises linearly", SHARE)
@@ -197,6 +209,10 @@ class TrainingSettings(CommonSettings):
         POSITIVE,
     )
     clip: float | None = option(None, "largest norm of the gradient", POSITIVE)
+    clip_by: str = option(
+        "all", "what clip is the norm of: all parameters, or each module's of the method by itself (encoder, projector, …)",
+        ("all", "module"), original_default="all",
+    )
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": ""})
     precision: str = option(
         "auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it",

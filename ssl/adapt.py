@@ -36,6 +36,7 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
         return settings
     said = cli.explicit(settings)
     chosen = CHOICES | (WITH_LORA if settings.lora else {})
+    chosen |= {name: value for name in ("layer_decay", "stem_lr") if (value := getattr(settings.optim, name)) is not None}
     missing = {name: value for name, value in chosen.items() if getattr(settings.adapt, name) is None}
     changes: dict[str, Any] = {"adapt": dataclasses.replace(settings.adapt, **missing)}
     if "optim.name" not in said:

@@ -60,6 +60,7 @@ def pretrain(
     encoder_of(settings, dataset) → an encoder of random weights and its input, method_of(settings, encoder) → the method:
     what is trained, where the settings alone do not say it. The report calls both again, for the encoder as it began.
     """
+    continued.check(settings)
     settings = adapt.with_defaults(continued.with_files(settings))
     if settings.from_run and encoder_of:
         raise ValueError(f"from={settings.from_run}: a supernet begins with random weights; leave it out")
@@ -151,7 +152,7 @@ def pretrain(
                 config,
                 run,
                 world.device,
-                evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse),
+                evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse, run.training),
                 extra=lambda: health.state() | adaptation.state(),
             )
         finally:

@@ -51,7 +51,8 @@ def test_feature_std_is_one_on_the_sphere_and_zero_at_a_point():
 )
 def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
     health = SimpleNamespace(
-        watched=range(images), baselines=SimpleNamespace(untrained={"feature_std": untrained, "rankme": 10.0})
+        watched=range(images), baselines=SimpleNamespace(untrained={"feature_std": untrained, "rankme": 10.0}),
+        predicts_pixels=False,
     )
     assert Health.collapsed(health, {"feature_std": std, "rankme": rank}) is verdict
 
