@@ -141,8 +141,9 @@ def _today(name: str, known: type) -> str:
     """The setting's name; of a former one, today's, with a note."""
     former = {once: new for new, once in marked(known, "once").items() if once}
     sign, bare = re.fullmatch(r"([+~]*)(.*)", name, re.DOTALL).groups()
+    shorter = {short: new for new, short in marked(known, "short").items()}
     if bare not in former:
-        return name
+        return sign + shorter.get(bare, bare)
     if bare not in _noted:
         _noted.add(bare)
         print(f"note: {bare} is now called {former[bare]}", file=sys.stderr, flush=True)

@@ -49,6 +49,7 @@ class TrainConfig:
     should_stop: Callable[[], bool] = lambda: False  # asked before each step: end here? The same on all processes
     pause_at: int | None = None  # after which step to pause; None: at the end
     clip: float | None = None
+    clip_by: str = "all"  # all | module: the method's children, each by itself
     seed: int = 0
     log_every: int = 10
     save_seconds: float = 300.0
@@ -72,6 +73,8 @@ def train(
     autocast = partial(torch.autocast, device.type, config.precision, enabled=config.precision is not None)
     model, meter = replicate(method) if config.chunk else wrap(method), Meter(config.batch_size)
     params = [p for g in optimizer.param_groups for p in g["params"]]
+    clipped = optim.parameters_by_module(method) if config.clip_by == "module" else None
+    frozen = optim.frozen_parameters(method, optimizer)
     goal = min(config.pause_at or config.steps, config.steps)
     saved_at = time.monotonic()
     with Signals() as stopping:
@@ -102,10 +105,14 @@ def train(
                     parts.append(output.staged)
                 staged = joined(parts)
             config.hook.backward_done(progress)
+            for p in (p for until, held in frozen if progress < until for p in held):
+                p.grad = None  # it neither moves nor decays, and gathers no momentum
             gradients = [p.grad for p in params if p.grad is not None]
             norm = get_total_norm(gradients)
-            if config.clip:
+            if config.clip and clipped is None:
                 clip_grads_with_norm_(params, config.clip, norm)
+            for part in clipped or ():
+                clip_grads_with_norm_(part, config.clip, get_total_norm([p.grad for p in part if p.grad is not None]))
             optimizer.step()
             optimizer.zero_grad()
             method.after_step(staged, progress)
@@ -117,6 +124,7 @@ def train(
             with meter.excluded():
                 if done % config.log_every == 0 or check or end:
                     row = {"epoch": done / config.steps_an_epoch, **meter.figures(done), "lr": lr, **_numbers(output.scalars)}
+                    run.training = row
                     run.log(done, row | (evaluate(done) if check else {}))
                 if check or end or stop or time.monotonic() - saved_at > config.save_seconds:
                     meter.check(done, params)

@@ -78,6 +78,7 @@ class Traits:
     constant_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # submodule or parameter → its share of the learning rate
     unfreeze_at: Mapping[str, float] = field(default_factory=dict)  # … → progress before which its learning rate is 0
+    frozen_until: Mapping[str, float] = field(default_factory=dict)  # … → progress before which it is not trained at all
     ramp: Mapping[str, float] = field(default_factory=dict)  # … → share of the run over which its rate rises after that
 
 

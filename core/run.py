@@ -1,6 +1,6 @@
 """A run's folder: what it holds, whose it is, and who listens to its figures.
 
-    config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  report.md  curves.png  TensorBoard's files
+    config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  method.safetensors  report.md  curves.png  …
 """
 import contextlib
 import json
@@ -23,7 +23,7 @@ from core.settings import PretrainSettings, Settings, document
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
 FINISHED = ("encoder.safetensors", "classifier.safetensors")  # what training leaves at its end
-NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "card.json")
+NAMES += ("curves.png", "views.png", "skipped.txt", "test.json", "model.onnx", "card.json", "method.safetensors")
 
 
 class Run:
@@ -45,6 +45,7 @@ class Run:
         self.settings, self.identity = settings, identities.identity(settings) | (images or {})
         self.step = 0  # of last.pt
         self.listeners: list = []
+        self.training: dict[str, float] = {}  # figures of the newest steps, without those of an evaluation
         self._unchecked = False  # was it begun by a version that kept no fingerprint of its images?
         self._state = self._found(resume)
         self._seen = self._signature()

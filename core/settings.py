@@ -47,6 +47,7 @@ def option(
     original_default: Any = dataclasses.MISSING,
     path: str = "",
     once: str = "",
+    short: str = "",
     parse: Callable[[Any, str], Any] | None = None,
 ) -> Any:
     """A field of a settings class.
@@ -56,10 +57,12 @@ def option(
     original_default: of a field that came later, the value that older runs had; at it the field is no part of an identity.
     path: "folder", if it names a folder to write to, or "weights", if it names encoder files, several by comma.
     once: the name that it had before, which the command line and recipe files still understand.
+    short: what the command line and recipe files call it too, such as a word that Python keeps for itself.
     parse: (value as given, the setting's name) → the field's value; raises SettingError. For types that Hydra does not know.
     """
     factory = {"default_factory": lambda: default} if isinstance(default, (list, dict)) else {"default": default}
     metadata = {"help": help, "allowed": allowed, "affects_result": affects_result, "path": path, "once": once}
+    metadata |= {"short": short} if short else {}
     metadata |= {"parse": parse} if parse else {}
     return field(**factory, metadata=metadata | {"original_default": original_default})
 
@@ -121,18 +124,30 @@ class Settings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    name: str = option("adamw", "lars | sgd | adamw", ("lars", "sgd", "adamw"))
-    lr: float = option(1e-3, "for 256 images; `scaling` makes it the batch's", POSITIVE)
+    name: str = option("adamw", "lars | sgd | adamw | lamb | muon", ("lars", "sgd", "adamw", "lamb", "muon"))
+    lr: float = option(1e-3, "for 256 images (reference_batch); `scaling` makes it the batch's", POSITIVE)
     scaling: str = option(
         "linear", "lr × batch/256 (linear), × √(batch/256) (sqrt), or as it is (none)",
         ("linear", "sqrt", "none"),
     )
+    reference_batch: int = option(256, "the batch that lr is for, as `scaling` counts", POSITIVE, original_default=256)
     weight_decay: float = option(1e-4, "biases and norms are left out, unless decay_all", NATURAL)
-    momentum: float = option(0.9, "of lars and sgd", SHARE)
-    betas: list[float] = option([0.9, 0.999], "of adamw")
+    momentum: float = option(0.9, "of lars, sgd and muon", SHARE)
+    betas: list[float] = option([0.9, 0.999], "of adamw and lamb, and of muon where it is adamw")
     eta: float = option(0.001, "lars's trust coefficient", POSITIVE)
     lars_clip: bool = option(False, "lars may only shrink a step (LARC)")
     decay_all: bool = option(False, "weight decay on biases and norms too")
+    no_decay: list[str] = option(
+        [], "further parameters without weight decay, such as [pos_embed,cls_token,reg_token,mask_token]", original_default=[]
+    )
+    layer_decay: float | None = option(
+        None, "of ssl.pretrain: rate of an encoder's layer as a share of the next one's, as adapt.layer_decay; null: 1",
+        Range("more than 0, at most 1", above=0, high=1), original_default=None,
+    )
+    stem_lr: float | None = option(
+        None, "of ssl.pretrain: further share for the rate of the patch embedding or stem; null: 1", NATURAL,
+        original_default=None,
+    )
     bias_scale: float = option(1.0, "lr of biases and norms, as a share of lr", NATURAL)
     end_weight_decay: float | None = option(None, "where weight decay ends, along a cosine; null: it stays", NATURAL)
     warmup: float = option(0.1, "share of the run over which lr rises linearly", SHARE)
@@ -192,6 +207,10 @@ class TrainingSettings(CommonSettings):
         POSITIVE,
     )
     clip: float | None = option(None, "largest norm of the gradient", POSITIVE)
+    clip_by: str = option(
+        "all", "what clip is the norm of: all parameters, or each module's of the method by itself (encoder, projector, …)",
+        ("all", "module"), original_default="all",
+    )
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": ""})
     precision: str = option(
         "auto", "auto | fp32 | bf16; auto: bf16 where the device is faster with it",
@@ -242,6 +261,10 @@ class AdaptSettings:
 @dataclass(frozen=True)
 class PretrainSettings(TrainingSettings):
     scratch: bool = option(False, "of an encoder file take the architecture alone, with random weights", original_default=False)
+    from_run: str | None = option(
+        None, "--from: a run's folder, to begin with its encoder, heads, teacher and memories (method.safetensors)",
+        original_default=None, short="from",
+    )
     plan: bool = option(
         True, "of ssl.pretrain on a folder: settings that are not given are chosen by its images and this machine",
         affects_result=False,

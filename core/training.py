@@ -11,7 +11,7 @@ from core import cli, identity, origin, trackers, world
 from core.machine import cores
 from core.moments import NORMALIZATIONS, parse_moments
 from core.places import check_checkpoint
-from core.settings import CommonSettings, Settings, TrainingSettings, check_allowed, refuse
+from core.settings import CommonSettings, PretrainSettings, Settings, TrainingSettings, check_allowed, refuse
 
 if TYPE_CHECKING:
     from core.loop import TrainConfig
@@ -43,6 +43,11 @@ def check(settings: Settings) -> None:
         wrong["optim.betas"] = "two numbers from 0 to less than 1"
     if flat.get("chunk") and flat["accumulate"] > 1:
         wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
+    if flat.get("clip_by", "all") != "all" and flat["clip"] is None:
+        wrong["clip_by"] = "left out without clip, such as clip=3"
+    if not isinstance(settings, PretrainSettings):
+        asked = cli.explicit(settings).keys() & {"optim.layer_decay", "optim.stem_lr"}  # a method's yaml may set them
+        wrong |= dict.fromkeys(sorted(asked), "left out: it is of ssl.pretrain")
     wrong |= {name: too_many() for name in ("workers", "devices", "parallel") if flat.get(name, 0) > most_processes()}
     if flat.get("batch_size", 0) % max(flat["devices"], 1):
         wrong["batch_size"] = f"a multiple of devices={flat['devices']}"
@@ -118,8 +123,8 @@ def gpus() -> list[str]:
 
 
 def learning_rate(settings: TrainingSettings) -> float:
-    """The peak, for the whole batch of all processes: optim.lr is for 256 images."""
-    ratio = settings.batch_size / 256
+    """The peak, for the whole batch of all processes: optim.lr is for `optim.reference_batch` images."""
+    ratio = settings.batch_size / settings.optim.reference_batch
     return settings.optim.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[settings.optim.scaling]
 
 
@@ -170,6 +175,7 @@ def train_config(
         chunk=settings.chunk,
         decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
         clip=settings.clip,
+        clip_by=settings.clip_by,
         pause_at=round(settings.pause_at * steps_an_epoch) if getattr(settings, "pause_at", None) else None,
         seed=settings.seed,
         log_every=settings.log_every,

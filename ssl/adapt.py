@@ -22,7 +22,8 @@ NEED_WEIGHTS = ("adapt.on", "adapt.keep", "adapt.warmup", "adapt.ramp", "adapt.o
 
 def trained(settings: PretrainSettings) -> bool:
     """Does training begin with the weights of a file, or with timm's?"""
-    found = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
+    files = settings.weights is not None or settings.from_run is not None
+    found = settings.encoder.endswith(".safetensors") or settings.pretrained or files
     return found and not settings.scratch
 
 
@@ -35,6 +36,7 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
         return settings
     said = cli.explicit(settings)
     chosen = CHOICES | (WITH_LORA if settings.lora else {})
+    chosen |= {name: value for name in ("layer_decay", "stem_lr") if (value := getattr(settings.optim, name)) is not None}
     missing = {name: value for name, value in chosen.items() if getattr(settings.adapt, name) is None}
     changes: dict[str, Any] = {"adapt": dataclasses.replace(settings.adapt, **missing)}
     if "optim.name" not in said:

@@ -37,8 +37,9 @@ class Adaptation(StepHook):
         method.traits = self._traits()
 
     def _traits(self):
-        a, traits = self.settings.adapt, self.method.traits
-        scale, decay, stem = a.encoder_lr or 1.0, a.layer_decay or 1.0, 1.0 if a.stem_lr is None else a.stem_lr
+        a, o, traits = self.settings.adapt, self.settings.optim, self.method.traits
+        scale, decay = a.encoder_lr or 1.0, a.layer_decay or o.layer_decay or 1.0
+        stem = next((share for share in (a.stem_lr, o.stem_lr) if share is not None), 1.0)
         changes: dict = {}
         if (scale, decay, stem) != (1.0, 1.0, 1.0):
             shares = rates(self.encoder, decay, stem, self.by_stage, self.new_stem)

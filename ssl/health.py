@@ -3,8 +3,9 @@
 RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
 Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchn
 from linear_eval.knn import knn, knn_map
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
+from ssl import collapse
 from vision.augment import Augmentation, render
 from vision.multilabel import is_multilabel
 from vision.pixels import normalize_images
@@ -94,6 +96,7 @@ class Health:
         self.watched, self.size = Sample(watched, WATCHED, spec), sides(spec.image_size)
         labelled = self.classes and self.watched.labels is not None
         self.bank = Sample(dataset.train, BANK, spec) if labelled else None
+        self.patches = collapse.has_patches(encoder)
         self.baselines: Baselines | None = None
         self.history: list[tuple[int, dict]] = []
 
@@ -103,8 +106,12 @@ class Health:
         def plain(images: Tensor, positions: Tensor) -> Tensor:
             return features(encoder, images, self.recipe, self.device)
 
-        watched, (z, *views) = self.watched.describe(plain, *(self.view(encoder, i) for i in range(2)))
+        functions = [plain, *(self.view(encoder, i) for i in range(2)), *([self.patch_rows(encoder)] if self.patches else [])]
+        watched, (z, *views) = self.watched.describe(*functions)
         figures = {"feature_std": feature_std(z), "rankme": rankme(z), "uniformity": uniformity(z)}
+        if self.patches:
+            rows = views.pop()
+            figures |= collapse.patch_figures(rows[~rows[:, -1].isnan()])
         figures["alignment"] = alignment(*views)
         figures["alignment_ratio"] = figures["alignment"] / spread(views[0])
         if self.bank is not None:
@@ -165,9 +172,15 @@ class Health:
     def restore(self, state: dict) -> None:
         self.baselines, self.history = Baselines(*state["baselines"]), [tuple(h) for h in state["history"]]
 
-    def check(self, step: int, encoder: nn.Module, stop: bool) -> dict[str, float]:
-        """Measure and remember.  Raises Collapsed, if `stop`, when two checks in a row find the features collapsed."""
+    def check(
+        self, step: int, encoder: nn.Module, stop: bool, training: Mapping[str, float] = MappingProxyType({})
+    ) -> dict[str, float]:
+        """Measure and remember.  Raises Collapsed, if `stop`, when two checks in a row find the features collapsed.
+
+        training: figures of the last steps, of which those on prototypes are kept beside the encoder's.
+        """
         figures = broadcast_object(self.measure(encoder) if is_main() else None)
+        figures |= {name: training[name] for name in collapse.TEACHER if name in training}
         self.history.append((step, figures))
         last_two = self.history[-2:]
         if stop and len(last_two) == 2 and all(self.collapsed(f) for _, f in last_two):
@@ -201,8 +214,9 @@ class Health:
         figures, before = self.history[-1][1], self.baselines.untrained
         fell = figures["rankme"] < FELL_RANK * before["rankme"]
         knn = next((name for name in ("knn", "knn_map") if name in figures), None)
-        if self.collapsed(figures):
-            word = "collapsed"
+        kinds = "; ".join(collapse.kinds(figures, before, self.began))
+        if kinds or self.collapsed(figures):
+            word = f"collapsed: {kinds}" if kinds else "collapsed"
         elif knn and figures[knn] < before[knn]:
             of = "of" if knn == "knn" else "mean average precision on"
             word = (
@@ -219,6 +233,21 @@ class Health:
         else:
             word = "weak: views are hardly closer than before training; train longer, or try another optim.lr"
         return f"{word} ({self.describe(figures)})"
+
+    def patch_rows(self, encoder: nn.Module) -> Describe:
+        """A function to `collapse.patches_of` of some watched images, evenly spaced; NaN for the others."""
+        every = -(-len(self.watched) // collapse.LOOKED_AT)
+
+        def describe(images: Tensor, positions: Tensor) -> Tensor:
+            chosen = positions % every == 0
+            with evaluating(encoder):
+                some = images[chosen] if chosen.any() else images[:1]
+                found = collapse.patches_of(encoder, normalize_images(some.to(self.device), self.recipe.mean, self.recipe.std))
+            rows = found.new_full((len(images), found.shape[1]), float("nan"))
+            rows[chosen] = found[: int(chosen.sum())]
+            return rows
+
+        return describe
 
     def view(self, encoder: nn.Module, number: int) -> Describe:
         """A function to the features of one augmented view of watched images, the same view at every check.

@@ -30,7 +30,7 @@ FROM_SCRATCH = {  # of METHOD on small sets
     "augment.crop": [0.3, 1.0], "augment.brightness": 0.2, "augment.contrast": 0.2, "augment.saturation": 0.1,
     "augment.hue": 0.05, "augment.grey": 0.1, "augment.view_size": 0.75,
 }  # fmt: skip
-START = ("encoder", "weights", "pretrained", "stem", "normalization")  # settings that say where training begins
+START = ("encoder", "weights", "pretrained", "stem", "normalization", "from_run")  # settings that say where training begins
 LENGTH = ("epochs", "steps", "budget", "pause_at")
 
 
@@ -76,7 +76,7 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
     """given: dotted settings that the plan leaves alone."""
     weights, begins = place.weights, adapt.trained(settings)
     changes: dict[str, Any] = {}
-    if not settings.encoder.endswith(".safetensors"):  # which has a size of its own
+    if not settings.from_run and not settings.encoder.endswith(".safetensors"):  # which have a size of their own
         changes["image_size"] = _side(found, place.device, begins or weights is not None)
     if weights:
         changes |= weights.settings

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core import cli, training
 from core.settings import PretrainSettings
-from ssl import adapt
+from ssl import adapt, continued
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = cli.Tool(
@@ -33,7 +33,7 @@ def main() -> int:
 def start(settings: PretrainSettings) -> int:
     from ssl import plan
 
-    return training.start(TOOL, check, run, plan.planned(TOOL, settings))
+    return training.start(TOOL, check, run, plan.planned(TOOL, continued.adopted(TOOL, settings)))
 
 
 def run(settings: PretrainSettings) -> int:
@@ -60,12 +60,15 @@ def pretrain(
     encoder_of(settings, dataset) → an encoder of random weights and its input, method_of(settings, encoder) → the method:
     what is trained, where the settings alone do not say it. The report calls both again, for the encoder as it began.
     """
-    settings = adapt.with_defaults(settings)
+    continued.check(settings)
+    settings = adapt.with_defaults(continued.with_files(settings))
+    if settings.from_run and encoder_of:
+        raise ValueError(f"from={settings.from_run}: a supernet begins with random weights; leave it out")
     import torch
 
     from core import loop, processes
     from core.run import Run, log_line
-    from ssl import budget, report
+    from ssl import budget, method_file, report
     from ssl.adaptation import Adaptation, with_lora
     from ssl.health import BEFORE, UNTRAINED
     from ssl.watch import health_of
@@ -114,8 +117,10 @@ def pretrain(
         if settings.budget:
             steps = budget.planned_steps(run, settings.budget, train_briefly)
             encoder, recipe, method = initial()
-        adaptation = Adaptation(settings, method)
         notes = method.prepare(deal.images, deal.batch_size) + pieces_notes(settings, method)
+        taken = method_file.take(method, settings) if settings.from_run else None
+        notes += taken.notes if taken else []
+        adaptation = Adaptation(settings, method)
         notes += weight_notes(encoder, settings, recipe) + adaptation.notes()
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps, hook=adaptation)
         adaptation.start(config.steps)
@@ -123,6 +128,8 @@ def pretrain(
         health = health_of(settings, dataset, recipe, world.device, encoder, began, method.traits.predicts_pixels)
         past = run.restore(method, optimizer)
         run.begin()
+        if taken:
+            run.write("taken.json", json.dumps(taken.json, indent=1) + "\n")
         if steps:
             run.write(budget.FILE, json.dumps({"steps": steps}) + "\n")
         report.opening(settings, dataset, encoder, config, run, world, notes)
@@ -145,7 +152,7 @@ def pretrain(
                 config,
                 run,
                 world.device,
-                evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse),
+                evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse, run.training),
                 extra=lambda: health.state() | adaptation.state(),
             )
         finally:
@@ -160,6 +167,7 @@ def pretrain(
             log_line(sentence)
         origin = {"tool": TOOL.module, "words": run.identity}
         run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
+        run.write(continued.FILE, method_file.dumps(method, settings, run.step))
         finished, scores = run.step >= config.steps, {}
         if not finished:
             encoder_file = run.folder / "encoder.safetensors"
@@ -172,6 +180,7 @@ def pretrain(
 def check(settings: PretrainSettings) -> None:
     """Refuse what can be refused before anything is loaded."""
     training.check(settings)
+    continued.check(settings)
     adapt.check(adapt.with_defaults(settings))
     if settings.budget is None:
         return

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core import trackers
-from core.figures import canvas, drawn
+from core.figures import COLOURS, canvas, drawn
 from core.image_size import size_text
 from core.loop import TrainConfig
 from core.processes import World, gather_objects, is_main
@@ -20,7 +20,7 @@ from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_multilabel_scores, frozen_scores
 from linear_eval.samples import Sample, at_most
 from linear_eval.sheets import ABOUT, neighbor_sheet
-from ssl import budget, suggest
+from ssl import budget, collapse, suggest
 from ssl.health import UNTRAINED, Health, features
 from ssl.outcome import outcome
 from vision import artifact, augment, encoders
@@ -30,6 +30,11 @@ from vision.splits import Dataset
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
 FOR_HOG = 20_000  # images, training and test ones, up to which HOG is among the baselines
+SHARES = {
+    "patch_cosine": "cosine of an image's patches", "patch_spread": "spread of all patches",
+    "teacher_entropy": "entropy of targets", "teacher_entropy_of_mean": "entropy of their mean",
+    "prototypes_in_use": "prototypes in use",
+}  # fmt: skip
 SHOWN = 2_000  # images at most among which a sheet without labels finds neighbors
 
 
@@ -84,8 +89,10 @@ def curves(run: Run, health: Health) -> None:
 
 @drawn
 def _curves(rows: list[dict], health: Health):
-    figure, (axes,) = canvas(13, 3.6, columns=3)
     rows = [row for row in rows if "loss" in row]
+    shares = _shares(rows, health)
+    columns = 4 if shares else 3
+    figure, (axes,) = canvas(13 * columns / 3, 3.6, columns=columns)
     _two_scales(axes[0], [r["step"] for r in rows], rows, ("loss", "loss", "#0072B2"), ("lr", "learning rate", "#777777"), "-")
     axes[0].set_title("loss")
 
@@ -113,7 +120,20 @@ def _curves(rows: list[dict], health: Health):
     for axis in _two_scales(axes[2], seen, figures, rank, ("feature_std", "feature std", "#CC79A7")):
         axis.set_ylim(0, None)
     axes[2].set_title("health")
+    for number, (name, (steps, values)) in enumerate(shares.items()):
+        axes[3].plot(steps, values, "o-", ms=3, color=COLOURS[number], label=SHARES[name])
+    if shares:
+        axes[3].set(title="patches and prototypes", xlabel="step", ylabel="share", ylim=(min(0, axes[3].get_ylim()[0]), 1.02))
+        axes[3].legend(fontsize=8)
     return figure
+
+
+def _shares(rows: list[dict], health: Health) -> dict[str, tuple[list[int], list[float]]]:
+    """Figure of `collapse.FIGURES` → steps and values, where a run has it."""
+    checks = [(0, health.baselines.untrained), *health.history]
+    found = {name: [(step, f[name]) for step, f in checks if name in f] for name in collapse.PATCHES}
+    found |= {name: [(row["step"], row[name]) for row in rows if name in row] for name in collapse.TEACHER}
+    return {name: tuple(map(list, zip(*pairs, strict=True))) for name, pairs in found.items() if pairs}
 
 
 def _two_scales(axis, steps: list[int], figures: list[dict], left: tuple, right: tuple, style: str = "o-") -> tuple:

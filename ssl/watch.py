@@ -4,7 +4,8 @@ With labels by kNN on validation images; else by the effective rank of their fea
 encoders of one architecture on the same images, and says less than labels do.
 """
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -86,10 +87,12 @@ class Watch(Health):
         super().restore(state)
         self.start_hits, self.best = state["start_hits"], state["best"]
 
-    def check(self, step: int, encoder: nn.Module, stop: bool) -> dict[str, float]:
+    def check(
+        self, step: int, encoder: nn.Module, stop: bool, training: Mapping[str, float] = MappingProxyType({})
+    ) -> dict[str, float]:
         """As Health's; keeps the best weights.  Raises Declined, if it is to stop, when two checks in a row are alarming."""
         before = self.best_check[1]
-        figures = super().check(step, encoder, stop)
+        figures = super().check(step, encoder, stop, training)
         if self.keep == "best" and figures[self.criterion] > before:
             self.best = {name: value.detach().cpu().clone() for name, value in encoder.state_dict().items()}
         for text in self.alarms(figures):

@@ -123,6 +123,8 @@ def small(said: Said, number: int) -> list[str]:
     if said.module == "ssl.pretrain" and words.get("method") == "mae":
         words = {name: value for name, value in words.items() if name not in ("method.hidden", "method.dim")}
         words["encoder"] = theirs["encoder"]
+    if said.module == "ssl.pretrain" and "from" in words:  # it brings encoder and heads
+        words = {name: value for name, value in words.items() if name not in ("encoder", "method.hidden", "method.dim")}
     if said.module == "ssl.pretrain" and "chunk" in words:
         words["chunk"] = "8"
     if said.module == "ssl.pretrain" and theirs.get("out"):

@@ -14,6 +14,7 @@ from vision.augment import Augmentation, local_views, several_sizes
 from vision.color_settings import without_color
 from vision.normalization import IMAGENET, Known, Moments, choose, moments_note
 from vision.published import Architecture, with_channels, with_weights
+from vision.resized import load_at
 from vision.splits import Dataset
 
 
@@ -28,7 +29,8 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     pixels = dataset.pixels
     if settings.encoder.endswith(".safetensors"):
-        encoder, header = artifact.load(cli.expand(settings.encoder), several)
+        resized = getattr(settings, "from_run", None) and "image_size" in cli.explicit(settings)
+        encoder, header = load_at(cli.expand(settings.encoder), settings.image_size if resized else None, several)
         own = stated = Moments(header.mean, header.std)
         pixels = pixels or header.pixels
         if attention not in ("none", encoder.spec.attention):

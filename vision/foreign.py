@@ -151,7 +151,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 def _by_name(tensors: dict[str, Tensor], prefix: str, encoder: nn.Module) -> _ByName:
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    renamed = _converted(_unchunked(own), encoder)
+    renamed = converted(_unchunked(own), encoder)
     state, flexible = encoder.state_dict(), stem_weights(encoder)
     found, misshapen = {}, {}
     for name in state.keys() & renamed.keys():
@@ -189,8 +189,8 @@ def _unchunked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed if len(renamed) == len(tensors) else tensors
 
 
-def _converted(tensors: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
-    """Under timm's names and in the encoder's sizes, by the converter of timm's module where it has one."""
+def converted(tensors: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """Tensors under timm's names and in the encoder's sizes, by the converter of timm's module where it has one."""
     convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
     if convert is None or not tensors:
         return tensors

@@ -5,7 +5,7 @@ Self-distillation with no labels: the student matches the softmax that a moving 
 sharpened by a low temperature and centred by the mean of earlier outputs. Centre and teacher move in `after_step`.
 `teacher_warmup` and `freeze_last` are shares of the run.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from core.method import (
 from core.numerics import unit
 from core.processes import total, world_size
 from core.schedule import cosine
+from ssl.collapse import assignment_scalars
 from ssl.method import TeacherFeatures, check_constants, check_views
 from vision.heads import mlp
 
@@ -100,6 +101,7 @@ class DINO(Method):
         if len(teacher_temperature) != 2 or not all(T > 0 for T in teacher_temperature):
             raise ValueError(f"method.teacher_temperature={list(teacher_temperature)}: must be [start,end], both more than 0")
         check_share(centre_momentum=centre_momentum)
+        self.traits = replace(self.traits, frozen_until={"projector.prototypes": freeze_last})
         self.encoder = encoder
         self.projector = Head(encoder.dim, hidden, dim, prototypes, norm)
         self.teacher = ema_copy(nn.Sequential(self.encoder, self.projector))
@@ -120,6 +122,7 @@ class DINO(Method):
         T = end if progress >= self.teacher_warmup else start + (end - start) * progress / self.teacher_warmup
         loss = dino_loss(student, teacher, self.centre, self.temperature, T)
         scalars = {"momentum": cosine(progress, *self.momentum), "teacher_temperature": T}
+        scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher) - self.centre) / T, dim=2))
         return Output(loss, scalars, Staged(at_least_fp32(teacher).mean((0, 1))[None]))
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ DINO on class tokens, and beside it the same on patches: in half of the global c
 token, and at those the student matches what the teacher makes of the unmasked crop. One head serves class tokens and patches;
 each has a center of its own. `teacher_warmup` and `freeze_last` are shares of the run.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from core.method import Batch, Method, Output, Record, Traits, at_least_fp32, check_share, ema_copy, ema_update_
 from core.processes import total, world_size
 from core.schedule import cosine
+from ssl.collapse import assignment_scalars
 from ssl.method import check_constants
 from ssl.method.dino import Head, dino_loss
 from vision import masks, tokens
@@ -80,6 +81,7 @@ class IBOT(Method):
         if self.places < 1:
             raise ValueError(f"method.mask_ratio={list(mask_ratio)}: masks none of an image's {h * w} patches; use an encoder "
                              "of smaller patches, such as vit_tiny_patch4")
+        self.traits = replace(self.traits, frozen_until={"projector.prototypes": freeze_last})
         self.encoder = encoder
         self.projector = Head(encoder.dim, hidden, dim, prototypes, norm=False)
         self.teacher = ema_copy(nn.Sequential(self.encoder, self.projector)).eval()
@@ -149,6 +151,7 @@ class IBOT(Method):
         of_patches = patch_loss(student, teacher_patches, targets.masked, self.patch_center, self.temperature, T)
         scalars = {"cls_loss": cls_loss.detach(), "patch_loss": of_patches.detach(),
                    "momentum": cosine(progress, *self.momentum), "teacher_temperature": T}
+        scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher_cls) - self.center) / T, dim=-1))
         staged = Staged(at_least_fp32(teacher_cls).mean((0, 1))[None], at_least_fp32(mean)[None])
         return Output(cls_loss + self.patch_weight * of_patches, scalars, staged)
 

@@ -6,7 +6,7 @@ view predicts the assignment of another one. Prototypes have unit length: they a
 authors' code does it before the next. A queue of earlier embeddings helps Sinkhorn where a batch is small; it fills from
 the first step and counts from `queue_from` on. `freeze_prototypes` and `queue_from` are shares of the run (1: never).
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from core.memory import Queue
 from core.method import Method, Output, Record, Traits, at_least_fp32, each_view
 from core.numerics import unit
 from core.processes import local_rows, total, world_size
+from ssl.collapse import assignment_scalars
 from ssl.method import check_constants, check_views, pairs
 from vision.heads import mlp
 
@@ -67,6 +68,7 @@ class SwAV(Method):
         check_constants(temperature)
         if not epsilon >= SMALLEST_EPSILON or iterations < 1:
             raise ValueError(f"method.epsilon={epsilon}, method.iterations={iterations}: at least {SMALLEST_EPSILON} and 1")
+        self.traits = replace(self.traits, frozen_until={"prototypes": freeze_prototypes})
         self.encoder = encoder
         self.projector = mlp([encoder.dim, hidden, dim])
         self.prototypes = nn.Linear(dim, prototypes, bias=False)
@@ -91,7 +93,7 @@ class SwAV(Method):
             assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.traits.views)]
         losses = [swapped_prediction(scores[:, view], assignments[t], self.temperature) for t, view in pairs(z.shape[1])]
         staged = Staged(z.detach()[:, : self.traits.views])
-        return Output(torch.stack(losses).mean(), staged=staged)
+        return Output(torch.stack(losses).mean(), assignment_scalars(torch.stack(assignments)), staged)
 
     def assign(self, z: Tensor, prototypes: Tensor, view: int, progress: float) -> Tensor:
         """This process's assignments of one view, balanced together with the queue's.  B,P → B,K"""

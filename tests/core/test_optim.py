@@ -5,7 +5,7 @@ import io
 import pytest
 import timm
 import torch
-from timm.optim import Lars
+from timm.optim import Lamb, Lars, Muon
 from torch import nn
 
 from core import optim
@@ -164,6 +164,24 @@ def test_sgd_and_adamw_are_torchs(name, layout):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)  # AdamW divides by √v, small at first
 
 
+@pytest.mark.parametrize("name", ["lamb", "muon"])
+def test_lamb_and_muon_are_timms_without_decay_on_biases_and_norms(name):
+    net, twin = small_net(), small_net()
+    plain = [p for p in twin.parameters() if p.ndim < 2]
+    weights = [p for p in twin.parameters() if p.ndim > 1]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    if name == "lamb":
+        peer = Lamb(groups, 0.05, betas=(0.9, 0.95), max_grad_norm=None)
+    else:
+        groups[1]["use_fallback"] = True
+        peer = Muon(groups, 0.05, momentum=0.9, nesterov=True, betas=(0.9, 0.95))
+    before = [p.clone() for p in net.parameters()]
+    ours = train(net, build(net, name, 0.05, 0.1, betas=(0.9, 0.95)), 4)
+    for mine, theirs, old in zip(ours, train(twin, peer, 4), before, strict=True):
+        torch.testing.assert_close(mine, theirs, **ROUNDING)
+        assert not torch.equal(mine, old)
+
+
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_the_same_again_and_resumed_is_the_same_bytes(name):
     net = small_net().to(memory_format=torch.channels_last)
@@ -185,7 +203,7 @@ def test_the_same_again_and_resumed_is_the_same_bytes(name):
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="lars, sgd, adamw"):
+    with pytest.raises(ValueError, match="lars, sgd, adamw, lamb, muon"):
         build(small_net(), "adam", 0.1, 0.0)
 
 

@@ -129,6 +129,8 @@ def test_paused_at_so_many_epochs_and_gone_on_with(tmp_path, alone):
     assert ended.code == 0, ended.err
     assert "paused at step 4 of 12" in ended.err
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {".lock", "config.yaml", "identity.json", "encoder.safetensors", "last.pt", "metrics.jsonl"}
+    assert left == {
+        ".lock", "config.yaml", "identity.json", "encoder.safetensors", "method.safetensors", "last.pt", "metrics.jsonl"
+    }
     assert run(*words, logs=tmp_path / "second").code == 0
     assert result(tmp_path / "run") == alone("simclr")

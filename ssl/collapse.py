@@ -1,0 +1,87 @@
+"""How methods on prototypes and patches collapse, by figures that need no labels.
+
+A teacher whose targets are uniform, or that gives every image one prototype, teaches nothing: what centering and sharpening are
+balanced against (Caron et al. 2021, arXiv 2104.14294, §5.3, who show entropy and KL divergence). Patches of an image that are
+all alike carry nothing of their place (Siméoni et al. 2025, DINOv3, arXiv 2508.10104, §4, show them by cosine similarity).
+"""
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.method import at_least_fp32
+from core.processes import total, world_size
+from vision import tokens
+
+TEACHER = ("teacher_entropy", "teacher_entropy_of_mean", "prototypes_in_use")  # a method's scalars
+PATCHES = ("patch_cosine", "patch_spread")  # of the frozen encoder
+FIGURES = (*PATCHES, *TEACHER)
+LOOKED_AT = 256  # images at most whose patches are measured
+UNIFORM = 0.99  # of log K: logits over the temperature then deviate by less than √(.02·log K), .4 for 8192 prototypes
+ONE = 0.05  # of log K: fewer than 1.6 of 8192 prototypes
+ALIKE, NEARER = 0.98, 0.1  # mean cosine, and what is left to 1 as a share of that at the start
+
+
+@torch.no_grad()
+def assignment_scalars(targets: Tensor) -> dict[str, Tensor]:
+    """Of the global batch.  targets: …,K distributions over prototypes → scalars from 0 to 1, the same on every process
+
+    teacher_entropy: mean entropy of a target, as a share of log K; teacher_entropy_of_mean: entropy of their mean;
+    prototypes_in_use: prototypes that are some target's largest, as a share of as many as there could be. Collective.
+    """
+    rows = at_least_fp32(targets.detach()).flatten(0, -2)
+    N, K = len(rows) * world_size(), rows.shape[1]
+    of_rows = torch.special.entr(rows).sum().expand(K)
+    sums = total(torch.stack([rows.sum(0), rows.argmax(1).bincount(minlength=K).to(rows.dtype), of_rows]))
+    full = max(math.log(K), 1e-12)
+    return {
+        "teacher_entropy": sums[2, 0] / N / full,
+        "teacher_entropy_of_mean": torch.special.entr(sums[0] / N).sum() / full,
+        "prototypes_in_use": (sums[1] > 0).sum() / min(K, N),
+    }
+
+
+def patches_of(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Of each image: the mean of its patches' features of unit length, and the mean cosine of two of them.
+
+    images: B,C,H,W normalized → B,D+1 float32 on the CPU
+    """
+    patches = F.normalize(tokens.tokens(encoder, images).patches.float(), dim=2)
+    mean, N = patches.mean(1), patches.shape[1]
+    cosine = (N * mean.square().sum(1) - 1) / (N - 1)
+    return torch.cat([mean, cosine[:, None]], dim=1).cpu()
+
+
+def patch_figures(rows: Tensor) -> dict[str, float]:
+    """rows: of `patches_of`, N,D+1.  patch_spread: deviation of all patches from their mean, 0 where all are one, at most 1."""
+    mean = rows[:, :-1].mean(0)
+    spread = float((1 - mean.square().sum()).clamp(min=0).sqrt())
+    return {"patch_cosine": float(rows[:, -1].mean()), "patch_spread": spread}
+
+
+def has_patches(encoder: nn.Module) -> bool:
+    """Does the encoder make several patches or places of an image that `tokens` can give?"""
+    if not tokens.abilities(encoder) & {"tokens", "map"}:
+        return False
+    try:
+        h, w = tokens.grid(encoder, encoder.spec.image_size)
+    except Exception:  # an encoder of a shape of its own: timm's models fail in many ways
+        return False
+    return h * w > 1
+
+
+def kinds(figures: Mapping[str, float], before: Mapping[str, float], began: str) -> list[str]:
+    """The collapses that figures show, in words.  before: of the encoder at the start, which `began` names"""
+    found = []
+    if figures.get("teacher_entropy", 0.0) > UNIFORM:
+        found.append(f"the teacher is uniform (a target's entropy is {figures['teacher_entropy']:.1%} of the largest)")
+    if figures.get("teacher_entropy_of_mean", 1.0) < ONE:
+        found.append(f"one prototype takes all images (the mean target's entropy is {figures['teacher_entropy_of_mean']:.1%} "
+                     f"of the largest, {figures['prototypes_in_use']:.1%} of the prototypes are in use)")
+    if "patch_cosine" in figures and "patch_cosine" in before:
+        now, start = figures["patch_cosine"], before["patch_cosine"]
+        if now > ALIKE and 1 - now < NEARER * (1 - start):
+            found.append(f"patches of an image are all alike (their mean cosine is {now:.3f}, {began} {start:.3f})")
+    return found
