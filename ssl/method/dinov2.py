@@ -55,6 +55,9 @@ class Heads(nn.Module):
         self.cls = Head(dim, hidden, bottleneck, prototypes, norm=False)
         self.own = Head(dim, hidden, bottleneck, prototypes, norm=False) if separate else None
         self.unit_prototypes = unit_prototypes
+        if not unit_prototypes:
+            for head in (self.cls, self.patch) if separate else (self.cls,):
+                nn.init.trunc_normal_(head.prototypes, std=bottleneck**-0.5)  # a length of about 1, as if they had that
 
     @property
     def patch(self) -> Head:

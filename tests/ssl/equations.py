@@ -353,3 +353,12 @@ def simdinov2_alignment(student: Tensor, teacher: Tensor) -> Tensor:
     N, V, _ = student.shape
     found = [dot(student[n, v], teacher[n, t]) for n in range(N) for t in range(2) for v in range(V) if v != t]
     return sum(found) / len(found)
+
+
+def gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """2508.10104, eq. 2 and the authors' code: squared differences of all cosines between an image's patches; their mean."""
+    found = []
+    for ours, theirs in zip(student.flatten(0, 1), teacher.detach().flatten(0, 1), strict=True):
+        found += [(cosine(a, b) - cosine(c, d)) ** 2 for a, c in zip(ours, theirs, strict=True)
+                  for b, d in zip(ours, theirs, strict=True)]
+    return sum(found) / len(found)

@@ -16,6 +16,7 @@ from ssl.method.byol import byol_loss
 from ssl.method.dcl import dcl_loss
 from ssl.method.dino import DINO, dino_loss
 from ssl.method.dinov2 import class_loss
+from ssl.method.dinov3 import gram_loss
 from ssl.method.ibot import patch_loss
 from ssl.method.ijepa import ijepa_loss
 from ssl.method.lejepa import LeJEPA, directions_at, invariance_loss, sigreg
@@ -196,6 +197,7 @@ CASES = {
         dinov2_patches, lambda s, t, masked: equations.dinov2_patches(s, t, masked, PROTOTYPES, 0.5, 0.4),
         ((2, 3, P), (2, 3, P)), (UNEVEN,), sharpest=10, half=False,
     ),
+    "gram": Case(lambda s, t: gram_loss(s, t.detach()), equations.gram, ((2, 3, P), (2, 3, P))),
     "koleo": Case(lambda z: koleo_loss(z, "dinov2"), equations.koleo, ((P,),), sharpest=10),
     "coding_rate": Case(lambda z: coding_rate(z, 0.05), lambda z: equations.coding_rate(z, 0.05), ((P,),), sharpest=10,
                         scores=True),

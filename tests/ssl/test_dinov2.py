@@ -1,10 +1,14 @@
 """DINOv2 and its successors beside lightly's losses, and what they promise of tiles, of a frozen layer and of their teacher."""
+from dataclasses import replace
+
 import pytest
+import timm
 import torch
 from lightly.loss import KoLeoLoss
 from lightly.loss.swav_loss import sinkhorn
 from processes import on
 from small_methods import batch, made
+from test_gradcache import chunked, off, whole
 from test_parity import RATE, assert_one, steps
 from torch.nn import functional as F
 
@@ -13,8 +17,9 @@ from core.settings import OptimSettings
 from ssl import losses
 from ssl.masked_crops import koleo_loss, masked_rows
 from ssl.sinkhorn import balanced, cross_entropy, expected_prototypes
+from vision.rope import stretched
 
-VARIANTS = [("dinov2",), ("dinov2", "method.separate_heads=true"), ("simdinov2",)]
+VARIANTS = [("dinov2",), ("dinov2", "method.separate_heads=true"), ("simdinov2",), ("dinov3",)]
 
 
 def rows(count: int, P: int = 8, seed: int = 0) -> torch.Tensor:
@@ -113,3 +118,73 @@ def test_the_teacher_is_evaluated_and_sees_unmasked_crops(name):
     assert method.masking.masks(data).any()
     found = method.targets(data)
     torch.testing.assert_close(found.cls[:, 1], method.encoder.eval().forward_features(data.views[1])[:, 0])
+
+
+def test_a_snapshot_is_taken_when_it_is_due_and_the_loss_then_has_a_gram_term():
+    method, progress = made("dinov3", dtype=torch.float64), 0.0
+    assert not method.gram.active
+    output = method(batch("dinov3", dtype=torch.float64), progress)
+    assert "gram" not in output.scalars
+    method.after_step(output.staged, progress)
+    first = [p.clone() for p in method.gram.module.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(first, method.teacher[0].parameters(), strict=True))
+    with torch.no_grad():
+        for p in method.encoder.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    for progress, fresh in ((0.4, False), (0.5, True), (0.6, False)):
+        data = batch("dinov3", dtype=torch.float64)
+        output = method.train()(data, progress)
+        assert output.scalars["gram"] > 0
+        assert not method.gram.module.training
+        before = [p.clone() for p in method.gram.module.parameters()]
+        method.after_step(output.staged, progress)
+        assert any(not torch.equal(a, b) for a, b in zip(before, method.gram.module.parameters(), strict=True)) is fresh
+    assert int(method.gram.taken) == 2
+
+
+def test_chunks_give_the_whole_batchs_gradient_with_a_gram_term():
+    method, data = made("dinov3", dtype=torch.float64), batch("dinov3", dtype=torch.float64)
+    method.gram.update(method.teacher[0], 0.0)
+    expected = whole(method, data)
+    method.zero_grad()
+    assert off(chunked(method, data, 4), expected) < 1e-10
+
+
+def test_stretched_positions_are_those_of_multiplied_angles_and_leave_no_trace():
+    """Of 2: sin 2a = 2 sin a cos a. Features of other positions are others, and the same again afterwards."""
+    arguments = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 2}
+    encoder = timm.create_model("vit_small_patch16_dinov3", num_classes=0, **arguments).eval()
+    with torch.no_grad():
+        for name, p in encoder.named_parameters():
+            if "gamma" in name:  # LayerScale of 1e-5 would hide everything
+                p.fill_(1.0)
+            if "qkv.weight" in name:
+                p.mul_(10)
+    keys, x = list(encoder.state_dict()), torch.randn(2, 3, 32, 32)
+    sin, cos = encoder.rope.get_embed((4, 4)).chunk(2, dim=1)
+    before = encoder(x)
+    with stretched(encoder, 2.0):
+        twice = encoder.rope.get_embed((4, 4)).chunk(2, dim=1)
+        assert (encoder(x) - before).abs().max() > 1e-3
+    torch.testing.assert_close(twice[0], 2 * sin * cos, rtol=0, atol=1e-4)  # float32 angles of up to 4π
+    torch.testing.assert_close(twice[1], 1 - 2 * sin**2, rtol=0, atol=1e-4)
+    assert torch.equal(encoder(x), before)
+    assert list(encoder.state_dict()) == keys
+
+
+def test_positions_are_stretched_anew_each_step_and_alike_in_any_piece():
+    method, data = made("dinov3"), batch("dinov3")
+    (note,) = method.prepare(1000, 16)
+    assert note.startswith("method.rope_rescale=2: this encoder has no rotary positions")
+    encoder = timm.create_model("vit_small_patch16_dinov3", num_classes=0, depth=1, embed_dim=48, num_heads=2)
+    method.encoder, periods = encoder, encoder.rope.periods
+
+    def factor(one, crop: int) -> float:
+        with method.around(one, crop):
+            return float((periods / encoder.rope.periods)[0])
+
+    steps_ = [replace(data, step=step) for step in range(50)]
+    found = [factor(one, 0) for one in steps_]
+    assert len(set(found)) == 50
+    assert 0.5 <= min(found) < 0.7 < 1.4 < max(found) <= 2
+    assert factor(steps_[3].split(4)[1], 1) == found[3] != factor(steps_[3], 2)
