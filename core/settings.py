@@ -153,6 +153,9 @@ class OptimSettings:
     warmup: float = option(0.1, "share of the run over which lr rises linearly", SHARE)
     warmup_lr: float = option(0.0, "where it rises from", NATURAL)
     end_lr: float = option(0.0, "where the cosine ends", NATURAL)
+    schedule: str = option(
+        "cosine", "after the warm-up: cosine (down to end_lr) | constant", ("cosine", "constant"), original_default="cosine",
+    )
 
 
 @dataclass(frozen=True)

@@ -163,13 +163,14 @@ def train_config(
         )
     if settings.chunk and (share % settings.chunk or settings.chunk < 2):
         raise ValueError(f"chunk={settings.chunk}: must divide the {share} images of each of {processes} processes, 2 at least")
-    o = settings.optim
+    o, peak = settings.optim, learning_rate(settings)
+    end = peak if o.schedule == "constant" else o.end_lr
     fields = dict(
         steps=steps,
         steps_an_epoch=steps_an_epoch,
         batch_size=settings.batch_size,
         evals=frozenset({round(steps * (i + 1) / settings.evals) for i in range(settings.evals)} - {0}),
-        rate=partial(warmup_cosine, peak=learning_rate(settings), warmup=o.warmup, start=o.warmup_lr, end=o.end_lr),
+        rate=partial(warmup_cosine, peak=peak, warmup=o.warmup, start=o.warmup_lr, end=end),
         precision=precision,
         accumulate=settings.accumulate,
         chunk=settings.chunk,

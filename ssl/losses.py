@@ -87,6 +87,9 @@ def _tiles(length: int, columns: int):
     return (slice(i, min(i + height, length)) for i in range(0, length, height))
 
 
+row_tiles = _tiles  # slices of the rows of a matrix that is never held whole
+
+
 def _buffer(like: Tensor, columns: int) -> Tensor:
     """Room for the tallest tile."""
     first = next(_tiles(len(like), columns))

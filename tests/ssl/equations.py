@@ -284,3 +284,81 @@ def ibot_patches(student: Tensor, teacher: Tensor, masked: Tensor, center: Tenso
                     terms.append(-sum(p * log(q) for p, q in zip(P_t, P_s, strict=True)))
             loss = loss + (sum(terms) / len(terms) if terms else 0)
     return loss / (N * G)
+
+
+def balanced(scores: Tensor, T: float, counted: list[bool], iterations: int) -> list[list[float]]:
+    """2304.07193, §4, Sinkhorn-Knopp as matrices: exp(s/T), prototypes of equal sums over the counted rows, rows of sum 1."""
+    Q = [[number_exp(s / T) for s in row] for row in scores.tolist()]
+    for _ in range(iterations):
+        sums = [sum(q[k] for q, one in zip(Q, counted, strict=True) if one) for k in range(len(Q[0]))]
+        Q = [[x / total for x, total in zip(q, sums, strict=True)] for q in Q]
+        Q = [[x / sum(q) for x in q] for q in Q]
+    return Q
+
+
+def dinov2_classes(student: Tensor, teacher: Tensor, prototypes: tuple[Tensor, Tensor], T: float, teacher_T: float) -> Tensor:
+    """2304.07193, §4: DINO's loss with balanced targets, both global crops of all images in one balance."""
+    N, V, _ = student.shape
+    ours, theirs = prototypes
+    rows = [teacher[n, g] for n in range(N) for g in range(2)]
+    scores = torch.stack([torch.stack([dot(row.detach(), c) for c in theirs]) for row in rows])
+    Q = balanced(scores, teacher_T, [True] * len(rows), 3)
+    loss, terms = 0, 0
+    for n in range(N):
+        for t in range(2):
+            for v in range(V):
+                if v != t:
+                    terms += 1
+                    P = softmax(torch.stack([dot(student[n, v], c) / T for c in ours]))
+                    loss = loss - sum(q * log(p) for q, p in zip(Q[2 * n + t], P, strict=True))
+    return loss / terms
+
+
+def dinov2_patches(
+    student: Tensor, teacher: Tensor, masked: Tensor, prototypes: tuple[Tensor, Tensor], T: float, teacher_T: float
+) -> Tensor:
+    """2304.07193, §4, and the authors' code: all masked patches of the batch in one balance; a mean a crop, and of crops."""
+    ours, theirs = prototypes
+    places = [place for place in torch.cartesian_prod(*map(torch.arange, masked.shape)).tolist() if masked[*place]]
+    scores = torch.stack([torch.stack([dot(teacher[*place].detach(), c) for c in theirs]) for place in places])
+    loss = 0
+    for (n, g, m), q in zip(places, balanced(scores, teacher_T, [True] * len(places), 3), strict=True):
+        P = softmax(torch.stack([dot(student[n, g, m], c) / T for c in ours]))
+        loss = loss - sum(x * log(p) for x, p in zip(q, P, strict=True)) / int(masked[n, g].sum())
+    return loss / (masked.shape[0] * masked.shape[1])
+
+
+def koleo(z: Tensor) -> Tensor:
+    """1806.03198, eq. 3, with DINOv2's 1e-8: the logarithm of the distance to the nearest other, less, on the sphere."""
+    rows = [unit(row) for row in z]
+    nearest = [min(sqrt(dot(a - b, a - b)) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
+    return -sum(log(d + 1e-8) for d in nearest) / len(rows)
+
+
+def coding_rate(z: Tensor, eps: float) -> Tensor:
+    """2502.10385: (P + n)/(P n) times half the log-determinant of I + P/(n ε) ZᵀZ, here by Gaussian elimination."""
+    n, P = z.shape
+    rows = [[sum(z[i, a] * z[i, b] for i in range(n)) * P / (n * eps) + (a == b) for b in range(P)] for a in range(P)]
+    total = 0
+    for a in range(P):
+        total = total + log(rows[a][a])
+        for b in range(a + 1, P):
+            factor = rows[b][a] / rows[a][a]
+            rows[b] = [x - factor * y for x, y in zip(rows[b], rows[a], strict=True)]
+    return (P + n) / (P * n) * total / 2
+
+
+def simdinov2_alignment(student: Tensor, teacher: Tensor) -> Tensor:
+    """2502.10385: the mean product of a teacher's crop with every other crop."""
+    N, V, _ = student.shape
+    found = [dot(student[n, v], teacher[n, t]) for n in range(N) for t in range(2) for v in range(V) if v != t]
+    return sum(found) / len(found)
+
+
+def gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """2508.10104, eq. 2 and the authors' code: squared differences of all cosines between an image's patches; their mean."""
+    found = []
+    for ours, theirs in zip(student.flatten(0, 1), teacher.detach().flatten(0, 1), strict=True):
+        found += [(cosine(a, b) - cosine(c, d)) ** 2 for a, c in zip(ours, theirs, strict=True)
+                  for b, d in zip(ours, theirs, strict=True)]
+    return sum(found) / len(found)

@@ -9,22 +9,27 @@ from torch import Tensor, nn
 
 from core.method import Batch
 from ssl.losses import log_sum_exp
+from ssl.masked_crops import koleo_loss, masked_rows
 from ssl.method.all4one import feature_loss
 from ssl.method.barlow_twins import EPS, barlow_twins_loss
 from ssl.method.byol import byol_loss
 from ssl.method.dcl import dcl_loss
 from ssl.method.dino import DINO, dino_loss
+from ssl.method.dinov2 import class_loss
+from ssl.method.dinov3 import gram_loss
 from ssl.method.ibot import patch_loss
 from ssl.method.ijepa import ijepa_loss
 from ssl.method.lejepa import LeJEPA, directions_at, invariance_loss, sigreg
 from ssl.method.mae import mae_loss, normalized
 from ssl.method.nnclr import nnclr_loss
+from ssl.method.simdinov2 import alignment, coding_rate
 from ssl.method.simmim import simmim_loss
 from ssl.method.simsiam import negative_cosine
 from ssl.method.supcon import supcon_loss
 from ssl.method.swav import sinkhorn, swapped_prediction
 from ssl.method.vicreg import vicreg_loss
 from ssl.method.visreg import visreg_terms
+from ssl.sinkhorn import balanced, cross_entropy, expected_prototypes
 
 N, V, P, K = 8, 3, 4, 6  # images, views, dimensions, prototypes
 FEATURES = 12
@@ -113,10 +118,25 @@ def _vicreg(*weights: float) -> Case:
     return Case(lambda a, b: vicreg_loss(a, b, *weights), paper, ((P,), (P,)))
 
 
+def dinov2_classes(student: Tensor, teacher: Tensor) -> Tensor:
+    ours, theirs = (like(c, student) for c in PROTOTYPES)
+    targets = balanced(teacher.detach().flatten(0, 1), theirs, 0.4)
+    return class_loss(student, targets, ours, 0.5)
+
+
+def dinov2_patches(student: Tensor, teacher: Tensor, masked: Tensor) -> Tensor:
+    ours, theirs = (like(c, student) for c in PROTOTYPES)
+    rows = masked_rows(masked)
+    expected = expected_prototypes(balanced(teacher.detach()[rows.chosen], theirs, 0.4, rows.counted), ours)
+    return rows.mean(cross_entropy(student[rows.chosen], ours, 0.5, expected))
+
+
 LABELS = torch.tensor([1, 0, 2, 1, 1, 0, 3, 1])  # 3 has one image
 SKIPPED = torch.stack([torch.randperm(11, generator=torch.Generator().manual_seed(i))[:3] for i in range(N)])
 DIRECTIONS = torch.nn.functional.normalize(_fixed(P, SLICES), dim=0)
 MASKED = torch.arange(N * 2 * 3).view(N, 2, 3) % 5 < 2  # some crops have none
+UNEVEN = MASKED & (torch.arange(N) > 3)[:, None, None]  # none of the first images, so none on the first of two processes
+PROTOTYPES = _fixed(K, P), _fixed(K, P).flip(0) / 2  # student's, teacher's
 CENTRE, KEYS = _fixed(K), _fixed(11, P) / 2
 
 CASES = {
@@ -168,6 +188,22 @@ CASES = {
         ((2, 3, K), (2, 3, K)),
         (MASKED,),
         sharpest=1 / 0.04,
+    ),
+    "dinov2_classes": Case(
+        dinov2_classes, lambda s, t: equations.dinov2_classes(s, t, PROTOTYPES, 0.5, 0.4), ((V, P), (2, P)), sharpest=10,
+        half=False,
+    ),  # the objective hands them float32
+    "dinov2_patches": Case(
+        dinov2_patches, lambda s, t, masked: equations.dinov2_patches(s, t, masked, PROTOTYPES, 0.5, 0.4),
+        ((2, 3, P), (2, 3, P)), (UNEVEN,), sharpest=10, half=False,
+    ),
+    "gram": Case(lambda s, t: gram_loss(s, t.detach()), equations.gram, ((2, 3, P), (2, 3, P))),
+    "koleo": Case(lambda z: koleo_loss(z, "dinov2"), equations.koleo, ((P,),), sharpest=10),
+    "coding_rate": Case(lambda z: coding_rate(z, 0.05), lambda z: equations.coding_rate(z, 0.05), ((P,),), sharpest=10,
+                        scores=True),
+    "simdinov2_alignment": Case(
+        alignment, equations.simdinov2_alignment, ((V, P), (2, P)),
+        half=False,
     ),
     "log_sum_exp": Case(
         lambda q, skipped: log_sum_exp(q, like(KEYS, q), 0.2, skipped).mean(),

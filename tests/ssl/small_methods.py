@@ -19,7 +19,7 @@ VIT = [name for name in NAMES if "\nencoder: vit" in (FOLDER / f"{name}.yaml").r
 ON_TOKENS = [name for name in VIT if not name.endswith("_vit")]  # which no convolutional encoder serves
 B = 16
 SMALLER = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 48, "bn_splits": 4, "prototypes": 20, "slices": 24}
-SMALLER |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+SMALLER |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "gram_at": "[0.0,0.5,0.9]"}
 
 
 @cache

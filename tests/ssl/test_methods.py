@@ -17,6 +17,7 @@ PROGRESS = 0.4
 TEACHERS = [name for name in NAMES if hasattr(made(name), "teacher")]
 FAMILY = {"simclr", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr", "dcl", "supcon"}
 FAMILY |= {"all4one", "lejepa", "moco_v3_vit", "dino_vit", "lejepa_vit", "mae", "simmim", "visreg", "ijepa", "ibot"}
+FAMILY |= {"dinov2", "simdinov2", "dinov3"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -172,6 +173,15 @@ def test_what_a_method_is_made_of_is_refused_when_no_paper_means_it():
         "ibot method.mask_ratio=[0.5,0.1]": "mask_ratio",
         "ibot method.mask_ratio=[0.01,0.02]": "mask_ratio",
         "ibot method.masked_crops=2": "masked_crops",
+        "dinov2 method.mask_ratio=[0.5,0.1]": "mask_ratio",
+        "dinov2 method.koleo=-1": "koleo",
+        "dinov2 method.iterations=0": "iterations",
+        "dinov2 method.layer_decay=0": "layer_decay",
+        "dinov2 method.teacher_temperature=[0.0,0.07]": "teacher_temperature",
+        "dinov3 method.gram_at=[0.5,0.2,0.9]": "gram_at",
+        "dinov3 method.rope_rescale=0.5": "rope_rescale",
+        "simdinov2 method.eps=0": "eps",
+        "simdinov2 method.masked_crops=2": "masked_crops",
     }.items():
         with pytest.raises(ValueError, match=rf"method\.{said}="):
             made(*word.split())
@@ -251,5 +261,5 @@ def test_every_queue_is_filled_by_the_step_with_unit_vectors_and_fitted_to_the_d
         for queue, rows in zip(queues, before, strict=True):
             assert B <= (queue.rows != rows).any(1).sum() <= 2 * B
             torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(48), rtol=1e-5, atol=0)  # float32
-    assert bool(method.prepare(images=70, batch_size=B)) is bool(queues)
+    assert any("queue_size" in note for note in method.prepare(images=70, batch_size=B)) is bool(queues)
     assert all(len(queue) == 32 for queue in queues)

@@ -8,7 +8,7 @@ from ssl import losses
 from ssl.losses import log_sum_exp
 from ssl.method.lejepa import _Characteristic
 
-WITH_TARGETS = ("simsiam", "dino", "ijepa", "ibot")  # which get no gradient
+WITH_TARGETS = ("simsiam", "dino", "ijepa", "ibot", "dinov2_classes", "dinov2_patches", "gram")  # which get no gradient
 FLOAT32 = 1e-6  # sums of a few dozen float32 terms, each rounded at 6e-8 of its size
 
 

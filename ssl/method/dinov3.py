@@ -1,0 +1,117 @@
+"""DINOv3: Siméoni, Vo, Seitzer et al., "DINOv3", 2025, arXiv 2508.10104, §3 and §4.
+
+DINOv2 with a head of their own for patches, prototypes of any length, schedules that are constant after their warm-up, and two
+additions. Rotary positions are stretched at random, once a step for the global crops and once for the local ones. Gram
+anchoring holds the similarities between an image's patches to those that an earlier teacher had: a snapshot of the moving
+average, taken at the shares `gram_at` of the run; before the first there is no such term.
+
+Here the earlier teacher sees the global crops as the others do; the authors give it crops of twice the size without color
+distortion. Their later phase at higher resolution, and a norm of its own for local crops, are left out.
+"""
+import contextlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core import counter_rng
+from core.method import Batch, Output, at_least_fp32, check_natural
+from core.numerics import unit
+from ssl.masked_crops import GLOBAL, Teacher, at
+from ssl.method.dinov2 import DINOv2
+from ssl.snapshot import Snapshot
+from vision import tokens
+from vision.rope import has_rope, stretched
+
+STREAM = counter_rng.MASKS + 0xFFF0  # of the counter: plus 0 for global crops, 1 for local ones
+
+
+@dataclass(frozen=True)
+class GramTeacher(Teacher):
+    gram: Tensor  # B,G,N,D: the earlier teacher's patches; B,G,0,D before there is one
+
+
+def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the cosines between all pairs of an image's patches (eq. 2).  B,G,N,D both"""
+    with torch.autocast(student.device.type, enabled=False):
+        ours, theirs = (unit(at_least_fp32(x), dim=-1) for x in (student, teacher))
+        return (ours @ ours.mT - theirs @ theirs.mT).square().mean()
+
+
+class DINOv3(DINOv2):
+    name = "dinov3"
+    unit_prototypes = False
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        hidden: int,
+        dim: int,
+        prototypes: int,
+        separate_heads: bool,
+        temperature: float,
+        teacher_temperature: tuple[float, float],
+        teacher_warmup: float,
+        iterations: int,
+        momentum: tuple[float, float],
+        freeze_last: float,
+        mask_ratio: tuple[float, float],
+        masked_crops: float,
+        patch_weight: float,
+        koleo: float,
+        layer_decay: float,
+        patch_lr: float,
+        gram_weight: float,
+        gram_at: tuple[float, ...],
+        rope_rescale: float,
+    ):
+        super().__init__(
+            encoder, hidden, dim, prototypes, separate_heads, temperature, teacher_temperature, teacher_warmup, iterations,
+            momentum, freeze_last, mask_ratio, masked_crops, patch_weight, koleo, layer_decay, patch_lr,
+        )
+        check_natural(gram_weight=gram_weight)
+        if list(gram_at) != sorted(gram_at) or not all(0 <= share <= 1 for share in gram_at):
+            raise ValueError(f"method.gram_at={list(gram_at)}: must be rising shares of the run, from 0 to 1")
+        if not 1 <= rope_rescale < math.inf:
+            raise ValueError(f"method.rope_rescale={rope_rescale}: must be 1 (off) or more")
+        self.gram_weight, self.rope_rescale = gram_weight, rope_rescale
+        self.gram = Snapshot(encoder, gram_at if gram_weight else ())
+
+    def prepare(self, images: int, batch_size: int) -> list[str]:
+        if self.rope_rescale == 1 or has_rope(self.encoder):
+            return super().prepare(images, batch_size)
+        return [*super().prepare(images, batch_size), f"method.rope_rescale={self.rope_rescale:g}: this encoder has no rotary "
+                "positions as DINOv3's; nothing is stretched"]
+
+    def around(self, batch: Batch, crop: int) -> contextlib.AbstractContextManager:
+        """Positions stretched by a factor between 1/`rope_rescale` and `rope_rescale`, its logarithm even."""
+        stream = STREAM + (crop >= GLOBAL)
+        u = float(counter_rng.uniform(batch.seed, batch.step, torch.zeros(1, dtype=torch.long), stream, 1))
+        return stretched(self.encoder, self.rope_rescale ** (2 * u - 1))
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """→ as DINOv2, and all patches of the global crops B,G,N,D where there is a snapshot to compare with, else B,G,0,D"""
+        mask = self.masking.masks(batch)
+        cls, patches = self.student(batch, mask)
+        every = patches if self.gram.active else patches[:, :, :0]
+        return cls, at(patches, self.masking.places(mask)), every
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> GramTeacher:
+        found = super().targets(batch)
+        gram = found.patches[:, :, :0]
+        if self.gram.active:
+            gram = torch.stack([tokens.tokens(self.gram.module, view).patches for view in batch.views[:GLOBAL]], dim=1)
+        return GramTeacher(found.cls, found.patches, found.masked, gram)
+
+    def objective(self, features: tuple[Tensor, ...], targets: GramTeacher, progress: float) -> Output:
+        output = super().objective(features, targets, progress)
+        if not targets.gram.shape[2]:
+            return output
+        loss = gram_loss(features[2], targets.gram)
+        return Output(output.loss + self.gram_weight * loss, {**output.scalars, "gram": loss.detach()})
+
+    def after_step(self, staged: None, progress: float) -> None:
+        super().after_step(staged, progress)
+        self.gram.update(self.teacher[0], progress)
