@@ -166,7 +166,7 @@ def masked_rows(masked: Tensor) -> MaskedRows:
 def koleo_loss(z: Tensor, method: str) -> Tensor:
     """−mean_i log(‖z_i − z_nn(i)‖ + 1e-8) of unit vectors, nn(i) the nearest other image of the global batch.
 
-    The Kozachenko-Leonenko estimator of Sablayrolles et al. 2019 (arXiv 1806.03198, eq. 3), which spreads features evenly; of
+    The Kozachenko-Leonenko estimator of Sablayrolles et al. 2019 (arXiv 1806.03198), which spreads features evenly; of
     one view at a time, so that the same image is no neighbor of itself. Copies have a distance of 0 and no gradient.
     z: B,D of any length.  method: whose it is, for the error.  Raises ValueError for one image.
     """

@@ -33,7 +33,7 @@ class GramTeacher(Teacher):
 
 
 def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the cosines between all pairs of an image's patches (eq. 2).  B,G,N,D both"""
+    """Mean squared difference of the cosines between all pairs of an image's patches.  B,G,N,D both"""
     with torch.autocast(student.device.type, enabled=False):
         ours, theirs = (unit(at_least_fp32(x), dim=-1) for x in (student, teacher))
         return (ours @ ours.mT - theirs @ theirs.mT).square().mean()

@@ -95,6 +95,6 @@ class SimDINOv2(MaskedDistillation):
             rate = sum(coding_rate(one, self.eps) for one in spread.unbind(1)) / GLOBAL
             aligned, of_patches = alignment(student, teacher), rows.mean((predicted * wanted).sum(1))
             loss = -aligned - self.patch_weight * of_patches - self.rate_weight * rate
-        scalars = {"alignment": aligned.detach(), "patch_alignment": of_patches.detach(), "coding_rate": rate.detach(),
+        scalars = {"cls_alignment": aligned.detach(), "patch_alignment": of_patches.detach(), "coding_rate": rate.detach(),
                    "momentum": self.momentum_at(progress)}
         return Output(loss, scalars)

@@ -329,7 +329,7 @@ def dinov2_patches(
 
 
 def koleo(z: Tensor) -> Tensor:
-    """1806.03198, eq. 3, with DINOv2's 1e-8: the logarithm of the distance to the nearest other, less, on the sphere."""
+    """1806.03198, with DINOv2's 1e-8: the logarithm of the distance to the nearest other, less, on the sphere."""
     rows = [unit(row) for row in z]
     nearest = [min(sqrt(dot(a - b, a - b)) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
     return -sum(log(d + 1e-8) for d in nearest) / len(rows)
@@ -356,7 +356,7 @@ def simdinov2_alignment(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def gram(student: Tensor, teacher: Tensor) -> Tensor:
-    """2508.10104, eq. 2 and the authors' code: squared differences of all cosines between an image's patches; their mean."""
+    """2508.10104 and the authors' code: squared differences of all cosines between an image's patches; their mean."""
     found = []
     for ours, theirs in zip(student.flatten(0, 1), teacher.detach().flatten(0, 1), strict=True):
         found += [(cosine(a, b) - cosine(c, d)) ** 2 for a, c in zip(ours, theirs, strict=True)
