@@ -28,7 +28,7 @@ class _TiledLogSumExp(torch.autograd.Function):
         N = len(queries)
         lse = queries.new_empty(N)
         buffer = _buffer(queries, len(keys))
-        for rows in _tiles(N, len(keys)):
+        for rows in row_tiles(N, len(keys)):
             lse[rows] = _similarities(queries[rows], keys, skipped, rows, buffer).logsumexp(1)
         ctx.save_for_backward(queries, keys, skipped, lse)
         return lse
@@ -39,7 +39,7 @@ class _TiledLogSumExp(torch.autograd.Function):
         grad_queries = torch.empty_like(queries)
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
         buffer = _buffer(queries, len(keys))
-        for rows in _tiles(len(queries), len(keys)):
+        for rows in row_tiles(len(queries), len(keys)):
             tile = _similarities(queries[rows], keys, skipped, rows, buffer)
             p = tile.sub_(lse[rows, None]).exp_().mul_(gradient[rows, None])  # softmax over keys, weighted
             torch.mm(p, keys, out=grad_queries[rows])
@@ -60,7 +60,7 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
     def forward(ctx, z: Tensor, temperature: float) -> Tensor:
         N, scaled, sums = len(z), z / temperature, z.new_zeros(len(z))
         buffer = _buffer(z, N)
-        for rows in _tiles(N, N):
+        for rows in row_tiles(N, N):
             tile = _exponentials(scaled, z, rows, buffer)  # rows, all columns from rows.start on
             sums[rows] += tile.sum(1)
             sums[rows.stop :] += tile[:, len(tile) :].sum(0)
@@ -74,7 +74,7 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
         N, scaled, r = len(z), z / ctx.temperature, 1 / sums
         grad = -2 * z.roll(N // 2, 0)
         buffer, factors = _buffer(z, N), _buffer(z, N)
-        for rows in _tiles(N, N):
+        for rows in row_tiles(N, N):
             tile = _exponentials(scaled, z, rows, buffer)
             tile *= torch.add(r[rows, None], r[rows.start :], out=_view(factors, tile.shape))  # E_ij (r_i + r_j)
             grad[rows].addmm_(tile, z[rows.start :])
@@ -82,17 +82,15 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
         return grad * (gradient / (N * ctx.temperature)), None
 
 
-def _tiles(length: int, columns: int):
+def row_tiles(length: int, columns: int):
+    """Slices of the rows of a matrix of so many columns that is never held whole."""
     height = max(64, TILE // max(columns, 1))
     return (slice(i, min(i + height, length)) for i in range(0, length, height))
 
 
-row_tiles = _tiles  # slices of the rows of a matrix that is never held whole
-
-
 def _buffer(like: Tensor, columns: int) -> Tensor:
     """Room for the tallest tile."""
-    first = next(_tiles(len(like), columns))
+    first = next(row_tiles(len(like), columns))
     return like.new_empty(first.stop * columns)
 
 
@@ -178,7 +176,7 @@ def global_rows(z: Tensor) -> tuple[Tensor, Tensor]:
 def nearest(queries: Tensor, queue: Tensor, count: int = 1) -> Tensor:
     """The queue's `count` nearest rows by inner product, nearest first.  N,D and K,D → N,count,D (no gradient)"""
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
-        rows = _tiles(len(queries), len(queue))
+        rows = row_tiles(len(queries), len(queue))
         return torch.cat([queue[(queries[r].to(queue.dtype) @ queue.T).topk(count, dim=1).indices] for r in rows])
 
 

@@ -225,7 +225,7 @@ def watched(monkeypatch, checks: list[dict], **fields) -> Watch:
         setattr(watch, name, value)
     found = iter(checks)
 
-    def check(self, step, encoder, stop):
+    def check(self, step, encoder, stop, training):
         self.history.append((step, next(found)))
         return self.history[-1][1]
 
