@@ -46,3 +46,12 @@ def test_mean_average_precision_is_compared_without_a_claim_on_its_noise():
                                     "against at most 42.0, by HOG; the noise of mean average precision is not known here.")
     scores["HOG"]["knn_map"] = 42.0
     assert outcome(scores, 100).startswith("Pretraining did not pay: ahead of the encoder are HOG by kNN mAP (42.0, it 41.0).")
+
+
+def test_a_run_that_kept_its_start_is_not_said_to_have_helped():
+    same = {"knn": 60.0, "logistic": 65.0}
+    said = outcome(BEATEN | {"before training": same, "untrained": {"knn": 30.0, "logistic": 31.0}, "pretrained": same}, 1000)
+    assert said.startswith("Going on did not pay: the encoder has the weights that training began with; they are ahead of raw "
+                           "pixels, HOG, untrained.")
+    said = outcome({"HOG": {"knn": 61.0, "logistic": 50.0}, "before training": same, "pretrained": same}, 1000)
+    assert "ahead of them are HOG by kNN (61.0, it 60.0)" in said
