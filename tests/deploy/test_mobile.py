@@ -46,6 +46,7 @@ def cat(tmp_path_factory):
 
 
 @needs_executorch
+@pytest.mark.long
 def test_a_cat_has_the_logits_and_features_of_torch(cat, tmp_path):
     file, image, head = cat
     module, path = export_module.load(file), tmp_path / "model.pte"
