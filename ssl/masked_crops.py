@@ -108,7 +108,7 @@ class MaskedDistillation(Method):
             masked = {"mask": mask[:, i], "fill": self.mask_token} if i < GLOBAL else {}
             with self.around(batch, i):
                 found.append(tokens.tokens(self.encoder, view, **masked))
-        return _stacked(found)
+        return stacked(found)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """→ class tokens of all crops B,V,D, and patches at the places where the global ones may be masked B,G,M,D"""
@@ -120,7 +120,7 @@ class MaskedDistillation(Method):
     def targets(self, batch: Batch) -> Teacher:
         mask = self.masking.masks(batch)
         places = self.masking.places(mask)
-        cls, patches = _stacked([tokens.tokens(self.teacher[0], view) for view in batch.views[:GLOBAL]])
+        cls, patches = stacked([tokens.tokens(self.teacher[0], view) for view in batch.views[:GLOBAL]])
         return Teacher(cls, at(patches, places), mask.gather(2, places))
 
     def momentum_at(self, progress: float) -> float:
@@ -131,7 +131,8 @@ class MaskedDistillation(Method):
         ema_update_(self.teacher, nn.Sequential(self.encoder, self.projector), self.momentum_at(progress))
 
 
-def _stacked(found: list[tokens.Tokens]) -> tuple[Tensor, Tensor]:
+def stacked(found: list[tokens.Tokens]) -> tuple[Tensor, Tensor]:
+    """Of all crops → class tokens B,V,D, and patches of the global ones B,G,N,D"""
     return torch.stack([one.prefix[:, 0] for one in found], 1), torch.stack([one.patches for one in found[:GLOBAL]], 1)
 
 
