@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core import cli, world
+from core import cli, recipe, world
 from core.run import log_line
 from core.settings import PretrainSettings
 from core.training import gpus
@@ -74,23 +74,20 @@ def planned(tool: cli.Tool, settings: PretrainSettings) -> PretrainSettings:
 
 def make(found: "Survey", place: Place, settings: PretrainSettings, given: Collection[str]) -> Plan:
     """given: dotted settings that the plan leaves alone."""
-    weights, begins = place.weights, adapt.trained(settings)
+    begins = adapt.trained(settings)
+    trained, small = begins or place.weights is not None, found.images <= SMALL_SET
     changes: dict[str, Any] = {}
     if not settings.from_run and not settings.encoder.endswith(".safetensors"):  # which have a size of their own
-        changes["image_size"] = _side(found, place.device, begins or weights is not None)
-    if weights:
-        changes |= weights.settings
-    if weights or begins:
-        changes["adapt.on"] = True
-    elif not begins:
-        changes["encoder"] = _encoder(found, place)
-    small = found.images <= SMALL_SET
+        changes["image_size"] = _side(found, place.device, trained)
+    if place.weights:
+        changes |= place.weights.settings
+    changes |= {"adapt.on": True} if trained else {"encoder": _encoder(found, place)}
     if small:
         changes["batch_size"] = _batch(found.images, place.devices)
-    if small and settings.method.name == METHOD and not begins and not weights:
+    if small and not trained and settings.method.name == METHOD:
         changes |= FROM_SCRATCH
     if place.device == "cpu" and not {*LENGTH} & {*given}:
-        changes["epochs"] = _epochs(found.images, begins or weights is not None)
+        changes["epochs"] = _epochs(found.images, trained)
     changes = {name: value for name, value in changes.items() if _free(name, given)}
     return Plan(changes, _sentences(found, place, changes, begins, given))
 
@@ -137,14 +134,10 @@ def _sentences(
     else:
         start = ("begins from random weights, for no published ones are on this machine (--encoder resnet18 --pretrained "
                  "downloads some)")
-    chosen = ", ".join(f"{name}={_text(value)}" for name, value in changes.items() if name != "weights")
+    chosen = ", ".join(f"{name}={recipe.text(value)}" for name, value in changes.items() if name != "weights")
     why = "the set is small" if found.images <= SMALL_SET else "the set is large"
     return (
         f"{found.images:,} pictures{of}{labels}: training {start}",
         f"as {why} and a {place.device.upper()} trains, {chosen}; --NAME VALUE changes one of these, --plan false leaves all "
         "at the method's own",
     )
-
-
-def _text(value: Any) -> str:
-    return cli.recipe.text(value)
