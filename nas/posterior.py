@@ -11,7 +11,7 @@ The variances maximize the marginal likelihood with a broad prior; x are the can
 multiply-adds and of parameters, with their squares. Rasmussen and Williams 2006, "Gaussian processes for machine learning", §2.
 
 What is expected is m + x·β + n_i at the last rung: the mean over fresh seeds. The best of a study promises 2 points too much
-by its own figure on our tabular benchmark, this .4 at most (experiments/search_noise.py).
+by its own figure on our tabular benchmark, this .6 at most (experiments/tabular/promises.json).
 """
 import math
 from collections.abc import Sequence
