@@ -21,10 +21,9 @@ from core.help import help_text
 from core.home import expand  # noqa: F401, for those who have paths from settings
 from core.origin import located, one_line
 from core.recipe import RecipeFile
+from core.setting_fields import Origin, Settings
 from core.settings import (
-    Origin,
     PretrainSettings,
-    Settings,
     document,  # noqa: F401, for those who write settings down
     flat,
     marked,

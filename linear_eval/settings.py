@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core import cli, training
-from core.settings import NATURAL, PROPER_SHARE, CommonSettings, Group, Range, TrainingSettings, option
+from core.setting_fields import NATURAL, PROPER_SHARE, Group, Range, option
+from core.settings import CommonSettings, TrainingSettings
 
 CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
 PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")

@@ -21,6 +21,7 @@ from linear_eval.knn import knn, knn_map
 from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
 from ssl import collapse
+from vision import encoders
 from vision.augment import Augmentation, render
 from vision.multilabel import is_multilabel
 from vision.pixels import normalize_images
@@ -148,6 +149,11 @@ class Health:
 
     def calibrated(self, encoder: nn.Module) -> nn.Module:
         return recompute_batchnorm(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
+
+    def untrained(self, spec: encoders.Spec) -> nn.Module:
+        """The encoder that a run from scratch of this seed begins with, BatchNorm's statistics of this data.  Collective."""
+        torch.manual_seed(self.seed)
+        return Health.calibrated(self, encoders.build(spec).to(self.device))
 
     @property
     def latest(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from linear_eval.sheets import ABOUT, neighbor_sheet
 from ssl import budget, collapse, suggest
 from ssl.health import UNTRAINED, Health, features
 from ssl.outcome import outcome
-from vision import artifact, augment, encoders
+from vision import artifact, augment
 from vision.listing import one_line
 from vision.splits import Dataset
 
@@ -158,7 +158,7 @@ def test_scores(
     if len(dataset.train) + len(dataset.test) <= FOR_HOG:
         describe["HOG"] = lambda images: torch.from_numpy(hog(images))
     if health.began != UNTRAINED:
-        before[UNTRAINED] = health.calibrated(encoders.build(encoder.spec).to(health.device))
+        before[UNTRAINED] = health.untrained(encoder.spec)
     for name, network in {**before, "pretrained": encoder}.items():
         describe[name] = partial(features, network, recipe=health.recipe, device=health.device)
     spec = encoder.spec

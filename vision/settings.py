@@ -1,7 +1,8 @@
 """The settings of the picture of views."""
 from dataclasses import dataclass
 
-from core.settings import POSITIVE, PROPER_SHARE, TrainingSettings, option
+from core.setting_fields import POSITIVE, PROPER_SHARE, option
+from core.settings import TrainingSettings
 from vision.masks import KINDS
 
 
