@@ -1,0 +1,1 @@
+"""Dense evaluation: what an encoder's patches know, measured by segmentation."""
