@@ -1,0 +1,136 @@
+"""What is evaluated: patch features of every source and split. Runs on all processes."""
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import cli, training
+from core.processes import World
+from core.run import Run, log_line
+from linear_eval.dense.patch_features import (
+    SPLITS,
+    Budget,
+    PatchFeatures,
+    PatchSource,
+    Split,
+    collect_patches,
+    grid_of,
+    unreadable,
+)
+from linear_eval.dense.settings import MASKS, DenseSettings
+from linear_eval.dense.sources import patch_sources
+from linear_eval.fit import check_labels
+from vision.build import build_encoder, notes
+from vision.data import build_data, build_segmentation, fingerprints
+from vision.multilabel import refuse
+from vision.segmentation import Segmentation, SegmentationData
+from vision.splits import Dataset
+
+BLOCK = 16_384  # patches that are scored at a time, at most
+
+
+@dataclass(frozen=True)
+class SourceFeatures:
+    """A source's patches of the three splits.  test: None where they are computed in passing"""
+
+    patches: PatchSource
+    train: PatchFeatures
+    validation: PatchFeatures
+    test: PatchFeatures | None
+    budget: Budget
+
+    @property
+    def name(self) -> str:
+        return self.patches.source.name
+
+    @property
+    def block(self) -> int:
+        """Images that are scored at a time."""
+        return max(1, BLOCK // self.patches.patches)
+
+    def test_blocks(self, split: Split, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(indices B, patches B,h·w,D) of every test image that can be read."""
+        if self.test is not None:
+            yield from self.test.blocks(self.block)
+            return
+        at = 0
+        for x in self.patches.blocks(split, device, f"{self.name}: test"):
+            indices = np.setdiff1d(np.arange(at, at + len(x)), unreadable(split))
+            for start in range(0, len(indices), self.block):
+                some = indices[start : start + self.block]
+                yield some, x[some - at]
+            at += len(x)
+
+
+@dataclass(frozen=True)
+class DenseInputs:
+    """What the main process scores. Other processes hold one without features.  data: None where the data has no masks"""
+
+    run: Run
+    encoder: nn.Module
+    dataset: Dataset
+    data: SegmentationData | None
+    grid: tuple[int, int]
+    sources: list[SourceFeatures]
+    device: torch.device
+    notes: list[str]
+
+    @property
+    def splits(self) -> dict[str, Segmentation]:
+        return {name: self.data.split(name) for name in SPLITS}
+
+
+def collect_inputs(settings: DenseSettings, world: World) -> DenseInputs:
+    torch.manual_seed(settings.seed)
+    data, dataset, images = _open(settings)
+    run = Run(training.folder(settings, f"dense-{settings.data.name}", images), settings, images=images)
+    if not len(dataset.validation) or not len(dataset.test):
+        raise ValueError("data: there must be validation images, for settings to be chosen on, and test images")
+    encoder, recipe = build_encoder(settings, dataset)
+    grid = grid_of(encoder, f"encoder={settings.encoder}")
+    run.begin()
+    counts = {name: len(getattr(dataset, name)) for name in SPLITS}
+    log_line(f"{encoder.spec.name}: {grid[0]} × {grid[1]} patches an image of {dataset.name}; "
+             f"{counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test images → {run.folder}")
+    found = notes(encoder, settings, recipe)
+    cache = None if settings.cache == "none" else cli.expand(settings.cache)
+    sources = []
+    trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
+    if not trained:
+        found.append("the encoder has random weights")
+    seed = settings.seed if trained else None
+    for patches in patch_sources(encoder, (recipe.mean, recipe.std), dataset.train, world.device, seed):
+        budget = Budget.of(counts, patches.image_bytes, settings.budget)
+        if budget.note:
+            found.append(f"{patches.source.name}: {budget.note}")
+        kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
+        features = {
+            name: collect_patches(patches, getattr(dataset, name), count, world.device, cache, f"{patches.source.name}: {name}")
+            if count else None
+            for name, count in kept.items()
+        }
+        if world.rank == 0:
+            sources.append(SourceFeatures(patches, **features, budget=budget))
+    for note in found if world.rank == 0 else ():
+        log_line(f"note: {note}")
+    return DenseInputs(run, encoder, dataset, data, grid, sources, world.device, found)
+
+
+def _open(settings: DenseSettings) -> tuple[SegmentationData | None, Dataset, dict[str, str]]:
+    """The data with masks, or for image labels without; its images; its fingerprints.
+
+    Raises ValueError where a part needs what the data does not have.
+    """
+    masks = [part for part in settings.parts if part in MASKS]
+    if masks and len(masks) < len(settings.parts):
+        raise ValueError(f"parts={','.join(settings.parts)}: attentive needs image labels and {masks[0]} masks; give two commands")
+    if not masks:
+        dataset = build_data(settings)
+        check_labels(dataset, settings.data.name)
+        refuse(dataset.train.labels, "parts=attentive", "name other parts")
+        return None, dataset, fingerprints(dataset)
+    data = build_segmentation(settings)
+    images = fingerprints(data.dataset)
+    return data, data.dataset, images | {f"images.masks.{name}": data.split(name).masks.fingerprint()[:16] for name in SPLITS}
