@@ -1,1 +1,1 @@
-"""Dense evaluation: what frozen patch features know of the places in an image."""
+"""Dense evaluation: what an encoder's patches know, measured by segmentation."""

@@ -4,8 +4,8 @@ Darcet et al. 2025, "Cluster and Predict Latent Patches" (CAPI, arXiv 2502.08769
 without MLP, norm and output projection. Ours learns from cached patches, standardized by column. A grid of learning rates and
 weight decays is trained at once, on the same batches.
 
-With a single query the keys need not be computed: q·(K x) = (Kᵀq)·x, and values are needed of the weighted mean alone. So a
-step costs a product of patches with heads × grid vectors in place of two projections of every patch; the gradients are the same.
+With a single query the keys need not be computed: q·(K x) = (Kᵀq)·x, and values are needed of the weighted mean alone. So a step
+costs a product of patches with heads × grid vectors in place of two projections of every patch; the gradients are the same.
 """
 import itertools
 import time
@@ -59,9 +59,8 @@ class AttentivePool(nn.Module):
         self.heads = next(h for h in range(max(1, dim // HEAD), 0, -1) if dim % h == 0)
         bound = dim**-0.5
         self.query = nn.Parameter(0.02 * torch.randn(self.heads, dim // self.heads, generator=generator))
-        self.key, self.value = (
-            nn.Parameter(bound * (2 * torch.rand(self.heads, dim // self.heads, dim, generator=generator) - 1)) for _ in range(2)
-        )
+        shape = self.heads, dim // self.heads, dim
+        self.key, self.value = (nn.Parameter(bound * (2 * torch.rand(shape, generator=generator) - 1)) for _ in range(2))
         self.weight, self.bias = nn.Parameter(torch.zeros(classes, dim)), nn.Parameter(torch.zeros(classes))
 
 

@@ -107,8 +107,9 @@ def collect_inputs(settings: DenseSettings, world: World) -> DenseInputs:
             found.append(f"{patches.source.name}: {budget.note}")
         kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
         features = {
-            name: collect_patches(patches, getattr(dataset, name), count, world.device, cache, f"{patches.source.name}: {name}")
-            if count else None
+            name: collect_patches(
+                patches, getattr(dataset, name), count, world.device, cache, f"{patches.source.name}: {name}"
+            ) if count else None
             for name, count in kept.items()
         }
         if world.rank == 0:
@@ -125,7 +126,7 @@ def _open(settings: DenseSettings) -> tuple[SegmentationData | None, Dataset, di
     """
     masks = [part for part in settings.parts if part in MASKS]
     if masks and len(masks) < len(settings.parts):
-        raise ValueError(f"parts={','.join(settings.parts)}: attentive needs image labels and {masks[0]} masks; give two commands")
+        raise ValueError(f"parts={','.join(settings.parts)}: attentive needs image labels, {masks[0]} masks; give two commands")
     if not masks:
         dataset = build_data(settings)
         check_labels(dataset, settings.data.name)

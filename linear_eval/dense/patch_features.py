@@ -93,10 +93,10 @@ def grid_of(encoder: nn.Module, setting: str) -> tuple[int, int]:
     try:
         grid = tokens.grid(encoder, size)
     except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{setting} gives no map of patches at {size_text(size)} px ({error}); choose another encoder") from error
+        raise ValueError(f"{setting} gives no map of patches at {size_text(size)} px ({error}); choose another") from error
     if grid[0] * grid[1] < 4:
-        raise ValueError(f"{setting} gives {grid[0]} × {grid[1]} patches at {size_text(size)} px, too few to tell places apart; "
-                         "use a larger image_size, stem=small, or an encoder with smaller patches")
+        raise ValueError(f"{setting} gives {grid[0]} × {grid[1]} patches at {size_text(size)} px, too few to tell places "
+                         "apart; use a larger image_size, stem=small, or an encoder with smaller patches")
     return grid
 
 
@@ -158,7 +158,8 @@ class Budget:
                              f"give {4 * image_bytes / GIGABYTE:.1g} GB at least")
         whole = test <= room - sum(kept)
         parts = [
-            f"the patches of {kept[0]:,} of {train:,} training and {kept[1]:,} of {validation:,} validation images, evenly spaced"
+            f"the patches of {kept[0]:,} of {train:,} training and {kept[1]:,} of {validation:,} validation images, evenly "
+            "spaced"
         ]
         parts += [] if whole else ["those of test images are computed in passing, by one process"]
         return Budget(*kept, whole, f"budget={gigabytes:g} GB holds " + "; ".join(parts))

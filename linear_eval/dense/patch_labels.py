@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from core import counter_rng
-
-IGNORED = 255  # in a mask: pixels without a label
+from vision.segmentation import IGNORED
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def patch_labels(mask: np.ndarray, grid: tuple[int, int], classes: int) -> Patch
         if label == IGNORED:
             continue
         if label >= classes:
-            raise ValueError(f"a mask holds label {label}; there are {classes} classes, 0 to {classes - 1}, and {IGNORED} for none")
+            raise ValueError(f"a mask holds label {label}; there are {classes} classes, 0 to {classes - 1}; {IGNORED} is none")
         shares[:, :, label] = rows @ (mask == label) @ columns.T
     total = shares.sum(2, keepdims=True)
     shares = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)

@@ -1,4 +1,4 @@
-"""Patches with their labels, drawn from a split: the bank of nearest-neighbor retrieval, and what a linear layer is fitted on."""
+"""Patches with their labels, drawn from a split: the bank of retrieval, and what a linear layer is fitted on."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class PatchSample:
         """Where there are fewer patches with a label than asked for."""
         if len(self) >= self.wanted:
             return ""
-        return f"{len(self):,} patches, where {self.wanted:,} were asked for: there are no more to draw, an equal number an image"
+        return f"{len(self):,} patches, where {self.wanted:,} were asked for: an equal number an image, as far as there are"
 
 
 def sample_patches(features: PatchFeatures, masks, classes: int, grid: tuple[int, int], draw: "Draw") -> PatchSample:

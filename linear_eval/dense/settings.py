@@ -21,8 +21,8 @@ class DenseSettings(CommonSettings):
     protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result lists what was changed")
     augment: Group | None = option(None, "as the other tools have it, for the encoder's input; no view is made here")
     parts: list[str] = option(
-        list(MASKS), "dense_knn (in-context retrieval) | dense_linear (logistic regression on patches) | attentive (a probe with "
-        "one query, for image labels)",
+        list(MASKS), "dense_knn (in-context retrieval) | dense_linear (logistic regression on patches) | attentive (a probe "
+        "with one query, for image labels)",
     )
     budget: float = option(4.0, "GB of patch features of a source on disk, at most: beyond, of fewer images", POSITIVE)
     cache: str = option("runs/patches", "folder of cached patch features; none: they stay in memory", affects_result=False,
@@ -43,7 +43,8 @@ TOOL = cli.Tool(
 def check(settings: DenseSettings) -> None:
     """Refuse what can be refused before anything is loaded or launched."""
     if settings.encoder is None:
-        raise ValueError("encoder=…: name the encoder to evaluate, such as runs/…/encoder.safetensors, or resnet50 --pretrained")
+        raise ValueError("encoder=…: name the encoder to evaluate, such as runs/…/encoder.safetensors, or resnet50 "
+                         "--pretrained")
     training.check(settings)
     if unknown := [part for part in settings.parts if part not in PARTS]:
         raise ValueError(f"parts={unknown[0]}: there are {', '.join(PARTS)}")

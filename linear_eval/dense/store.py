@@ -13,7 +13,8 @@ DTYPE = np.dtype("<f2")  # half of float32's memory, with a relative error of 2â
 
 
 class GrowingArray:
-    """A folder with rows.npy, whose header states the final shape, and state.json: how many rows are whole, which are not to be used.
+    """A folder with rows.npy, whose header states the final shape, and state.json: how many rows are whole, and which of them
+    are not to be used.
 
     Rows are synced before state.json counts them, so what it counts is there after any end of a process. Raises ValueError
     (core/lock.py) where another command is writing to the folder.
@@ -45,7 +46,8 @@ class GrowingArray:
                 os.fsync(file.fileno())
         except OSError as error:
             if error.errno in checkpoint.FULL:
-                raise DiskFull(f"no room for {self.path}; the {self.rows:,} images before are kept, give a smaller budget=") from error
+                kept = f"the {self.rows:,} images before are kept"
+                raise DiskFull(f"no room for {self.path}; {kept}; make room, or give a smaller budget=") from error
             raise
         self.rows += len(rows)
         self.note(skipped)

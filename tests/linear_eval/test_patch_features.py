@@ -102,7 +102,8 @@ def test_images_that_are_not_to_be_used_stay_out(tmp_path):
     found = patch_features._features(store.read(), np.array([0, 5, 9]), [1])
     assert found.indices.tolist() == [0, 9]
     ((indices, x),) = found.blocks(8)
-    assert indices.tolist() == [0, 9] and x.ravel().tolist() == [0, 1, 4, 5]
+    assert indices.tolist() == [0, 9]
+    assert x.ravel().tolist() == [0, 1, 4, 5]
 
 
 def test_ten_thousand_images_at_224_px_stay_within_the_budget():

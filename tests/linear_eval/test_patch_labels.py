@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from linear_eval.dense.dense_knn import DenseKnn
+from linear_eval.dense.patch_features import PatchFeatures
 from linear_eval.dense.patch_labels import PatchLabels, draw_patches, patch_labels
 from linear_eval.dense.prediction import predict, upsampled
 from linear_eval.dense.samples import Draw, PatchSample, sample_patches
-from linear_eval.dense.patch_features import PatchFeatures
 
 
 def random_mask(height: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
@@ -70,7 +70,9 @@ def test_a_sample_has_the_stated_size_and_its_patches_own_labels():
     masks = [random_mask(16, 16, 3, i) for i in range(7)]
     features = features_of(7, 16, 5)
     sample = sample_patches(features, masks, 3, (4, 4), Draw(30, 0, True, "bank"))
-    assert len(sample) == 30 and sample.images == 7 and sample.note == ""
+    assert len(sample) == 30
+    assert sample.images == 7
+    assert sample.note == ""
     labels = np.concatenate([patch_labels(mask, (4, 4), 3).shares for mask in masks])
     flat = features.x.reshape(-1, 5)
     for x, shares in zip(sample.x, sample.labels.shares, strict=True):
