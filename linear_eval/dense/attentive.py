@@ -4,8 +4,8 @@ Darcet et al. 2025, "Cluster and Predict Latent Patches" (CAPI, arXiv 2502.08769
 without MLP, norm and output projection. Ours learns from cached patches, standardized by column. A grid of learning rates and
 weight decays is trained at once, on the same batches.
 
-With a single query the keys need not be computed: q·(K x) = (Kᵀq)·x, and values are needed of the weighted mean alone. So a step
-costs a product of patches with heads × grid vectors in place of two projections of every patch; the gradients are the same.
+With a single query the keys need not be computed: q·(K x) = (Kᵀq)·x, and values are needed of the weighted mean alone. So a
+step costs a product of patches with heads × grid vectors, not two projections of each patch; the gradients are the same.
 """
 import itertools
 import time
@@ -30,12 +30,16 @@ BLOCK = 256  # images scored at a time
 
 @dataclass(frozen=True)
 class AttentiveConfig:
-    """rates, decays: of AdamW; the learning rate rises over WARMUP and falls to 0 along a cosine."""
+    """rates, decays: of AdamW; the learning rate rises over WARMUP and falls to 0 along a cosine.
+
+    epochs: more where they would be fewer than `least_steps` steps.
+    """
 
     rates: Sequence[float]
     decays: Sequence[float]
     epochs: int
     batch_size: int
+    least_steps: int = 0
     seed: int = 0
 
     @property
@@ -108,9 +112,11 @@ def fit_attentive(
         for p, (rate, decay) in zip(probes, config.grid, strict=True)
     ]
     optimizer = torch.optim.AdamW(groups)
-    step, steps = 0, config.epochs * -(-len(y) // config.batch_size)
+    an_epoch = -(-len(y) // config.batch_size)
+    epochs = max(config.epochs, -(-config.least_steps // an_epoch))
+    step, steps = 0, epochs * an_epoch
     with counting(title) as progress:
-        for epoch in range(config.epochs):
+        for epoch in range(epochs):
             for rows in counter_rng.permutation(config.seed, epoch, len(y)).split(config.batch_size):
                 for group, (rate, _) in zip(optimizer.param_groups, config.grid, strict=True):
                     group["lr"] = warmup_cosine((step + 1) / steps, peak=rate, warmup=WARMUP)
@@ -146,7 +152,7 @@ def attentive(
     return ProtocolResult(
         method="attentive",
         scores=np.concatenate([fitted.scores(x, [best])[0].softmax(1).numpy() for x in test]),
-        chosen={"rate": rate, "decay": decay, "epochs": config.epochs, "batch_size": config.batch_size},
+        chosen={"rate": rate, "decay": decay},
         selected_on=f"{len(validation.labels):,} validation images",
         validation=float(hits[best] / len(validation.labels) * 100),
         note=f"best of {len(hits)} probes" + (f"; {int((hits < 0).sum())} diverged" if (hits < 0).any() else ""),

@@ -65,7 +65,7 @@ def evaluate_dense(settings: DenseSettings) -> DenseResult | None:
 
 def _segmentation(settings: DenseSettings, inputs: "DenseInputs", start: float) -> DenseResult:
     from core.machine import code, command, hardware, versions
-    from linear_eval.dense import report
+    from linear_eval.dense import report, tables
     from linear_eval.dense.results import DenseEvaluation
     from linear_eval.dense.scoring import score_sources
     from linear_eval.evaluation import PACKAGES, encoder_facts
@@ -90,7 +90,7 @@ def _segmentation(settings: DenseSettings, inputs: "DenseInputs", start: float) 
     )
     inputs.run.write("results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
     report.write(inputs.run.folder, evaluation, report.pictures_of(inputs, scored[0]) if settings.picture else [])
-    return DenseResult(inputs.run.folder, evaluation, report.text_table(evaluation))
+    return DenseResult(inputs.run.folder, evaluation, tables.text_table(evaluation))
 
 
 def _image_labels(settings: DenseSettings, inputs: "DenseInputs", start: float) -> DenseResult:

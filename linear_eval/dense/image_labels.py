@@ -18,7 +18,7 @@ from linear_eval.rows import result_row
 def attentive_rows(settings: DenseSettings, inputs: DenseInputs) -> Iterator[ResultRow]:
     """Two rows of each source. Settings are chosen on validation images; both see the same patches."""
     p, dataset = settings.protocol.attentive, inputs.dataset
-    config = AttentiveConfig(p.rates, p.decays, p.epochs, p.batch_size, settings.seed)
+    config = AttentiveConfig(p.rates, p.decays, p.epochs, p.batch_size, p.least_steps, settings.seed)
     classes = len(dataset.classes)
     for source in inputs.sources:
         train, validation = (

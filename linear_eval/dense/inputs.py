@@ -9,6 +9,7 @@ from torch import nn
 from core import cli, training
 from core.processes import World
 from core.run import Run, log_line
+from linear_eval.dense.estimate import estimate
 from linear_eval.dense.patch_features import (
     SPLITS,
     Budget,
@@ -93,7 +94,7 @@ def collect_inputs(settings: DenseSettings, world: World) -> DenseInputs:
     run.begin()
     counts = {name: len(getattr(dataset, name)) for name in SPLITS}
     log_line(f"{encoder.spec.name}: {grid[0]} × {grid[1]} patches an image of {dataset.name}; "
-             f"{counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test images → {run.folder}")
+             f"{counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test → {run.folder}")
     found = notes(encoder, settings, recipe)
     cache = None if settings.cache == "none" else cli.expand(settings.cache)
     sources = []
@@ -101,15 +102,16 @@ def collect_inputs(settings: DenseSettings, world: World) -> DenseInputs:
     if not trained:
         found.append("the encoder has random weights")
     seed = settings.seed if trained else None
-    for patches in patch_sources(encoder, (recipe.mean, recipe.std), dataset.train, world.device, seed):
+    described = patch_sources(encoder, (recipe.mean, recipe.std), dataset.train, world.device, seed)
+    if world.rank == 0:
+        log_line(estimate(settings, described, counts, dataset.train))
+    for patches in described:
         budget = Budget.of(counts, patches.image_bytes, settings.budget)
         if budget.note:
             found.append(f"{patches.source.name}: {budget.note}")
         kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
         features = {
-            name: collect_patches(
-                patches, getattr(dataset, name), count, world.device, cache, f"{patches.source.name}: {name}"
-            ) if count else None
+            name: collect_patches(patches, getattr(dataset, name), count, world.device, cache) if count else None
             for name, count in kept.items()
         }
         if world.rank == 0:

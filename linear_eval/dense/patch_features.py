@@ -169,17 +169,16 @@ class Budget:
 
 
 def collect_patches(
-    patches: PatchSource, split: Split, count: int, device: torch.device, cache: Path | None, title: str
+    patches: PatchSource, split: Split, count: int, device: torch.device, cache: Path | None
 ) -> PatchFeatures | None:
     """The patches of `count` evenly spaced images of a split.  None on other processes than the main one.
 
-    cache: folder of caches; None: they stay in memory. Raises ValueError where there is no image, or another command is
-    computing the same patches; DiskFull.
+    cache: folder of caches; None: they stay in memory. Raises ValueError where another command is computing the same patches;
+    DiskFull.
     """
-    kept = evenly(len(split), count).numpy() if len(split) else np.zeros(0, np.int64)
+    kept = evenly(len(split), count).numpy()
     part = split if len(kept) == len(split) else split.select(torch.from_numpy(kept))
-    if not len(kept):
-        raise ValueError(f"{title}: there is no image")
+    title = f"{patches.source.name}: patches of {len(kept):,} images"
     if cache is None:
         blocks = [*patches.blocks(part, device, title)]
         skipped = features._skipped(part)

@@ -2,11 +2,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from core import checkpoint
+from linear_eval.dense import pictures as drawing
+from linear_eval.dense.inputs import DenseInputs
 from linear_eval.dense.results import DenseEvaluation, DenseRow
+from linear_eval.dense.scoring import ScoredSource
 from linear_eval.dense.tables import TITLES, ahead, class_table, facts, interval, report_table, title
+from linear_eval.features import images_of
 from linear_eval.page import Code, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.tables import figure
+from vision.raster import shown
 
 ABOUT = (
     "All in %, on test images. mIoU: intersection over union of all pixels together, mean over the classes; per image: of each "
@@ -30,6 +38,26 @@ def write(folder: Path, evaluation: DenseEvaluation, pictures: Sequence[Picture]
     checkpoint.write(folder / "report.html", as_html(*about, tiles(evaluation.rows), sections))
     for picture in pictures:
         checkpoint.write(folder / picture.name, picture.png)
+
+
+def pictures_of(inputs: DenseInputs, scored: ScoredSource) -> list[Picture]:
+    """Some test images with the encoder's best prediction, and its patches as colors."""
+    best, test = scored.rows.index(best_row(scored.rows)), inputs.splits["test"]
+    if not scored.shown:
+        return []
+    geometry = inputs.sources[0].patches.source.size
+    images = shown(images_of(test.images, torch.tensor([one.index for one in scored.shown]), geometry, None).numpy())
+    sheet = [
+        drawing.SegmentedImage(image, one.truth, one.candidates[best]) for image, one in zip(images, scored.shown, strict=True)
+    ]
+    patches = np.stack([one.patches for one in scored.shown]).reshape(len(sheet), *inputs.grid, -1)
+    method = TITLES[scored.rows[best].method]
+    return [
+        Picture("predictions.png", drawing.segmentation_sheet(sheet, test.classes, test.colors),
+                f"Test images, evenly spaced, by {method}. Orange: wrong; gray: ignored"),
+        Picture("patches.png", drawing.pca_sheet(images, patches),
+                "The first three principal components of the encoder's patches as red, green and blue"),
+    ]
 
 
 def best_row(rows: Sequence[DenseRow]) -> DenseRow:

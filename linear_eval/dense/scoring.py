@@ -9,8 +9,17 @@ from core.run import counting, log_line
 from linear_eval.dense.dense_knn import DenseKnn
 from linear_eval.dense.dense_linear import DenseLinear
 from linear_eval.dense.inputs import DenseInputs, SourceFeatures
-from linear_eval.dense.metrics import SegmentationCounts, boundary_f, class_rows, count_all, figures, pixel_counts
+from linear_eval.dense.metrics import (
+    SegmentationCounts,
+    SegmentationFigures,
+    boundary_f,
+    class_rows,
+    count_all,
+    figures,
+    pixel_counts,
+)
 from linear_eval.dense.patch_labels import PatchLabels
+from linear_eval.dense.pictures import evenly_shown
 from linear_eval.dense.prediction import Predicted, Scores, predict
 from linear_eval.dense.results import DenseRow
 from linear_eval.dense.samples import Draw, PatchSample, sample_patches
@@ -20,7 +29,6 @@ from vision.segmentation import IGNORED, Segmentation
 
 COMMON = "most common class"
 MASKS = 500  # training masks, at most, by which a class is the most common
-SHOWN = 6  # test images whose predictions are kept for pictures
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ def score_sources(settings: DenseSettings, inputs: DenseInputs) -> Iterator[Scor
     for source in inputs.sources:
         scored = score_source(settings, inputs, source)
         for row in scored.rows:
-            log_line(brief(row))
+            log_line(brief(row) + (f"; {row.note}" if row.note else ""))
         yield scored
     row = constant_row(inputs)
     log_line(brief(row))
@@ -73,7 +81,7 @@ def score_source(settings: DenseSettings, inputs: DenseInputs, source: SourceFea
         for one in chosen:
             yield from one.model.scores(x)
 
-    keep = set(evenly(len(test), SHOWN).tolist())
+    keep = set(evenly_shown(len(test)))
     blocks = source.test_blocks(test.images, inputs.device)
     title = f"{source.name}: test" if source.test is not None else None  # computing has a bar of its own
     counted, shown = count_candidates(scores, blocks, test, inputs.grid, title, keep)
@@ -81,7 +89,7 @@ def score_source(settings: DenseSettings, inputs: DenseInputs, source: SourceFea
     selected_on = f"{min(len(source.validation), settings.protocol.validation.images):,} validation images"
     rows = [
         DenseRow(
-            source.name, one.method, figures(counts, settings.seed), class_rows(counts, names), len(one.sample),
+            source.name, one.method, _figures(counts, "test", settings.seed), class_rows(counts, names), len(one.sample),
             one.sample.images, one.settings, selected_on, one.validation, one.note, round(one.seconds + seconds, 2),
         )
         for one, counts in zip(chosen, counted, strict=True)
@@ -98,8 +106,8 @@ def constant_row(inputs: DenseInputs) -> DenseRow:
     masks = (test.masks[i] for i in range(len(test)))
     found = count_all(((mask, np.full_like(mask, common)) for mask in masks), len(test.classes))
     return DenseRow(
-        COMMON, "constant", figures(found), class_rows(found, test.classes), 0, len(some), {"class": test.classes[common]},
-        "nothing: fixed", None, f"by the pixels of {len(some):,} training masks", 0.0,
+        COMMON, "constant", _figures(found, "test"), class_rows(found, test.classes), 0, len(some),
+        {"class": test.classes[common]}, "nothing: fixed", None, f"by the pixels of {len(some):,} training masks", 0.0,
     )
 
 
@@ -153,16 +161,20 @@ def best_on_validation(
     features = replace(source.validation, rows=source.validation.rows[some], indices=source.validation.indices[some])
     blocks = features.blocks(source.block)
     counted, _ = count_candidates(scores, blocks, inputs.splits["validation"], inputs.grid, f"{source.name}: validation")
-    try:
-        found = [figures(counts).miou.value for counts in counted]
-    except ValueError as error:
-        raise ValueError(f"validation masks: {error}") from error
+    found = [_figures(counts, "validation").miou.value for counts in counted]
     return int(np.argmax(found)), float(np.max(found))
 
 
+def _figures(counts: SegmentationCounts, role: str, seed: int = 0) -> SegmentationFigures:
+    try:
+        return figures(counts, seed)
+    except ValueError as error:
+        raise ValueError(f"{role} masks: {error}") from error
+
+
 def count_candidates(
-    scores: Scores, blocks: Iterable[tuple[np.ndarray, np.ndarray]], split: Segmentation, grid: tuple[int, int], title: str | None,
-    keep: set[int] | None = None,
+    scores: Scores, blocks: Iterable[tuple[np.ndarray, np.ndarray]], split: Segmentation, grid: tuple[int, int],
+    title: str | None, keep: set[int] | None = None,
 ) -> tuple[list[SegmentationCounts], list[Predicted]]:
     """Of each candidate the images' counts, of boundaries only with `keep`; and the predictions of images in `keep`.
 

@@ -51,7 +51,7 @@ def ahead(rows: Sequence[DenseRow]) -> str:
     best = max(own.values(), key=lambda row: row.miou)
     better = [
         f"{row.source} by {TITLES[row.method]} ({row.miou:.1f}, it {own.get(row.method, best).miou:.1f})"
-        for row in rows if not row.is_encoders and row.miou >= own.get(row.method, best).miou
+        for row in rows if not row.is_encoders and row.miou > own.get(row.method, best).miou
     ]
     return f"Ahead of the encoder: {'; '.join(better)}." if better else "Nothing it was compared with is ahead of the encoder."
 

@@ -39,19 +39,19 @@ def small_blocks(monkeypatch):
 def test_they_are_the_encoders_tokens_in_half_precision(name, tmp_path):
     module, images = encoder(name), split()
     patches = of_encoder("encoder", module, MOMENTS, Geometry(32, 32), CPU)
-    found = collect_patches(patches, images, len(images), CPU, tmp_path, "x")
+    found = collect_patches(patches, images, len(images), CPU, tmp_path)
     with torch.no_grad():
         tokens = module.eval().forward_features((images.images.float() / 255 - 0.3) / 0.4)
     expected = tokens[:, module.num_prefix_tokens :] if name == "test_vit" else tokens.flatten(2).mT
     assert patches.grid == grid_of(module, "encoder=x")
     np.testing.assert_allclose(found.x, expected, rtol=2**-10, atol=2e-3)
-    again = collect_patches(patches, images, len(images), CPU, tmp_path, "x")
+    again = collect_patches(patches, images, len(images), CPU, tmp_path)
     np.testing.assert_array_equal(again.x, found.x)
 
 
 def _collected(folder: str) -> int:
     patch_features.BLOCK = 4
-    found = collect_patches(of_encoder("encoder", encoder(), MOMENTS, Geometry(32, 32), CPU), split(), 21, CPU, folder, "x")
+    found = collect_patches(of_encoder("encoder", encoder(), MOMENTS, Geometry(32, 32), CPU), split(), 21, CPU, folder)
     return 0 if found is None else len(found)
 
 
@@ -79,7 +79,7 @@ def test_a_killed_pass_resumes_behind_its_last_whole_block(tmp_path):
         return patch_source("x", "", function, Geometry(32, 32), None, torch.zeros(1, 1, 2, 2))
 
     with pytest.raises(KeyboardInterrupt):
-        collect_patches(patches(describe), images, 21, CPU, tmp_path, "x")
+        collect_patches(patches(describe), images, 21, CPU, tmp_path)
     (state,) = tmp_path.glob("*/state.json")
     assert json.loads(state.read_text())["rows"] == 12
     with open(state.with_name("rows.npy"), "ab") as file:
@@ -90,15 +90,15 @@ def test_a_killed_pass_resumes_behind_its_last_whole_block(tmp_path):
         again.append(len(x))
         return x.float()[:, :, ::16, ::16]
 
-    found = collect_patches(patches(resumed), images, 21, CPU, tmp_path, "x")
+    found = collect_patches(patches(resumed), images, 21, CPU, tmp_path)
     assert again == [4, 4, 1]
     np.testing.assert_array_equal(found.x[:, :, 0], images.images[:, 0, ::16, ::16].flatten(1).half())
 
 
 def test_images_that_are_not_to_be_used_stay_out(tmp_path):
     store = GrowingArray(tmp_path / "a", (3, 2, 1))
-    store.append(np.arange(6.0), [1])
-    assert (store.rows, store.skipped) == (6, [1])
+    store.append(np.arange(6.0).reshape(3, 2), [1])
+    assert (store.rows, store.skipped) == (3, [1])
     found = patch_features._features(store.read(), np.array([0, 5, 9]), [1])
     assert found.indices.tolist() == [0, 9]
     ((indices, x),) = found.blocks(8)
@@ -124,7 +124,7 @@ def test_ten_thousand_images_at_224_px_stay_within_the_budget():
 
 
 def test_the_cache_is_read_in_blocks_and_mapped(tmp_path):
-    found = collect_patches(of_encoder("x", encoder(), MOMENTS, Geometry(32, 32), CPU), split(), 9, CPU, tmp_path, "x")
+    found = collect_patches(of_encoder("x", encoder(), MOMENTS, Geometry(32, 32), CPU), split(), 9, CPU, tmp_path)
     assert isinstance(found.x, np.memmap)
     assert found.indices.tolist() == features.evenly(21, 9).tolist()
     assert [len(x) for _, x in found.blocks(4)] == [4, 4, 1]
