@@ -1,5 +1,5 @@
 """What is evaluated: patch features of every source and split. Runs on all processes."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,14 @@ from linear_eval.dense.patch_features import (
     Split,
     collect_patches,
     grid_of,
+    of_encoder,
     unreadable,
+    whole_images,
 )
 from linear_eval.dense.settings import MASKS, DenseSettings
-from linear_eval.dense.sources import patch_sources
+from linear_eval.dense.sources import classical_sources, untrained_source
 from linear_eval.fit import check_labels
+from linear_eval.results import ENCODER
 from vision.build import build_encoder, notes
 from vision.data import build_data, build_segmentation, fingerprints
 from vision.multilabel import refuse
@@ -40,7 +43,6 @@ class SourceFeatures:
     train: PatchFeatures
     validation: PatchFeatures
     test: PatchFeatures | None
-    budget: Budget
 
     @property
     def name(self) -> str:
@@ -67,14 +69,18 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class DenseInputs:
-    """What the main process scores. Other processes hold one without features.  data: None where the data has no masks"""
+    """What the main process scores.
+
+    data: None where the data has no masks. sources: of one process collected one by one, as they are iterated over, so that the
+    encoder's scores come first; of several all together, since the others then leave. notes: more of them may come meanwhile.
+    """
 
     run: Run
     encoder: nn.Module
     dataset: Dataset
     data: SegmentationData | None
     grid: tuple[int, int]
-    sources: list[SourceFeatures]
+    sources: Iterable[SourceFeatures]
     device: torch.device
     notes: list[str]
 
@@ -97,27 +103,38 @@ def collect_inputs(settings: DenseSettings, world: World) -> DenseInputs:
              f"{counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test → {run.folder}")
     found = notes(encoder, settings, recipe)
     cache = None if settings.cache == "none" else cli.expand(settings.cache)
-    sources = []
     trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
     if not trained:
         found.append("the encoder has random weights")
-    seed = settings.seed if trained else None
-    described = patch_sources(encoder, (recipe.mean, recipe.std), dataset.train, world.device, seed)
-    if world.rank == 0:
-        log_line(estimate(settings, described, counts, dataset.train))
-    for patches in described:
-        budget = Budget.of(counts, patches.image_bytes, settings.budget)
-        if budget.note:
-            found.append(f"{patches.source.name}: {budget.note}")
-        kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
-        features = {
-            name: collect_patches(patches, getattr(dataset, name), count, world.device, cache) if count else None
-            for name, count in kept.items()
-        }
-        if world.rank == 0:
-            sources.append(SourceFeatures(patches, **features, budget=budget))
-    for note in found if world.rank == 0 else ():
+    for note in found:
         log_line(f"note: {note}")
+    moments = recipe.mean, recipe.std
+    own = of_encoder(ENCODER, encoder, moments, whole_images(dataset.train, encoder.spec), world.device)
+    classical = classical_sources(own, dataset.train)
+    if world.rank == 0:
+        log_line(estimate(settings, [own] * (1 + trained) + classical, counts, dataset.train))
+
+    def described() -> Iterator[PatchSource]:
+        yield own
+        if trained:
+            yield untrained_source(encoder, moments, dataset.train, world.device, settings.seed)
+        yield from classical
+
+    def collected() -> Iterator[SourceFeatures]:
+        for patches in described():
+            budget = Budget.of(counts, patches.image_bytes, settings.budget)
+            if budget.note:
+                found.append(f"{patches.source.name}: {budget.note}")
+                log_line(f"note: {found[-1]}")
+            kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
+            features = {
+                name: collect_patches(patches, getattr(dataset, name), count, world.device, cache) if count else None
+                for name, count in kept.items()
+            }
+            if world.rank == 0:
+                yield SourceFeatures(patches, **features)
+
+    sources = collected() if world.size == 1 else list(collected())
     return DenseInputs(run, encoder, dataset, data, grid, sources, world.device, found)
 
 

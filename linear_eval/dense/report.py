@@ -8,6 +8,7 @@ import torch
 from core import checkpoint
 from linear_eval.dense import pictures as drawing
 from linear_eval.dense.inputs import DenseInputs
+from linear_eval.dense.patch_features import whole_images
 from linear_eval.dense.results import DenseEvaluation, DenseRow
 from linear_eval.dense.scoring import ScoredSource
 from linear_eval.dense.tables import TITLES, ahead, class_table, facts, interval, report_table, title
@@ -45,7 +46,7 @@ def pictures_of(inputs: DenseInputs, scored: ScoredSource) -> list[Picture]:
     best, test = scored.rows.index(best_row(scored.rows)), inputs.splits["test"]
     if not scored.shown:
         return []
-    geometry = inputs.sources[0].patches.source.size
+    geometry = whole_images(test.images, inputs.encoder.spec)
     images = shown(images_of(test.images, torch.tensor([one.index for one in scored.shown]), geometry, None).numpy())
     sheet = [
         drawing.SegmentedImage(image, one.truth, one.candidates[best]) for image, one in zip(images, scored.shown, strict=True)

@@ -1,13 +1,15 @@
-"""The encoder, and what dense features have to beat: the same one untrained, raw patches and HOG cells, at the same grid."""
+"""What an encoder's patches have to beat: the same encoder untrained, HOG cells and raw patches, at the same grid."""
+from functools import partial
+
 import torch
 from skimage.feature import hog
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.batchnorm import has_batchnorm
 from linear_eval.dense.patch_features import PatchSource, Split, of_encoder, patch_source, whole_images
 from linear_eval.descriptors import LUMA, ORIENTATIONS
 from linear_eval.features import CALIBRATED, evenly, images_of, recompute_batchnorm
-from linear_eval.results import ENCODER
 from vision import encoders
 from vision.patches import patches_of
 from vision.pixels import in_unit_range
@@ -16,26 +18,29 @@ UNTRAINED, PIXELS, HOG = "untrained", "raw patches", "HOG cells"
 SIDE = 8  # pixels a side of a raw patch, and of a HOG cell, at most: larger patches are averaged down
 
 
-def patch_sources(
-    encoder: nn.Module, moments: tuple[Tensor, Tensor], train: Split, device: torch.device, untrained: int | None
-) -> list[PatchSource]:
-    """moments: mean and standard deviation of the pixels; untrained: the seed of its weights; None: the encoder itself is."""
-    spec = encoder.spec
-    geometry = whole_images(train, spec)
-    own = of_encoder(ENCODER, encoder, moments, geometry, device)
-    sources = [own]
-    if untrained is not None:
-        torch.manual_seed(untrained)
-        some = images_of(train, evenly(len(train), CALIBRATED), geometry, spec.channels)
-        twin = recompute_batchnorm(encoders.build(spec).to(device), some, *moments, device)
-        sources.append(of_encoder(UNTRAINED, twin, moments, geometry, device))
+def untrained_source(
+    encoder: nn.Module, moments: tuple[Tensor, Tensor], train: Split, device: torch.device, seed: int
+) -> PatchSource:
+    """The same architecture with random weights, its BatchNorm statistics those of training images.
+
+    moments: mean and standard deviation of the pixels
+    """
+    torch.manual_seed(seed)
+    twin, geometry = encoders.build(encoder.spec).to(device), whole_images(train, encoder.spec)
+    if has_batchnorm(twin):
+        some = images_of(train, evenly(len(train), CALIBRATED), geometry, encoder.spec.channels)
+        twin = recompute_batchnorm(twin, some, *moments, device)
+    return of_encoder(UNTRAINED, twin, moments, geometry, device)
+
+
+def classical_sources(own: PatchSource, train: Split) -> list[PatchSource]:
+    """At the grid of the encoder's own patches."""
+    geometry, found = own.source.size, []
     example = images_of(train, torch.zeros(1, dtype=torch.int64), geometry, None)
     for name, describe in ((HOG, hog_cells), (PIXELS, raw_patches)):
-        def maps(images: Tensor, describe=describe) -> Tensor:
-            return describe(images, own.grid)
-
-        sources.append(patch_source(name, "", maps, geometry, None, maps(example)))
-    return sources
+        maps = partial(describe, grid=own.grid)
+        found.append(patch_source(name, "", maps, geometry, None, maps(example)))
+    return found
 
 
 def raw_patches(images: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -68,7 +68,7 @@ def test_figures_are_scikit_learns_of_the_same_predictions(finished):
     settings, result, _ = finished
     with session("cpu") as world:
         found = collect_inputs(settings, world)
-    source, test = found.sources[0], found.splits["test"]
+    source, test = next(iter(found.sources)), found.splits["test"]
     (row,) = [r for r in result.evaluation.rows if (r.source, r.method) == ("encoder", "dense_knn")]
     chosen = choose_knn(settings, found, source)
     assert chosen.settings == row.chosen
@@ -102,12 +102,12 @@ def test_test_images_over_the_budget_are_computed_in_passing(finished, tmp_path)
     settings, _, _ = finished
     with session("cpu") as world:
         found = collect_inputs(settings_of(tmp_path, "budget=0.0006"), world)
-    source = found.sources[0]
+    source = next(iter(found.sources))
     assert source.test is None
     assert len(source.train) < 40
     assert any("budget=0.0006 GB holds the patches of" in note for note in found.notes)
     with session("cpu") as world:
-        whole = collect_inputs(settings, world).sources[0]
+        whole = next(iter(collect_inputs(settings, world).sources))
     passing, cached = (
         np.concatenate([x for _, x in one.test_blocks(found.splits["test"].images, CPU)]) for one in (source, whole)
     )
