@@ -15,7 +15,6 @@ _LOW = 0xFFFFFFFF
 ORDER, SHUFFLE, SPLIT, MIX = 0xFFFF0001, 0xFFFF0002, 0xFFFF0003, 0xFFFF0004
 EXTENDED = 0xFFFE0000  # plus a view's number: the operations that came later (vision/view.py), so that older draws stay
 MASKS = 0xFFFD0000  # plus a crop's number: which of its patches are masked (vision/masks.py); above them all, a step's sizes
-TEACHERS = 0xFFFC0000  # which teachers an image learns from (distill/with_tokens.py)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]) -> tuple[Tensor, ...]:

@@ -13,6 +13,8 @@ from distill.student_levels import HEADS, Head, level_widths, levels_of
 from distill.token_teacher import TokenTeacher, scaled
 from vision import encoders
 
+TEACHERS = 0xFFFC0000  # the counter's stream word of `TokenTargets.draws`: clear of the uses named in core/counter_rng.py
+
 
 @dataclass(frozen=True)
 class TokenTargets(Record):
@@ -65,5 +67,5 @@ class WithTokens(Distillation):
             for basis, teacher in zip(self.tokens.bases, found, strict=True):
                 made = basis.standardize(teacher.kept) if self.standardized else basis.restore(teacher.kept)
                 maps.append(made.mT.unflatten(2, teacher.grid))
-        drawn = counter_rng.uniform(batch.seed, batch.epoch, batch.indices, counter_rng.TEACHERS, len(found))
+        drawn = counter_rng.uniform(batch.seed, batch.epoch, batch.indices, TEACHERS, len(found))
         return TokenTargets(tuple(x.features for x in found), tuple(maps), drawn.to(maps[0].device))

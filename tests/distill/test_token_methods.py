@@ -16,6 +16,7 @@ from distill.method.tokens import kept_teachers
 from distill.student_levels import levels_of
 from distill.teacher import Teacher
 from distill.train import TOOL
+from distill.with_tokens import TEACHERS
 from vision import encoders
 
 CLOSE = dict(rtol=1e-9, atol=1e-11)
@@ -81,7 +82,7 @@ def test_tokens(patch_loss, drop):
     found = method(some, 0.0).loss
     levels = method.encoder.forward_features(some.views[0])
     value, B = 0.0, len(some.indices)
-    draws = counter_rng.uniform(some.seed, some.epoch, some.indices, counter_rng.TEACHERS, 2)
+    draws = counter_rng.uniform(some.seed, some.epoch, some.indices, TEACHERS, 2)
     for i in range(B):
         losses = []
         for t, member in enumerate(method.teacher.members):
