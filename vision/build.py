@@ -25,7 +25,7 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     random weights. `notes` says what was loaded and adapted.
     """
     augment = cli.plain(settings.augment)
-    several = several_sizes(augment)
+    several = several_sizes(augment) or len(getattr(settings, "teacher_sizes", ())) > 1  # of distillation
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     pixels = dataset.pixels
     if settings.encoder.endswith(".safetensors"):
