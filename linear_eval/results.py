@@ -84,6 +84,7 @@ class MultilabelRow:
     chosen: dict[str, Any]
     note: str
     seconds: float
+    eleven_point_map: float | None = None  # PASCAL VOC 2007's mean average precision
 
     @property
     def is_encoders(self) -> bool:
