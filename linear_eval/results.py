@@ -81,6 +81,7 @@ class MultilabelRow(Row):
     micro_f1: float
     macro_f1: float
     threshold: float  # the score from which on a class is predicted, chosen on validation images
+    eleven_point_map: float | None = None  # PASCAL VOC 2007's mean average precision
 
     @property
     def score(self) -> float:

@@ -55,7 +55,13 @@ class EvaluateSettings(CommonSettings):
     augment: Group | None = option(None, "how images are varied in fine-tuning")
     attention: str = option("none", "none | cbam, for a timm name", ("none", "cbam"))
     parts: list[str] = option(list(PARTS), "what to evaluate with")
-    suite: str | None = option(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
+    suite: str | None = option(
+        None, "several data sets in one command: by comma, as digits,fashion_mnist, or linear12 | vtab1k (suite_files/)"
+    )
+    subset: str | None = option(
+        None, "so many training + validation images, such as 800+200, by a fixed rule (vision/subset.py); null: all",
+        original_default=None,
+    )
     smote: bool = option(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
     cache: str = option("runs/features", "folder of cached features; none: no cache", affects_result=False, path="folder")
     picture: bool = option(

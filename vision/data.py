@@ -14,6 +14,7 @@ from vision.pixel_format import SETTINGS, PixelRequest
 from vision.preprocess import Preprocessing, preprocessing_in
 from vision.reading import Reading
 from vision.splits import Dataset
+from vision.subset import subset
 
 
 def build_data(settings: CommonSettings) -> Dataset:
@@ -29,6 +30,8 @@ def build_data(settings: CommonSettings) -> Dataset:
     with counting("checking images") as progress:
         dataset = datasets.load(**options, seed=settings.seed, progress=progress,
                                 reading=Reading(group, known or request, choice(multilabel)))
+    if chosen := getattr(settings, "subset", None):  # of an evaluation
+        dataset = subset(dataset, chosen)
     _log_notes(settings, dataset)
     return dataset
 
