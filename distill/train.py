@@ -191,7 +191,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     from distill.teacher import foreign, load
     from distill.with_tokens import WithTokens
     from vision import artifact, loaders
-    from vision.build import build_encoder, compile_encoder, precision
+    from vision.build import build_encoder, checkpoint_blocks, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
     from vision.multilabel import refuse
@@ -247,6 +247,8 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
         run.listeners += [*trackers.listeners(settings.trackers, run), bar]
     if settings.compile:
         compile_encoder(encoder)
+    if settings.checkpointing:
+        checkpoint_blocks(encoder)
     try:
         loop.train(method, batches.batches(run.step, config.steps), optimizer, config, run, world.device,
                    evaluate=lambda step: {}, extra=lambda: extra)

@@ -70,6 +70,8 @@ def _supernet(settings: SearchSettings) -> dict[str, str]:
         wrong["proxy"] = "none: the supernet evaluates by itself"
     if settings.compile:
         wrong["compile"] = "false: a supernet is another encoder at every step"
+    if settings.checkpointing:
+        wrong["checkpointing"] = "false: a supernet is another encoder at every step"
     return wrong
 
 
