@@ -36,7 +36,7 @@ def write_timm(encoder: str | Path, folder: str | Path) -> Path:
     stated = {"mean": how.mean, "std": how.std, "input_size": (how.channels, height, width), "interpolation": "bilinear",
               "crop_pct": 1.0, "crop_mode": "center" if how.fit == "crop" else how.fit}
     config = {"pretrained_cfg": stated} | ({"label_names": list(header.classes)} if header.classes else {})
-    arguments = header.spec.arguments | {"in_chans": header.spec.channels}
+    arguments = header.spec.arguments | {"in_chans": header.spec.channels, "num_classes": len(header.classes or ())}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         draft = Path(place, "timm")

@@ -47,8 +47,8 @@ from PIL import Image
 plt.rcParams["figure.dpi"] = 60
 queries = range(0, len(files), max(1, len(files) // 6))[:6]
 figure, axes = plt.subplots(len(queries), 7, figsize=(7, len(queries)))
-for line, query in zip(axes, queries):
-    for axis, index in zip(line, near.index[query]):
+for line, query in zip(axes, queries, strict=True):
+    for axis, index in zip(line, near.index[query], strict=True):
         axis.imshow(Image.open(files[index]))
         axis.axis("off")""",
     "A map: the two directions in which features differ most. Colors are the names' first part.",

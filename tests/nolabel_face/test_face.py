@@ -28,7 +28,7 @@ def file(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     encoder = encoders.create("test_resnet", 3, 32, "full").eval()
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    path.write_bytes(artifact.dumps(encoder, Augmentation(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), {"tool": "test"}))
+    path.write_bytes(artifact.dumps(encoder, Augmentation(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), {"tool": "test"}))
     return path
 
 

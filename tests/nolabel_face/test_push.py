@@ -14,7 +14,7 @@ from nolabel import push
 from vision import artifact, encoders
 from vision.augment import Augmentation
 
-MOMENTS = Augmentation(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+MOMENTS = Augmentation(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 ORIGIN = {"tool": "ssl.pretrain", "words": {"method": "simclr", "epochs": 3}}
 
 
