@@ -28,7 +28,8 @@ def file(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     encoder = encoders.create("test_resnet", 3, 32, "full").eval()
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    path.write_bytes(artifact.dumps(encoder, Augmentation(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), {"tool": "test"}))
+    moments = Augmentation(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    path.write_bytes(artifact.dumps(encoder, moments, {"tool": "test"}))
     return path
 
 
