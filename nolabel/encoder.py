@@ -71,7 +71,7 @@ def encode(
 
 
 def _listed(images: Iterable[Picture]) -> Sequence[Picture]:
-    if isinstance(images, np.ndarray) and images.ndim < 3:
+    if isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] == (3,)):
         raise ValueError(f"images: an array of shape {images.shape} is one image; give a list of images")
     return [*images]
 

@@ -162,6 +162,13 @@ def test_no_image_is_one_line(file, image):
     assert "\n" not in str(error.value)
 
 
+def test_one_array_is_not_taken_for_many_images(file, picture):
+    for array in (np.asarray(picture), np.asarray(picture)[..., 0]):
+        with pytest.raises(ValueError, match="is one image; give a list of images"):
+            nolabel.encode(file, array)
+    assert len(nolabel.encode(file, np.asarray(picture)[None])) == 1
+
+
 def test_knn_is_scikit_learns():
     rng = np.random.default_rng(0)
     reference, queries = rng.normal(size=(50, 8)), rng.normal(size=(7, 8))
