@@ -162,6 +162,17 @@ def _quoted(name: str, value: str, text: bool, several: bool) -> str:
     return f"'{escaped}'"
 
 
+def from_arguments(tool: Tool, argv: list[str]) -> Any:
+    """→ tool.settings, from arguments of a command line.  Raises ValueError in one line for a wrong one."""
+    file = None
+    try:
+        overrides, file = with_recipe(tool, parse(argv, tool.settings)[0])
+        check_choices(tool, overrides)
+        return compose(tool, overrides, file)
+    except ValueError as error:
+        raise ValueError(one_line(error, file)) from error
+
+
 def with_recipe(tool: Tool, overrides: list[str]) -> tuple[list[str], RecipeFile | None]:
     """`recipe=PATH.yaml` becomes the file's overrides, before the others and less those that the command line repeats."""
     last = next((override for override in reversed(overrides) if override.startswith("recipe=")), "=")

@@ -31,9 +31,14 @@ def main() -> int:
 
 
 def start(settings: PretrainSettings) -> int:
+    return training.start(TOOL, check, run, prepared(settings))
+
+
+def prepared(settings: PretrainSettings) -> PretrainSettings:
+    """The settings with what a run's folder (`from`) and the plan for a folder of images add to them."""
     from ssl import plan
 
-    return training.start(TOOL, check, run, plan.planned(TOOL, continued.adopted(TOOL, settings)))
+    return plan.planned(TOOL, continued.adopted(TOOL, settings))
 
 
 def run(settings: PretrainSettings) -> int:

@@ -126,6 +126,8 @@ def small(said: Said, number: int) -> list[str]:
     if said.module == "ssl.pretrain" and words.get("method") == "mae":
         words = {name: value for name, value in words.items() if name not in ("method.hidden", "method.dim")}
         words["encoder"] = theirs["encoder"]
+    if said.module == "ssl.pretrain" and "adapt" in words:  # it goes on from a file
+        words["encoder"] = theirs["encoder"]
     if said.module == "ssl.pretrain" and "from" in words:  # it brings encoder and heads
         words = {name: value for name, value in words.items() if name not in ("encoder", "method.hidden", "method.dim")}
     if said.module == "ssl.pretrain" and "chunk" in words:
@@ -150,7 +152,7 @@ def place(tmp_path_factory) -> Path:
     """A folder in which the pages' files are there: images, an encoder, a classifier."""
     root = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
-    for folder in ("photos/a", "photos/b", "labelled/cat", "labelled/dog", "imagenet/train/n01", "imagenet/train/n02"):
+    for folder in ("photos/a", "photos/b", "labeled/cat", "labeled/dog", "imagenet/train/n01", "imagenet/train/n02"):
         (root / folder).mkdir(parents=True)
         for i in range(40):
             image = Image.fromarray(rng.integers(0, 256, (PHOTO, PHOTO, 3), dtype=np.uint8))
