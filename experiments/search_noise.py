@@ -37,7 +37,7 @@ JUDGED = KEPT.with_name("judged.json")
 SUPERNET = KEPT.parent.parent / "supernet" / KEPT.name
 DRAWS = 2_000  # bootstrap samples, and studies drawn from the table
 STUDIES = (24, 64)  # networks of a study
-REPLAYS = 200
+REPLAYS, PROMOTED = 200, 100
 REPLAYED = (  # name, networks, epochs of each rung
     ("24, all to the end", 24, (9,)), ("64, all to the end", 64, (9,)), ("64, a third each", 64, (1, 3, 9)),
     ("128, a third each", 128, (1, 3, 9)),
@@ -169,10 +169,8 @@ def promises(table: Table) -> dict:
     """What nas/posterior.py expects of a study's winner, less the other seed's figure; and that figure, of the winner by what
     was measured and by what is expected. Only networks that were trained to the end can win.
     """
-    space, rows = optuna.create_study().ask(), list(table.rows.values())
-    tabular(space, 1, SIZE)
-    sampled = [SampledParams({name: row[name] for name in space.distributions}, space.distributions) for row in rows]
-    described, curves, result = descriptors(sampled, rows), np.array([row["knn"] for row in rows]), {}
+    rows, described, curves = _table(table)
+    result = {}
     for name, count, rungs in REPLAYED:
         random, found = np.random.RandomState(0), []
         for draw in track(range(REPLAYS), name):
@@ -187,6 +185,14 @@ def promises(table: Table) -> dict:
     return result
 
 
+def _table(table: Table) -> tuple[list[dict], np.ndarray, np.ndarray]:
+    """→ its rows N, their descriptors N,D and accuracies N,seeds,epochs"""
+    space, rows = optuna.create_study().ask(), list(table.rows.values())
+    tabular(space, 1, SIZE)
+    sampled = [SampledParams({name: row[name] for name in space.distributions}, space.distributions) for row in rows]
+    return rows, descriptors(sampled, rows), np.array([row["knn"] for row in rows])
+
+
 def _winners(described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...]) -> tuple[float, ...]:
     """A study by synchronous halving: optimism of the measured winner and its fresh figure, the same of the expected one."""
     going, figures = np.arange(len(curves)), []
@@ -197,6 +203,37 @@ def _winners(described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs
     mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
     best, likely = (going[values[going].argmax()] for values in (curves[:, -1], mean))
     return curves[best, -1] - fresh[best], fresh[best], mean[likely] - fresh[likely], fresh[likely]
+
+
+def promotions(table: Table) -> dict:
+    """Studies by halving whose trials are promoted by what is expected, less the same promoted by what was measured: figures of
+    the other seed, of the winner by expectation and as a mean over all that reached the last rung.
+    """
+    rows, described, curves = _table(table)
+    result = {}
+    for name, count, rungs in REPLAYED[2:]:
+        random, gains = np.random.RandomState(1), []
+        for draw in track(range(PROMOTED), f"promotion: {name}"):
+            drawn, seed = random.permutation(len(rows))[:count], draw % 2
+            study = described[drawn], curves[drawn, seed], curves[drawn, 1 - seed, -1], rungs
+            gains.append(np.subtract(_promoted(*study, by_expectation=True), _promoted(*study, by_expectation=False)))
+        winner, last = np.array(gains).T
+        result[name] = {"replays": PROMOTED, "winner": float(winner.mean()), "winner_interval": _of_mean(winner),
+                        "last_rung": float(last.mean()), "last_rung_interval": _of_mean(last)}
+    return result
+
+
+def _promoted(
+    described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...], by_expectation: bool
+) -> tuple[float, float]:
+    going, figures = np.arange(len(curves)), []
+    for rung, epochs in enumerate(rungs):
+        figures += [(i, 0, rung, curves[i, epochs - 1]) for i in going]
+        mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
+        if rung < len(rungs) - 1:
+            score = mean if by_expectation else curves[:, epochs - 1]
+            going = going[np.argsort(-score[going])[: len(going) // 3]]
+    return fresh[going[mean[going].argmax()]], fresh[going].mean()
 
 
 def _of_mean(values: np.ndarray) -> list[float]:
@@ -257,7 +294,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--promises", action="store_true", help="replay studies with nas/posterior.py instead; five minutes")
     options = parser.parse_args(argv)
     out = options.out or (PROMISES if options.promises else OUT)
-    found = rounded(promises(Table(KEPT))) if options.promises else figures()
+    table = Table(KEPT)
+    found = rounded(promises(table) | {"promotion": promotions(table)}) if options.promises else figures()
     checkpoint.write(out, json.dumps(provenance_of([0], ("numpy", "scipy", "optuna")) | found, indent=1) + "\n")
     print(out)
     return 0

@@ -1,11 +1,17 @@
 """What of a study's figures is luck: its report's expectations of the front, replicates, and lead over the start."""
+import math
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
+from nas.importance import importances
+from nas.pareto import front as nondominated
+from nas.pareto import knee
 from nas.posterior import Posterior
-from nas.results import front_of
+from nas.results import format_figures, front_of
 from nas.search_config import SearchConfig
-from nas.settings import OBJECTIVES
+from nas.settings import COSTS, OBJECTIVES
 from nas.trial_record import TrialRecord
 from nas.verification import by_expectation
 
@@ -34,7 +40,29 @@ def lines(
         measured = f"{statistics.mean(values):.4g}{several} ({len(values)})" if values else "none"
         start_or_not = " (start)" if r.initial else ""
         out.append(f"| {r.number}{start_or_not} | {own} | {found.mean(r):.4g} ± {found.interval(r):.2g} | {measured} |")
-    return [*out, "", *_sentences(by_expectation(front, found)[0], start, found, bool(fresh)), ""]
+    out += ["", *_sentences(by_expectation(front, found)[0], start, found, bool(fresh)), ""]
+    return [*out, *_knee(front, config, found), *_importances(importances(records, found))]
+
+
+def _knee(front: Sequence[TrialRecord], config: SearchConfig, found: Posterior) -> list[str]:
+    """The trial that most is gained for its cost with, where the second objective is a cost."""
+    names = [*config.objectives]
+    if len(names) != 2 or names[1] not in COSTS or found.objective != names[0]:
+        return []
+    points = np.array([[found.sign * found.mean(r), math.log(max(r.costs[names[1]], 1e-9))] for r in front])
+    best = nondominated(points)
+    if (at := knee(points[best])) is None:
+        return []
+    r = front[best[at]]
+    text = f"The knee of the front is trial {r.number}: {format_figures(r, names)}."
+    return [f"{text} Less {names[1]} costs much {names[0]} from there on, more gains little.", ""]
+
+
+def _importances(shares: dict[str, float]) -> list[str]:
+    if not shares:
+        return []
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in list(shares.items())[:6])
+    return [f"What decides it (PED-ANOVA of the expectations, shares of 1): {listed}.", ""]
 
 
 def _sentences(winner: TrialRecord, start: TrialRecord | None, found: Posterior, verified: bool) -> list[str]:

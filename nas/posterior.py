@@ -172,6 +172,12 @@ class Posterior:
         return probability if self.sign < 0 else 1 - probability
 
 
+def so_far(records: Sequence[TrialRecord], objectives: dict[str, str]) -> Posterior | None:
+    """Of a study that goes on: what is expected at the highest rung that at least three trials have reached."""
+    reached = sorted((len(r.rungs) for r in records if r.rungs), reverse=True)
+    return posterior(records, objectives, reached[2]) if len(reached) >= LEAST_TRIALS else None
+
+
 def posterior(
     records: Sequence[TrialRecord], objectives: dict[str, str], rungs: int, replicates: Sequence[TrialRecord] = ()
 ) -> Posterior | None:
@@ -182,9 +188,9 @@ def posterior(
     """
     which = noisy_objective([*objectives])
     trained = [r for r in records if r.rungs and {"macs", "parameters"} <= r.costs.keys()]
-    if which is None or len(trained) < LEAST_TRIALS or sum(len(r.rungs) == rungs for r in trained) < 2:
+    if which is None or len(trained) < LEAST_TRIALS or sum(len(r.rungs) >= rungs for r in trained) < 2:
         return None
-    rows = [(i, 0, rung, result.values[which]) for i, r in enumerate(trained) for rung, result in enumerate(r.rungs)]
+    rows = [(i, 0, rung, one.values[which]) for i, r in enumerate(trained) for rung, one in enumerate(r.rungs[:rungs])]
     row = {r.number: i for i, r in enumerate(trained)}
     rows += [(row[r.replicate.of], r.replicate.seed, rungs - 1, r.rungs[-1].values[which])
              for r in replicates if r.rungs and r.replicate and r.replicate.of in row]

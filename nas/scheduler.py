@@ -15,7 +15,9 @@ from optuna.trial import TrialState
 
 from core import signals
 from core.errors import RunError, Stopped
+from nas.halving import measured
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
+from nas.posterior import so_far
 from nas.proposals import (
     AT_LEAST,
     CandidateSource,
@@ -112,7 +114,8 @@ class Worker:
             trained = len(r.rungs) == len(config.halving.rungs)
             if (r.released or trained) and r.state == TrialState.WAITING and store.claim(r):
                 return r.id
-        promoted = config.halving.next_promotion(records, config.signs, 0 if self.exhausted else config.trials)
+        trials = 0 if self.exhausted else config.trials
+        promoted = config.halving.next_promotion(records, config.signs, trials, self._values_of(records))
         if promoted is not None:
             return promoted.id if store.claim(promoted, target_rung=len(promoted.rungs) + 1) else WAIT
         if not self.exhausted and sum(not r.rejected for r in records) < config.trials:
@@ -123,6 +126,22 @@ class Worker:
             return best.id if store.claim(best, target_rung=len(config.halving.rungs)) else WAIT
         pruned = [store.prune(r) for r in records if r.paused]
         return self._next_replicate() if all(pruned) else WAIT  # one that another worker took is looked at again
+
+    def _values_of(self, records: Sequence[TrialRecord]) -> Callable[[TrialRecord, int], list[float]]:
+        """What a trial counts for where trials are promoted: with promote=expected, the expectation in place of the figure."""
+        waiting = any(r.paused for r in records)
+        found = so_far(records, self.config.objectives) if waiting and self.config.promote == "expected" else None
+        if found is None:
+            return measured
+        which = [*self.config.objectives].index(found.objective)
+
+        def values(record: TrialRecord, rung: int) -> list[float]:
+            known = [*measured(record, rung)]
+            if record.number in found.rows:
+                known[which] = found.mean(record)
+            return known
+
+        return values
 
     def _next_replicate(self) -> int | None:
         """As `next`, once all trials are over."""

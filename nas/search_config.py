@@ -19,6 +19,7 @@ class SearchConfig:
     interval: float = 60.0  # seconds: a lease expires after twice that without a heartbeat
     candidates: int = 1  # proposals a trial, of which the evaluator's proxy takes the best
     least: dict[str, float] = field(default_factory=dict)  # cost → its minimum
+    promote: str = "measured"  # or "expected": what decides who is promoted
     verify: int = 0  # fresh seeds of the finalists' replicates (nas/verification.py)
     limits_set_by: str = ""  # the setting that limits and least come from, as a message shows it; "": limit
 

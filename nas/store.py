@@ -89,6 +89,7 @@ class TrialStore:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives))
             self.study.set_user_attr("planned", True)
+            self.study.set_user_attr("promote", "expected")
             self.study.set_user_attr("settings", settings)
         elif changes := difference(self.settings, settings):
             raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
@@ -105,6 +106,11 @@ class TrialStore:
     def has_plan(self) -> bool:
         """Was it begun with a plan (nas/plan.py)? Older studies were not."""
         return bool(self.study.user_attrs.get("planned"))
+
+    @property
+    def promote(self) -> str:
+        """What decides who is promoted, where the settings do not: older studies go on by what was measured."""
+        return self.study.user_attrs.get("promote", "measured")
 
     @property
     def plan(self) -> dict | None:

@@ -7,7 +7,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
 
-from nas import posterior
+from nas import noise_report, posterior
+from nas.importance import importances
 from nas.posterior import Figures, descriptors, expected
 from nas.trial_record import RungResult, SampledParams
 
@@ -121,3 +122,15 @@ def test_less_is_better_of_a_loss():
     assert up.mean(some[5]) == pytest.approx(down.mean(some[5]))
     assert up.better(some[5], some[0]) == pytest.approx(1 - down.better(some[5], some[0]))
     assert up.better(some[5], some[0]) > 0.5
+
+
+def test_the_parameter_that_decides_has_the_greatest_share():
+    some = records(24)
+    found = posterior.posterior(some, OBJECTIVES, 2)
+    shares = importances(some, found)
+    assert set(shares) == {"width", "kind"}
+    assert shares["width"] > 0.6
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importances(records(12), posterior.posterior(records(12), OBJECTIVES, 2)) == {}
+    assert importances(some, None) == {}
+    assert ": width " in noise_report._importances(shares)[0]

@@ -1,13 +1,17 @@
 """Replicates with fresh seeds: as many as asked, of the same candidates wherever the search was cut, and apart from trials."""
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from core import cli
 from nas import lease, noise_report
+from nas.halving import Halving
 from nas.scheduler import Worker
 from nas.search_config import ONE_TOO_MANY, SearchConfig
+from nas.study import TOOL, planned_config
 from nas.trial_record import Replicate
 from nas.verification import finalists, wanted
 from tests.nas.test_scheduler import Cut, FakeEvaluator, config, cutting, in_memory, open_store, table  # noqa: F401
@@ -114,3 +118,47 @@ def test_the_report_counts_them_by_trial(in_memory):  # noqa: F811
     assert all(values == pytest.approx([own[of] + 1, own[of] + 2]) for of, values in fresh.items())
     lines = noise_report.lines(store.records(), store.replicates(), verified(), None)
     assert lines[0].startswith("Each figure is one training")
+
+
+class Lucky(Seeded):
+    """Of two parameters one decides; the figure of a training is mostly luck."""
+
+    def costs(self, candidate):
+        return super().costs(candidate) | {"parameters": float(1 + candidate.json["point"][0])}
+
+    def advance(self, candidate, record, epochs, heartbeat):
+        super().advance(candidate, record, epochs, heartbeat)
+        return {"knn": 50 + 2 * candidate["point"][0] + int(candidate["hash"][:2], 16) / 16}
+
+
+def test_trials_are_promoted_by_what_is_expected_of_them(in_memory):  # noqa: F811
+    """The rule by figures takes the lucky ones; both promote as many, and a study cut anywhere promotes the same."""
+    one = SearchConfig(36, Halving.of(9, 3, 3), {"knn": "maximize"}, {}, "random", 0, 3600.0)
+    means = {}
+    for promote in ("measured", "expected"):
+        store = open_store(promote, {"knn": "maximize"})
+        Worker(store, replace(one, promote=promote), Lucky()).run()
+        last = [r for r in store.records() if len(r.rungs) == 3]
+        means[promote] = len(last), np.mean([r.candidate["point"][0] for r in last])
+    assert means["expected"][0] == means["measured"][0]
+    assert means["expected"][1] > means["measured"][1]
+    again = open_store("again", {"knn": "maximize"})
+    for _ in range(200):
+        worker = Worker(again, replace(one, promote="expected"), Lucky())
+        worker.monitor.release_expired()
+        id = worker.next()
+        if id is None:
+            break
+        worker.work(id)
+    expected = open_store("expected", {"knn": "maximize"})
+    assert table(again.records()) == table(expected.records())
+
+
+def test_an_older_study_goes_on_by_what_was_measured(in_memory):  # noqa: F811
+    settings = cli.compose(TOOL, ["study=study", "data=digits"])
+    store = open_store()
+    assert planned_config(settings, SimpleNamespace(has_plan=False, promote=store.promote), None).promote == "expected"
+    assert planned_config(settings, SimpleNamespace(has_plan=False, promote="measured"), None).promote == "measured"
+    store.study.set_user_attr("promote", None)
+    del in_memory["one"]._studies[0].user_attrs["promote"]
+    assert open_store().promote == "measured"
