@@ -6,6 +6,7 @@ import numpy as np
 
 from core import checkpoint
 from linear_eval import metrics, pictures
+from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
 from linear_eval.page import Code, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.report_data import ReportData
@@ -25,7 +26,8 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
     details = []
     if data:
         details = multilabel_details(evaluation, data) if evaluation.multilabel else _details(evaluation, data, numbers)
-    sections = [*_overview(evaluation), *details, _provenance(evaluation)]
+    measured = measure_sections(evaluation, data)
+    sections = [*_overview(evaluation), *measured, *details, _provenance(evaluation)]
     figures = {block.name: block.png for _, blocks in sections for block in blocks if isinstance(block, Picture)}
     about = title(evaluation), facts(evaluation)
     html = as_html(*about, _tiles(evaluation), sections)
@@ -43,7 +45,7 @@ def _overview(evaluation: Evaluation) -> list[Section]:
     ahead = baselines_ahead(evaluation.rows)
     if evaluation.multilabel:
         return [multilabel_overview(evaluation)]
-    sections = [
+    sections: list[Section] = [
         ("Accuracy", [
             *([ahead] if ahead else []),
             report_table(evaluation),
@@ -52,7 +54,7 @@ def _overview(evaluation: Evaluation) -> list[Section]:
             "scores are probabilities. Settings were chosen on what “selected on” names; the test split chose nothing.",
             Picture("accuracy.png", pictures.forest(rows, encoder), "Test accuracy with 95 % intervals"),
         ]),
-    ]
+    ] if rows else []
     if curves:
         picture = Picture("curve.png", pictures.curve(curves, encoder), "Test accuracy by labelled images a class")
         sections.append(("Label efficiency", [picture]))
@@ -68,7 +70,7 @@ def _numbers(evaluation: Evaluation, data: ReportData) -> dict:
     numbers = {"classes": evaluation.data.classes}
     if data.scores is not None:
         numbers |= {"of": _detailed_row(evaluation), "confusion": metrics.confusion(data.scores, data.labels)}
-    if data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
+    if data.labels.ndim == 1 and data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
         some = pictures.mapped(len(data.features))
         points = pictures.plane(np.asarray(data.features[some], np.float32), evaluation.seed)
         numbers |= {"map": points, "labels": data.labels[some]}
