@@ -102,7 +102,7 @@ def compute_pieces(pieces: list[Piece], inputs: EvaluationInputs, kept: KeptPart
 
 def estimate_of(pieces: list[Piece], inputs: EvaluationInputs, kept: KeptParts) -> Estimate:
     frozen = [f"{'few ' if one.labels < 1 else ''}{one.method}" for one in pieces if one.method != "finetune"]
-    left = {(one.source, one.labels) for one in pieces if one.method == "finetune"}
+    left = {(one.source, one.labels) for one in pieces if one.method == "finetune" and inputs.world.size == 1}
     probe = kept.parts.get(f"{ENCODER}-1-linear")
     seconds = probe.record["seconds"] if probe else len(inputs.dataset.train) * PROBE
     return estimate(inputs, frozen, [one for one in inputs.finetunings if (one.source, one.labels) in left], seconds)
