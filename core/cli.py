@@ -21,10 +21,9 @@ from core.help import help_text
 from core.home import expand  # noqa: F401, for those who have paths from settings
 from core.origin import located, one_line
 from core.recipe import RecipeFile
+from core.setting_fields import Origin, Settings
 from core.settings import (
-    Origin,
     PretrainSettings,
-    Settings,
     document,  # noqa: F401, for those who write settings down
     flat,
     marked,
@@ -161,6 +160,17 @@ def _quoted(name: str, value: str, text: bool, several: bool) -> str:
         return value  # a group's choice cannot be null, but an optional group's may be one that is not there
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
+
+
+def from_arguments(tool: Tool, argv: list[str]) -> Any:
+    """→ tool.settings, from arguments of a command line.  Raises ValueError in one line for a wrong one."""
+    file = None
+    try:
+        overrides, file = with_recipe(tool, parse(argv, tool.settings)[0])
+        check_choices(tool, overrides)
+        return compose(tool, overrides, file)
+    except ValueError as error:
+        raise ValueError(one_line(error, file)) from error
 
 
 def with_recipe(tool: Tool, overrides: list[str]) -> tuple[list[str], RecipeFile | None]:

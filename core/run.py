@@ -286,7 +286,8 @@ def counting(title: str):
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), disable=not (sys.stderr.isatty() and is_main()))
+    console = Console(stderr=True)
+    bar = Progress(console=console, disable=not ((sys.stderr.isatty() or console.is_jupyter) and is_main()))
     task = None
 
     def progress(done: int, total: int) -> None:

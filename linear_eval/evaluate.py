@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from core import cli, training
 from linear_eval.settings import CLASSIFIERS, MEASURES, PARTS, EvaluateSettings
+from linear_eval.suites import named_suites, read_suite
 
 if TYPE_CHECKING:
     from linear_eval.results import Evaluation  # loads numpy
@@ -84,7 +85,13 @@ def evaluate(settings: EvaluateSettings) -> EvaluateResult | None:
     if not settings.suite:
         return EvaluateResult(evaluations)
     folder, results = training.folder(settings, "suite"), list(evaluations.values())
-    checkpoint.write(folder / "suite.md", suite_table(results))
+    if settings.suite in named_suites():
+        from linear_eval.suite_page import suite_page
+
+        table = suite_page(read_suite(settings.suite), settings.data.get("root"), results)
+    else:
+        table = suite_table(results)
+    checkpoint.write(folder / "suite.md", table)
     checkpoint.write(folder / "suite.json", json.dumps([one.to_json() for one in results], indent=1) + "\n")
     return EvaluateResult(evaluations, folder)
 
@@ -94,8 +101,11 @@ def jobs(settings: EvaluateSettings) -> list[EvaluateSettings]:
     if not settings.suite:
         return [settings]
     out = training.folder(settings, "suite")
-    names = settings.suite.split(",")
-    return [cli.derive(TOOL, settings, ["suite"], changes={"data": name, "out": out / name}) for name in names]
+    if settings.suite in named_suites():
+        changes = {one.name: one.changes for one in read_suite(settings.suite).present(settings.data.get("root"))}
+    else:
+        changes = {name: {"data": name} for name in settings.suite.split(",")}
+    return [cli.derive(TOOL, settings, ["suite"], changes=own | {"out": out / name}) for name, own in changes.items()]
 
 
 def check(settings: EvaluateSettings) -> None:
@@ -114,8 +124,10 @@ def check(settings: EvaluateSettings) -> None:
     if settings.unknown and settings.unknown not in TOOL.choices("data"):
         raise ValueError(f"unknown={settings.unknown}: there is no such data; there are {', '.join(TOOL.choices('data'))}")
     check_protocol(cli.plain(settings.protocol))
-    if unknown := [name for name in (settings.suite or "").split(",") if name and name not in TOOL.choices("data")]:
-        raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")
+    known = [*TOOL.choices("data"), *([settings.suite] if settings.suite in named_suites() else [])]
+    if unknown := [name for name in (settings.suite or "").split(",") if name and name not in known]:
+        raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}, "
+                         f"and the suites {', '.join(named_suites())}")
 
 
 def check_protocol(protocol: dict) -> None:

@@ -2,8 +2,8 @@
 import itertools
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from linear_eval.average_precision import mean_average_precision
 from linear_eval.probe_data import ProbeData
 from linear_eval.results import ProtocolResult
+
+if TYPE_CHECKING:
+    import faiss
 
 K, TEMPERATURE = 20, 0.07
 BLOCK = 16_384  # rows of the reference set, and of the queries, that are in memory at a time
@@ -42,7 +45,9 @@ def neighbors(
     return similarity, index
 
 
-def _index(dim: int) -> faiss.Index:
+def _index(dim: int) -> "faiss.Index":
+    import faiss
+
     index = faiss.IndexFlatIP(dim)
     return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", lambda: 0)() else index
 

@@ -13,7 +13,8 @@ from nas import lease, proposals, report
 from nas import store as store_module
 from nas.halving import Halving
 from nas.lease import LeaseMonitor
-from nas.scheduler import SearchConfig, Worker
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
 from nas.storage import study_folder
 from nas.store import LeaseLost, TrialStore
 from nas.trial_record import RungResult
