@@ -34,10 +34,10 @@ def neighbors(
     index = np.full((len(queries), k), len(reference))
     for start in range(0, len(reference), reference_block):
         part = _index(reference.shape[1])
-        part.add(_normalized(reference[start : start + reference_block]))
+        part.add(as_unit_rows(reference[start : start + reference_block]))
         for first in range(0, len(queries), query_block):
             rows = slice(first, first + query_block)
-            near, where = part.search(_normalized(queries[rows]), min(k, part.ntotal))
+            near, where = part.search(as_unit_rows(queries[rows]), min(k, part.ntotal))
             near = np.concatenate([similarity[rows], near], axis=1)
             where = np.concatenate([index[rows], where + start], axis=1)
             best = np.lexsort((where, -near), axis=1)[:, :k]
@@ -52,7 +52,7 @@ def _index(dim: int) -> "faiss.Index":
     return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", lambda: 0)() else index
 
 
-def _normalized(x: np.ndarray | Tensor) -> np.ndarray:
+def as_unit_rows(x: np.ndarray | Tensor) -> np.ndarray:
     """Rows of length 1.  B,D → B,D float32"""
     x = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x, np.float32))
     return F.normalize(x.detach().float().cpu(), dim=1).contiguous().numpy()

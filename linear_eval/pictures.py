@@ -221,6 +221,16 @@ def neighbors(rows: NeighborRows, names: Sequence[str]):
     return figure
 
 
+@drawn
+def above_below(above: np.ndarray, below: np.ndarray):
+    """Two rows of images, a pair a column.  B,C,S,S uint8 each"""
+    figure, axes = _sheet(2, max(8, len(above)), margin=0.1, above=0.1)
+    for line, row in zip(axes, (above, below), strict=True):
+        for axis, image in zip(line, row, strict=False):
+            _show(axis, image)
+    return figure
+
+
 def _named(label, names: Sequence[str], length: int, between: str) -> str:
     """An image's class, or its first classes of several, K of 0 and 1; "none" of those it has none of."""
     if np.ndim(label) == 0:

@@ -7,6 +7,7 @@ import numpy as np
 
 from core import checkpoint
 from linear_eval import metrics, pictures
+from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
 from linear_eval.page import Chart, Code, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.report_data import ReportData
@@ -16,6 +17,7 @@ from linear_eval.tables import facts, figure, report_table, title
 
 QUESTIONS = {  # heading → what it answers: the links above
     "Accuracy": "whole images", "Mean average precision": "whole images", "Label efficiency": "few labels",
+    "Whole images": "whole images", "Few labels": "few labels", "Open set": "open set", "Structure": "structure",
     "Confusion": "mistakes", "By class": "mistakes", "Calibration": "calibration", "Most confused": "mistakes",
     "Nearest neighbours": "structure", "Map of the features": "structure", "Where it looks": "where it looks",
     "How it was measured": "how it was measured",
@@ -33,12 +35,13 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
     details = []
     if data:
         details = multilabel_details(evaluation, data) if evaluation.multilabel else _details(evaluation, data, numbers)
-    sections = [*_overview(evaluation), *details, _provenance(evaluation)]
+    measured = measure_sections(evaluation, data)
+    sections = [*_overview(evaluation), *measured, *details, _provenance(evaluation)]
     every = [block for _, blocks in sections for block in blocks]
     figures = {block.name: block.png for block in every if isinstance(block, Picture)}
     figures |= {block.name: block.content for block in every if isinstance(block, Chart)}
     about = title(evaluation), facts(evaluation)
-    html = as_html(*about, summary(evaluation.rows), sections, QUESTIONS)
+    html = as_html(*about, summary(evaluation.rows) if evaluation.rows else [], sections, QUESTIONS)
     files = {"report.md": as_markdown(*about, sections), "report.html": html, **figures}
     if numbers:
         files["figures.json"] = json.dumps(numbers, default=lambda a: np.round(a, 3).tolist()) + "\n"
@@ -53,7 +56,7 @@ def _overview(evaluation: Evaluation) -> list[Section]:
     ahead = baselines_ahead(evaluation.rows)
     if evaluation.multilabel:
         return [multilabel_overview(evaluation)]
-    sections = [
+    sections: list[Section] = [
         ("Accuracy", [
             *([ahead] if ahead else []),
             report_table(evaluation),
@@ -62,7 +65,7 @@ def _overview(evaluation: Evaluation) -> list[Section]:
             "scores are probabilities. Settings were chosen on what “selected on” names; the test split chose nothing.",
             Chart("accuracy.svg", pictures.forest(rows, encoder), "Test accuracy with 95 % intervals"),
         ]),
-    ]
+    ] if rows else []
     if curves:
         picture = Chart("curve.svg", pictures.curve(curves, encoder), "Test accuracy by labelled images a class")
         sections.append(("Label efficiency", [picture]))
@@ -78,7 +81,7 @@ def _numbers(evaluation: Evaluation, data: ReportData) -> dict:
     numbers = {"classes": evaluation.data.classes}
     if data.scores is not None:
         numbers |= {"of": _detailed_row(evaluation), "confusion": metrics.confusion(data.scores, data.labels)}
-    if data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
+    if data.labels.ndim == 1 and data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
         some = pictures.mapped(len(data.features))
         points = pictures.plane(np.asarray(data.features[some], np.float32), evaluation.seed)
         numbers |= {"map": points, "labels": data.labels[some]}
