@@ -9,6 +9,7 @@ from core import cli
 from linear_eval.features import Source, collect
 from linear_eval.robustness.heads import Head
 from linear_eval.robustness.results import ShiftScore
+from linear_eval.robustness.sample import resampled
 from linear_eval.robustness.settings import TOOL, RobustnessSettings
 from linear_eval.samples import at_most
 from vision.data import build_data
@@ -46,8 +47,6 @@ def shift_scores(
     device: torch.device,
 ) -> list[ShiftScore]:
     """A score a head.  clean: heads, accuracies in % on the first data set's test images"""
-    from linear_eval.robustness.scores import resampled
-
     test = at_most(shifted.dataset.test, settings.images or len(shifted.dataset.test))
     cache = None if settings.cache == "none" else cli.expand(settings.cache)
     features = {one.name: collect(one, test, device, cache, f"{one.name}: {shifted.name}") for one in sources}

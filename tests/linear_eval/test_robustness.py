@@ -19,7 +19,8 @@ from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.measure import TestImages, corruption_hits
 from linear_eval.robustness.reference import ALEXNET_ERRORS, Reference, is_imagenet, kind_of, of_run
 from linear_eval.robustness.report import text_table
-from linear_eval.robustness.scores import Hits, Sample, resampled, rows
+from linear_eval.robustness.sample import Sample, resampled
+from linear_eval.robustness.scores import Hits, rows
 from linear_eval.robustness.settings import TOOL
 from vision import corruptions, datasets
 from vision.corruptions import CORRUPTIONS
