@@ -235,6 +235,7 @@ def test_the_heat_map_has_a_number_a_cell(finished):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["corruptions=[snoww]"], "corruptions=snoww: there are gaussian_noise"),
+    (["corruptions=[gaussian_blur,spatter]"], "corruptions=gaussian_blur,spatter: means are over the 15, so give one of gauss"),
     (["corruptions=[saturate]"], "corruptions=saturate: needs RGB images, and these have 1 channels"),
 ])
 def test_a_wrong_corruption_is_one_line(words, message):
