@@ -142,7 +142,7 @@ def left_out(channels: int) -> list[str]:
 
 
 def chosen_corruptions(settings: RobustnessSettings, channels: int) -> list[str]:
-    """Raises ValueError for one that there is not, or not for so many channels."""
+    """Raises ValueError for one that there is not, or not for so many channels, and where none is of the 15."""
     if list(settings.corruptions) == ["all"]:
         return fitting(channels)
     for name in settings.corruptions:
@@ -150,6 +150,9 @@ def chosen_corruptions(settings: RobustnessSettings, channels: int) -> list[str]
             check_corruption(name, 1, channels)
         except ValueError as error:
             raise ValueError(f"corruptions={name}: {str(error).partition(': ')[2]}") from None
+    if all(CORRUPTIONS[name].extra for name in settings.corruptions):
+        ours = ", ".join(name for name, one in CORRUPTIONS.items() if not one.extra)
+        raise ValueError(f"corruptions={','.join(settings.corruptions)}: means are over the 15, so give one of {ours} too")
     return [name for name in CORRUPTIONS if name in settings.corruptions]
 
 

@@ -3,17 +3,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core import cli
+from linear_eval.robustness.sample import Sample
 from linear_eval.robustness.settings import ALEXNET, AUTO, PIXELS
 from vision.corruptions import CORRUPTIONS
 from vision.splits import Dataset
-
-if TYPE_CHECKING:
-    from linear_eval.robustness.scores import Sample
 
 # Mean top-1 errors over five severities on ImageNet-C, in the order of CORRUPTIONS (arXiv 1903.12261, its published code).
 ALEXNET_ERRORS = dict(zip(CORRUPTIONS, (
@@ -29,7 +26,7 @@ class Reference:
     constants: dict[str, float] | None = None  # corruption → mean error over severities, in %
     head: int = -1
 
-    def errors(self, sample: "Sample", names: Sequence[str]) -> np.ndarray:
+    def errors(self, sample: Sample, names: Sequence[str]) -> np.ndarray:
         """→ …,corruptions, or corruptions alone of constants"""
         if self.constants is not None:
             return np.array([self.constants[name] for name in names])

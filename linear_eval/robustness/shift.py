@@ -1,6 +1,6 @@
 """Another data set of the same classes: its test images, by the heads of the first one."""
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from core import cli
 from linear_eval.features import Source, collect
 from linear_eval.robustness.heads import Head
 from linear_eval.robustness.results import ShiftScore
+from linear_eval.robustness.sample import resampled
 from linear_eval.robustness.settings import TOOL, RobustnessSettings
 from linear_eval.samples import at_most
 from vision.data import build_data
@@ -17,11 +18,14 @@ from vision.splits import Dataset
 
 @dataclass(frozen=True)
 class Shifted:
-    """dataset: the other one; place: of each of its classes the number that the first data set gives it"""
+    """dataset: the other one; place: of each of its classes the number that the first data set gives it; channels: of the
+    first one's images, which raw pixels are compared in
+    """
 
     name: str
     dataset: Dataset
     place: np.ndarray
+    channels: int
 
 
 def load_shifted(settings: RobustnessSettings, dataset: Dataset) -> Shifted | None:
@@ -38,7 +42,8 @@ def load_shifted(settings: RobustnessSettings, dataset: Dataset) -> Shifted | No
         raise ValueError(f"{named}: its class {strange[0]} is none of {dataset.name}'s; give a data set of the same classes")
     if other.channels != dataset.channels and not {other.channels, dataset.channels} <= {1, 3}:
         raise ValueError(f"{named}: its images have {other.channels} channels, and {dataset.name}'s {dataset.channels}")
-    return Shifted(settings.shifted, other, np.array([dataset.classes.index(name) for name in other.classes]))
+    place = np.array([dataset.classes.index(name) for name in other.classes])
+    return Shifted(settings.shifted, other, place, dataset.channels)
 
 
 def shift_scores(
@@ -46,11 +51,10 @@ def shift_scores(
     device: torch.device,
 ) -> list[ShiftScore]:
     """A score a head.  clean: heads, accuracies in % on the first data set's test images"""
-    from linear_eval.robustness.scores import resampled
-
     test = at_most(shifted.dataset.test, settings.images or len(shifted.dataset.test))
     cache = None if settings.cache == "none" else cli.expand(settings.cache)
-    features = {one.name: collect(one, test, device, cache, f"{one.name}: {shifted.name}") for one in sources}
+    fitting = [replace(one, channels=one.channels or shifted.channels) for one in sources]
+    features = {one.name: collect(one, test, device, cache, f"{one.name}: {shifted.name}") for one in fitting}
     scores = []
     for head, before in zip(heads, clean, strict=True):
         found = features[head.source]

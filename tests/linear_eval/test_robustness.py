@@ -19,7 +19,8 @@ from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.measure import TestImages, corruption_hits
 from linear_eval.robustness.reference import ALEXNET_ERRORS, Reference, is_imagenet, kind_of, of_run
 from linear_eval.robustness.report import text_table
-from linear_eval.robustness.scores import Hits, Sample, resampled, rows
+from linear_eval.robustness.sample import Sample, resampled
+from linear_eval.robustness.scores import Hits, rows
 from linear_eval.robustness.settings import TOOL
 from vision import corruptions, datasets
 from vision.corruptions import CORRUPTIONS
@@ -234,6 +235,7 @@ def test_the_heat_map_has_a_number_a_cell(finished):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["corruptions=[snoww]"], "corruptions=snoww: there are gaussian_noise"),
+    (["corruptions=[gaussian_blur,spatter]"], "corruptions=gaussian_blur,spatter: means are over the 15, so give one of gauss"),
     (["corruptions=[saturate]"], "corruptions=saturate: needs RGB images, and these have 1 channels"),
 ])
 def test_a_wrong_corruption_is_one_line(words, message):
