@@ -92,6 +92,7 @@ SMALL = {  # module → what is said in place of the page's
     "ssl.pretrain": TRAINED | {"encoder": "test_resnet", "method.hidden": "16", "method.dim": "8"},
     "vision.augment": {},
     "linear_eval.evaluate": {"parts": "[knn,linear]"},
+    "linear_eval.dense": {"data.images": "20", "protocol.knn.bank": "200", "protocol.linear.patches": "200"},
     "linear_eval.finetune": TRAINED,
     "distill.train": TRAINED,
     "nas.search": {"trials": "2", "epochs": "1", "batch_size": "128", "parallel": "1"},

@@ -73,13 +73,13 @@ def load(
     for split, role in ((train, "train"), (held_out, "validation"), (test, "test")):
         split.source = f"{name}/{role}"
         split.labels = None if labels == "none" else split.labels
-    mean, std = STATISTICS.get(name) or _statistics(train.images)
+    mean, std = STATISTICS.get(name) or pixel_statistics(train.images)
     _, channels, side, _ = train.images.shape
     classes = None if labels == "none" else published.classes
     return Dataset(name, pretrain, train, held_out, test, classes, channels, side, mean, std)
 
 
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, in 0..1.  images: N,C,H,W uint8"""
     pixels = images.double() / 255
     return tuple(pixels.mean((0, 2, 3)).tolist()), tuple(pixels.std((0, 2, 3), correction=0).tolist())

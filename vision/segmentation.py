@@ -1,0 +1,124 @@
+"""Data sets whose images have masks: of each split the images, the label of every pixel, and the classes' names and colors.
+
+`build_segmentation` in vision/data.py opens one by the settings, as `build_data` does any data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from vision.datasets import pixel_statistics
+from vision.scenes import SceneOptions, Scenes, load_scenes
+from vision.splits import Dataset, Images
+from vision.streamed import Progress, Streamed
+
+IGNORED = 255  # the label of pixels that neither train nor count
+NAMES = ("scenes",)
+ROLES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+
+
+class Masks(Protocol):
+    """The masks of a split, in the order of its images."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """H,W uint8 at the label's own size: classes from 0, `IGNORED` where there is no label."""
+        ...
+
+    def fingerprint(self) -> str: ...
+
+
+class MasksInMemory:
+    """masks: N,H,W uint8"""
+
+    def __init__(self, masks: np.ndarray):
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.masks[index]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(str(self.masks.shape).encode() + self.masks.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One split.  images: as every tool takes them, without labels; masks[i]: that of image i.
+
+    classes: K names, labels are 0 … K−1; colors: K of red, green and blue, 0..255, to show them in.
+    """
+
+    images: Images | Streamed
+    masks: Masks
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationData:
+    """dataset: the images alone, as an unlabelled data set; train, validation and test share no image."""
+
+    dataset: Dataset
+    train: Segmentation
+    validation: Segmentation
+    test: Segmentation
+
+    def split(self, name: str) -> Segmentation:
+        """Of `ROLES`.  Raises ValueError."""
+        if name not in ROLES:
+            raise ValueError(f"split={name}: must be train, val or test")
+        return getattr(self, ROLES[name])
+
+
+def load_segmentation(options: Mapping[str, Any], seed: int = 0, progress: Progress | None = None) -> SegmentationData:
+    """The data set that the settings data.* name.  Raises ValueError, one line, with the fix.
+
+    seed: of the choice of validation images, where they have no folder of their own. progress: as `datasets.load` takes it.
+    """
+    options = dict(options)
+    name = options.pop("name")
+    if name not in NAMES:
+        raise ValueError(f"data={name} has no masks; take data={' or data='.join(NAMES)}")
+    scale = tuple(options.pop("scale"))
+    return _of_scenes(load_scenes(SceneOptions(**options, scale=scale)))
+
+
+def segmentation(data: Mapping[str, Any], split: str, seed: int = 0) -> Segmentation:
+    """One split, train, val or test, of the data set that the settings data.* name; as `load_segmentation`."""
+    return load_segmentation(data, seed).split(split)
+
+
+def _of_scenes(scenes: dict[str, Scenes]) -> SegmentationData:
+    classes = scenes["train"].classes
+    colors = palette(len(classes))
+    parts = {role: Segmentation(Images(part.images, None, f"scenes/{role}"), MasksInMemory(part.masks), classes, colors)
+             for role, part in scenes.items()}
+    train, validation, test = (parts[role].images for role in ("train", "validation", "test"))
+    mean, std = pixel_statistics(train.images)
+    side = train.images.shape[2]
+    return SegmentationData(Dataset("scenes", train, train, validation, test, None, 3, side, mean, std), **parts)
+
+
+def palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colors of classes, those of Pascal VOC's masks: black, then the bits of a class's number dealt to red, green and blue,
+    the greatest first."""
+    colors = []
+    for number in range(count):
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
+        colors.append((color[0], color[1], color[2]))
+    return tuple(colors)
