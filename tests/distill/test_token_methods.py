@@ -79,23 +79,25 @@ def test_tokens(patch_loss, drop):
     method = made("tokens", f"method.patch_loss={patch_loss}", f"method.teacher_drop={drop}", "method.components=8",
                   "method.feature_weight=0.7", "method.patch_weight=1.5")
     some = images(method, 5)
-    found = method(some, 0.0).loss
-    levels = method.encoder.forward_features(some.views[0])
+    found = method(some, 0.0).loss.detach()
+    with torch.no_grad():
+        levels = method.encoder.forward_features(some.views[0])
+        pooled = method.encoder.forward_head(levels)
+        outputs = []
+        for member in method.teacher.members:
+            seen = method.teacher.seen(some.views[0], member)
+            patches = member.encoder.forward_features(seen).float().double()  # the teacher's outputs are kept in less
+            outputs.append((patches, member.encoder(seen).float().half().double()))
     value, B = 0.0, len(some.indices)
     draws = counter_rng.uniform(some.seed, some.epoch, some.indices, TEACHERS, 2)
     for i in range(B):
         losses = []
-        for t, member in enumerate(method.teacher.members):
-            basis, head = method.tokens.bases[t], method.heads[t]
-            with torch.no_grad():
-                seen = method.teacher.seen(some.views[0], member)
-                theirs = member.encoder.forward_features(seen)[i].float().double()  # the teacher's outputs are kept in less
-                features = member.encoder(seen)[i].float().half().double()
+        for t, basis in enumerate(method.tokens.bases):
+            head, (theirs, features) = method.heads[t], (x[i] for x in outputs[t])
             grid = tuple(theirs.shape[1:])
             assert grid > tuple(levels.shape[2:]) or t == 0
-            ours = method.encoder.forward_head(levels)[i]
-            angle = 1 - cosine(head.features[0](ours).tolist(), (features - basis.features_mean).tolist())
-            weight, bias = head.maps[0][0].weight, head.maps[0][0].bias
+            angle = 1 - cosine(head.features[0](pooled[i]).tolist(), (features - basis.features_mean).tolist())
+            weight, bias = head.maps[0][0].weight.detach(), head.maps[0][0].bias.detach()
             map_ = resized(torch.einsum("kc,chw->khw", weight, levels[i]) + bias[:, None, None], grid)
             kept = ((theirs.permute(1, 2, 0) - basis.mean) @ basis.components).half().double()
             target = torch.einsum("hwk,jk->jhw", kept, basis.rotation) / basis.scale
