@@ -101,41 +101,47 @@ def collect_inputs(settings: DenseSettings, world: World) -> DenseInputs:
     counts = {name: len(getattr(dataset, name)) for name in SPLITS}
     log_line(f"{encoder.spec.name}: {grid[0]} × {grid[1]} patches an image of {dataset.name}; "
              f"{counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test → {run.folder}")
-    found = notes(encoder, settings, recipe)
-    cache = None if settings.cache == "none" else cli.expand(settings.cache)
-    trained = settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
-    if not trained:
-        found.append("the encoder has random weights")
+    found = notes(encoder, settings, recipe) + ([] if is_trained(settings) else ["the encoder has random weights"])
     for note in found:
         log_line(f"note: {note}")
     moments = recipe.mean, recipe.std
     own = of_encoder(ENCODER, encoder, moments, whole_images(dataset.train, encoder.spec), world.device)
     classical = classical_sources(own, dataset.train)
     if world.rank == 0:
-        log_line(estimate(settings, [own] * (1 + trained) + classical, counts, dataset.train))
+        log_line(estimate(settings, [own] * (1 + is_trained(settings)) + classical, counts, dataset.train))
 
     def described() -> Iterator[PatchSource]:
         yield own
-        if trained:
+        if is_trained(settings):
             yield untrained_source(encoder, moments, dataset.train, world.device, settings.seed)
         yield from classical
 
-    def collected() -> Iterator[SourceFeatures]:
-        for patches in described():
-            budget = Budget.of(counts, patches.image_bytes, settings.budget)
-            if budget.note:
-                found.append(f"{patches.source.name}: {budget.note}")
-                log_line(f"note: {found[-1]}")
-            kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
-            features = {
-                name: collect_patches(patches, getattr(dataset, name), count, world.device, cache) if count else None
-                for name, count in kept.items()
-            }
-            if world.rank == 0:
-                yield SourceFeatures(patches, **features)
+    sources = collected(settings, described(), dataset, world, found)
+    return DenseInputs(run, encoder, dataset, data, grid, sources if world.size == 1 else list(sources), world.device, found)
 
-    sources = collected() if world.size == 1 else list(collected())
-    return DenseInputs(run, encoder, dataset, data, grid, sources, world.device, found)
+
+def collected(
+    settings: DenseSettings, sources: Iterable[PatchSource], dataset: Dataset, world: World, found: list[str]
+) -> Iterator[SourceFeatures]:
+    """Each source's patches, on the main process.  found: gets a note on what is left out"""
+    counts = {name: len(getattr(dataset, name)) for name in SPLITS}
+    cache = None if settings.cache == "none" else cli.expand(settings.cache)
+    for patches in sources:
+        budget = Budget.of(counts, patches.image_bytes, settings.budget)
+        if budget.note:
+            found.append(f"{patches.source.name}: {budget.note}")
+            log_line(f"note: {found[-1]}")
+        kept = {"train": budget.train, "validation": budget.validation, "test": counts["test"] if budget.test else 0}
+        features = {
+            name: collect_patches(patches, getattr(dataset, name), count, world.device, cache) if count else None
+            for name, count in kept.items()
+        }
+        if world.rank == 0:
+            yield SourceFeatures(patches, **features)
+
+
+def is_trained(settings: DenseSettings) -> bool:
+    return settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
 
 
 def _open(settings: DenseSettings) -> tuple[SegmentationData | None, Dataset, dict[str, str]]:

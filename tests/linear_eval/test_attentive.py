@@ -69,14 +69,14 @@ def test_a_grid_trains_each_probe_as_if_it_were_alone():
                 F.cross_entropy(by_torch(alone, x[rows]), y[rows]).backward()
                 optimizer.step()
         for name, parameter in alone.named_parameters():
-            torch.testing.assert_close(probe.get_parameter(name), parameter, rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(probe.get_parameter(name), parameter, rtol=1e-2, atol=2e-3)
 
 
 def test_it_finds_what_the_mean_of_patches_hardly_shows_and_outlives_divergence():
     train, validation, test = (marked_images(n, seed) for n, seed in ((600, 1), (150, 2), (150, 3)))
-    config = AttentiveConfig([0.003, 1e20], [0.001], epochs=30, batch_size=64)
+    config = AttentiveConfig([0.01, 1e20], [0.001], epochs=30, batch_size=64)
     result = attentive(train, validation, iter([test.x[:100], test.x[100:]]), 3, config, CPU)
-    assert result.chosen["rate"] == 0.003
+    assert result.chosen["rate"] == 0.01
     assert result.scores.shape == (150, 3)
     np.testing.assert_allclose(result.scores.sum(1), 1, atol=1e-5)
     assert (result.scores.argmax(1) == test.labels).mean() > 0.8

@@ -98,14 +98,14 @@ def test_labels_of_test_change_no_choice(finished, tmp_path, monkeypatch):
 
 
 def test_test_images_over_the_budget_are_computed_in_passing(finished, tmp_path):
-    """Of a budget for a few images: fewer train and validation images, and the same test images, none of them kept."""
+    """Of a budget for 24 images: fewer of training and validation, and the same test images, none of them kept."""
     settings, _, _ = finished
     with session("cpu") as world:
-        found = collect_inputs(settings_of(tmp_path, "budget=0.0006"), world)
+        found = collect_inputs(settings_of(tmp_path, "budget=0.00005"), world)
     source = next(iter(found.sources))
     assert source.test is None
     assert len(source.train) < 40
-    assert any("budget=0.0006 GB holds the patches of" in note for note in found.notes)
+    assert any("budget=5e-05 GB holds the patches of 12 of 40 training" in note for note in found.notes)
     with session("cpu") as world:
         whole = next(iter(collect_inputs(settings, world).sources))
     passing, cached = (
@@ -131,7 +131,7 @@ def test_the_linear_layer_is_scikit_learns_and_never_predicts_an_absent_class():
         expected = peer.predict_proba(scaled)
         z = scores[:, [0, 1, 3]].astype(float)
         found = np.exp(z - z.max(1, keepdims=True))
-        np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, atol=5e-3)
+        np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, atol=2e-2)  # both stop by their slopes
         assert not (upsampled(scores, (20, 20), (63, 41)) == 2).any()
 
 

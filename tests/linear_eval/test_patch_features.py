@@ -150,7 +150,7 @@ def test_hog_cells_are_scikit_images():
     assert found.shape == (2, 81, 6, 6)
     for image, one in zip(images, found, strict=True):
         blocks = hog(image[0].numpy() / 255, 9, (8, 8), (3, 3), feature_vector=False)  # 4,4,3,3,9
-        np.testing.assert_allclose(one[:, 2:4, 2:4].permute(1, 2, 0), blocks[1:3, 1:3].reshape(2, 2, 81), atol=1e-6)
+        np.testing.assert_allclose(one[:, 2:4, 2:4].permute(1, 2, 0), blocks[1:3, 1:3].reshape(2, 2, 81), atol=1e-4)
 
 
 def test_raw_patches_are_the_pixels():
