@@ -99,6 +99,16 @@ def knn(
     return votes(similarity, _numpy(reference_labels)[index], classes, k, temperature).argmax(1)
 
 
+def knn_left_out(rows: Tensor, labels: Tensor, places: Tensor, classes: int) -> np.ndarray:
+    """The class that an image's K nearest others vote for.  N,D with labels N; places: M int64, which of them → M labels"""
+    similarity, index = neighbors(rows, rows[places], K + 1)
+    others = index != places.numpy()[:, None]
+    others[others.all(1), -1] = False  # copies of an image hide it from its own neighbors
+    shape = len(places), index.shape[1] - 1
+    similarity, index = similarity[others].reshape(shape), index[others].reshape(shape)
+    return votes(similarity, _numpy(labels)[index], classes, K, TEMPERATURE).argmax(1)
+
+
 def knn_accuracy(
     reference: Tensor, reference_labels: Tensor, queries: Tensor, labels: Tensor, classes: int, **settings
 ) -> float:

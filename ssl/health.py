@@ -88,7 +88,7 @@ class Health:
         self, dataset: Dataset, recipe: Augmentation, device: torch.device, seed: int, encoder: nn.Module,
         began: str = UNTRAINED, predicts_pixels: bool = False,
     ):
-        """predicts_pixels: of the method (`Traits`); its features may lie close together, and their rank alone is looked at."""
+        """predicts_pixels: of the method (`Traits`); its features may lie close together, so kNN is asked before their rank."""
         self.predicts_pixels = predicts_pixels
         self.recipe, self.device, self.seed, self.began = recipe, device, seed, began
         spec, self.dim = encoder.spec, encoder.dim
@@ -217,13 +217,17 @@ class Health:
         return figures
 
     def collapsed(self, figures: dict[str, float]) -> bool:
-        """Label-free: features of different images are nearly one point, or nearly one line."""
+        """Features of different images are nearly one point, or nearly one line.
+
+        Of a method that predicts pixels a large part may be common to all images, which makes both look so: there a line is
+        meant, and where images have labels, kNN must not be better than at the start.
+        """
         if len(self.watched) < FEWEST:
             return False  # too few images to tell
-        if figures["rankme"] < COLLAPSED_RANK:
-            return True
-        point = figures["feature_std"] < min(COLLAPSED_STD, self.baselines.untrained["feature_std"] / 2)
-        return point and not self.predicts_pixels
+        before, line = self.baselines.untrained, figures["rankme"] < COLLAPSED_RANK
+        if self.predicts_pixels:
+            return line and not any(figures[name] > before[name] for name in ("knn", "knn_map") if name in figures)
+        return line or figures["feature_std"] < min(COLLAPSED_STD, before["feature_std"] / 2)
 
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained
