@@ -113,8 +113,16 @@ def executed(cells: list[str], folder: Path) -> nbformat.NotebookNode:
     """Run in a folder.  Raises nbclient's CellExecutionError"""
     made = notebook(cells)
     NotebookClient(made, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    return kept(made)
+
+
+def kept(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without times and standard error, whose warnings hold paths of a machine."""
     for cell in made.cells:
-        cell.metadata.pop("execution", None)  # times
+        cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            cell.outputs = [out for out in outputs if "text/html" not in out.get("data", {})]
     return made
 
 
