@@ -79,6 +79,9 @@ def test_the_guide_has_the_kept_promises():
     assert f"what is expected of it {min(expected):.1f} to {max(expected):.1f}" in guide
     gains = [f"{one['gain']:.1f}" for one in kept]
     assert f"by {gains[2]} and {gains[3]} points after halving of 64 and 128 networks, by {gains[0]} and {gains[1]}" in guide
+    promoted = [f"{one['last_rung']:.1f}" for one in document["promotion"].values()]
+    assert f"last rung of 64 and 128 are {promoted[0]} and {promoted[1]} points better" in guide
+    assert all(one["last_rung_interval"][0] > 0 for one in document["promotion"].values())
     assert [one["gain_interval"][0] > 0 for one in kept] == [False, False, True, True]
 
 
