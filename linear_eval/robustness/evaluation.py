@@ -19,7 +19,7 @@ from linear_eval.inputs import PIXELS, UNTRAINED, is_trained
 from linear_eval.results import ENCODER
 from linear_eval.robustness import report
 from linear_eval.robustness.heads import CleanFeatures, Head, knn_head, linear_head, logistic_head
-from linear_eval.robustness.measure import TestImages, corruption_hits
+from linear_eval.robustness.measure import SplitToCorrupt, corruption_hits
 from linear_eval.robustness.reference import ALEXNET_ERRORS, Reference, kind_of, of_run
 from linear_eval.robustness.results import Robustness
 from linear_eval.robustness.scores import Hits, rows
@@ -95,7 +95,7 @@ def evaluate_robustness(settings: RobustnessSettings) -> RobustnessResult:
             log_line(f"{head.source}, {head.method}: {100 * right.mean():.1f} % of clean test images")
         readable = features[PIXELS].test
         positions = evenly(len(dataset.test), len(opened.test))[torch.from_numpy(readable.indices)]
-        test = TestImages(dataset.test, positions, readable.labels, opened.size)
+        test = SplitToCorrupt(dataset.test, positions, readable.labels, opened.size)
         hits = Hits(clean, corruption_hits(test, names, described, heads, settings.seed, run.folder / "hits"))
         reference = known or default_reference(kind, heads)
         shifts = [None] * len(heads)

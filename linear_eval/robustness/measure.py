@@ -24,7 +24,7 @@ AT_ONCE = 4 * BLOCK  # images whose features, at all severities, are in memory
 
 
 @dataclass(frozen=True)
-class TestImages:
+class SplitToCorrupt:
     """Test images to corrupt. They are read at `size`, where they are corrupted, and then made to fit each source.
 
     indices: N, of those that could be read, in the split; labels: N
@@ -37,7 +37,7 @@ class TestImages:
 
 
 def corruption_hits(
-    images: TestImages, names: Sequence[str], sources: Sequence[Source], heads: Sequence[Head], seed: int, kept: Path
+    images: SplitToCorrupt, names: Sequence[str], sources: Sequence[Source], heads: Sequence[Head], seed: int, kept: Path
 ) -> dict[str, np.ndarray]:
     """→ name → heads,5,N bool.  kept: a folder, where each corruption's are written when they are complete, and read again"""
     hits, N = {}, len(images.indices)
@@ -69,7 +69,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _hits(
-    images: TestImages, name: str, sources: Sequence[Source], heads: Sequence[Head], seed: int, done: Callable[[int], None]
+    images: SplitToCorrupt, name: str, sources: Sequence[Source], heads: Sequence[Head], seed: int, done: Callable[[int], None]
 ) -> np.ndarray:
     """heads,5,N bool"""
     parts = []

@@ -16,7 +16,7 @@ from linear_eval.robustness.__main__ import check
 from linear_eval.robustness.evaluation import chosen_corruptions, evaluate_robustness
 from linear_eval.robustness.heads import Head
 from linear_eval.robustness.heat_map import heat_map
-from linear_eval.robustness.measure import TestImages, corruption_hits
+from linear_eval.robustness.measure import SplitToCorrupt, corruption_hits
 from linear_eval.robustness.reference import ALEXNET_ERRORS, Reference, is_imagenet, kind_of, of_run
 from linear_eval.robustness.report import text_table
 from linear_eval.robustness.sample import Sample, resampled
@@ -132,7 +132,7 @@ def test_hits_are_those_of_a_plain_loop_and_kept(tmp_path, monkeypatch):
     bright = head("knn", lambda rows: (rows.mean(1) > 0.3).astype(int))
     bright = Head("raw pixels", "knn", {}, "", 0.0, bright.predict)
     indices = torch.tensor([3, 8, 9, 20, 31, 40, 41])
-    images = TestImages(data.test, indices, np.array([0, 1, 0, 1, 0, 1, 0]), 8)
+    images = SplitToCorrupt(data.test, indices, np.array([0, 1, 0, 1, 0, 1, 0]), 8)
     monkeypatch.setattr(measure, "AT_ONCE", 4)
     monkeypatch.setattr(measure, "BLOCK", 2)
     found = corruption_hits(images, ["snow"], [source], [bright], 3, tmp_path)["snow"]
