@@ -30,7 +30,6 @@ LABELS = ("auto", "folders", "none")
 def load(
     name: str, root: str | None = None, *, download: bool = True, labels: str = "auto", max_corrupt: float = 0.2,
     validation: float = 0.1, seed: int = 0, progress: Progress | None = None, reading: Reading | None = None,
-    set: str | None = None,
 ) -> Dataset:
     """The data set called `name` (one of NAMES, or hf:<name> for hf with that root).
 
@@ -38,8 +37,8 @@ def load(
     (default data/). validation: the share of train held out for it where there is no official split, at most 5,000
     images, stratified, a function of `seed`; a test split held out of train is the same for every seed. labels: "none" drops
     them; folder takes a file too (vision/label_files.py). progress: called as progress(done, total) while files are checked.
-    set: of torchvision, one of vision/transfer_sets.py.
-    reading: of folder, its groups and images that are no 8-bit gray or RGB ones. Raises ValueError, one line, with the fix.
+    reading: of folder, its groups and images that are no 8-bit gray or RGB ones; of torchvision, its set. Raises
+    ValueError, one line, with the fix.
     """
     name, root = ("hf", name[3:]) if name.startswith("hf:") else (name, root)
     if name not in NAMES:
@@ -68,7 +67,7 @@ def load(
     if name == "hf":
         return load_hub(root, download, labels, max_corrupt, validation, seed, progress)
     if name == "torchvision":
-        return load_transfer_set(set, root, max_corrupt, validation, seed, progress)
+        return load_transfer_set(reading.set, root, max_corrupt, validation, seed, progress)
 
     published = READERS[name](name, root, download)
     train, held_out, test = complete_splits(published.train, None, published.test, validation, seed)

@@ -98,7 +98,7 @@ def _sun397(root: str) -> tuple[tuple[str, ...], dict[str, Listing]]:
     found = {}
     for role, name in (("train", "Training_01.txt"), ("test", "Testing_01.txt")):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}, of the official partitions, is not there")
+            raise FileNotFoundError(f"{name}, of the official partitions, is not there")
         lines = [line.strip() for line in (folder / name).read_text().splitlines() if line.strip()]  # /a/abbey/sun_….jpg
         labels = [classes.index("/".join(line.split("/")[2:-1])) for line in lines]
         found[role] = Listing([f"{folder}{line}" for line in lines], torch.tensor(labels))

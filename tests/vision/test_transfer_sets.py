@@ -11,6 +11,7 @@ from torchvision import datasets as published
 
 from linear_eval.suites import FOLDER, METRICS, named_suites, read_suite
 from vision import datasets, transfer_sets
+from vision.reading import Reading
 from vision.subset import listing, ordered, subset
 
 VOC = """<annotation>{}</annotation>"""
@@ -119,7 +120,7 @@ def pairs(split) -> set[tuple[bytes, int]]:
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_images_and_labels_are_torchvisions(name, root):
-    dataset = datasets.load("torchvision", str(root), set=name, validation=0.25)
+    dataset = datasets.load("torchvision", str(root), reading=Reading(set=name), validation=0.25)
     parts, test = ORACLES[name]
     read = {role: [getattr(published, kind)(root, **arguments) for kind, arguments in those]
             for role, those in (("train", parts), ("test", [test]))}  # fmt: skip
@@ -138,22 +139,22 @@ def test_images_and_labels_are_torchvisions(name, root):
 
 
 def test_sets_without_a_split_of_their_own(root):
-    caltech = datasets.load("torchvision", str(root), set="caltech101", validation=0)
+    caltech = datasets.load("torchvision", str(root), reading=Reading(set="caltech101"), validation=0)
     assert caltech.classes == ("ant", "wrench")  # the background is no class
     assert caltech.train.labels.bincount().tolist() == [30, 30]
     assert caltech.test.labels.bincount().tolist() == [3, 5]
-    sun = datasets.load("torchvision", str(root), set="sun397", validation=0)
+    sun = datasets.load("torchvision", str(root), reading=Reading(set="sun397"), validation=0)
     assert sun.classes == ("abbey", "bus/inside")
     assert (len(sun.train), len(sun.test)) == (8, 4)
     assert [Path(sun.train.name(i)).parent.name == "inside" for i in range(8)] == [bool(k) for k in sun.train.labels]
-    eurosat = datasets.load("torchvision", str(root), set="eurosat", seed=3)
-    again = datasets.load("torchvision", str(root), set="eurosat", seed=4)
+    eurosat = datasets.load("torchvision", str(root), reading=Reading(set="eurosat"), seed=3)
+    again = datasets.load("torchvision", str(root), reading=Reading(set="eurosat"), seed=4)
     assert len(eurosat.test) == 4
     assert torch.equal(eurosat.test.rows, again.test.rows)
 
 
 def test_voc2007_has_several_labels_and_leaves_difficult_objects_out(root):
-    voc = datasets.load("torchvision", str(root), set="voc2007", validation=0)
+    voc = datasets.load("torchvision", str(root), reading=Reading(set="voc2007"), validation=0)
     assert voc.multilabel
     assert voc.classes == ("cat", "dog")
     assert voc.train.labels[:4].tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]]
@@ -162,20 +163,20 @@ def test_voc2007_has_several_labels_and_leaves_difficult_objects_out(root):
 
 def test_what_is_not_there_is_one_line(root, tmp_path):
     with pytest.raises(ValueError, match=r"data.set=dogs: there are aircraft, caltech101, "):
-        datasets.load("torchvision", str(root), set="dogs")
+        datasets.load("torchvision", str(root), reading=Reading(set="dogs"))
     with pytest.raises(ValueError, match=r"data.set=dtd: .*/dtd is not there; put torchvision's copy of it there \(dtd/\)"):
-        datasets.load("torchvision", str(tmp_path), set="dtd")
+        datasets.load("torchvision", str(tmp_path), reading=Reading(set="dtd"))
     (tmp_path / "SUN397").mkdir()
     lines(tmp_path / "SUN397/ClassName.txt", "/a/abbey")
     with pytest.raises(ValueError, match=r"data.set=sun397: .*Training_01.txt, of the official partitions, is not there"):
-        datasets.load("torchvision", str(tmp_path), set="sun397")
+        datasets.load("torchvision", str(tmp_path), reading=Reading(set="sun397"))
 
 
 # ------------------------------------------------------------------------------------------------------------------- subsets
 
 
 def test_a_subset_is_the_published_positions(root):
-    whole = datasets.load("torchvision", str(root), set="dtd", validation=0)
+    whole = datasets.load("torchvision", str(root), reading=Reading(set="dtd"), validation=0)
     part = subset(whole, "4+3")
     first, second = ([int(n) for n in line.split()] for line in listing(10, "4+3").splitlines())
     assert part.train.rows.tolist() == first
