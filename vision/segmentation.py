@@ -13,12 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from vision.datasets import pixel_statistics
+from vision.mask_check import check_masks
+from vision.mask_files import IGNORED as IGNORED
+from vision.mask_layouts import FolderOptions, find_pairs
 from vision.scenes import SceneOptions, Scenes, load_scenes
-from vision.splits import Dataset, Images
-from vision.streamed import Progress, Streamed
+from vision.splits import STATISTICS, STREAMED_SIZE, Dataset, Images, complete_splits
+from vision.streamed import Progress, Streamed, drop_unreadable
 
-IGNORED = 255  # the label of pixels that neither train nor count
-NAMES = ("scenes",)
+NAMES = ("scenes", "segmentation_folder")
 ROLES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
@@ -91,6 +93,8 @@ def load_segmentation(options: Mapping[str, Any], seed: int = 0, progress: Progr
     name = options.pop("name")
     if name not in NAMES:
         raise ValueError(f"data={name} has no masks; take data={' or data='.join(NAMES)}")
+    if name == "segmentation_folder":
+        return _of_folder(FolderOptions(**options), seed, progress)
     scale = tuple(options.pop("scale"))
     return _of_scenes(load_scenes(SceneOptions(**options, scale=scale)))
 
@@ -109,6 +113,39 @@ def _of_scenes(scenes: dict[str, Scenes]) -> SegmentationData:
     mean, std = pixel_statistics(train.images)
     side = train.images.shape[2]
     return SegmentationData(Dataset("scenes", train, train, validation, test, None, 3, side, mean, std), **parts)
+
+
+def _of_folder(options: FolderOptions, seed: int, progress: Progress | None) -> SegmentationData:
+    """A folder's images and masks: splits as they are given, and what is missing held out of train, by the classes that
+    images show. A val/ without a test/ is the test, as published figures have it, so that nothing is chosen on it."""
+    pairs, notes = find_pairs(options), []
+    if "test" not in pairs.splits and "validation" in pairs.splits:
+        pairs.splits["test"] = pairs.splits.pop("validation")
+        notes.append(f"data.root={pairs.root}: its validation split is the test here, and validation is held out of train")
+    images: dict[str, Streamed] = {role: files for role, (files, _) in pairs.splits.items()}
+    for files in images.values():
+        files.max_corrupt = options.max_corrupt
+    images, unreadable = drop_unreadable(images, options.max_corrupt, _part(progress, 0))
+    masks = {role: of_images.select(images[role].rows) for role, (_, of_images) in pairs.splits.items()}
+    labels, shown = check_masks(pairs, images, masks, _part(progress, 1))
+    train = images["train"]
+    train.labels = shown if "test" not in images or "validation" not in images else None
+    splits = complete_splits(train, images.get("validation"), images.get("test"), options.validation, seed)
+    found, colors = {}, labels.shown or palette(len(labels.names or ()))
+    for role, split in zip(("train", "validation", "test"), splits, strict=True):
+        split.labels = None
+        whole = pairs.splits[role if role in images else "train"][1]
+        whole.labels_of = labels
+        found[role] = Segmentation(split, whole.select(split.rows), labels.names or (), colors)
+    mean, std = STATISTICS["imagenet"]
+    dataset = Dataset("segmentation_folder", splits.train, splits.train, splits.validation, splits.test, None, 3, STREAMED_SIZE,
+                      mean, std, pairs.skipped | unreadable, dict(+pairs.ignored), notes)
+    return SegmentationData(dataset, **found)
+
+
+def _part(progress: Progress | None, part: int) -> Progress | None:
+    """Of two passes over the same files, the first (0) or the second (1)."""
+    return progress and (lambda done, total: progress(part * total + done, 2 * total))
 
 
 def palette(count: int) -> tuple[tuple[int, int, int], ...]:
