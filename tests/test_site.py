@@ -77,3 +77,10 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert "nolabel.pretrain" in pretrain
     assert "PretrainResult" in pretrain
     assert (tmp_path / "generated" / "recipes.html").exists()
+
+
+def test_the_readme_counts_the_methods_that_there_are():
+    text = (ROOT / "README.md").read_text()
+    for package, sentence in (("ssl", r"(\d+) methods, from SimCLR"), ("distill", r"by (\d+) methods, with labels")):
+        there = len(list((ROOT / package / "method").glob("*.yaml")))
+        assert int(re.search(sentence, text)[1]) == there
