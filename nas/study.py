@@ -43,8 +43,8 @@ def planned_config(settings: SearchSettings, store, data):
     from nas.plan import SearchPlan, make_plan
 
     config = search_config(settings)
-    if settings.promote == "auto":
-        config = replace(config, promote=store.promote)
+    if settings.promote == "auto":  # a supernet's ranking has one seed for all: it was not tried there
+        config = replace(config, promote=store.promote if settings.strategy == "train" else "measured")
     if not store.has_plan:
         return config
     if store.plan is None:
