@@ -1,5 +1,5 @@
 """The records of an evaluation: the result of a protocol, a row of results.json, and the whole file. No torch here."""
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,14 @@ class Row:
     def score(self) -> float:
         """The figure that rows are compared by, in %."""
         raise NotImplementedError
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """In the order of the first edition: what is scored, the score, its interval, other scores, how it came about."""
+        values, shared = asdict(self) | {"labels": percent(self.labels)}, [one.name for one in fields(Row)]
+        score, *others = [name for name in values if name not in shared]
+        end = shared.index("interval")
+        return {name: values[name] for name in (*shared[:end], score, "interval", *others, *shared[end + 1 :])}
 
 
 @dataclass(frozen=True)
@@ -179,8 +187,7 @@ class Evaluation:
         return any(isinstance(row, MultilabelRow) for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        rows = [asdict(row) | {"labels": percent(row.labels)} for row in self.rows]
-        content = asdict(self) | {"rows": rows}
+        content = asdict(self) | {"rows": [row.json for row in self.rows]}
         return content if self.measures else {name: value for name, value in content.items() if name != "measures"}
 
 

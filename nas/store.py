@@ -110,7 +110,7 @@ class TrialStore:
     @property
     def promote(self) -> str:
         """What decides who is promoted, where the settings do not: older studies go on by what was measured."""
-        return self.study.user_attrs.get("promote", "measured")
+        return self.study.user_attrs.get("promote") or "measured"
 
     @property
     def plan(self) -> dict | None:

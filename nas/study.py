@@ -30,7 +30,7 @@ def search_config(settings: SearchSettings):
         objectives={name: OBJECTIVES[name][0] for name in parse_objectives(settings.objectives)},
         limits=parse_limits(settings.limit), sampler=settings.sampler, seed=settings.seed, interval=settings.interval,
         candidates=settings.candidates if settings.proxy != "none" and settings.strategy == "train" else 1,
-        verify=settings.verify, promote=settings.promote,
+        verify=settings.verify, promote="measured" if settings.promote == "auto" else settings.promote,
     )
 
 

@@ -132,6 +132,7 @@ def test_a_new_study_keeps_its_plan_and_an_older_one_has_none(tmp_path, monkeypa
     older = settings("epochs=2", "space=resnet", "image_size=8", "study=older")
     begun = open_store(older)
     begun.study.set_user_attr("planned", None)  # as before there were plans
+    begun.study.set_user_attr("promote", None)
     assert planned_config(older, begun, None) == search_config(older)
 
 

@@ -160,5 +160,4 @@ def test_an_older_study_goes_on_by_what_was_measured(in_memory):  # noqa: F811
     assert planned_config(settings, SimpleNamespace(has_plan=False, promote=store.promote), None).promote == "expected"
     assert planned_config(settings, SimpleNamespace(has_plan=False, promote="measured"), None).promote == "measured"
     store.study.set_user_attr("promote", None)
-    del in_memory["one"]._studies[0].user_attrs["promote"]
     assert open_store().promote == "measured"
