@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli, training
+from linear_eval.constants import changed_constants, check_constants
 from linear_eval.settings import CLASSIFIERS, MEASURES, PARTS, EvaluateSettings
 from linear_eval.suites import named_suites, read_suite
 
@@ -81,7 +82,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluateResult | None:
         return None
     evaluations = {}
     for job, inputs in opened:
-        evaluations[inputs.run.folder] = score(job, inputs, changes(cli.plain(job.protocol)))
+        evaluations[inputs.run.folder] = score(job, inputs, changed_constants(TOOL, cli.plain(job.protocol)))
     if not settings.suite:
         return EvaluateResult(evaluations)
     folder, results = training.folder(settings, "suite"), list(evaluations.values())
@@ -131,27 +132,12 @@ def check(settings: EvaluateSettings) -> None:
 
 
 def check_protocol(protocol: dict) -> None:
-    """A protocol's numbers have no types of their own: those of v2.yaml show of which kind and sign they are."""
-    examples = cli.flat(TOOL.example("protocol", "v2"))
-    for name, value in cli.flat(protocol).items():
-        example = examples[name]
-        values = value if isinstance(value, list) else [value]
-        kind = type(example[0] if isinstance(example, list) else example)
-        alike = all(type(v) is kind or (kind is float and type(v) is int) for v in values)
-        if isinstance(value, list) != isinstance(example, list) or not values or not alike:
-            raise ValueError(f"protocol.{name}={value}: must be like {str(example).replace(' ', '')}")
-        if kind is not str and not all(v > 0 for v in values):
-            raise ValueError(f"protocol.{name}={value}: must be more than 0")
+    """Raises ValueError for the first constant that is wrong."""
+    check_constants(TOOL, "v2", protocol)
     if unknown := [name for name in protocol["baselines"]["classifiers"] if name not in CLASSIFIERS]:
         raise ValueError(f"protocol.baselines.classifiers={unknown[0]}: there are {', '.join(CLASSIFIERS)}")
     if not all(share < 1 for share in protocol["labels"]["shares"]):
         raise ValueError(f"protocol.labels.shares={protocol['labels']['shares']}: must be less than 1")
-
-
-def changes(protocol: dict) -> dict:
-    """What differs from the frozen numbers of the protocol's name."""
-    frozen = cli.flat(TOOL.example("protocol", protocol["name"]))
-    return {name: value for name, value in cli.flat(protocol).items() if frozen.get(name) != value}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli, training
-from linear_eval.dense.settings import MASKS, TOOL, DenseSettings, changes, check
+from linear_eval.constants import changed_constants
+from linear_eval.dense.settings import MASKS, TOOL, DenseSettings, check
 
 if TYPE_CHECKING:
     from linear_eval.dense.inputs import DenseInputs  # they load numpy
@@ -75,7 +76,7 @@ def _segmentation(settings: DenseSettings, inputs: "DenseInputs", start: float) 
     sizes = {name: len(split) for name, split in inputs.splits.items()}
     evaluation = DenseEvaluation(
         protocol=settings.protocol["name"],
-        protocol_changes=changes(settings.protocol),
+        protocol_changes=changed_constants(TOOL, cli.plain(settings.protocol)),
         encoder=encoder_facts(settings, inputs.encoder),
         data=DataFacts(inputs.dataset.name, list(inputs.data.test.classes), **sizes),
         grid=inputs.grid,
@@ -101,7 +102,8 @@ def _image_labels(settings: DenseSettings, inputs: "DenseInputs", start: float) 
     rows = list(attentive_rows(settings, inputs))
     evaluation = build_evaluation(
         settings, inputs.encoder, inputs.dataset, rows, protocol=settings.protocol["name"],
-        protocol_changes=changes(settings.protocol), notes=inputs.notes, seconds=round(time.monotonic() - start, 1),
+        protocol_changes=changed_constants(TOOL, cli.plain(settings.protocol)), notes=inputs.notes,
+        seconds=round(time.monotonic() - start, 1),
     )
     inputs.run.write("results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
     report.write(inputs.run.folder, evaluation, None)

@@ -1,12 +1,11 @@
 # ruff: noqa: RUF009 (`option` makes fields)
 """The settings of `python -m linear_eval.dense`. No torch here."""
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core import cli, training
 from core.settings import POSITIVE, CommonSettings, Group, option
+from linear_eval.constants import check_constants
 
 MASKS = ("dense_knn", "dense_linear")  # parts that need masks
 PARTS = (*MASKS, "attentive")
@@ -53,24 +52,4 @@ def check(settings: DenseSettings) -> None:
     if settings.image_fit not in ("auto", "squash"):
         raise ValueError(f"image_fit={settings.image_fit}: every pixel of a mask needs a patch, so images are squashed whole; "
                          "leave it out")
-    _check_protocol(cli.flat(settings.protocol))
-
-
-def _check_protocol(numbers: Mapping[str, Any]) -> None:
-    """A protocol's numbers have no types of their own: those of dense_v1.yaml show of which kind and sign they are."""
-    for name, example in cli.flat(TOOL.example("protocol", FROZEN)).items():
-        value = numbers[name]
-        values = value if isinstance(value, list) else [value]
-        kind = type(example[0] if isinstance(example, list) else example)
-        alike = all(type(v) is kind or (kind is float and type(v) is int) for v in values)
-        if isinstance(value, list) != isinstance(example, list) or not values or not alike:
-            raise ValueError(f"protocol.{name}={value}: must be like {str(example).replace(' ', '')}")
-        if kind is not str and not all(v > 0 for v in values):
-            raise ValueError(f"protocol.{name}={value}: must be more than 0")
-
-
-def changes(protocol: Group) -> dict[str, Any]:
-    """What differs from the frozen numbers of the protocol's name."""
-    numbers = cli.flat(protocol)
-    frozen = cli.flat(TOOL.example("protocol", numbers["name"]))
-    return {name: value for name, value in numbers.items() if frozen.get(name) != value}
+    check_constants(TOOL, FROZEN, cli.plain(settings.protocol))

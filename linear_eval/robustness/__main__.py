@@ -8,6 +8,7 @@ import sys
 from functools import partial
 
 from core import cli, training
+from linear_eval.constants import check_constants
 from linear_eval.robustness.settings import TOOL, RobustnessSettings
 
 
@@ -22,19 +23,7 @@ def check(settings: RobustnessSettings) -> None:
     training.check(settings)
     if settings.devices > 1:
         raise ValueError(f"devices={settings.devices}: linear_eval.robustness runs in one process; leave it out")
-    check_protocol(cli.flat(settings.protocol))
-
-
-def check_protocol(protocol: dict) -> None:
-    """The protocol's numbers have no types of their own: those of r1.yaml show of which kind they are."""
-    for name, example in cli.flat(TOOL.example("protocol", "r1")).items():
-        value = protocol[name]
-        values = value if isinstance(value, list) else [value]
-        kind = type(example[0] if isinstance(example, list) else example)
-        alike = all(type(v) is kind or (kind is float and type(v) is int) for v in values) and values
-        if isinstance(value, list) != isinstance(example, list) or not alike or (kind is not str and min(values) <= 0):
-            shape = f"numbers like {str(example).replace(' ', '')}" if kind is not str else "text"
-            raise ValueError(f"protocol.{name}={value}: must be {shape}, more than 0")
+    check_constants(TOOL, "r1", cli.plain(settings.protocol))
 
 
 def run(settings: RobustnessSettings) -> int:

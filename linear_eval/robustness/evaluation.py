@@ -12,6 +12,7 @@ from core import cli, training
 from core.image_size import Size
 from core.processes import session
 from core.run import Run, log_line
+from linear_eval.constants import changed_constants
 from linear_eval.evaluation import build_evaluation
 from linear_eval.features import CALIBRATED, Source, collect, evenly, images_of, of_encoder, pixels_of, recompute_batchnorm
 from linear_eval.fit import check_labels
@@ -103,7 +104,8 @@ def evaluate_robustness(settings: RobustnessSettings) -> RobustnessResult:
             shifts = shift_scores(opened.shifted, described, heads, 100 * clean.mean(1), settings, device)
         facts = build_evaluation(settings, opened.encoder, dataset, [])  # what any result states of encoder and data
         robustness = Robustness(
-            protocol=settings.protocol["name"], protocol_changes=changes(settings), encoder=facts.encoder, data=facts.data,
+            protocol=settings.protocol["name"], protocol_changes=changed_constants(TOOL, cli.plain(settings.protocol)),
+            encoder=facts.encoder, data=facts.data,
             images=len(positions), side=side, constants="CIFAR-C's" if side <= SMALL else "ImageNet-C's",
             mean_over=hits.mean_over, reference=reference.about, seed=settings.seed, command=facts.command, code=facts.code,
             hardware=facts.hardware, versions=facts.versions, seconds=round(time.monotonic() - start, 1), notes=remarks,
@@ -194,9 +196,3 @@ def fitted_heads(
         else:
             found.append(linear_head(source, its, classes, settings.protocol, settings.seed, device))
     return found
-
-
-def changes(settings: RobustnessSettings) -> dict:
-    """What differs from the frozen numbers of the protocol's name."""
-    frozen = cli.flat(TOOL.example("protocol", settings.protocol["name"]))
-    return {name: value for name, value in cli.flat(settings.protocol).items() if frozen.get(name) != value}

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from core import cli
 from core.processes import session
+from linear_eval.constants import changed_constants
 from linear_eval.dense import inputs
 from linear_eval.dense.dense_linear import DenseLinear
 from linear_eval.dense.evaluate import evaluate_dense
@@ -20,7 +21,7 @@ from linear_eval.dense.patch_labels import PatchLabels
 from linear_eval.dense.prediction import predict, upsampled
 from linear_eval.dense.samples import PatchSample
 from linear_eval.dense.scoring import choose_knn, score_source
-from linear_eval.dense.settings import TOOL, changes, check
+from linear_eval.dense.settings import TOOL, check
 from vision.data import build_segmentation
 from vision.segmentation import IGNORED, MasksInMemory
 
@@ -200,4 +201,4 @@ def test_image_labels_by_the_attentive_probe(tmp_path):
 def test_the_protocol_is_frozen():
     content = json.dumps(cli.flat(TOOL.example("protocol", "dense_v1")), sort_keys=True)
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "fc254098b21a510f"
-    assert changes(cli.compose(TOOL, ["encoder=test_vit"]).protocol) == {}
+    assert changed_constants(TOOL, cli.compose(TOOL, ["encoder=test_vit"]).protocol) == {}

@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from core import cli
 from linear_eval import evaluate, finetune
-from linear_eval.evaluate import TOOL, changes
+from linear_eval.constants import changed_constants
+from linear_eval.evaluate import TOOL
 from linear_eval.fit import check_labels, check_validation
 from linear_eval.settings import PARTS
 from vision import artifact, datasets, encoders
@@ -190,7 +191,7 @@ def test_a_result_lists_the_numbers_that_are_not_the_protocols(finished):
     kept = results(finished[0])
     assert kept["protocol"] == "v1"
     assert kept["protocol_changes"]["linear.epochs"] == 2
-    assert changes(TOOL.example("protocol", "v1")) == {}
+    assert changed_constants(TOOL, TOOL.example("protocol", "v1")) == {}
 
 
 WORDS = {

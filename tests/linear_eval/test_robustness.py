@@ -246,7 +246,7 @@ def test_a_wrong_corruption_is_one_line(words, message):
 @pytest.mark.parametrize(("words", "message"), [
     (["encoder=null"], "encoder=…: name the encoder to test"),
     (["devices=2"], "devices=2: linear_eval.robustness runs in one process"),
-    (["protocol.knn.k=[1.5]"], "protocol.knn.k=[1.5]: must be numbers like [10,20,50,100,200]"),
+    (["protocol.knn.k=[1.5]"], "protocol.knn.k=[1.5]: must be like [10,20,50,100,200]"),
     (["images=-1"], "images=-1: must be 0 or more"),
 ])
 def test_mistakes_are_refused_before_anything_is_loaded(words, message):
