@@ -115,6 +115,10 @@ class TrainingSettings(CommonSettings):
         ("auto", "fp32", "bf16"),
     )
     compile: bool = option(False, "torch.compile the encoder")
+    checkpointing: bool = option(
+        False, "keep the inputs of the encoder's blocks alone, and compute the rest again: less memory, the same gradient",
+        affects_result=False,
+    )
     resume: str = option("auto", "auto (resume the folder's run) | never", ("auto", "never"), affects_result=False)
     evals: int = option(10, "evaluations on validation images in a run", POSITIVE, affects_result=False, once="checks")
     log_every: int = option(10, "steps between rows of metrics.jsonl", POSITIVE, affects_result=False)

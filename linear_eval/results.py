@@ -81,10 +81,42 @@ class MultilabelRow(Row):
     micro_f1: float
     macro_f1: float
     threshold: float  # the score from which on a class is predicted, chosen on validation images
+    eleven_point_map: float | None = None  # PASCAL VOC 2007's mean average precision
 
     @property
     def score(self) -> float:
         return self.mean_average_precision
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a measure.  interval: 95 %, low and high, or None; unit: "%" or "" """
+
+    name: str
+    value: float | None
+    interval: list[float] | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What one of `settings.MEASURES` finds about a source's features (linear_eval/measures).
+
+    variant: of open_set, the detector. counts: of images and the like. pairs: of leakage, test and training images, most
+    alike first.
+    """
+
+    part: str
+    source: str
+    variant: str = ""
+    figures: list[Figure] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+    pairs: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Measure":
+        return cls(**content | {"figures": [Figure(**one) for one in content["figures"]]})
 
 
 @dataclass(frozen=True)
@@ -139,6 +171,7 @@ class Evaluation:
     notes: list[str]
     rows: list[ResultRow] | list[MultilabelRow]
     curve: list[LabelCurve]
+    measures: list[Measure] = field(default_factory=list)
 
     @property
     def multilabel(self) -> bool:
@@ -147,7 +180,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         rows = [asdict(row) | {"labels": percent(row.labels)} for row in self.rows]
-        return asdict(self) | {"rows": rows}
+        content = asdict(self) | {"rows": rows}
+        return content if self.measures else {name: value for name, value in content.items() if name != "measures"}
 
 
 def percent(share: float) -> str:

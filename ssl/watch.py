@@ -81,6 +81,7 @@ class Watch(Health):
 
     def start(self, encoder: nn.Module) -> None:
         super().start(encoder)
+        self.measure_start()  # row 0 of the curve
         self.start_hits = self._hits
 
     def log_start(self, run: Run) -> None:

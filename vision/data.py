@@ -6,7 +6,7 @@ from core import cli
 from core.processes import broadcast_object, is_main
 from core.run import counting, log_line
 from core.settings import CommonSettings
-from vision import datasets
+from vision import datasets, segmentation
 from vision.color_settings import refuse_color
 from vision.listing import ignored_note, one_line
 from vision.multilabel import choice
@@ -14,24 +14,44 @@ from vision.pixel_format import SETTINGS, PixelRequest
 from vision.preprocess import Preprocessing, preprocessing_in
 from vision.reading import Reading
 from vision.splits import Dataset
+from vision.subset import subset
 
 
 def build_data(settings: CommonSettings) -> Dataset:
     """The data set, and notes to the terminal on what of it is left out or ignored: also to standard error."""
+    if settings.data.name in segmentation.NAMES:
+        return build_segmentation(settings).dataset
     options = cli.plain(settings.data)
     if options.get("root"):
         options["root"] = str(cli.expand(options["root"]))
     request = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
-    group, multilabel = options.pop("group", None), options.pop("multilabel", None)
+    group, multilabel, named = (options.pop(name, None) for name in ("group", "multilabel", "set"))
     known = known_preprocessing(settings, request) if options["name"] == "folder" else None
     with counting("checking images") as progress:
         dataset = datasets.load(**options, seed=settings.seed, progress=progress,
-                                reading=Reading(group, known or request, choice(multilabel)))
+                                reading=Reading(group, known or request, choice(multilabel), named))
+    if chosen := getattr(settings, "subset", None):  # of an evaluation
+        dataset = subset(dataset, chosen)
+    _log_notes(settings, dataset)
+    return dataset
+
+
+def build_segmentation(settings: CommonSettings) -> segmentation.SegmentationData:
+    """The data set with its masks, and the same notes.  Raises ValueError where the data has none."""
+    options = cli.plain(settings.data)
+    if options.get("root"):
+        options["root"] = str(cli.expand(options["root"]))
+    with counting("checking images and masks") as progress:
+        data = segmentation.load_segmentation(options, settings.seed, progress)
+    _log_notes(settings, data.dataset)
+    return data
+
+
+def _log_notes(settings: CommonSettings, dataset: Dataset) -> None:
     augment = getattr(settings, "augment", None)
     refused = refuse_color(cli.plain(augment), dataset.channels, cli.explicit(settings)) if augment else []
     for note in [*data_notes(dataset), *refused]:
         log_line(f"note: {note}")
-    return dataset
 
 
 def known_preprocessing(settings: CommonSettings, request: PixelRequest) -> Preprocessing | None:

@@ -42,7 +42,7 @@ def compare(
 ) -> dict:
     """Each contestant does its work once and returns how many images (or calls) it did.  → figures a second, and ratios.
 
-    against: the peer, a package or a form of our own. clock: in seconds.
+    against: the peer, a package or a form of our own. clock: in seconds
     """
     peer(), ours()
     rates = {"peer": [], "ours": []}
