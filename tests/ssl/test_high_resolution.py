@@ -14,7 +14,7 @@ from vision import tokens
 RUN = ["--method=dinov3", "--data=digits", "--augment=dinov3", "--encoder=test_vit", "--image_size=32", "--batch_size=16"]
 RUN += ["--method.hidden=16", "--method.dim=8", "--method.prototypes=20", "--method.gram_at=[0.2,0.5,0.8]", "--log_every=1"]
 RUN += ["--augment.local.views=1", "--augment.local.size=0.5", "--trackers=none", "--device=cpu", "--workers=0"]
-RUN += ["--report=false", "--steps=6", "--evals=1"]
+RUN += ["--report=false", "--steps=6", "--evals=1", "--augment.clean.size=2"]
 LARGER = "--augment.high_resolution={size:1.5,since:0.5}"
 
 
