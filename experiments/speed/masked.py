@@ -6,6 +6,7 @@ step: all of MAE forward and backward, the decoder on all patches included, agai
 encoder: the two encoders alone. Figures are per second of the process's CPU time, all threads together on a CPU, so that a busy
 machine disturbs them less; on a GPU by the clock.
 """
+import os
 import time
 from functools import partial
 
@@ -65,7 +66,11 @@ def main() -> None:
             f"{label}; {name}": compare(partial(repeated, peer), partial(repeated, ours), settings.rounds, "all patches", clock)
             for name, (peer, ours) in pairs.items()
         }
-    report("masked", "images/s", cases, settings, {"decoder": f"{settings.depth} blocks of width {settings.width}"})
+    facts = {"decoder": f"{settings.depth} blocks of width {settings.width}"}
+    if clock is time.process_time:
+        busy = f"{os.getloadavg()[0]:.1f} processes at a time on {os.cpu_count()} cores, others included"
+        facts["clock"] = f"process CPU time; {busy}"
+    report("masked", "images/s", cases, settings, facts)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ additions. Rotary positions are stretched at random, once a step for the global 
 anchoring holds the similarities between an image's patches to those that an earlier teacher had: a snapshot of the moving
 average, taken at the shares `gram_at` of the run; before the first there is no such term.
 
-The earlier teacher sees clean views where `augment.clean.size` is set (2 is the authors'): the global crops' boxes and flips at
-that multiple of the size, without distortion; its patches are shrunk to the student's grid. `augment.high_resolution` makes all crops larger late in the run, with Gram's
-`gram_weight_high`; the authors mix five sizes there, and let the learning rate fall. Their norm of its own for local crops is
-left out.
+The earlier teacher sees clean views where `augment.clean.size` is set (2 is the authors'): the global crops' boxes and flips
+at a size of their own, without distortion; its patches are shrunk to the student's grid. `augment.high_resolution` makes all
+crops larger late in the run, with Gram's `gram_weight_high`; the authors mix five sizes there, and let the learning rate
+fall. Their norm of its own for local crops is left out.
 """
 import contextlib
 import dataclasses

@@ -98,6 +98,7 @@ def test_a_run_that_collapses_says_how(tmp_path, words, sentence):
     assert (tmp_path / "run" / "curves.png").stat().st_size
 
 
+@pytest.mark.long
 def test_masked_modelling_whose_weights_vanish_has_collapsed(tmp_path):
     """Weight decay halves all weights at each step: each image's features become those of its positions alone."""
     words = ["--method=mae", "--data=digits", "+data.labels=none", "--encoder=vit_tiny_patch4", "--image_size=16"]
@@ -108,10 +109,7 @@ def test_masked_modelling_whose_weights_vanish_has_collapsed(tmp_path):
     assert "features collapsed by step" in ended.err
 
 
-@pytest.mark.parametrize(
-    ("of_all", "sentence"), [(False, "patches of an image are all alike"), (True, "patches of all images are one")]
-)
-def test_an_encoder_whose_patches_are_made_alike_is_named(of_all, sentence):
+def test_an_encoder_whose_patches_are_made_alike_is_named():
     settings = settings_of("--data=digits", "--image_size=64", "--encoder=test_vit")
     dataset = build_data(settings)
     torch.manual_seed(0)
@@ -121,13 +119,13 @@ def test_an_encoder_whose_patches_are_made_alike_is_named(of_all, sentence):
     health.watched.indices, health.watched.labels = health.watched.indices[:40], health.watched.labels[:40]
     health.bank = None
     health.start(encoder)
-    optimizer = torch.optim.AdamW(encoder.parameters(), 3e-3 if of_all else 1e-3)
+    optimizer = torch.optim.AdamW(encoder.parameters(), 1e-3)
     images = normalize_images(next(iter(health.watched)), recipe.mean, recipe.std)
-    for _ in range(60 if of_all else 25):
+    for _ in range(25):
         patches = torch.nn.functional.normalize(encoder.forward_features(images)[:, 1:], dim=2)
-        loss = 1 - (patches.mean((0, 1)).square().sum() if of_all else patches.mean(1).square().sum(1).mean())
+        loss = 1 - patches.mean(1).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     health.check(25, encoder, stop=False)
-    assert sentence in health.verdict()
+    assert "patches of an image are all alike" in health.verdict()
