@@ -21,7 +21,8 @@ ORIGINAL_DEFAULTS = {
     "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False, "data.group": None,
     "augment.vflip": 0.0, "augment.turns": 0.0, "augment.rotate": 0.0, "augment.policy": "none", "augment.policy_n": 2,
     "augment.policy_magnitude": 9, "augment.gain": 0.0, "augment.offset": 0.0, "augment.gamma": [1.0, 1.0],
-    "augment.noise": 0.0, "augment.drop_channel": 0.0, "augment.view_size": 1.0,
+    "augment.noise": 0.0, "augment.drop_channel": 0.0, "augment.view_size": 1.0, "augment.clean.size": 0.0,
+    "augment.high_resolution.size": 1.0, "augment.high_resolution.since": 1.0, "method.gram_weight_high": 1.5,
 }  # fmt: skip
 ORIGINAL_DEFAULTS |= dict.fromkeys(("data.multilabel", "data.bands", "data.range", "data.nodata", "data.frame", "data.axes"))
 SUFFIXES = (".safetensors", ".py", *CHECKPOINTS)  # of files that a setting names, by comma

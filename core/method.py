@@ -73,6 +73,8 @@ class Traits:
     local_crops: bool = True  # False: smaller crops beside the views have no place in the loss
     predicts_pixels: bool = False  # one feature for all images does not solve the task, so features that lie close are no alarm
     on_tokens: bool = False  # takes the encoder apart (vision/tokens.py): torch.compile of the whole has no effect
+    resizable: bool = False  # … and its masks fit views that become larger within a run
+    clean_from: float = 1.0  # progress from which it takes `Batch.clean`; 1: never
     pooling: str | None = None  # the encoder's features: "token" (class token) or "mean" (of patch tokens); None: as built
     sync_batchnorm: bool = True  # on more than one process; False for a method that brings its own BatchNorm
     constant_lr: tuple[str, ...] = ()  # submodules whose learning rate stays at the peak

@@ -168,7 +168,7 @@ class PretrainSettings(TrainingSettings):
         original_default=None, short="from",
     )
     plan: bool = option(
-        True, "of ssl.pretrain on a folder: settings that are not given are chosen by its images and this machine",
+        True, "of ssl.pretrain and nas.search on a folder: settings not given are chosen by its images and this machine",
         affects_result=False,
     )
     budget: str | None = option(None, "train for so long, such as 20m or 1h30m, in place of epochs", original_default=None)

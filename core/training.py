@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from core.processes import World
 
 
+LATE = ("augment.clean", "augment.high_resolution")  # of later stages of a run of ssl.pretrain
+
+
 def start(tool: cli.Tool, check: Callable[[Any], None], run: Callable[[Any], int], settings: CommonSettings) -> int:
     """Become as many processes as were asked for, or be one of them.  Returns the exit code."""
     check(settings)
@@ -49,6 +52,8 @@ def check(settings: Settings) -> None:
         wrong["clip_by"] = "left out without clip, such as clip=3"
     if not isinstance(settings, PretrainSettings):
         asked = cli.explicit(settings).keys() & {"optim.layer_decay", "optim.stem_lr"}  # a method's yaml may set them
+        late = tuple(given for given in cli.explicit(settings) if given.startswith(LATE))
+        asked |= {name for name in flat if late and name.startswith(late)}
         wrong |= dict.fromkeys(sorted(asked), "left out: it is of ssl.pretrain")
     wrong |= {name: too_many() for name in ("workers", "devices", "parallel") if flat.get(name, 0) > most_processes()}
     if flat.get("batch_size", 0) % max(flat["devices"], 1):

@@ -96,8 +96,11 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
 def begin(settings: SearchSettings) -> int:
     """Run the study, print its report."""
     from nas import report
+    from nas.folder_plan import planned
 
     signals.place("; no trial is lost: the same command resumes")
+    check(settings)
+    settings = planned(settings)
     result, error = run_study(settings)
     report.show(result)
     if isinstance(error, Stopped):

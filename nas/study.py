@@ -54,6 +54,17 @@ def planned_config(settings: SearchSettings, store, data):
     return replace(config, halving=halving, limits=plan.limits, least=plan.least, limits_set_by=plan.limits_set_by)
 
 
+def kept_settings(settings: SearchSettings) -> dict | None:
+    """What an existing study was begun with, as `identity.identity`; None where there is none."""
+    from nas.storage import MissingStudy
+    from nas.store import TrialStore
+
+    try:
+        return TrialStore(settings.study, settings.storage).settings
+    except MissingStudy:
+        return None
+
+
 def open_store(settings: SearchSettings, reset_untrained: bool = False):
     """→ the study's store.TrialStore"""
     from nas.store import TrialStore

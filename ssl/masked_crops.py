@@ -1,6 +1,6 @@
 """What DINOv2 and its successors share: two global crops, of which the student does not see all patches, and a teacher."""
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def check_temperatures(teacher_temperature: tuple[float, float]) -> None:
 class MaskedDistillation(Method):
     """A student that does not see all patches, and a moving average of it that does. `projector` is made of heads."""
 
-    traits = Traits(views=GLOBAL, on_tokens=True, pooling="token")
+    traits = Traits(views=GLOBAL, on_tokens=True, resizable=True, pooling="token")
 
     def __init__(self, encoder: nn.Module, projector: nn.Module, masking: Masking, momentum: tuple[float, float]):
         """momentum: of the teacher, from the start of the run to its end, along a cosine"""
@@ -96,6 +96,11 @@ class MaskedDistillation(Method):
         super().train(mode)
         self.teacher.eval()  # no drop path in targets
         return self
+
+    def masking_of(self, batch: Batch) -> Masking:
+        """That of the batch's global crops, which may be larger late in a run."""
+        height, width = batch.views[0].shape[2:]
+        return replace(self.masking, grid=tokens.grid(self.encoder, (height, width)))
 
     def around(self, batch: Batch, crop: int) -> contextlib.AbstractContextManager:
         """In what the student sees a crop."""
@@ -112,14 +117,16 @@ class MaskedDistillation(Method):
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """→ class tokens of all crops B,V,D, and patches at the places where the global ones may be masked B,G,M,D"""
-        mask = self.masking.masks(batch)
+        masking = self.masking_of(batch)
+        mask = masking.masks(batch)
         cls, patches = self.student(batch, mask)
-        return cls, at(patches, self.masking.places(mask))
+        return cls, at(patches, masking.places(mask))
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Teacher:
-        mask = self.masking.masks(batch)
-        places = self.masking.places(mask)
+        masking = self.masking_of(batch)
+        mask = masking.masks(batch)
+        places = masking.places(mask)
         cls, patches = stacked([tokens.tokens(self.teacher[0], view) for view in batch.views[:GLOBAL]])
         return Teacher(cls, at(patches, places), mask.gather(2, places))
 

@@ -77,7 +77,7 @@ def pretrain(
     from ssl.adaptation import Adaptation, with_lora
     from ssl.health import BEFORE, UNTRAINED
     from ssl.watch import health_of
-    from vision import artifact, loaders, lora, tokens
+    from vision import artifact, loaders, lora, stages, tokens
     from vision.build import build_encoder, checkpoint_blocks, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
@@ -107,7 +107,7 @@ def pretrain(
         deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
         workers = training.workers(settings, world.local_size, world.device.type == "cuda")
-        loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers)
+        loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers)  # of the first stage
 
         def train_briefly(clock):
             """A few steps of a method that is discarded."""
@@ -131,6 +131,9 @@ def pretrain(
         notes += weight_notes(encoder, settings, recipe) + adaptation.notes()
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps, hook=adaptation)
         adaptation.start(config.steps)
+        planned = stages.stages(recipe, config.steps, method.traits.clean_from)
+        notes += stages.notes(planned, method.traits.clean_from)
+        staged = stages.StagedLoader(loader, planned)
         began = UNTRAINED if encoder_of or not adapt.trained(settings) else BEFORE
         health = health_of(settings, dataset, recipe, world.device, encoder, began, method.traits.predicts_pixels)
         past = run.restore(method, optimizer)
@@ -162,7 +165,7 @@ def pretrain(
         try:
             loop.train(
                 method,
-                loader.batches(run.step, config.steps),
+                staged.batches(run.step, config.steps),
                 optimizer,
                 dataclasses.replace(config, after_first=after_first),
                 run,
@@ -226,10 +229,15 @@ def pieces_notes(settings: PretrainSettings, method) -> list[str]:
     """What computing the batch in pieces changes.  Raises ValueError where it, compiling, or smaller views cannot be done."""
     from core.batchnorm import has_batchnorm
     from core.method import Method
+    from vision.late import Late
 
+    late = Late.of(settings.augment)
     if method.traits.on_tokens and (share := settings.augment.get("view_size", 1.0)) != 1:
         raise ValueError(f"augment.view_size={share}: method={settings.method.name} masks the grid of patches of whole images; "
                          "leave it at 1")
+    if method.traits.on_tokens and not method.traits.resizable and late.larger:
+        raise ValueError(f"augment.high_resolution: method={settings.method.name} masks the grid of patches of images of one "
+                         "size; leave it out")
     if settings.compile and method.traits.on_tokens:
         raise ValueError(f"compile=true: has no effect with method={settings.method.name}, which calls the encoder's parts; "
                          "leave it out")

@@ -14,6 +14,7 @@ operations on float tensors.
 
     uv run python -m vision.augment --data digits        # writes a picture of a batch and its views
 """
+import copy
 import difflib
 import io
 import sys
@@ -31,8 +32,10 @@ from vision import masks
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.color_settings import without_color
 from vision.input_sizes import patch_for
+from vision.late import LATEST, Late
 from vision.pixel_format import PixelFormat
 from vision.pixels import color_jitter, gaussian_blur, grayscale, in_unit_range, normalize, resized_crop, solarize, where_
+from vision.policy import NONE
 from vision.policy import apply as apply_policy
 from vision.settings import PictureSettings
 from vision.view import PAIRS, View
@@ -58,6 +61,7 @@ class Augmentation:
     size: of the images, pixels a side, or height and width. view_size: that of the views as a share of it; an encoder trained
     at somewhat smaller views is better at the images' size (Touvron et al. 2019, arXiv 1906.06423). multiple: views smaller
     than `size` are a multiple of so many pixels a side, as transformers need.
+    `clean` and `high_resolution`, among the settings, are of later stages of a run (vision/late.py): `staged` makes those.
     mean, std: one figure a channel, for images in [0, 1]. `pixels`, an attribute: how files are read that are no 8-bit gray
     or RGB ones; the encoder's header keeps the three.
     """
@@ -75,6 +79,9 @@ class Augmentation:
     ):
         local_views({"local": local})
         local = {"views": 0, "size": 1.0} | (local or {})
+        self.late = Late.of({name: settings.pop(name, None) for name in LATEST})
+        self.clean_size: Size | None = None  # of clean views; None: there are none
+        self.whole, self.multiple = views, multiple
         names = [f.name for f in fields(View) if f.name != "size"]
         _refuse_unknown("augment", settings, ["views", "local", "view_size", *names])
         _refuse_unknown("augment.local", local, [*LOCAL, *names])
@@ -98,6 +105,24 @@ class Augmentation:
             refuse_color(len(self.mean), view.color)
             if view.drop_channel and len(self.mean) == 1:
                 raise ValueError(f"augment.drop_channel={view.drop_channel}: these images have one channel: set it to 0")
+        if self.late.clean and (named := next((v.policy for v in self.views[:views] if v.policy != NONE), None)):
+            raise ValueError(f"augment.clean.size={self.late.clean:g}: augment.policy={named} bends crops, so that clean ones "
+                             "do not match; set one of the two to its default")
+
+    def staged(self, larger: bool, clean: bool) -> "Augmentation":
+        """A copy for a stage of a run: with the larger crops of `high_resolution`, and with clean views."""
+        made, factor = copy.copy(self), self.late.size if larger else 1.0
+        if larger:
+            made.size, made.local_size = (_share_of(size, factor, self.multiple) for size in (self.size, self.local_size))
+            made.views = [replace(view, size=_share_of(view.size, factor, self.multiple)) for view in self.views]
+        made.clean_size = _share_of(made.size, self.late.clean, self.multiple) if clean and self.late.clean else None
+        return made
+
+    @property
+    def crops(self) -> list[tuple[Size, int]]:
+        """(size, number of the view whose box it has) of all that is cut from an image: the views, then clean ones."""
+        clean = [(self.clean_size, i) for i in range(self.whole)] if self.clean_size else []
+        return [*((view.size, i) for i, view in enumerate(self.views)), *clean]
 
     def sample_params(self, seed: int, epoch: int, indices: Tensor, height, width) -> list[ViewParams]:
         """One `ViewParams` a view for the images at `indices` (B int64), `height` and `width` (B, or scalars) large."""
@@ -115,6 +140,20 @@ class Augmentation:
             for source, p, view in zip(sources, params, self.views, strict=True)
         ]
 
+    def render_clean(self, images: Tensor | list[Tensor], params: list[ViewParams]) -> list[Tensor]:
+        """Clean views: each global crop's box, flip and turns, and nothing else of its parameters.
+
+        images: whole ones, or a list of crops of `clean_size` → B,C,S,S float a global crop; none where there is no such size
+        """
+        if self.clean_size is None:
+            return []
+        cropped = isinstance(images, list)
+        sources = images if cropped else [images] * self.whole
+        return [
+            render(source, p.clean(), self.clean_size, self.mean, self.std, cropped)
+            for source, p in zip(sources, params[: self.whole], strict=True)
+        ]
+
 
 def _share_of(size: Size, share: float, multiple: int) -> Size:
     return of(*(max(multiple, round(side * share / multiple) * multiple) for side in sides(size)))
@@ -122,7 +161,8 @@ def _share_of(size: Size, share: float, multiple: int) -> Size:
 
 def several_sizes(settings: dict) -> bool:
     """Does an encoder see views of other sizes than its own, by the settings of an augmentation?"""
-    return local_views(settings) > 0 or settings.get("view_size", 1.0) != 1
+    late = Late.of(settings)
+    return local_views(settings) > 0 or settings.get("view_size", 1.0) != 1 or late.clean not in (0, 1) or late.larger
 
 
 def local_views(settings: dict) -> int:

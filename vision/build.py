@@ -51,6 +51,7 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     header = artifact.EncoderHeader(encoder.spec, tuple(input_.mean), tuple(input_.std), encoder.dim, {}, pixels=pixels)
     augmentation = augmentation_for(header, augment, encoders.patch_size(encoder))
     used = [("local.size", "local crops", augmentation.local_size, "local.views=0")] if local_views(augment) else []
+    used += late_crops(augmentation)
     used += [("view_size", "views", augmentation.size, "view_size=1")] if augmentation.size != encoder.spec.image_size else []
     for name, views, side, way in used:
         if why := encoders.unfit_reason(encoder, side):
@@ -58,6 +59,14 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
             raise ValueError(f"augment.{name}: encoder={encoder.spec.name} does not take {views} of {size_text(side)} px "
                              f"({why}); choose another share of {whole} px, or augment.{way}")
     return encoder.train(), augmentation
+
+
+def late_crops(augmentation: Augmentation) -> list[tuple[str, str, Size, str]]:
+    """Of later stages of a run: setting, what its crops are called, their size, and the setting that is without them."""
+    late, last = augmentation.late, augmentation.staged(augmentation.late.larger, clean=True)
+    larger = [("high_resolution.size", "larger crops", last.size, "high_resolution.size=1")] if late.larger else []
+    clean = [("clean.size", "clean views", last.crops[-1][0], "clean.size=0")] if late.clean else []
+    return larger + clean
 
 
 def _named(

@@ -216,7 +216,7 @@ def build_resizable(spec: Spec, weights: str | None = None) -> nn.Module:
     model = build(replace(spec, arguments=arguments), weights)
     if not any(unfit_reason(model, size) is None for size in smaller_sizes(model.spec.image_size, patch_size(model))):
         raise Unfit(
-            "encoder", f"{spec.name} takes images of {size_text(spec.image_size)} px alone, and local crops are smaller; set "
+            "encoder", f"{spec.name} takes images of {size_text(spec.image_size)} px alone, and views have other sizes; set "
             "augment.local.views=0, or use an encoder that takes several sizes, such as resnet18 or vit_tiny_patch16_224"
         )
     return model

@@ -80,7 +80,8 @@ class MemoryLoader:
                 mine = [view[rows] for view in params]
                 views = self.augmentation.render(self.images[block[rows]], mine)
                 labels = None if self.labels is None else self.labels[block[rows]]
-                yield Batch(views, indices, labels, epoch, step, seed, [view.boxes() for view in mine])
+                clean = self.augmentation.render_clean(self.images[block[rows]], mine)
+                yield Batch(views, indices, labels, epoch, step, seed, [view.boxes() for view in mine], clean)
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The steps from start to stop, cut at the ends of epochs and into `AHEAD` images at most."""
@@ -115,11 +116,13 @@ class StreamLoader:
             self.skipped.update(cropped.skipped)
             refuse_many(self.skipped, len(self.split), self.split.max_corrupt)
             crops = [fit_channels(view.to(device, non_blocking=True), self.channels) for view in cropped.views]
-            views = self.augmentation.render(crops, cropped.params)
+            count = len(cropped.params)
+            views = self.augmentation.render(crops[:count], cropped.params)
+            clean = self.augmentation.render_clean(crops[count:], cropped.params)
             labels = self.split.labels
             labels = None if labels is None else labels[cropped.indices].to(device, non_blocking=True)
             boxes = [params.boxes().to(device, non_blocking=True) for params in cropped.params]
-            yield Batch(views, cropped.indices, labels, cropped.epoch, step, seed, boxes)
+            yield Batch(views, cropped.indices, labels, cropped.epoch, step, seed, boxes, clean)
 
     def _through_pipes(self) -> bool:
         """Whether batches are copied through pipes, because shared memory lacks room for those that workers hold ready."""
@@ -127,7 +130,7 @@ class StreamLoader:
             return False
         world, batch = self.sampler.world, self.sampler.batch_size // self.sampler.world.size
         pixel = self.split.channels * self.split.dtype.itemsize
-        a_batch = batch * sum(pixel * math.prod(sides(view.size)) for view in self.augmentation.views)
+        a_batch = batch * sum(pixel * math.prod(sides(size)) for size, _ in self.augmentation.crops)
         free = shared_memory_short(needed := a_batch * (2 * self.workers + 2) * world.local_size)
         if free is not None:
             log_line(f"note: /dev/shm has {free / 1e6:,.0f} MB free, and batches may take {needed / 1e6:,.0f}: they are copied "
@@ -140,7 +143,7 @@ class CroppedBatch(NamedTuple):
 
     epoch: int
     indices: Any  # B int64: the images that are in it; a neighbor stands in for a file that cannot be read
-    views: list[Any]  # V tensors B,3,h,w uint8, or B,C,h,w float32
+    views: list[Any]  # a tensor for each of `Augmentation.crops`: B,3,h,w uint8, or B,C,h,w float32
     params: list[ViewParams]
     skipped: dict[str, str]
 
@@ -163,7 +166,7 @@ class _CroppedSteps(Dataset):
     ):
         self.split, self.augmentation, self.sampler, self.steps = split, augmentation, sampler, steps
         self.through_pipes = through_pipes
-        sizes = [max(sides(view.size)) / view.crop[0] ** 0.5 for view in augmentation.views]
+        sizes = [max(sides(size)) / augmentation.views[i].crop[0] ** 0.5 for size, i in augmentation.crops]
         self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
 
     def __len__(self) -> int:
@@ -181,7 +184,7 @@ class _CroppedSteps(Dataset):
 
     def _crop(self, epoch: int, indices: Tensor) -> tuple[Tensor, list[Tensor], list[ViewParams]]:
         """The indices of the images that can be read, every view's crops, and its parameters."""
-        used, sizes = torch.empty_like(indices), [view.size for view in self.augmentation.views]
+        used, sizes = torch.empty_like(indices), [size for size, _ in self.augmentation.crops]
         views = [torch.empty(len(indices), self.split.channels, *sides(S), dtype=self.split.dtype) for S in sizes]
         groups: list[list[ViewParams]] = []
         waiting: list[Image.Image | BandImage] = []  # decoded, to be cut together: parameters for many cost little more
@@ -202,7 +205,8 @@ class _CroppedSteps(Dataset):
         params = self.augmentation.sample_params(self.sampler.seed, epoch, indices, height, width)
         for i, image in enumerate(images):
             pixels = None if isinstance(image, BandImage) else np.asarray(image)  # H,W,3
-            for view, p in zip(views, params, strict=True):
+            for view, (_, number) in zip(views, self.augmentation.crops, strict=True):
+                p = params[number]
                 if isinstance(image, BandImage):
                     image.crop_resize(p.box[i].tolist(), view[i])
                 else:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class ViewParams:
 
     def __getitem__(self, rows: slice | Tensor) -> ViewParams:
         return self.map(lambda values: values[rows])
+
+    def clean(self) -> ViewParams:
+        """The same crop and flip without distortion."""
+        off = torch.zeros_like(self.flip)
+        return replace(self, jitter=off, grey=off, blur=off, solarize=off)
 
     def boxes(self) -> Tensor:
         """The crops' geometry.  → B,5 float32: top, left, height, width, flip.
@@ -70,6 +75,10 @@ class ExtendedParams(ViewParams):
     noise: Tensor  # B,0 or 1: standard deviation of Gaussian noise, in shares of the range
     noise_key: Tensor  # B,0 or 2 int64: the key of the counter-based generator of the image's noise
     drop_margin: Tensor  # B,0 or 32: channels below 0 are 0 after normalization; where all are, the largest stays
+
+    def clean(self) -> ViewParams:
+        """The same crop, flips, turns and rotation without distortion."""
+        return extend(super().clean(), vflip=self.vflip, turns=self.turns, angle=self.angle)
 
 
 def extend(params: ViewParams, **changes: Tensor) -> ExtendedParams:

@@ -16,6 +16,7 @@ TITLES = {
     "probe": "linear probe",
     "teacher": "second student of a teacher",
     "scaling": "processes",
+    "masked": "patches left out",
 }
 PEER, SELF = "#0072B2", "#999999"  # Okabe and Ito's blue, which every kind of colour vision tells from grey
 TICKS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)

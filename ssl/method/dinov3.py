@@ -5,15 +5,19 @@ additions. Rotary positions are stretched at random, once a step for the global 
 anchoring holds the similarities between an image's patches to those that an earlier teacher had: a snapshot of the moving
 average, taken at the shares `gram_at` of the run; before the first there is no such term.
 
-Here the earlier teacher sees the global crops as the others do; the authors give it crops of twice the size without color
-distortion. Their later phase at higher resolution, and a norm of its own for local crops, are left out.
+The earlier teacher sees clean views where `augment.clean.size` is set (2 is the authors'): the global crops' boxes and flips
+at a size of their own, without distortion; its patches are shrunk to the student's grid. `augment.high_resolution` makes all
+crops larger late in the run, with Gram's `gram_weight_high`; the authors mix five sizes there, and let the learning rate
+fall. Their norm of its own for local crops is left out.
 """
 import contextlib
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core import counter_rng
 from core.method import Batch, Output, at_least_fp32, check_natural
@@ -37,6 +41,15 @@ def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
     with torch.autocast(student.device.type, enabled=False):
         ours, theirs = (unit(at_least_fp32(x), dim=-1) for x in (student, teacher))
         return (ours @ ours.mT - theirs @ theirs.mT).square().mean()
+
+
+def shrunk(found: tokens.Tokens, grid: tuple[int, int]) -> Tensor:
+    """Patches of a larger view at the places of a smaller grid: bicubic, without antialiasing.  B,N,D of h·w → B,h·w,D"""
+    if found.grid == grid:
+        return found.patches
+    like = found.map.dtype
+    small = F.interpolate(at_least_fp32(found.map), grid, mode="bicubic", align_corners=False)
+    return small.flatten(2).mT.to(like)
 
 
 class DINOv3(DINOv2):
@@ -65,18 +78,21 @@ class DINOv3(DINOv2):
         gram_weight: float,
         gram_at: tuple[float, ...],
         rope_rescale: float,
+        gram_weight_high: float = 1.5,
     ):
         super().__init__(
             encoder, hidden, dim, prototypes, separate_heads, temperature, teacher_temperature, teacher_warmup, iterations,
             momentum, freeze_last, mask_ratio, masked_crops, patch_weight, koleo, layer_decay, patch_lr,
         )
-        check_natural(gram_weight=gram_weight)
+        check_natural(gram_weight=gram_weight, gram_weight_high=gram_weight_high)
         if list(gram_at) != sorted(gram_at) or not all(0 <= share <= 1 for share in gram_at):
             raise ValueError(f"method.gram_at={list(gram_at)}: must be rising shares of the run, from 0 to 1")
         if not 1 <= rope_rescale < math.inf:
             raise ValueError(f"method.rope_rescale={rope_rescale}: must be 1 (off) or more")
-        self.gram_weight, self.rope_rescale = gram_weight, rope_rescale
+        self.gram_weight, self.gram_weight_high, self.rope_rescale = gram_weight, gram_weight_high, rope_rescale
         self.gram = Snapshot(encoder, gram_at if gram_weight else ())
+        if self.gram.shares:
+            self.traits = dataclasses.replace(self.traits, clean_from=self.gram.shares[0])
 
     def prepare(self, images: int, batch_size: int) -> list[str]:
         if self.rope_rescale == 1 or has_rope(self.encoder):
@@ -92,17 +108,20 @@ class DINOv3(DINOv2):
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """→ as DINOv2, and all patches of the global crops B,G,N,D where there is a snapshot to compare with, else B,G,0,D"""
-        mask = self.masking.masks(batch)
+        masking = self.masking_of(batch)
+        mask = masking.masks(batch)
         cls, patches = self.student(batch, mask)
         every = patches if self.gram.active else patches[:, :, :0]
-        return cls, at(patches, self.masking.places(mask)), every
+        return cls, at(patches, masking.places(mask)), every
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> GramTeacher:
         found = super().targets(batch)
         gram = found.patches[:, :, :0]
         if self.gram.active:
-            gram = torch.stack([tokens.tokens(self.gram.module, view).patches for view in batch.views[:GLOBAL]], dim=1)
+            grid = self.masking_of(batch).grid
+            views = batch.clean or batch.views[:GLOBAL]
+            gram = torch.stack([shrunk(tokens.tokens(self.gram.module, view), grid) for view in views], dim=1)
         return GramTeacher(found.cls, found.patches, found.masked, gram)
 
     def objective(self, features: tuple[Tensor, ...], targets: GramTeacher, progress: float) -> Output:
@@ -110,7 +129,9 @@ class DINOv3(DINOv2):
         if not targets.gram.shape[2]:
             return output
         loss = gram_loss(features[2], targets.gram)
-        return Output(output.loss + self.gram_weight * loss, {**output.scalars, "gram": loss.detach()})
+        larger = targets.gram.shape[2] > math.prod(self.masking.grid)
+        weight = self.gram_weight_high if larger else self.gram_weight
+        return Output(output.loss + weight * loss, {**output.scalars, "gram": loss.detach()})
 
     def after_step(self, staged: None, progress: float) -> None:
         super().after_step(staged, progress)

@@ -1,4 +1,5 @@
 """DINOv2 and its successors beside lightly's losses, and what they promise of tiles and of their teacher."""
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from test_gradcache import chunked, off, whole
 from test_parity import assert_one, steps
 from torch.nn import functional as F
 
+from core import gradcache
 from ssl import losses
 from ssl.masked_crops import koleo_loss, masked_rows
 from ssl.sinkhorn import balanced, cross_entropy, expected_prototypes
@@ -98,6 +100,18 @@ def test_the_teacher_is_evaluated_and_sees_unmasked_crops(name):
     assert method.masking.masks(data).any()
     found = method.targets(data)
     torch.testing.assert_close(found.cls[:, 1], method.encoder.eval().forward_features(data.views[1])[:, 0])
+
+
+@pytest.mark.parametrize("name", ["ibot", "dinov2", "dinov3", "simdinov2"])
+def test_a_step_takes_each_global_crop_through_the_teacher_once(name):
+    method, seen = made(name).train(), []
+    method.teacher[0].patch_embed.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    data = batch(name)
+    method(data, 0.0)
+    assert sum(seen) == 2 * len(data.indices)
+    seen.clear()
+    gradcache.backward(method, data, 5, 0.0, contextlib.nullcontext)
+    assert sum(seen) == 2 * len(data.indices), "chunks embed twice, their targets are made once"
 
 
 def test_a_snapshot_is_taken_when_it_is_due_and_the_loss_then_has_a_gram_term():
