@@ -1,0 +1,1 @@
+"""Fine-tuning for segmentation: an encoder with a decoder, trained on masks."""
