@@ -20,11 +20,11 @@ from core.errors import RunError
 from core.help import help_text
 from core.home import expand  # noqa: F401, for those who have paths from settings
 from core.origin import located, one_line
+from core.quoting import quoted, unquoted
 from core.recipe import RecipeFile
+from core.setting_fields import Origin, Settings
 from core.settings import (
-    Origin,
     PretrainSettings,
-    Settings,
     document,  # noqa: F401, for those who write settings down
     flat,
     marked,
@@ -35,7 +35,6 @@ from core.settings import (
 from core.settings_file import FLAG, load, save, yaml_text  # noqa: F401, for tools
 
 NAME = r"(\+\+?|~)?[A-Za-z_][\w./@:]*"
-QUOTED = r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\""""  # in quotes, with none inside but escaped ones
 FLAGS = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 HELP = ("-h", "--help")
 _noted: set[str] = set()  # former names that a note was printed about
@@ -132,8 +131,8 @@ def parse(argv: list[str], known: type = PretrainSettings) -> tuple[list[str], s
         if "multirun" not in flags and get_origin(types_of(known).get(name)) is list:
             value = value if re.fullmatch(r"\[.*\]|null", value, re.DOTALL) else f"[{value}]"  # --parts knn,linear
         override = f"{name}={value}"
-        quoted = _quoted(name, value, name in texts_of(known), "multirun" in flags)
-        overrides.append(override if recipe.path_of(name, value) else f"{name}={quoted}")
+        hydras = quoted(name, value, name in texts_of(known), "multirun" in flags)
+        overrides.append(override if recipe.path_of(name, value) else f"{name}={hydras}")
     return overrides, flags
 
 
@@ -150,17 +149,15 @@ def _today(name: str, known: type) -> str:
     return sign + former[bare]
 
 
-def _quoted(name: str, value: str, text: bool, several: bool) -> str:
-    """A value as Hydra's grammar takes it: text is quoted, numbers, lists and sweeps are left alone."""
-    if re.fullmatch(QUOTED, value) or (several and re.search(r"[,(*]", value)):
-        return value
-    if not text and len(value) > 1 and value[0] + value[-1] in ("[]", "{}"):
-        return value
-    bare = r"(?!true$|false$|nan$|inf$)[a-z_][\w./-]*" if text else r"[\w./:+-]+"
-    if re.fullmatch(bare, value, re.ASCII | re.IGNORECASE) and (name, value) != ("recipe", "null"):
-        return value  # a group's choice cannot be null, but an optional group's may be one that is not there
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return f"'{escaped}'"
+def from_arguments(tool: Tool, argv: list[str]) -> Any:
+    """→ tool.settings, from arguments of a command line.  Raises ValueError in one line for a wrong one."""
+    file = None
+    try:
+        overrides, file = with_recipe(tool, parse(argv, tool.settings)[0])
+        check_choices(tool, overrides)
+        return compose(tool, overrides, file)
+    except ValueError as error:
+        raise ValueError(one_line(error, file)) from error
 
 
 def with_recipe(tool: Tool, overrides: list[str]) -> tuple[list[str], RecipeFile | None]:
@@ -314,7 +311,7 @@ def derive(tool: Tool, settings: Settings, drop: Collection[str] = (), keep: Col
 def _override(name: str, value: Any) -> str:
     """One setting in Hydra's grammar."""
     if isinstance(value, (str, os.PathLike)):
-        return f"{name}={_quoted(name, str(value), text=True, several=False)}"
+        return f"{name}={quoted(name, str(value), text=True, several=False)}"
     return f"{name}={recipe.text(value)}"
 
 
@@ -333,16 +330,8 @@ def argument(name: str, value: Any) -> list[str]:
 
 def _spelled(override: str, kind: type[Settings]) -> list[str]:
     name, _, value = override.partition("=")
-    for text in (_unquoted(value), value):
+    for text in (unquoted(value), value):
         pair = [f"{name}={text}"] if name[0] in "+~" or not text or text.startswith("--") else [f"--{name}", text]
         if parse(pair, kind)[0] == [override]:
             return pair
     return [override]
-
-
-def _unquoted(value: str) -> str:
-    """The text in Hydra's single quotes, or the value itself: backslashes count only before a quote and at the end."""
-    if len(value) < 2 or value[0] + value[-1] != "''":
-        return value
-    text = re.sub(r"(\\*)\\'", lambda m: m[1][: len(m[1]) // 2] + "'", value[1:-1])
-    return re.sub(r"\\+$", lambda m: m[0][: len(m[0]) // 2], text)

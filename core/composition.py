@@ -6,7 +6,8 @@ from typing import Any
 
 from core import places, ranges
 from core.recipe import text
-from core.settings import Group, Origin, PretrainSettings, Settings, flat, hints, marked
+from core.setting_fields import Group, Origin, Settings
+from core.settings import PretrainSettings, flat, hints, marked
 
 GROUPS = ("method", "data", "augment", "protocol")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

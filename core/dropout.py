@@ -28,13 +28,26 @@ class _Batch(Protocol):
     def indices(self) -> Tensor: ...
 
 
-_current: contextvars.ContextVar[tuple[_Batch, Counter] | None] = contextvars.ContextVar("batch", default=None)
+Position = tuple[_Batch, Counter] | None  # where the draws stand: the batch, and how often each layer was called
+_current: contextvars.ContextVar[Position] = contextvars.ContextVar("batch", default=None)
 
 
 @contextlib.contextmanager
 def drawn_for(batch: _Batch) -> Iterator[None]:
     """Inside, dropout layers draw for the images of this batch, from its seed and step. Layers count their calls anew."""
-    token = _current.set((batch, Counter()))
+    with drawn_from((batch, Counter())):
+        yield
+
+
+def position() -> Position:
+    """Where the draws stand now, for `drawn_from` to draw the same again."""
+    return None if (known := _current.get()) is None else (known[0], known[1].copy())
+
+
+@contextlib.contextmanager
+def drawn_from(position: Position) -> Iterator[None]:
+    """Inside, dropout layers draw what they drew from this position on."""
+    token = _current.set(position and (position[0], position[1].copy()))
     try:
         yield
     finally:

@@ -1,9 +1,11 @@
-"""Figures as PNG bytes, the same bytes for the same input, in one style. matplotlib is loaded when one is drawn.
+"""Figures as PNG bytes or as SVG for a page, the same bytes for the same input, in one style. matplotlib is loaded when one
+is drawn.
 
 Colours are Okabe and Ito's, which every kind of colour vision tells apart (their yellow darker, for lines on white).
 """
 import functools
 import io
+import re
 from collections.abc import Callable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
@@ -30,6 +32,34 @@ def drawn(draw: Callable) -> Callable[..., bytes]:
         return buffer.getvalue()
 
     return picture
+
+
+# Colors that follow a page's: its text's, and its lines'. Where there is no page, the color itself.
+PAGE = {INK: f"var(--ink, {INK})", "#000000": "var(--ink, #000000)", "#eeeeee": "var(--line, #eeeeee)",
+        "#dddddd": "var(--line, #dddddd)"}  # fmt: skip
+
+
+def charted(draw: Callable) -> Callable[..., str]:
+    """A function that makes a Figure → one that makes its SVG, without a background, for a page of any color."""
+
+    @functools.wraps(draw)
+    def chart(*given) -> str:
+        import matplotlib
+        from cycler import cycler
+
+        buffer = io.StringIO()
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            own = {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "text.color": INK, "font.family": "sans-serif"}
+            matplotlib.rcParams.update(STYLE | own | {"axes.prop_cycle": cycler(color=COLOURS)})
+            draw(*given).savefig(buffer, format="svg", dpi=130, metadata={"Date": None}, transparent=True)
+        text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+        text = re.sub(r"<style type=\"text/css\">.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text)  # of groups: two charts of a page share them
+        text = re.sub("|".join(PAGE), lambda color: PAGE[color[0]], text)
+        return re.sub(r'font-family: [^;"]*', "font-family: sans-serif", text).strip()
+
+    return chart
 
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid):

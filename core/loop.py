@@ -54,6 +54,7 @@ class TrainConfig:
     log_every: int = 10
     save_seconds: float = 300.0
     hook: StepHook = field(default_factory=StepHook)
+    after_first: Callable[[], None] = lambda: None  # what need not be done before this process's first step
 
 
 def train(
@@ -76,7 +77,7 @@ def train(
     clipped = optim.parameters_by_module(method) if config.clip_by == "module" else None
     frozen = optim.frozen_parameters(method, optimizer)
     goal = min(config.pause_at or config.steps, config.steps)
-    saved_at = time.monotonic()
+    saved_at, begun = time.monotonic(), run.step
     with Signals() as stopping:
         signals.place(": the same command resumes from the last save")
         for step in range(run.step, goal):
@@ -130,6 +131,8 @@ def train(
                     meter.check(done, params)
                     run.save(done, method, optimizer, extra())
                     saved_at = time.monotonic()
+                if step == begun:
+                    config.after_first()
             run.tick(done)
             if stop and not end:
                 raise Stopped(f"stopped by a signal at step {done} of {config.steps}; saved: the same command resumes")

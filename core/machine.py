@@ -1,15 +1,18 @@
 """Provenance of a figure: the machine, the versions and the commit that it was measured with."""
+import contextlib
 import importlib.metadata
 import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 GIT_SECONDS = 20.0  # after which a git that does not answer (a stuck network mount) counts as none
 CGROUP = Path("/sys/fs/cgroup")
+_called: ContextVar[str] = ContextVar("called", default="")  # see called_as
 PACKAGES = ("torch", "torchvision", "timm", "lightly", "stable-pretraining", "kornia")
 
 
@@ -56,8 +59,20 @@ def installed(package: str) -> str | None:
         return None
 
 
+@contextlib.contextmanager
+def called_as(module: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, `command` is that of a tool that Python called in place of the command line."""
+    token = _called.set(" ".join(["python -m", module, *arguments]))
+    try:
+        yield
+    finally:
+        _called.reset(token)
+
+
 def command() -> str:
     """This process's, as it was typed: the module's name is in `__main__`'s spec."""
+    if called := _called.get():
+        return called
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return " ".join(["python -m", spec.name if spec else sys.argv[0], *sys.argv[1:]])
 

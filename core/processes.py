@@ -189,7 +189,7 @@ def wrap(module: nn.Module) -> nn.Module:
         return module
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")  # its heir is in no torch before 2.15
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @torch.no_grad()

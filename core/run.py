@@ -3,6 +3,7 @@
     config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  method.safetensors  report.md  curves.png  …
 """
 import contextlib
+import importlib.util
 import json
 import math
 import sys
@@ -286,7 +287,9 @@ def counting(title: str):
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), disable=not (sys.stderr.isatty() and is_main()))
+    console = Console(stderr=True)
+    notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None  # which rich's bars need there
+    bar = Progress(console=console, disable=not ((sys.stderr.isatty() or notebook) and is_main()))
     task = None
 
     def progress(done: int, total: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from core import composition
 from core.composition import Tool
-from core.settings import Origin, Settings, choices, plain
+from core.setting_fields import Origin, Settings
+from core.settings import choices, plain
 
 FLAG = "--settings"  # before the file's path, as the only arguments of a process
 

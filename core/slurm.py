@@ -4,6 +4,8 @@ import re
 import signal
 import subprocess
 
+from core import signals
+
 DAY = 24 * 60  # minutes that a job may take where nobody says otherwise
 REQUEUES = 100  # times that a job which ran out of time is queued again
 NOTICE = 120  # seconds before the time limit at which submitit's signal comes: a step and a save
@@ -47,6 +49,15 @@ def requeue() -> bool:
     if found == "RUNNING":
         return answer("scontrol", "requeue", job) is not None
     return True
+
+
+def leave_to_tool() -> None:
+    """Signals that submitit does not handle are for the tool, which this process waits for: SLURM sends them to every process
+    of a step, and this one would die while the tool saves. No SIG_IGN: the tool would inherit it.
+    """
+    for number in signals.STOPPING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, lambda number, frame: None)
 
 
 def settle() -> None:

@@ -43,6 +43,8 @@ def check(settings: Settings) -> None:
         wrong["optim.betas"] = "two numbers from 0 to less than 1"
     if flat.get("chunk") and flat["accumulate"] > 1:
         wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
+    if flat.get("checkpointing") and flat.get("compile"):
+        wrong["checkpointing"] = "left out with compile, which chooses itself what to compute again"
     if flat.get("clip_by", "all") != "all" and flat["clip"] is None:
         wrong["clip_by"] = "left out without clip, such as clip=3"
     if not isinstance(settings, PretrainSettings):

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from core.processes import gather_objects, is_main
 
@@ -27,7 +28,8 @@ class Cache:
     def __init__(self, folder: str | Path, what: dict, images: int, width: int, limit: float):
         text = json.dumps({"format": FORMAT, **what}, sort_keys=True)
         self.folder = Path(folder) / f"teacher-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
-        self.shape, self.epochs = (images, width), int(limit // (images * (2 * width + 8)))
+        self.epoch_bytes = images * (2 * width + 8)
+        self.shape, self.epochs = (images, width), int(limit // self.epoch_bytes)
         self.hits = self.misses = 0
         self._open: tuple[int, np.ndarray, np.ndarray] | None = None
         if self.epochs and is_main():
@@ -69,6 +71,11 @@ def _mapped(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
         if file.tell() < size:
             file.truncate(size)
     return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def half(rows: Tensor) -> Tensor:
+    """Rounded to half precision; what it cannot hold becomes its largest number."""
+    return rows.clamp(-65_504, 65_504).half()
 
 
 def checksums(rows: np.ndarray) -> np.ndarray:

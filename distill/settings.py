@@ -19,6 +19,11 @@ class DistillSettings(TrainingSettings):
         "auto", "of teacher_weights: auto (imagenet, or timm's for a name with a tag) | weights | imagenet | mean;std",
         original_default="auto",
     )
+    teacher_sizes: list[int] = option(
+        [], "sizes, in pixels, at which teachers see images, one after the other a step each, such as [160,224]; student and "
+        "teachers change size together, in whole patches; empty: each teacher's own. For tokens and queue_tokens",
+        original_default=[],
+    )
     student: str | None = option(None, "what to train: any encoder; several by comma, one after the other", path="weights")
     cache: str = option(
         "runs/teachers", "folder of the teacher's kept outputs; none: ask it anew for every student",

@@ -3,6 +3,7 @@
 It is no submodule of a method: no optimizer, checkpoint or process sees its weights, and nothing changes a bit of it.
 """
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,11 @@ from torch.nn import functional as F
 
 from core import cli
 from core.errors import SettingError
-from core.image_size import sides
+from core.image_size import Size, sides
 from core.method import Batch
-from distill.cache import Cache
+from distill.cache import Cache, half
 from distill.method import map_shapes, maps_of
+from distill.pre_activation import PreActivation
 from distill.settings import DistillSettings, listed
 from linear_eval.features import fingerprint
 from vision import artifact, encoders
@@ -58,6 +60,8 @@ class Teacher:
         self.output_names = ("features",) if self.classes is None else ("features", "logits")
         self.head = members[0].head if len(members) == 1 else None
         self.cache: Cache | None = None
+        self._before_relu: PreActivation | None = None
+        self.sizes: tuple[int, ...] = ()  # at which methods of tokens show it images; none: each member's own
 
     def __call__(self, batch: Batch, needs: tuple[str, ...]) -> dict[str, Tensor]:
         """features: B,V,D; logits: B,V,K; those that are needed, by name, in the views' precision.
@@ -69,7 +73,7 @@ class Teacher:
         like = batch.views[0]
         kept = self.cache and self.cache.get(batch.epoch, batch.indices.numpy())
         if kept is None:
-            rows = torch.stack([self.outputs(view) for view in batch.views], 1).half()  # B,V,D+K
+            rows = half(torch.stack([self.outputs(view) for view in batch.views], 1))  # B,V,D+K
             if self.cache:
                 self.cache.put(batch.epoch, batch.indices.numpy(), rows.flatten(1).cpu().numpy())
         else:
@@ -91,27 +95,31 @@ class Teacher:
         return torch.cat([found, logits[0] if len(logits) == 1 else torch.stack(logits).log_softmax(2).logsumexp(0)], 1)
 
     @torch.no_grad()
-    def maps(self, view: Tensor, count: int) -> list[Tensor]:
+    def maps(self, view: Tensor, count: int, before_relu: bool = False) -> list[Tensor]:
         """The last feature maps of a single teacher.  B,C,S,S → B,c,h,w each"""
-        return [m.to(view.dtype) for m in maps_of(self.members[0].encoder, self.seen(view, self.members[0]), count)[0]]
+        encoder, x = self.members[0].encoder, self.seen(view, self.members[0])
+        if before_relu and self._before_relu is None:
+            self._before_relu = PreActivation(encoder, count)
+        found, _ = self._before_relu(x) if before_relu and self._before_relu else maps_of(encoder, x, count)
+        return [m.to(view.dtype) for m in found]
 
     def map_shapes(self, count: int) -> list[tuple[int, ...]]:
         if len(self.members) > 1:
             raise ValueError(f"teacher={self.name}: this method compares feature maps, and an ensemble has several; name one")
         return map_shapes(self.members[0].encoder, count, "teacher")
 
-    def seen(self, view: Tensor, member: Member) -> Tensor:
-        """The view as this member was trained to see images: its size, channels and normalisation."""
+    def seen(self, view: Tensor, member: Member, size: Size | None = None) -> Tensor:
+        """The view as this member was trained to see images: its size (or another), channels and normalisation."""
         spec, dtype = member.encoder.spec, next(member.encoder.parameters()).dtype
         if member.name in self.alike and view.shape[1] == spec.channels == len(member.mean):
             x = view
         else:
             x = view * self.std.to(view).view(-1, 1, 1) + self.mean.to(view).view(-1, 1, 1)  # 0..1
             x = normalize(encoders.fit_channels(x, spec.channels), member.mean.to(x), member.std.to(x))
-        size = sides(spec.image_size)
-        if x.shape[-2:] != size:
-            smaller = x.shape[-1] > size[1] or x.shape[-2] > size[0]
-            x = F.interpolate(x, size, mode="bilinear", antialias=smaller, align_corners=False)
+        to = sides(size or spec.image_size)
+        if x.shape[-2:] != to:
+            smaller = x.shape[-1] > to[1] or x.shape[-2] > to[0]
+            x = F.interpolate(x, to, mode="bilinear", antialias=smaller, align_corners=False)
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def fingerprint(self) -> str:
@@ -143,13 +151,14 @@ def foreign(settings: DistillSettings) -> Foreign | None:
     return Foreign(settings.teacher_weights, settings.teacher_normalization) if settings.teacher_weights else None
 
 
-def foreign_member(name: str, source: Foreign) -> Member:
+def foreign_member(name: str, source: Foreign, several_sizes: bool = False) -> Member:
     """A timm architecture with another program's weights."""
     setting = "teacher_normalization"
     try:
         found = encoders.pretrained_input(name)
         size = found[2] if found else 224
-        encoder = with_weights(cli.expand(source.weights), Architecture(name, size), 3, "teacher_weights")
+        architecture = Architecture(name, size, several_sizes=several_sizes)
+        encoder = with_weights(cli.expand(source.weights), architecture, 3, "teacher_weights")
     except SettingError as error:
         raise (error.of("teacher") if str(error).startswith("encoder=") else error) from error
     stated = Moments(*found[:2]) if found else None
@@ -159,7 +168,7 @@ def foreign_member(name: str, source: Foreign) -> Member:
     return Member(name, encoder, None, None, torch.tensor(chosen.mean), torch.tensor(chosen.std), notes)
 
 
-def member(name: str) -> Member:
+def member(name: str, several_sizes: bool = False) -> Member:
     """A teacher by its file, or by timm's name for it, with timm's published weights."""
     if not name.endswith(".safetensors"):
         try:
@@ -169,20 +178,20 @@ def member(name: str) -> Member:
         if found is None:
             raise ValueError(f"teacher={name}: no published weights by that name; give a file or a timm model that has some")
         mean, std, size = found
-        encoder = encoders.create(name, 3, size, pretrained=True)
+        encoder = encoders.create(name, 3, size, pretrained=True, several_sizes=several_sizes)
         return Member(name, encoder, None, None, torch.tensor(mean), torch.tensor(std))
-    return from_file(name, "teacher")
+    return from_file(name, "teacher", several_sizes)
 
 
-def from_file(name: str, setting: str) -> Member:
+def from_file(name: str, setting: str, several_sizes: bool = False) -> Member:
     """setting: the one that named the file, which an error is to name."""
     path = cli.expand(name)
     try:
         if artifact.read_header(path).classes is None:
-            (encoder, card), head = artifact.load(path), None
+            (encoder, card), head = artifact.load(path, several_sizes), None
         else:
             whole, card = artifact.load_classifier(path)
-            encoder, head = whole.encoder, whole.head
+            encoder, head = artifact.load(path, True)[0] if several_sizes else whole.encoder, whole.head
     except SettingError as error:
         raise error.of(setting) from error
     if card.multilabel:  # its outputs are no logits of one class among others
@@ -192,7 +201,22 @@ def from_file(name: str, setting: str) -> Member:
     return Member(name, encoder, head, classes, torch.tensor(card.mean), torch.tensor(card.std))
 
 
-def load(names: str, mean, std, device: torch.device | str = "cpu", source: Foreign | None = None) -> Teacher:
-    """One teacher, or several by comma.  mean, std: C, of the views that it will be shown; source: of one teacher's weights."""
-    members = [foreign_member(name, source) if source else member(name) for name in listed(names)]
-    return Teacher(members, torch.as_tensor(mean), torch.as_tensor(std), device)
+def load(
+    names: str, mean, std, device: torch.device | str = "cpu", source: Foreign | None = None, sizes: Sequence[int] = ()
+) -> Teacher:
+    """One teacher, or several by comma.  mean, std: C, of the views that it will be shown; source: of one teacher's weights.
+
+    sizes: at which methods of tokens are to show it images (teacher_sizes).
+    """
+    members, several = [], bool(sizes)
+    for name in listed(names):
+        try:
+            members.append(foreign_member(name, source, several) if source else member(name, several))
+        except encoders.Unfit as error:
+            if not several:
+                raise
+            raise ValueError(f"teacher_sizes={list(sizes)}: teacher={name} takes images of its own size alone; leave "
+                             "teacher_sizes out, or name another teacher") from error
+    teacher = Teacher(members, torch.as_tensor(mean), torch.as_tensor(std), device)
+    teacher.sizes = tuple(sizes)
+    return teacher

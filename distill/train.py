@@ -42,6 +42,8 @@ def check(settings: DistillSettings) -> None:
     wrong, at = {},  list(settings.steps_at)
     if not all(0 < share < 1 for share in at) or at != sorted(at):
         wrong["steps_at"] = "shares of the run, rising, such as [0.6,0.8]"
+    if any(size < 1 for size in settings.teacher_sizes) or len(set(settings.teacher_sizes)) < len(settings.teacher_sizes):
+        wrong["teacher_sizes"] = "different numbers of pixels, such as [160,224]"
     if settings.chunk:
         wrong["chunk"] = "left out: accumulate does the same for most of these losses"
     flat = cli.flat(settings)
@@ -185,10 +187,11 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     from core import loop, processes, trackers
     from core.run import ProgressBar, Run, another, log_line
     from core.schedule import stepped
-    from distill import report
+    from distill import report, token_setup
     from distill.teacher import foreign, load
+    from distill.with_tokens import WithTokens
     from vision import artifact, loaders
-    from vision.build import build_encoder, compile_encoder, precision
+    from vision.build import build_encoder, checkpoint_blocks, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
     from vision.multilabel import refuse
@@ -199,11 +202,12 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     name, images = f"distil-{settings.method.name}-{settings.data.name}", fingerprints(dataset)
     run = Run(training.folder(settings, name, images), settings, settings.resume, images)
     encoder, recipe = build_encoder(settings, dataset)
-    teacher = load(settings.teacher, recipe.mean, recipe.std, world.device, foreign(settings))
+    teacher = load(settings.teacher, recipe.mean, recipe.std, world.device, foreign(settings), settings.teacher_sizes)
     refuse(dataset.train.labels, "distill.train", "set data.labels=none, which leaves the images, or data.multilabel=false "
            "where the file allows it")
     classes = check_classes(dataset, teacher, settings)
     method = training.build_method(settings, encoder, teacher=teacher, classes=classes)
+    token_setup.check(settings, method)
     split = dataset.train if method.traits.needs_labels else dataset.pretrain
     if method.traits.needs_labels and len(split.labels.unique()) < 2:
         raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
@@ -217,7 +221,9 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
         peak = training.learning_rate(settings)
         config = replace(config, rate=partial(stepped, peak=peak, warmup=o.warmup, at=at, factor=0.1))
     extra = {"teacher": teacher.fingerprint()}
-    keep(settings, method, teacher, extra["teacher"], split, recipe, precise)
+    kept = bool(method.needs) or isinstance(method, WithTokens)
+    what = outputs_key(settings, teacher, extra["teacher"], split, recipe, precise) if kept else None
+    keep(settings, method, teacher, what, len(split))
     workers = training.workers(settings, world.local_size, world.device.type == "cuda")
     batches = loaders.loader(split, recipe, deal, encoder.spec.channels, workers)
 
@@ -225,6 +231,8 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     if past and past["teacher"] != extra["teacher"]:
         way = f"name that one, or {another(run.folder)}"
         raise ValueError(f"teacher={settings.teacher} is not the one that {run.folder} began with; {way}")
+    if isinstance(method, WithTokens):
+        notes += token_setup.begin(settings, method.tokens, token_setup.Shown(batches, len(split), what), config, bool(past))
     run.begin()
     log_line(
         f"{settings.method.name} on {len(split):,} images of {dataset.name} at {size_text(recipe.size)} px: "
@@ -239,6 +247,8 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
         run.listeners += [*trackers.listeners(settings.trackers, run), bar]
     if settings.compile:
         compile_encoder(encoder)
+    if settings.checkpointing:
+        checkpoint_blocks(encoder)
     try:
         loop.train(method, batches.batches(run.step, config.steps), optimizer, config, run, world.device,
                    evaluate=lambda step: {}, extra=lambda: extra)
@@ -267,27 +277,34 @@ def check_classes(dataset, teacher, settings: DistillSettings) -> int:
     return 0 if dataset.train.labels is None else len(dataset.classes)
 
 
-def keep(settings: DistillSettings, method, teacher, fingerprint: str, split, recipe, precise) -> None:
-    """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
+def outputs_key(settings: DistillSettings, teacher, fingerprint: str, split, recipe, precise) -> dict | None:
+    """All that the teacher's outputs depend on beside image and epoch; None where they are not to be kept."""
     from core.run import log_line
-    from distill.cache import Cache
 
-    if settings.cache == "none" or not settings.cache_gb or not method.needs:
-        return
+    if settings.cache == "none" or not settings.cache_gb:
+        return None
     if getattr(split, "skipped", None):
         log_line("note: unreadable files, for which neighbours stand in: the teacher's outputs are not kept")
-        return
-    what = {
+        return None
+    return {
         "teacher": fingerprint,
         "images": split.fingerprint(),
         "precision": str(precise),
         "views": without_defaults("augment", cli.plain(settings.augment))
         | {"size": recipe.size, "mean": teacher.mean.tolist(), "std": teacher.std.tolist()},
         "seed": settings.seed,
-        "outputs": list(teacher.output_names),
     }
+
+
+def keep(settings: DistillSettings, method, teacher, what: dict | None, images: int) -> None:
+    """Give the teacher its cache, where its outputs are rows of numbers that can be kept."""
+    from distill.cache import Cache
+
+    if what is None or not method.needs:
+        return
     width = method.traits.views * sum(teacher.width(name) for name in teacher.output_names)
-    teacher.cache = Cache(cli.expand(settings.cache), what, len(split), width, settings.cache_gb * 1e9)
+    what = what | {"outputs": list(teacher.output_names)}
+    teacher.cache = Cache(cli.expand(settings.cache), what, images, width, settings.cache_gb * 1e9)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from nas import proxies
 from nas.evaluators import proxy_score
 from nas.halving import Halving
 from nas.pareto import hypervolume
-from nas.scheduler import SearchConfig, Worker
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
 from nas.settings import PROXIES, SAMPLERS
 from nas.store import TrialStore
 from nas.tabular import Table, TableEvaluator

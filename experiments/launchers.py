@@ -91,6 +91,7 @@ class SlurmJob:
         self.process: subprocess.Popen | None = None
 
     def __call__(self, cell: Cell) -> State:
+        slurm.leave_to_tool()
         state = run_cell(cell, {}, lambda process: setattr(self, "process", process))
         if state is State.STOPPED:
             slurm.settle()

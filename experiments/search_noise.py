@@ -1,10 +1,11 @@
 """Computes what the kept search figures can show: the noise of the tables behind them.
 
-    uv run python -m experiments.search_noise     # seconds; trains nothing
+    uv run python -m experiments.search_noise                # seconds; trains nothing
+    uv run python -m experiments.search_noise --promises     # minutes: what nas/posterior.py makes of replayed studies
 
 A script and no table, because it reads kept files and runs no tool: experiments/tabular/fashion_mnist.json (256 networks × 2
 seeds), judged.json beside it, and experiments/supernet/fashion_mnist.json (48 of the networks as parts of supernets). Writes
-experiments/tabular/noise.json.
+experiments/tabular/noise.json, or promises.json.
 
 Ceiling: the best Pearson correlation with the mean of k seeds that any predictor can be expected to reach, even one that knows
 each network's true accuracy: the square root of the reliability k r / (1 + (k − 1) r), where r is the correlation of two seeds
@@ -16,20 +17,31 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
+from rich.progress import track
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
 from core import checkpoint
 from core.machine import provenance_of
 from experiments.judge import references, whole
-from experiments.tabular import KEPT, SEEDS
+from experiments.tabular import KEPT, SEEDS, SIZE
 from nas.pareto import front, hypervolume
+from nas.posterior import Figures, descriptors, expected
+from nas.space import tabular
 from nas.tabular import Table
+from nas.trial_record import SampledParams
 
 OUT = KEPT.with_name("noise.json")
+PROMISES = KEPT.with_name("promises.json")
 JUDGED = KEPT.with_name("judged.json")
 SUPERNET = KEPT.parent.parent / "supernet" / KEPT.name
 DRAWS = 2_000  # bootstrap samples, and studies drawn from the table
 STUDIES = (24, 64)  # networks of a study
+REPLAYS, PROMOTED = 200, 100
+REPLAYED = (  # name, networks, epochs of each rung
+    ("24, all to the end", 24, (9,)), ("64, all to the end", 64, (9,)), ("64, a third each", 64, (1, 3, 9)),
+    ("128, a third each", 128, (1, 3, 9)),
+)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -153,6 +165,83 @@ def optimism(table: Table) -> dict:
     return result
 
 
+def promises(table: Table) -> dict:
+    """What nas/posterior.py expects of a study's winner, less the other seed's figure; and that figure, of the winner by what
+    was measured and by what is expected. Only networks that were trained to the end can win.
+    """
+    rows, described, curves = _table(table)
+    result = {}
+    for name, count, rungs in REPLAYED:
+        random, found = np.random.RandomState(0), []
+        for draw in track(range(REPLAYS), name):
+            drawn, seed = random.permutation(len(rows))[:count], draw % 2
+            found.append(_winners(described[drawn], curves[drawn, seed], curves[drawn, 1 - seed, -1], rungs))
+        measured, own, expected_optimism, other = np.array(found).T
+        result[name] = {
+            "networks": count, "rungs": list(rungs), "replays": REPLAYS, "measured": float(measured.mean()),
+            "expected": float(expected_optimism.mean()), "expected_interval": _of_mean(expected_optimism),
+            "gain": float((other - own).mean()), "gain_interval": _of_mean(other - own),
+        }
+    return result
+
+
+def _table(table: Table) -> tuple[list[dict], np.ndarray, np.ndarray]:
+    """→ its rows N, their descriptors N,D and accuracies N,seeds,epochs"""
+    space, rows = optuna.create_study().ask(), list(table.rows.values())
+    tabular(space, 1, SIZE)
+    sampled = [SampledParams({name: row[name] for name in space.distributions}, space.distributions) for row in rows]
+    return rows, descriptors(sampled, rows), np.array([row["knn"] for row in rows])
+
+
+def _winners(described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...]) -> tuple[float, ...]:
+    """A study by synchronous halving: optimism of the measured winner and its fresh figure, the same of the expected one."""
+    going, figures = np.arange(len(curves)), []
+    for rung, epochs in enumerate(rungs):
+        figures += [(i, 0, rung, curves[i, epochs - 1]) for i in going]
+        if rung < len(rungs) - 1:
+            going = going[np.argsort(-curves[going, epochs - 1])[: len(going) // 3]]
+    mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
+    best, likely = (going[values[going].argmax()] for values in (curves[:, -1], mean))
+    return curves[best, -1] - fresh[best], fresh[best], mean[likely] - fresh[likely], fresh[likely]
+
+
+def promotions(table: Table) -> dict:
+    """Studies by halving whose trials are promoted by what is expected, less the same promoted by what was measured: figures of
+    the other seed, of the winner by expectation and as a mean over all that reached the last rung.
+    """
+    rows, described, curves = _table(table)
+    result = {}
+    for name, count, rungs in REPLAYED[2:]:
+        random, gains = np.random.RandomState(1), []
+        for draw in track(range(PROMOTED), f"promotion: {name}"):
+            drawn, seed = random.permutation(len(rows))[:count], draw % 2
+            study = described[drawn], curves[drawn, seed], curves[drawn, 1 - seed, -1], rungs
+            gains.append(np.subtract(_promoted(*study, by_expectation=True), _promoted(*study, by_expectation=False)))
+        winner, last = np.array(gains).T
+        result[name] = {"replays": PROMOTED, "winner": float(winner.mean()), "winner_interval": _of_mean(winner),
+                        "last_rung": float(last.mean()), "last_rung_interval": _of_mean(last)}
+    return result
+
+
+def _promoted(
+    described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...], by_expectation: bool
+) -> tuple[float, float]:
+    going, figures = np.arange(len(curves)), []
+    for rung, epochs in enumerate(rungs):
+        figures += [(i, 0, rung, curves[i, epochs - 1]) for i in going]
+        mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
+        if rung < len(rungs) - 1:
+            score = mean if by_expectation else curves[:, epochs - 1]
+            going = going[np.argsort(-score[going])[: len(going) // 3]]
+    return fresh[going[mean[going].argmax()]], fresh[going].mean()
+
+
+def _of_mean(values: np.ndarray) -> list[float]:
+    """The 95 % interval of a mean over replays; they draw from one table, so it holds for this table."""
+    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
+    return [float(values.mean() - half), float(values.mean() + half)]
+
+
 # ------------------------------------------------------------------------------------------------------------ the supernet
 
 
@@ -201,11 +290,14 @@ def rounded(result):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="the JSON of figures; experiments/tabular/noise.json, or promises.json")
+    parser.add_argument("--promises", action="store_true", help="replay studies with nas/posterior.py instead; five minutes")
     options = parser.parse_args(argv)
-    kept = provenance_of([0], ("numpy", "scipy", "optuna")) | figures()
-    checkpoint.write(options.out, json.dumps(kept, indent=1) + "\n")
-    print(options.out)
+    out = options.out or (PROMISES if options.promises else OUT)
+    table = Table(KEPT)
+    found = rounded(promises(table) | {"promotion": promotions(table)}) if options.promises else figures()
+    checkpoint.write(out, json.dumps(provenance_of([0], ("numpy", "scipy", "optuna")) | found, indent=1) + "\n")
+    print(out)
     return 0
 
 

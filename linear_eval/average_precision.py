@@ -60,6 +60,23 @@ def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
+def eleven_point_map(labels: np.ndarray, scores: np.ndarray) -> float:
+    """PASCAL VOC 2007's: the mean over recalls 0, 0.1, … 1 of the greatest precision at that recall or a higher one, and over
+    the classes that have a positive image (Everingham et al., IJCV 2010, §4.2).  NaN where none has.
+    """
+    found = []
+    for k in range(labels.shape[1]):
+        if not labels[:, k].any():
+            continue
+        order = np.argsort(-scores[:, k], kind="stable")
+        right, sorted_scores = np.cumsum(labels[order, k]), scores[order, k]
+        last = np.append(sorted_scores[1:] != sorted_scores[:-1], True)  # equal scores are taken together
+        precision, recall = (right / np.arange(1, len(right) + 1))[last], (right / right[-1])[last]
+        # A recall of 0.3 may be rounded below 0.3.
+        found.append(np.mean([precision[recall >= at - 1e-9].max() for at in np.linspace(0, 1, 11)]))
+    return float(np.mean(found)) if found else float("nan")
+
+
 def bootstrap_interval(labels: np.ndarray, scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of the mean average precision over images drawn with replacement (Efron 1979).
 

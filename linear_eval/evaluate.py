@@ -2,19 +2,20 @@
 
     uv run python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --data fashion_mnist
     uv run python -m linear_eval.evaluate --encoder resnet50 --pretrained --suite cifar10,stl10 --parts [knn,linear]
+    uv run python -m linear_eval.evaluate --encoder runs/x/encoder.safetensors --protocol v2 --parts [knn,retrieval,few_shot]
 
 Nothing here imports torch before the settings are checked: a mistyped one is refused at once.
 """
 import json
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli, training
-from linear_eval.settings import CLASSIFIERS, PARTS, EvaluateSettings
+from linear_eval.settings import CLASSIFIERS, MEASURES, PARTS, EvaluateSettings
+from linear_eval.suites import named_suites, read_suite
 
 if TYPE_CHECKING:
     from linear_eval.results import Evaluation  # loads numpy
@@ -49,10 +50,11 @@ def run(settings: EvaluateSettings) -> int:
     """Evaluate and print the tables."""
     if (result := evaluate(settings)) is None:
         return 0
+    from linear_eval.measures.report import measure_line
     from linear_eval.tables import text_table
 
     for folder, evaluation in result.evaluations.items():
-        print(text_table(evaluation))
+        print(text_table(evaluation), *map(measure_line, evaluation.measures), sep="\n")
         print(*(f"{name}: {folder / name}" for name in ("results.json", "report.html")), sep="\n")
     if result.suite:
         print(f"\n{(result.suite / 'suite.md').read_text()}\nsuite:  {result.suite / 'suite.md'}")
@@ -66,24 +68,30 @@ def evaluate(settings: EvaluateSettings) -> EvaluateResult | None:
     Raises ValueError where settings or data do not allow it.
     """
     from core import checkpoint, processes
-    from linear_eval.inputs import collect_inputs
+    from linear_eval.inputs import open_inputs
     from linear_eval.scoring import score
     from linear_eval.tables import suite_table
 
-    collected = []
     with processes.session(settings.device) as world:
-        for job in jobs(settings):
-            start = time.monotonic()
-            collected.append((job, collect_inputs(job, world), time.monotonic() - start))
+        opened = [(job, open_inputs(job, world)) for job in jobs(settings)]
+        if world.size > 1:  # together; one process computes them when they are asked for
+            for _, inputs in opened:
+                inputs.collect()
     if world.rank:
         return None
     evaluations = {}
-    for job, inputs, seconds in collected:
-        evaluations[inputs.run.folder] = score(job, inputs, changes(cli.plain(job.protocol)), seconds)
+    for job, inputs in opened:
+        evaluations[inputs.run.folder] = score(job, inputs, changes(cli.plain(job.protocol)))
     if not settings.suite:
         return EvaluateResult(evaluations)
     folder, results = training.folder(settings, "suite"), list(evaluations.values())
-    checkpoint.write(folder / "suite.md", suite_table(results))
+    if settings.suite in named_suites():
+        from linear_eval.suite_page import suite_page
+
+        table = suite_page(read_suite(settings.suite), settings.data.get("root"), results)
+    else:
+        table = suite_table(results)
+    checkpoint.write(folder / "suite.md", table)
     checkpoint.write(folder / "suite.json", json.dumps([one.to_json() for one in results], indent=1) + "\n")
     return EvaluateResult(evaluations, folder)
 
@@ -93,8 +101,11 @@ def jobs(settings: EvaluateSettings) -> list[EvaluateSettings]:
     if not settings.suite:
         return [settings]
     out = training.folder(settings, "suite")
-    names = settings.suite.split(",")
-    return [cli.derive(TOOL, settings, ["suite"], changes={"data": name, "out": out / name}) for name in names]
+    if settings.suite in named_suites():
+        changes = {one.name: one.changes for one in read_suite(settings.suite).present(settings.data.get("root"))}
+    else:
+        changes = {name: {"data": name} for name in settings.suite.split(",")}
+    return [cli.derive(TOOL, settings, ["suite"], changes=own | {"out": out / name}) for name, own in changes.items()]
 
 
 def check(settings: EvaluateSettings) -> None:
@@ -104,16 +115,24 @@ def check(settings: EvaluateSettings) -> None:
         hint = f"the newest here is {newest[-1]}" if newest else "such as runs/…/encoder.safetensors, or resnet50 --pretrained"
         raise ValueError(f"encoder=…: name the encoder to evaluate; {hint}")
     training.check(settings)
-    if unknown := [part for part in settings.parts if part not in PARTS]:
-        raise ValueError(f"parts={unknown[0]}: there are {', '.join(PARTS)}")
+    if unknown := [part for part in settings.parts if part not in (*PARTS, *MEASURES)]:
+        raise ValueError(f"parts={unknown[0]}: there are {', '.join((*PARTS, *MEASURES))}")
+    if missing := [part for part in settings.parts if part in MEASURES and part not in settings.protocol]:
+        raise ValueError(f"parts={missing[0]}: protocol={settings.protocol['name']} has no constants of it; give protocol=v2")
+    if settings.unknown and "open_set" not in settings.parts:
+        raise ValueError(f"unknown={settings.unknown} is of open_set, which parts does not name: add it, with protocol=v2")
+    if settings.unknown and settings.unknown not in TOOL.choices("data"):
+        raise ValueError(f"unknown={settings.unknown}: there is no such data; there are {', '.join(TOOL.choices('data'))}")
     check_protocol(cli.plain(settings.protocol))
-    if unknown := [name for name in (settings.suite or "").split(",") if name and name not in TOOL.choices("data")]:
-        raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}")
+    known = [*TOOL.choices("data"), *([settings.suite] if settings.suite in named_suites() else [])]
+    if unknown := [name for name in (settings.suite or "").split(",") if name and name not in known]:
+        raise ValueError(f"suite={settings.suite}: there is no {unknown[0]}; there are {', '.join(TOOL.choices('data'))}, "
+                         f"and the suites {', '.join(named_suites())}")
 
 
 def check_protocol(protocol: dict) -> None:
-    """A protocol's numbers have no types of their own: those of v1.yaml show of which kind and sign they are."""
-    examples = cli.flat(TOOL.example("protocol", "v1"))
+    """A protocol's numbers have no types of their own: those of v2.yaml show of which kind and sign they are."""
+    examples = cli.flat(TOOL.example("protocol", "v2"))
     for name, value in cli.flat(protocol).items():
         example = examples[name]
         values = value if isinstance(value, list) else [value]

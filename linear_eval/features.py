@@ -49,6 +49,7 @@ class Source:
     channels: int | None = None  # C; None: as they come
     dtype: str = "float16"  # as cached: half of float32's memory, with a relative error of 2⁻¹¹ at most
     parts: dict[str, list[slice]] | None = None  # name → columns; None: all of them, as "pooled"
+    block: int | None = None  # images a forward pass; None: BLOCK
 
 
 @dataclass(frozen=True)
@@ -223,15 +224,18 @@ def images_of(split: Images | Streamed, indices: Tensor, size: Size | Geometry, 
     return images if channels is None else fit_channels(images, channels)
 
 
-def feature_blocks(source: Source, split: Images | Streamed, device: torch.device, title: str) -> Iterator[np.ndarray]:
-    """The split's features in its order, a block at a time, on the main process. The others compute their share and
-    yield nothing. While one block is described the next one is read.
+def feature_blocks(
+    source: Source, split: Images | Streamed, device: torch.device, title: str, first: int = 0
+) -> Iterator[np.ndarray]:
+    """The split's features in its order from image `first` on, a block at a time, on the main process. The others compute
+    their share and yield nothing. While one block is described the next one is read.
     """
-    starts, W = list(range(0, len(split), BLOCK)), world_size()
+    size = source.block or BLOCK
+    starts, W = list(range(first, len(split), size)), world_size()
 
     def read(turn: int) -> Tensor:
         start = starts[min(turn * W + rank(), len(starts) - 1)]  # a process that has none left repeats the last
-        return images_of(split, torch.arange(start, min(start + BLOCK, len(split))), source.size, source.channels)
+        return images_of(split, torch.arange(start, min(start + size, len(split))), source.size, source.channels)
 
     turns = range(-(-len(starts) // W))
     with counting(title) as progress, ThreadPoolExecutor(1) as reader:
@@ -242,9 +246,9 @@ def feature_blocks(source: Source, split: Images | Streamed, device: torch.devic
                 following = reader.submit(read, turn + 1)
             rows = torch.as_tensor(source.describe(images)).float().to(device)
             if W > 1:
-                rows = gather(F.pad(rows, (0, 0, 0, BLOCK - len(rows)))).unflatten(0, (W, BLOCK))
+                rows = gather(F.pad(rows, (0, 0, 0, size - len(rows)))).unflatten(0, (W, size))
             for w, start in enumerate(starts[turn * W : (turn + 1) * W]) if is_main() else ():
-                done = min(start + BLOCK, len(split))
+                done = min(start + size, len(split))
                 yield (rows if W == 1 else rows[w, : done - start]).cpu().numpy().astype(source.dtype)
                 progress(done, len(split))
 

@@ -23,7 +23,7 @@ from linear_eval.results import ProtocolResult
 from linear_eval.settings import FinetuneSettings
 from vision import artifact, loaders
 from vision.augment import Augmentation
-from vision.build import build_encoder, compile_encoder, notes, precision
+from vision.build import build_encoder, checkpoint_blocks, compile_encoder, notes, precision
 from vision.data import build_data, fingerprints
 from vision.multilabel import class_counts, refuse
 from vision.pixels import normalize_images
@@ -91,6 +91,8 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     batches = loaders.loader(train, recipe, deal, encoder.spec.channels, workers).batches(run.step, config.steps)
     if settings.compile:
         compile_encoder(encoder)
+    if settings.checkpointing:
+        checkpoint_blocks(encoder)
     try:
         loop.train(method, batches, optimizer, config, run, world.device, evaluate=watch.check, extra=watch.state)
     finally:

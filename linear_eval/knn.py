@@ -2,8 +2,8 @@
 import itertools
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from linear_eval.average_precision import mean_average_precision
 from linear_eval.probe_data import ProbeData
 from linear_eval.results import ProtocolResult
+
+if TYPE_CHECKING:
+    import faiss
 
 K, TEMPERATURE = 20, 0.07
 BLOCK = 16_384  # rows of the reference set, and of the queries, that are in memory at a time
@@ -31,10 +34,10 @@ def neighbors(
     index = np.full((len(queries), k), len(reference))
     for start in range(0, len(reference), reference_block):
         part = _index(reference.shape[1])
-        part.add(_normalized(reference[start : start + reference_block]))
+        part.add(as_unit_rows(reference[start : start + reference_block]))
         for first in range(0, len(queries), query_block):
             rows = slice(first, first + query_block)
-            near, where = part.search(_normalized(queries[rows]), min(k, part.ntotal))
+            near, where = part.search(as_unit_rows(queries[rows]), min(k, part.ntotal))
             near = np.concatenate([similarity[rows], near], axis=1)
             where = np.concatenate([index[rows], where + start], axis=1)
             best = np.lexsort((where, -near), axis=1)[:, :k]
@@ -42,12 +45,14 @@ def neighbors(
     return similarity, index
 
 
-def _index(dim: int) -> faiss.Index:
+def _index(dim: int) -> "faiss.Index":
+    import faiss
+
     index = faiss.IndexFlatIP(dim)
     return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", lambda: 0)() else index
 
 
-def _normalized(x: np.ndarray | Tensor) -> np.ndarray:
+def as_unit_rows(x: np.ndarray | Tensor) -> np.ndarray:
     """Rows of length 1.  B,D → B,D float32"""
     x = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x, np.float32))
     return F.normalize(x.detach().float().cpu(), dim=1).contiguous().numpy()
@@ -92,6 +97,16 @@ def knn(
     """The class that the k nearest vote for.  N,D with labels N, and M,D → M labels"""
     similarity, index = neighbors(reference, queries, k)
     return votes(similarity, _numpy(reference_labels)[index], classes, k, temperature).argmax(1)
+
+
+def knn_left_out(rows: Tensor, labels: Tensor, places: Tensor, classes: int) -> np.ndarray:
+    """The class that an image's K nearest others vote for.  N,D with labels N; places: M int64, which of them → M labels"""
+    similarity, index = neighbors(rows, rows[places], K + 1)
+    others = index != places.numpy()[:, None]
+    others[others.all(1), -1] = False  # copies of an image hide it from its own neighbors
+    shape = len(places), index.shape[1] - 1
+    similarity, index = similarity[others].reshape(shape), index[others].reshape(shape)
+    return votes(similarity, _numpy(labels)[index], classes, K, TEMPERATURE).argmax(1)
 
 
 def knn_accuracy(

@@ -1,12 +1,12 @@
-"""The report's figures as PNG bytes. A source has one color and one marker everywhere. Names come from data and are drawn
-as they are.
+"""The report's figures: charts as SVG, images as PNG bytes. A source has one color and one marker everywhere. Names come from
+data and are drawn as they are.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from core.figures import COLOURS, INK, canvas, drawn
+from core.figures import COLOURS, INK, canvas, charted, drawn
 from linear_eval.metrics import ConfusedPair
 from linear_eval.report_data import Heatmaps
 from linear_eval.results import LabelCurve, Row, percent
@@ -14,6 +14,7 @@ from linear_eval.rows import METHODS, SOURCES, in_order, method_title
 
 MARKERS = "osD^vPX*"
 RIGHT, WRONG = "#0072B2", "#D55E00"
+STRONGEST = 0.75  # opacity of blue, at most, so that text on it is legible on light and on dark pages
 NUMBERED, NAMED = 20, 40  # classes up to which a confusion matrix has numbers, and names
 MAPPED = 2_000  # test images on a map, at most
 
@@ -27,7 +28,7 @@ def style(source: str) -> dict:
 # ------------------------------------------------------------------------------------------------------------- accuracies
 
 
-@drawn
+@charted
 def forest(rows: Sequence[Row], encoder: str, metric: str = "accuracy"):
     """The rows' figures with their 95 % intervals: a panel for each share of the labels, a band for each method."""
     shares = list(dict.fromkeys(row.labels for row in rows))
@@ -72,7 +73,7 @@ def _legend(figure, sources: list[str], encoder: str) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
 
 
-@drawn
+@charted
 def curve(curves: list[LabelCurve], encoder: str):
     """Label efficiency: mean ± standard deviation over draws, by labeled images a class."""
     from matplotlib.ticker import NullLocator
@@ -92,7 +93,7 @@ def curve(curves: list[LabelCurve], encoder: str):
     return figure
 
 
-@drawn
+@charted
 def reliability(bins: dict[str, np.ndarray]):
     """Accuracy by confidence above, and how many predictions have it below."""
     figure, axes = canvas(5, 5, 2, height_ratios=(3, 1))
@@ -109,9 +110,10 @@ def reliability(bins: dict[str, np.ndarray]):
     return figure
 
 
-@drawn
+@charted
 def confusion(matrix: np.ndarray, names: Sequence[str]):
     """Shares of each true class in color; counts in the cells and names at the axes where they fit."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
     from matplotlib.ticker import MaxNLocator
 
     classes = len(names)
@@ -119,7 +121,8 @@ def confusion(matrix: np.ndarray, names: Sequence[str]):
     figure, axes = canvas(side + 0.6, side - 0.4)
     axis = axes[0, 0]
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1) * 100
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    blues = LinearSegmentedColormap.from_list("blues", [(*to_rgb(RIGHT), 0), (*to_rgb(RIGHT), STRONGEST)])
+    image = axis.imshow(share, cmap=blues, vmin=0, vmax=100, interpolation="nearest")
     axis.set(xlabel="predicted", ylabel="true")
     if classes <= NAMED:
         axis.set_xticks(range(classes), [short(n) for n in names], rotation=45, ha="right", rotation_mode="anchor")
@@ -132,7 +135,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]):
         size = min(9, 110 / classes)
         for (i, j), count in np.ndenumerate(matrix):
             if count:
-                axis.text(j, i, count, ha="center", va="center", fontsize=size, color="white" if share[i, j] > 55 else "black")
+                axis.text(j, i, count, ha="center", va="center", fontsize=size)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0 if classes <= NAMED else 3)
     figure.colorbar(image, shrink=0.7, label="of the true class, %").outline.set_visible(False)
@@ -218,6 +221,16 @@ def neighbors(rows: NeighborRows, names: Sequence[str]):
     return figure
 
 
+@drawn
+def above_below(above: np.ndarray, below: np.ndarray):
+    """Two rows of images, a pair a column.  B,C,S,S uint8 each"""
+    figure, axes = _sheet(2, max(8, len(above)), margin=0.1, above=0.1)
+    for line, row in zip(axes, (above, below), strict=True):
+        for axis, image in zip(line, row, strict=False):
+            _show(axis, image)
+    return figure
+
+
 def _named(label, names: Sequence[str], length: int, between: str) -> str:
     """An image's class, or its first classes of several, K of 0 and 1; "none" of those it has none of."""
     if np.ndim(label) == 0:
@@ -247,7 +260,7 @@ def heatmaps(maps: Heatmaps, names: Sequence[str]):
 # ------------------------------------------------------------------------------------------------------------------- maps
 
 
-@drawn
+@charted
 def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]):
     """Features in two dimensions, as `plane` lays them: title → M,2; and M"""
     figure, axes = canvas(12, 4.6, 1, 3)
@@ -256,7 +269,7 @@ def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
             mine = points[labels == i]
             look = {"color": COLOURS[i % 8], "marker": MARKERS[i // 8 % 8]} if len(names) <= NAMED else {
                 "color": f"C{i % 10}", "marker": "o"}
-            axis.scatter(*mine.T, s=9, alpha=0.75, linewidths=0, label=short(name), **look)
+            axis.scatter(*mine.T, s=9, alpha=0.75, linewidths=0, label=short(name), rasterized=True, **look)
         axis.set(xticks=[], yticks=[], title=title)
         axis.spines[:].set_visible(False)
     if len(names) <= NAMED:

@@ -1,18 +1,28 @@
 """An evaluation as report.md and report.html, one file that needs nothing else, with its figures."""
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core import checkpoint
 from linear_eval import metrics, pictures
+from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
-from linear_eval.page import Code, Picture, Section, Table, Tile, as_html, as_markdown
+from linear_eval.page import Chart, Code, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.report_data import ReportData
-from linear_eval.results import ENCODER, Evaluation, percent
-from linear_eval.rows import METHODS, baselines_ahead, best_on_validation, method_title, sorted_rows
+from linear_eval.results import Evaluation, Row, percent
+from linear_eval.rows import baselines_ahead, best_on_validation, method_title, sorted_rows
 from linear_eval.tables import facts, figure, report_table, title
 
+QUESTIONS = {  # heading → what it answers: the links above
+    "Accuracy": "whole images", "Mean average precision": "whole images", "Label efficiency": "few labels",
+    "Whole images": "whole images", "Few labels": "few labels", "Open set": "open set", "Structure": "structure",
+    "Confusion": "mistakes", "By class": "mistakes", "Calibration": "calibration", "Most confused": "mistakes",
+    "Nearest neighbours": "structure", "Map of the features": "structure", "Where it looks": "where it looks",
+    "How it was measured": "how it was measured",
+}  # fmt: skip
+UNTRAINED = ("untrained", "from scratch")  # sources that are the encoder without its weights
 FOLDED = 30  # classes from which the table by class is folded away
 
 
@@ -25,10 +35,13 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
     details = []
     if data:
         details = multilabel_details(evaluation, data) if evaluation.multilabel else _details(evaluation, data, numbers)
-    sections = [*_overview(evaluation), *details, _provenance(evaluation)]
-    figures = {block.name: block.png for _, blocks in sections for block in blocks if isinstance(block, Picture)}
+    measured = measure_sections(evaluation, data)
+    sections = [*_overview(evaluation), *measured, *details, _provenance(evaluation)]
+    every = [block for _, blocks in sections for block in blocks]
+    figures = {block.name: block.png for block in every if isinstance(block, Picture)}
+    figures |= {block.name: block.content for block in every if isinstance(block, Chart)}
     about = title(evaluation), facts(evaluation)
-    html = as_html(*about, _tiles(evaluation), sections)
+    html = as_html(*about, summary(evaluation.rows) if evaluation.rows else [], sections, QUESTIONS)
     files = {"report.md": as_markdown(*about, sections), "report.html": html, **figures}
     if numbers:
         files["figures.json"] = json.dumps(numbers, default=lambda a: np.round(a, 3).tolist()) + "\n"
@@ -43,18 +56,18 @@ def _overview(evaluation: Evaluation) -> list[Section]:
     ahead = baselines_ahead(evaluation.rows)
     if evaluation.multilabel:
         return [multilabel_overview(evaluation)]
-    sections = [
+    sections: list[Section] = [
         ("Accuracy", [
             *([ahead] if ahead else []),
             report_table(evaluation),
             "All in %, on test images. Interval: Wilson's, over test images like these; of several draws of the labelled "
             "images, of their mean. Balanced: mean recall of the classes. ECE: expected calibration error over 15 bins, where "
             "scores are probabilities. Settings were chosen on what “selected on” names; the test split chose nothing.",
-            Picture("accuracy.png", pictures.forest(rows, encoder), "Test accuracy with 95 % intervals"),
+            Chart("accuracy.svg", pictures.forest(rows, encoder), "Test accuracy with 95 % intervals"),
         ]),
-    ]
+    ] if rows else []
     if curves:
-        picture = Picture("curve.png", pictures.curve(curves, encoder), "Test accuracy by labelled images a class")
+        picture = Chart("curve.svg", pictures.curve(curves, encoder), "Test accuracy by labelled images a class")
         sections.append(("Label efficiency", [picture]))
     return sections
 
@@ -68,7 +81,7 @@ def _numbers(evaluation: Evaluation, data: ReportData) -> dict:
     numbers = {"classes": evaluation.data.classes}
     if data.scores is not None:
         numbers |= {"of": _detailed_row(evaluation), "confusion": metrics.confusion(data.scores, data.labels)}
-    if data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
+    if data.labels.ndim == 1 and data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
         some = pictures.mapped(len(data.features))
         points = pictures.plane(np.asarray(data.features[some], np.float32), evaluation.seed)
         numbers |= {"map": points, "labels": data.labels[some]}
@@ -89,7 +102,7 @@ def _details(evaluation: Evaluation, data: ReportData, numbers: dict) -> list[Se
         sections.append(neighbors_section(data, names, about))
     if "map" in numbers:
         about = f"{len(numbers['labels']):,} test images by their features; labels colour them and place nothing"
-        picture = Picture("maps.png", pictures.maps(numbers["map"], numbers["labels"], names), about)
+        picture = Chart("maps.svg", pictures.maps(numbers["map"], numbers["labels"], names), about)
         sections.append(("Map of the features", [picture]))
     if data.heatmaps:
         about = "Bright: evidence for the predicted class (Grad-CAM). Orange: true class → mistaken prediction"
@@ -108,13 +121,13 @@ def _score_sections(data: ReportData, names: list[str], numbers: dict) -> list[S
     folded = f"All {len(names)} classes" if len(names) >= FOLDED else ""
     about = "Rows: true classes; columns: predictions" + ("; numbers as below" if numbered else "")
     sections = [
-        ("Confusion", [best, Picture("confusion.png", pictures.confusion(numbers["confusion"], names), about)]),
+        ("Confusion", [best, Chart("confusion.svg", pictures.confusion(numbers["confusion"], names), about)]),
         ("By class", [Table(["class", "precision", "recall", "F1", "test images"], rows, slice(1, None), folded)]),
     ]
     if data.probabilities:
         drawn = pictures.reliability(metrics.reliability(data.scores, data.labels))
         about = f"Expected calibration error {metrics.ece(data.scores, data.labels):.1f} %"
-        sections.append(("Calibration", [Picture("reliability.png", drawn, about)]))
+        sections.append(("Calibration", [Chart("reliability.svg", drawn, about)]))
     if pairs := metrics.confused_pairs(data.scores, data.labels):
         rows = [[names[p.true], names[p.predicted], f"{p.count:,}", f"{p.share:.1f} %"] for p in pairs]
         blocks = [Table(["true", "taken for", "images", "of the true class"], rows, slice(2, None))]
@@ -139,14 +152,22 @@ def _provenance(evaluation: Evaluation) -> Section:
     return "How it was measured", [Code(evaluation.command), table, *(f"Note: {note}." for note in evaluation.notes)]
 
 
-def _tiles(evaluation: Evaluation) -> list[Tile]:
-    """The encoder's accuracy by each method with all labels, and what it must beat beneath."""
-    rows = {(row.source, row.method): row for row in evaluation.rows if row.labels == 1}
-    tiles = []
-    for method, name in METHODS.items():
-        if row := rows.get((ENCODER, method)):
-            rivals = [(source, rows.get((source, method))) for source in ("untrained", "from scratch", "raw pixels")]
-            beneath = [f"{source} {rival.score:.1f}" for source, rival in rivals if rival]
-            low, high = row.interval
-            tiles.append(Tile(name, f"{row.score:.1f}", [f"{low:.1f} … {high:.1f}", *beneath]))
+def summary(rows: Sequence[Row]) -> list[Tile]:
+    """The verdict in three numbers: the encoder's score by the row that is best on validation, and by how many points it is
+    ahead of itself untrained, by the same method, and of the best that is no such encoder, by any; with the same labels.
+    """
+    own = rows[best_on_validation(rows)]
+    if not own.is_encoders:
+        return []
+    low, high = own.interval
+    of = "" if own.labels == 1 else f", {percent(own.labels)} of the labels"
+    tiles = [Tile("test score, encoder", f"{own.score:.1f}", [f"{low:.1f} … {high:.1f}", method_title(own) + of])]
+    others = [row for row in rows if row.labels == own.labels and not row.is_encoders]
+    untrained = [row for row in others if row.source in UNTRAINED and row.method == own.method]
+    baselines = [row for row in others if row.source not in UNTRAINED]
+    for name, rivals in (("ahead of it untrained", untrained), ("ahead of the best baseline", baselines)):
+        if rivals:
+            best = max(rivals, key=lambda row: row.score)
+            ahead = f"{own.score - best.score:+.1f}".replace("-", "−")
+            tiles.append(Tile(name, ahead, [f"{best.source} {best.score:.1f}", method_title(best) + of], unit="points"))
     return tiles

@@ -10,14 +10,15 @@ from linear_eval.features import BLOCK, images_of
 from linear_eval.fit import FittedClassifier
 from linear_eval.gradcam import gradcam
 from linear_eval.inputs import EvaluationInputs
-from linear_eval.results import ENCODER, Evaluation, MultilabelRow
+from linear_eval.results import ENCODER, Evaluation, ResultRow
 from linear_eval.rows import best_on_validation
 from vision.pixels import normalize_images
 from vision.raster import shown
-from vision.splits import Images
+from vision.splits import Dataset, Images
 from vision.streamed import Streamed
 
 SHOWN = 96  # pixels a side of a picture, at most
+PAIRS = 12  # near-duplicates that are shown, at most
 QUERIES, NEAREST = 8, 8  # test images whose nearest training images are shown, and how many
 
 Pictures = Callable[[np.ndarray], np.ndarray]  # positions → B,C,S,S uint8
@@ -47,6 +48,14 @@ class Neighbors:
 
 
 @dataclass(frozen=True)
+class NearDuplicates:
+    """Test images, and the training image nearest to each.  B,C,S,S uint8 each"""
+
+    test: np.ndarray
+    train: np.ndarray
+
+
+@dataclass(frozen=True)
 class ReportData:
     """What the figures show beside results.json; a part that is None has no section.
 
@@ -62,20 +71,21 @@ class ReportData:
     neighbors: Neighbors | None = None
     features: np.ndarray | None = None
     heatmaps: Heatmaps | None = None
+    near_duplicates: NearDuplicates | None = None
 
 
-def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: list[np.ndarray]) -> ReportData:
-    """Of the row that the report details.  scores: those of each row of the evaluation"""
-    dataset, at = inputs.dataset, best_on_validation(evaluation.rows)
-    row, features = evaluation.rows[at], inputs.feature_sets[ENCODER]
+def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: np.ndarray | None) -> ReportData:
+    """scores: M,C of the test images by the row that `best_on_validation` names; None where there is no row"""
+    dataset, row = inputs.dataset, evaluation.rows[best_on_validation(evaluation.rows)] if evaluation.rows else None
+    features = inputs.features(ENCODER)
     train, test = features.train, features.test
-    classifier = next((one.classifier for one in inputs.finetuned if one.labels == 1 and one.source == ENCODER), None)
-    shown = classifier.test if row.method == "finetune" and classifier else test.indices
+    classifier = inputs.classifier(ENCODER, 1.0)
+    shown = classifier.test if row and row.method == "finetune" and classifier else test.indices
     queries = np.linspace(0, len(test.x) - 1, min(QUERIES, len(test.x))).astype(int)
     return ReportData(
         labels=dataset.test.labels.numpy()[shown],
-        scores=scores[at],
-        probabilities=not isinstance(row, MultilabelRow) and row.ece is not None,
+        scores=scores,
+        probabilities=isinstance(row, ResultRow) and row.ece is not None,
         images=pictures_of(dataset.test, shown, dataset.image_size),
         neighbors=Neighbors(
             queries,
@@ -85,7 +95,21 @@ def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: list[n
         ),
         features=np.asarray(test.pooled, dtype=np.float32),
         heatmaps=heatmaps(classifier, QUERIES) if classifier and not dataset.multilabel else None,
+        near_duplicates=near_duplicates(dataset, evaluation),
     )
+
+
+def near_duplicates(dataset: Dataset, evaluation: Evaluation) -> NearDuplicates | None:
+    """Of the encoder's record of leakage; None without one, or without a pair."""
+    found = [one.pairs for one in evaluation.measures if one.source == ENCODER and one.pairs]
+    if not found:
+        return None
+    columns = zip(*found[0][:PAIRS], strict=True)
+    test, train = (
+        pictures_of(split, np.array(column), dataset.image_size)(np.arange(len(column)))
+        for split, column in zip((dataset.test, dataset.train), columns, strict=True)
+    )
+    return NearDuplicates(test, train)
 
 
 def classifier_report_data(fitted: FittedClassifier, count: int) -> ReportData:

@@ -31,71 +31,92 @@ class ProtocolResult:
 
 
 @dataclass(frozen=True)
-class ResultRow:
-    """A row of results.json: accuracies in %, on test images (linear_eval/metrics.py)."""
+class Row:
+    """A row of results.json: what rows of one label an image and of several share. Figures are in %, on test images."""
 
     source: str  # ENCODER, "untrained", "raw pixels", …
     method: str
     labels: float  # share of the labels; "10 %" in the file
     train_images: int
+    interval: list[float]  # 95 % of the score: low, high
+    std: float | None  # of the score over draws
+    draws: int
+    validation: float | None
+    selected_on: str
+    chosen: dict[str, Any]
+    note: str
+    seconds: float
+
+    @property
+    def is_encoders(self) -> bool:
+        return self.source == ENCODER
+
+    @property
+    def score(self) -> float:
+        """The figure that rows are compared by, in %."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ResultRow(Row):
+    """Of images with one label each (linear_eval/metrics.py)."""
+
     accuracy: float
-    interval: list[float]  # 95 %: low, high
     top5: float | None
     balanced_accuracy: float
     macro_f1: float
     ece: float | None  # None where scores are no probabilities
-    std: float | None  # of the accuracy over draws
-    draws: int
-    validation: float | None
-    selected_on: str
-    chosen: dict[str, Any]
-    note: str
-    seconds: float
-
-    @property
-    def is_encoders(self) -> bool:
-        return self.source == ENCODER
 
     @property
     def score(self) -> float:
-        """The figure that rows are compared by, in %."""
         return self.accuracy
 
 
 @dataclass(frozen=True)
-class MultilabelRow:
-    """A row of results.json where an image may have several labels: figures in %, on test images
-    (linear_eval/average_precision.py)."""
+class MultilabelRow(Row):
+    """Of images that may have several labels (linear_eval/average_precision.py); the interval is by bootstrap over images."""
 
-    source: str  # ENCODER, "untrained", "raw pixels", …
-    method: str
-    labels: float  # share of the labels; "10 %" in the file
-    train_images: int
     mean_average_precision: float  # over the classes that test images have
-    interval: list[float]  # 95 %: low, high, of the mean average precision, by bootstrap over images
     average_precisions: list[float | None]  # of each class; None without a test image of it
     micro_f1: float
     macro_f1: float
     threshold: float  # the score from which on a class is predicted, chosen on validation images
-    std: float | None  # of the mean average precision over draws
-    draws: int
-    validation: float | None
-    selected_on: str
-    chosen: dict[str, Any]
-    note: str
-    seconds: float
-
-    @property
-    def is_encoders(self) -> bool:
-        return self.source == ENCODER
+    eleven_point_map: float | None = None  # PASCAL VOC 2007's mean average precision
 
     @property
     def score(self) -> float:
-        """The figure that rows are compared by, in %."""
         return self.mean_average_precision
 
 
-Row = ResultRow | MultilabelRow
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a measure.  interval: 95 %, low and high, or None; unit: "%" or "" """
+
+    name: str
+    value: float | None
+    interval: list[float] | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What one of `settings.MEASURES` finds about a source's features (linear_eval/measures).
+
+    variant: of open_set, the detector. counts: of images and the like. pairs: of leakage, test and training images, most
+    alike first.
+    """
+
+    part: str
+    source: str
+    variant: str = ""
+    figures: list[Figure] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+    pairs: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Measure":
+        return cls(**content | {"figures": [Figure(**one) for one in content["figures"]]})
 
 
 @dataclass(frozen=True)
@@ -150,6 +171,7 @@ class Evaluation:
     notes: list[str]
     rows: list[ResultRow] | list[MultilabelRow]
     curve: list[LabelCurve]
+    measures: list[Measure] = field(default_factory=list)
 
     @property
     def multilabel(self) -> bool:
@@ -158,7 +180,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         rows = [asdict(row) | {"labels": percent(row.labels)} for row in self.rows]
-        return asdict(self) | {"rows": rows}
+        content = asdict(self) | {"rows": rows}
+        return content if self.measures else {name: value for name, value in content.items() if name != "measures"}
 
 
 def percent(share: float) -> str:

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core import cli, training
-from core.settings import NATURAL, PROPER_SHARE, CommonSettings, Group, Range, TrainingSettings, option
+from core.setting_fields import NATURAL, PROPER_SHARE, Group, Range, option
+from core.settings import CommonSettings, TrainingSettings
 
 CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
 PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
+MEASURES = ("retrieval", "clustering", "few_shot", "open_set", "quality", "leakage")  # further parts, from protocol v2 on
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,18 @@ class EvaluateSettings(CommonSettings):
     protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result lists what was changed")
     augment: Group | None = option(None, "how images are varied in fine-tuning")
     attention: str = option("none", "none | cbam, for a timm name", ("none", "cbam"))
-    parts: list[str] = option(list(PARTS), "what to evaluate with")
-    suite: str | None = option(None, "several data sets in one command, by comma: digits,fashion_mnist,…")
+    parts: list[str] = option(list(PARTS), f"what to evaluate with; also, with protocol=v2: {', '.join(MEASURES)}")
+    unknown: str | None = option(
+        None, "of open_set: a data set whose test images are the unknown ones; without it classes are held out",
+        original_default=None,
+    )
+    suite: str | None = option(
+        None, "several data sets in one command: by comma, as digits,fashion_mnist, or linear12 | vtab1k (suite_files/)"
+    )
+    subset: str | None = option(
+        None, "so many training + validation images, such as 800+200, by a fixed rule (vision/subset.py); null: all",
+        original_default=None,
+    )
     smote: bool = option(False, "classes made equal by synthetic features (SMOTE), for logistic regression on all labels")
     cache: str = option("runs/features", "folder of cached features; none: no cache", affects_result=False, path="folder")
     picture: bool = option(

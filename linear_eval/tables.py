@@ -83,6 +83,9 @@ def facts(evaluation: Evaluation) -> str:
 
 def text_table(evaluation: Evaluation) -> str:
     """The table for a terminal of WIDTH columns, with what it is of above and what is ahead of the encoder below."""
+    about = textwrap.wrap(f"{title(evaluation)}: {facts(evaluation)}", WIDTH)
+    if not evaluation.rows:
+        return "\n".join(about)
     every = [list(head(evaluation)), *table(evaluation)]
     figures = numbers(evaluation)
     brief = [every[0].index(HEAD[i]) if HEAD[i] in every[0] else i for i in BRIEF]
@@ -94,7 +97,6 @@ def text_table(evaluation: Evaluation) -> str:
         for row in cells
     ]
     first, *body = [short(line, WIDTH) for line in lines]
-    about = textwrap.wrap(f"{title(evaluation)}: {facts(evaluation)}", WIDTH)
     ahead = textwrap.wrap(baselines_ahead(evaluation.rows), WIDTH)
     return "\n".join([*about, "", first, "─" * max(map(len, body)), *body, "", *ahead]).rstrip()
 

@@ -59,15 +59,19 @@ def _objectives(settings: SearchSettings) -> dict[str, str]:
 
 
 def _supernet(settings: SearchSettings) -> dict[str, str]:
-    if settings.strategy != "supernet":
+    if settings.strategy == "train":
         return {}
-    wrong = {}
+    wrong = {"verify": "0, or with strategy=train"} if settings.verify else {}
+    if settings.strategy == "proxy":
+        return wrong
     if settings.tune:
         wrong["tune"] = "left out: one training serves all"
     if settings.proxy != "none":
         wrong["proxy"] = "none: the supernet evaluates by itself"
     if settings.compile:
         wrong["compile"] = "false: a supernet is another encoder at every step"
+    if settings.checkpointing:
+        wrong["checkpointing"] = "false: a supernet is another encoder at every step"
     return wrong
 
 

@@ -28,6 +28,7 @@ from nas.training_process import HeartbeatListener, StartupHeartbeat, run_proces
 from nas.trial_record import TrialRecord
 from vision import artifact, cost, encoders, loaders
 from vision.build import augmentation_for, with_fit
+from vision.data import build_data
 from vision.multilabel import refuse
 from vision.pixels import normalize_images
 from vision.splits import Dataset
@@ -102,6 +103,7 @@ class TrainEvaluator:
         """bounds: of candidates' costs; None: those of `limit`"""
         self.settings, self.device, self.data = settings, device, data
         self.bounds = bounds or Bounds(parse_limits(settings.limit))
+        self.other: TrainEvaluator | None = None  # of another seed
         self.measured = {*parse_objectives(settings.objectives), *self.bounds.limits}
         flat = cli.flat(settings)
         tune = parse_tune(settings.tune, flat)
@@ -142,8 +144,21 @@ class TrainEvaluator:
     # ---- training
 
     def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
+        if record.replicate:
+            return self.of_seed(record.replicate.seed)._advance(candidate, record, epochs, heartbeat)
+        return self._advance(candidate, record, epochs, heartbeat)
+
+    def of_seed(self, more: int) -> "TrainEvaluator":
+        """The same with another seed, its validation images and initial weights too. The last one made is kept."""
+        if self.other is None or self.other.settings.seed != self.settings.seed + more:
+            settings = replace(self.settings, seed=self.settings.seed + more)
+            self.other = TrainEvaluator(settings, self.device, build_data(settings), self.bounds)
+        return self.other
+
+    def _advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
         parsed, out = Candidate.from_json(candidate), self.folder(record)
-        begin = out.parent / f"{candidate['hash']}.safetensors"
+        name = f"{candidate['hash']}-seed{self.settings.seed}" if record.replicate else candidate["hash"]
+        begin = out.parent / f"{name}.safetensors"
         if not begin.exists():
             begin.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write(begin, self.initial_weights(parsed))
@@ -165,6 +180,7 @@ class TrainEvaluator:
         """The settings of this trial. Its number of epochs is the search's: the schedule is the whole one's."""
         drop = SEARCH_ONLY | {"encoder", "out", "pause_at", "report", "image_size"}
         changes = {**candidate.settings, "encoder": begin, "out": out, "report": False, "evals": 1, "log_every": 50}
+        changes["seed"] = self.settings.seed
         if epochs < self.settings.epochs:
             changes["pause_at"] = float(f"{epochs:.6g}")
         return cli.derive(ssl.pretrain.TOOL, self.settings, drop, changes=changes)

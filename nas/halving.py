@@ -1,5 +1,5 @@
 """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), for one objective or several."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +7,11 @@ from optuna.trial import TrialState
 
 from nas.pareto import rank
 from nas.trial_record import TrialRecord
+
+
+def measured(record: TrialRecord, rung: int) -> list[float]:
+    """The objectives' values at a rung."""
+    return record.rungs[rung].values
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,12 @@ class Halving:
         """`count` rungs up to `epochs`, each `factor` times the one before."""
         return Halving(tuple(epochs / factor**i for i in reversed(range(count))), factor)
 
-    def next_promotion(self, records: Sequence[TrialRecord], signs: Sequence[float], trials: int = 0) -> TrialRecord | None:
+    def next_promotion(
+        self, records: Sequence[TrialRecord], signs: Sequence[float], trials: int = 0,
+        values_of: Callable[[TrialRecord, int], list[float]] = measured,
+    ) -> TrialRecord | None:
         """The best paused trial to promote, of the highest rung first.  signs: −1 where more is better; trials: how many there
-        will be.
+        will be; values_of: what a trial and a rung count for.
 
         At most 1/factor of the trials that reached a rung are promoted. The paper's rule also promotes later trials in place of
         early mistakes; alone, it led to a third more epochs than the synchronous one (experiments/tabular).
@@ -32,7 +40,7 @@ class Halving:
             quota = self._quota(rung, records, reached, trials)
             if sum(r.target_rung > rung + 1 for r in reached) >= quota:
                 continue
-            values = np.array([r.rungs[rung].values for r in reached]) * np.array(signs)
+            values = np.array([values_of(r, rung) for r in reached]) * np.array(signs)
             for i in rank(values)[:quota]:
                 if reached[i].paused and len(reached[i].rungs) == rung + 1:
                     return reached[i]

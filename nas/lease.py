@@ -47,7 +47,7 @@ class LeaseMonitor:
     def release_expired(self) -> list[TrialRecord]:
         """→ the trials that were released now, with the leases that had expired"""
         released, now = [], time.monotonic()
-        for record in self.store.records():
+        for record in self.store.all_records():
             if record.state != TrialState.RUNNING:
                 self.seen.pop(record.id, None)
                 continue

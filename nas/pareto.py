@@ -54,6 +54,19 @@ def rank(values: np.ndarray, violations: Sequence[float] | None = None) -> list[
     return [layer[i] for layer in nondominated_sort(values) for i in diversity_order(values[layer])]
 
 
+def knee(values: np.ndarray) -> int | None:
+    """The point of a front where a little more of one objective costs much of the other: the farthest, towards the better side,
+    from the line between the two extremes, each objective scaled to its range (Das 1999, "On characterizing the knee of the
+    Pareto curve"). None of fewer than three points, or where none lies on the better side.  N,2 → index
+    """
+    if len(values) < 3:
+        return None
+    low, high = values.min(0), values.max(0)
+    below = 1 - ((values - low) / np.where(high > low, high - low, 1)).sum(1)  # the line is where the scaled ones sum to 1
+    best = int(below.argmax())
+    return best if below[best] > 0 else None
+
+
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
     """The volume that the points dominate up to the reference.  N,M → a number; points beyond the reference do not count."""
     inside = values[(values < reference).all(1)]

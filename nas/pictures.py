@@ -6,7 +6,7 @@ import numpy as np
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from nas.pareto import front, hypervolume
 from nas.results import complete
-from nas.scheduler import SearchConfig
+from nas.search_config import SearchConfig
 from nas.settings import OBJECTIVES
 from nas.trial_record import TrialRecord
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from optuna.trial import TrialState
 
 from nas.results import format_figures, front_of
-from nas.scheduler import SearchConfig
+from nas.search_config import SearchConfig
 from nas.trial_record import TrialRecord
 
 

@@ -3,7 +3,7 @@
     uv run python -m nas.report --study fashion
 
 leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, front/<trial>/encoder.safetensors, and the
-best by the first objective as encoder.safetensors.
+winner, of which most is expected by the first objective, as encoder.safetensors.
 """
 import json
 import shutil
@@ -18,14 +18,16 @@ from optuna.trial import TrialState
 from core import checkpoint, cli
 from core.image_size import parse, size_text
 from core.machine import code, hardware, versions
-from nas import study
+from nas import noise_report, study
 from nas.pictures import front_figure, history_figure
+from nas.posterior import Posterior, posterior
 from nas.results import SearchResult, complete, end_reasons, front_of, total_epochs
-from nas.scheduler import SearchConfig
+from nas.search_config import SearchConfig
 from nas.settings import COSTS, OBJECTIVES, SearchSettings
 from nas.storage import study_folder
 from nas.store import TrialStore
 from nas.trial_record import TrialRecord
+from nas.verification import by_expectation
 
 FILE = "encoder.safetensors"
 
@@ -42,25 +44,29 @@ def report(settings: SearchSettings) -> SearchResult:
 
 def write(store: TrialStore, config: SearchConfig) -> SearchResult:
     """Table, pictures and encoders in the study's folder."""
-    records, folder = store.records(), study_folder(store.name)
+    records, replicates, folder = store.records(), store.replicates(), study_folder(store.name)
+    found = posterior(records, config.objectives, len(config.halving.rungs), replicates)
     front = front_of(records, config)
+    winner = next(iter(by_expectation(front, found)), None)
     folder.mkdir(parents=True, exist_ok=True)
-    encoders = copy_encoders(folder, store.name, front)
+    encoders = copy_encoders(folder, store.name, front, winner)
     document = {
-        "study": store.name, "settings": store.settings, "trials": [row(r) for r in records],
+        "study": store.name, "settings": store.settings, "trials": [row(r) | expectation(r, found) for r in records],
+        "replicates": [row(r) | {"of": r.replicate.of, "seed": r.replicate.seed} for r in replicates if r.replicate],
+        "winner": winner and winner.number,
         "front": [r.number for r in front], "epochs": total_epochs(records), "hardware": hardware(),
         "versions": versions(("optuna", "torch", "timm")), "code": code(),
     }
     checkpoint.write(folder / "results.json", json.dumps(document, indent=1) + "\n")
     plan = [*(store.plan or {}).get("text", ())]
-    summary = "\n".join(lines(records, config, store.name, plan))
+    summary = "\n".join([*lines(records, config, store.name, plan), *noise_report.lines(records, replicates, config, found)])
     pictures = ""
     if complete(records):
         checkpoint.write(folder / "front.png", front_figure(records, config))
         checkpoint.write(folder / "history.png", history_figure(records, config))
         pictures = "\n![the front](front.png)\n![how it grew](history.png)\n"
     checkpoint.write(folder / "report.md", summary + pictures)
-    return SearchResult(store.name, store.settings, folder, records, front, encoders, summary)
+    return SearchResult(store.name, store.settings, folder, records, front, encoders, summary, winner)
 
 
 def show(result: SearchResult) -> None:
@@ -74,8 +80,8 @@ def show(result: SearchResult) -> None:
         print(f"encoders: {result.folder / 'front'}")
 
 
-def copy_encoders(folder: Path, study: str, front: Sequence[TrialRecord]) -> dict[int, Path]:
-    """Copy the encoders of the front, and the best one, to the study's folder; delete those of an earlier front.
+def copy_encoders(folder: Path, study: str, front: Sequence[TrialRecord], winner: TrialRecord | None) -> dict[int, Path]:
+    """Copy the encoders of the front, and the winner's, to the study's folder; delete those of an earlier front.
 
     → trial's number → its file, of those on this machine
     """
@@ -91,8 +97,8 @@ def copy_encoders(folder: Path, study: str, front: Sequence[TrialRecord]) -> dic
             shutil.copy2(source, target)
         if target.exists():
             encoders[r.number] = target
-    if front and front[0].number in encoders:
-        shutil.copy2(encoders[front[0].number], folder / FILE)
+    if winner and winner.number in encoders:
+        shutil.copy2(encoders[winner.number], folder / FILE)
     else:
         (folder / FILE).unlink(missing_ok=True)
     return encoders
@@ -105,6 +111,13 @@ def row(r: TrialRecord) -> dict:
         "rungs": [rung.json for rung in r.rungs], "hash": r.hash, "reason": r.reason, "lost": r.expired_leases,
         "encoder": r.candidate and r.candidate["encoder"],
     }
+
+
+def expectation(r: TrialRecord, found: Posterior | None) -> dict:
+    """What is expected of a trial's candidate in a fresh training, in results.json."""
+    if found is None or r.number not in found.rows:
+        return {}
+    return {"expected": found.mean(r), "expected_interval": found.interval(r)}
 
 
 def lines(records: Sequence[TrialRecord], config: SearchConfig, study: str, plan: Sequence[str] = ()) -> list[str]:

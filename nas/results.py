@@ -8,7 +8,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from nas.pareto import front
-from nas.scheduler import ONE_TOO_MANY, SearchConfig
+from nas.search_config import ONE_TOO_MANY, SearchConfig
 from nas.settings import OBJECTIVES
 from nas.trial_record import TrialRecord
 
@@ -24,11 +24,12 @@ class SearchResult:
     front: list[TrialRecord]  # of those trained to the end, best first by the first objective
     encoders: dict[int, Path]  # number of a trial of the front → its encoder file, where it is on this machine
     summary: str  # the report's text
+    winner: TrialRecord | None = None  # of the front, the one of which most is expected (nas/posterior.py)
 
     @property
     def encoder(self) -> Path | None:
-        """The encoder file of the best trial by the first objective, where it is on this machine."""
-        return self.encoders.get(self.front[0].number) if self.front else None
+        """The winner's encoder file, where it is on this machine."""
+        return self.encoders.get(self.winner.number) if self.winner else None
 
 
 def complete(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -8,7 +8,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +15,9 @@ from optuna.trial import TrialState
 
 from core import signals
 from core.errors import RunError, Stopped
-from nas.halving import Halving
+from nas.halving import measured
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
+from nas.posterior import so_far
 from nas.proposals import (
     AT_LEAST,
     CandidateSource,
@@ -30,34 +30,15 @@ from nas.proposals import (
     propose,
 )
 from nas.retry import StorageError
+from nas.search_config import ONE_TOO_MANY, SearchConfig
 from nas.settings import COSTS
 from nas.store import LeaseLost, TrialStore
 from nas.trial_record import RungResult, TrialRecord
+from nas.verification import Wanted, wanted
 
 MAX_REJECTED = 10  # trials in a row, of `proposals.MAX_REDRAWS` proposals each: nothing is within the limits
-ONE_TOO_MANY = "one too many: another worker was first"
 WAIT = -1  # no trial's id: there is nothing to do yet
 MAX_FAILURES = 5  # without one success, after which the study itself is at fault
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """The numbers of a search."""
-
-    trials: int  # to be trained; those beyond limits do not count
-    halving: Halving
-    objectives: dict[str, str]  # name → "maximize" or "minimize"
-    limits: dict[str, float] = field(default_factory=dict)  # cost → its maximum
-    sampler: str = "tpe"
-    seed: int = 0
-    interval: float = 60.0  # seconds: a lease expires after twice that without a heartbeat
-    candidates: int = 1  # proposals a trial, of which the evaluator's proxy takes the best
-    least: dict[str, float] = field(default_factory=dict)  # cost → its minimum
-    limits_set_by: str = ""  # the setting that limits and least come from, as a message shows it; "": limit
-
-    @property
-    def signs(self) -> list[float]:
-        return [-1.0 if d == "maximize" else 1.0 for d in self.objectives.values()]
 
 
 class Evaluator(CandidateSource, Protocol):
@@ -133,7 +114,8 @@ class Worker:
             trained = len(r.rungs) == len(config.halving.rungs)
             if (r.released or trained) and r.state == TrialState.WAITING and store.claim(r):
                 return r.id
-        promoted = config.halving.next_promotion(records, config.signs, 0 if self.exhausted else config.trials)
+        trials = 0 if self.exhausted else config.trials
+        promoted = config.halving.next_promotion(records, config.signs, trials, self._values_of(records))
         if promoted is not None:
             return promoted.id if store.claim(promoted, target_rung=len(promoted.rungs) + 1) else WAIT
         if not self.exhausted and sum(not r.rejected for r in records) < config.trials:
@@ -143,7 +125,42 @@ class Worker:
         if (best := config.halving.winner_to_train(records, config.signs)) is not None:
             return best.id if store.claim(best, target_rung=len(config.halving.rungs)) else WAIT
         pruned = [store.prune(r) for r in records if r.paused]
-        return None if all(pruned) else WAIT  # one that another worker took is looked at again
+        return self._next_replicate() if all(pruned) else WAIT  # one that another worker took is looked at again
+
+    def _values_of(self, records: Sequence[TrialRecord]) -> Callable[[TrialRecord, int], list[float]]:
+        """What a trial counts for where trials are promoted: with promote=expected, the expectation in place of the figure."""
+        waiting = any(r.paused for r in records)
+        found = so_far(records, self.config.objectives) if waiting and self.config.promote == "expected" else None
+        if found is None:
+            return measured
+        which = [*self.config.objectives].index(found.objective)
+
+        def values(record: TrialRecord, rung: int) -> list[float]:
+            known = [*measured(record, rung)]
+            if record.number in found.rows:
+                known[which] = found.mean(record)
+            return known
+
+        return values
+
+    def _next_replicate(self) -> int | None:
+        """As `next`, once all trials are over."""
+        store, replicates = self.store, self.store.replicates()
+        for r in replicates:
+            if r.state == TrialState.WAITING and store.claim(r):
+                return r.id
+        if missing := wanted(store.records(), replicates, self.config):
+            return self._create_replicate(missing[0])
+        return WAIT if any(r.state in (TrialState.RUNNING, TrialState.WAITING) for r in replicates) else None
+
+    def _create_replicate(self, missing: Wanted) -> int:
+        id = self.store.create_replicate(missing.record, missing.seed)
+        record = self.store.record(id)
+        same = [r for r in self.store.replicates() if r.replicate == record.replicate and r.state != TrialState.PRUNED]
+        if min(r.number for r in same) == record.number:
+            return id
+        self.store.reject(id, ONE_TOO_MANY)
+        return WAIT
 
     def _create(self) -> int:
         id = self.store.create()
@@ -161,8 +178,9 @@ class Worker:
             if self.store.record(id).candidate is None and not self.propose(id):
                 return
             record = self.store.record(id)
-            self.store.show_params(record)
-            if not self.reject_beyond_limits(record):
+            if not record.replicate:
+                self.store.show_params(record)
+            if record.replicate or not self.reject_beyond_limits(record):
                 self.train(record)
         except LeaseLost:
             return
@@ -178,18 +196,19 @@ class Worker:
             self._raise_where_all_fail()
 
     def train(self, record: TrialRecord) -> None:
-        store, halving = self.store, self.config.halving
+        store, ladder = self.store, self.config.halving.rungs
+        ladder = ladder[-1:] if record.replicate else ladder
         rungs, target_rung = list(record.rungs), max(1, record.target_rung)
         store.set_target_rung(record.id, target_rung)
         heartbeat = self.heartbeat(record.id)
-        for epochs in halving.rungs[len(rungs) : target_rung]:
+        for epochs in ladder[len(rungs) : target_rung]:
             figures = self.evaluator.advance(record.candidate, store.record(record.id), epochs, heartbeat)
             values = {name: float((figures | record.costs)[name]) for name in self.config.objectives}
             if not np.isfinite(list(values.values())).all():
                 raise RunError(f"objectives that are no numbers: {values}")
             rungs.append(RungResult(epochs, list(values.values()), figures))
             store.set_rungs(record.id, rungs)
-        if len(rungs) == len(halving.rungs):
+        if len(rungs) == len(ladder):
             store.complete(record.id, rungs[-1].values)
         else:
             store.release(record.id)

@@ -77,6 +77,14 @@ class SearchSettings(PretrainSettings):
         0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm",
         affects_result=False,
     )
+    promote: str = option(
+        "auto", "what decides who is promoted: expected (of fresh seeds, by all figures) | measured; auto: expected, if new",
+        ("auto", "expected", "measured"), original_default="auto",  # a study keeps what it was begun with
+    )
+    verify: int = option(
+        0, "fresh seeds with which the best of the front and the start are trained again at the end", NATURAL,
+        affects_result=False,
+    )
     interval: float = option(
         60.0, "seconds; a worker's lease expires after twice that without a heartbeat", POSITIVE,
         affects_result=False,

@@ -11,6 +11,7 @@ number of machines may join, stop and come back:
     owner    [worker, heartbeats]: its lease, which expires when the heartbeats stop
     lost     how many leases have expired
     reason   why it was rejected, or failed
+    replicate  [number, seed]: it trains that trial's candidate again, to the end (nas/verification.py)
 
 A trial is RUNNING while somebody works on it, WAITING when it is paused at a rung or was released, COMPLETE at the last rung,
 PRUNED when it was rejected before training or was not promoted, FAIL with its reason. WAITING → RUNNING happens once however
@@ -19,7 +20,7 @@ many workers try: both of Optuna's storages promise that, and all else rests on 
 import contextlib
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import optuna
@@ -32,7 +33,7 @@ from nas.optuna_adapter import study_id
 from nas.retry import RetryingStorage, StorageError, one_line, retry, storage_label, transient_at_opening, translate
 from nas.settings import parse_objectives
 from nas.storage import MissingStudy, open_existing, open_storage, study_folder
-from nas.trial_record import Invalid, Lease, RungResult, TrialRecord
+from nas.trial_record import Invalid, Lease, Replicate, RungResult, TrialRecord
 from nas.worker_name import worker_name
 
 
@@ -88,6 +89,7 @@ class TrialStore:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives))
             self.study.set_user_attr("planned", True)
+            self.study.set_user_attr("promote", "expected")
             self.study.set_user_attr("settings", settings)
         elif changes := difference(self.settings, settings):
             raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
@@ -104,6 +106,11 @@ class TrialStore:
     def has_plan(self) -> bool:
         """Was it begun with a plan (nas/plan.py)? Older studies were not."""
         return bool(self.study.user_attrs.get("planned"))
+
+    @property
+    def promote(self) -> str:
+        """What decides who is promoted, where the settings do not: older studies go on by what was measured."""
+        return self.study.user_attrs.get("promote", "measured")
 
     @property
     def plan(self) -> dict | None:
@@ -135,6 +142,13 @@ class TrialStore:
         return kept | {"objectives": ",".join(parse_objectives(kept["objectives"]))}
 
     def records(self) -> list[TrialRecord]:
+        """The study's trials, without replicates."""
+        return [r for r in self.all_records() if not r.replicate]
+
+    def replicates(self) -> list[TrialRecord]:
+        return [r for r in self.all_records() if r.replicate]
+
+    def all_records(self) -> list[TrialRecord]:
         return [TrialRecord(t) for t in self.study.get_trials(deepcopy=False)]
 
     def record(self, id: int) -> TrialRecord:
@@ -144,14 +158,24 @@ class TrialStore:
 
     def create(self) -> int:
         """A new trial with a lease of ours.  → its id"""
+        return self._create({}, lambda r: r.candidate is None)
+
+    def create_replicate(self, record: TrialRecord, seed: int) -> int:
+        """The training of a trial's candidate with a fresh seed, with a lease of ours.  → its id"""
+        replicate = Replicate(record.number, seed)
+        attributes = {"replicate": replicate.json, "choice": record.candidate, "costs": record.costs}
+        return self._create(attributes, lambda r: r.replicate == replicate)
+
+    def _create(self, attributes: dict, ours: Callable[[TrialRecord], bool]) -> int:
         lease = Lease(self.worker)
-        template, attempts = create_trial(state=TrialState.RUNNING, user_attrs={"owner": lease.json}), itertools.count()
+        template = create_trial(state=TrialState.RUNNING, user_attrs={"owner": lease.json, **attributes})
+        attempts = itertools.count()
 
         def create_once() -> int:
             """An error may come after the write: a second attempt looks first."""
             if next(attempts):
-                for r in self.records():
-                    if r.state == TrialState.RUNNING and r.lease == lease and r.candidate is None:
+                for r in self.all_records():
+                    if r.state == TrialState.RUNNING and r.lease == lease and ours(r):
                         return r.id
             return self.storage.create_new_trial(study_id(self.study), template)
 

@@ -18,7 +18,7 @@ TOOL = cli.Tool(
 def search_config(settings: SearchSettings):
     """→ a scheduler.SearchConfig"""
     from nas.halving import Halving
-    from nas.scheduler import SearchConfig
+    from nas.search_config import SearchConfig
 
     halving = {
         "train": Halving.of(settings.epochs, settings.rungs, settings.factor),
@@ -30,6 +30,7 @@ def search_config(settings: SearchSettings):
         objectives={name: OBJECTIVES[name][0] for name in parse_objectives(settings.objectives)},
         limits=parse_limits(settings.limit), sampler=settings.sampler, seed=settings.seed, interval=settings.interval,
         candidates=settings.candidates if settings.proxy != "none" and settings.strategy == "train" else 1,
+        verify=settings.verify, promote=settings.promote,
     )
 
 
@@ -42,6 +43,8 @@ def planned_config(settings: SearchSettings, store, data):
     from nas.plan import SearchPlan, make_plan
 
     config = search_config(settings)
+    if settings.promote == "auto":
+        config = replace(config, promote=store.promote)
     if not store.has_plan:
         return config
     if store.plan is None:

@@ -146,6 +146,8 @@ def check(settings: SupernetSettings) -> None:
             raise ValueError(f"{name}={cli.flat(settings)[name]}: a supernet begins with random weights; leave it out")
     if settings.compile:
         raise ValueError("compile=true: a supernet is another encoder at every step; leave it out")
+    if settings.checkpointing:
+        raise ValueError("checkpointing=true: a supernet is another encoder at every step; leave it out")
 
 
 # ----------------------------------------------------------------------------------------------------------------- its parts

@@ -78,6 +78,18 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Replicate:
+    """A candidate's training again, to the end, with a fresh seed."""
+
+    of: int  # number of the trial whose candidate it is
+    seed: int  # added to the study's; from 1
+
+    @property
+    def json(self) -> list:
+        return [self.of, self.seed]
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     trial: FrozenTrial
 
@@ -97,6 +109,12 @@ class TrialRecord:
     def candidate(self) -> dict | None:
         """What is trained, as JSON (nas/space.py)."""
         return self.trial.user_attrs.get("choice")
+
+    @property
+    def replicate(self) -> Replicate | None:
+        """None of a trial of its own."""
+        stored = self.trial.user_attrs.get("replicate")
+        return Replicate(*stored) if stored else None
 
     @property
     def hash(self) -> str | None:

@@ -22,6 +22,7 @@ LOOKED_AT = 256  # images at most whose patches are measured
 UNIFORM = 0.99  # of log K: logits over the temperature then deviate by less than √(.02·log K), .4 for 8192 prototypes
 ONE = 0.05  # of log K: fewer than 1.6 of 8192 prototypes
 ALIKE, NEARER = 0.98, 0.1  # mean cosine, and what is left to 1 as a share of that at the start
+SAME = 0.05  # spread of all patches: a mean cosine of .9975 of any two, of whatever images
 
 
 @torch.no_grad()
@@ -84,4 +85,7 @@ def kinds(figures: Mapping[str, float], before: Mapping[str, float], began: str)
         now, start = figures["patch_cosine"], before["patch_cosine"]
         if now > ALIKE and 1 - now < NEARER * (1 - start):
             found.append(f"patches of an image are all alike (their mean cosine is {now:.3f}, {began} {start:.3f})")
+    if "patch_spread" in figures and figures["patch_spread"] < min(SAME, before.get("patch_spread", 0.0) / 2):
+        now, start = figures["patch_spread"], before["patch_spread"]
+        found.append(f"patches of all images are one (their spread is {now:.3f}, {began} {start:.3f})")
     return found

@@ -3,6 +3,7 @@
 RankMe: Garrido et al. 2023 (arXiv 2210.02885). Alignment and uniformity: Wang and Isola 2020 (arXiv 2005.10242).
 Feature std: Chen and He 2021 (arXiv 2011.10566, figure 2). kNN and few labels are measured on validation images.
 """
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,9 +19,9 @@ from core.processes import broadcast_object, is_main
 from core.run import Run
 from linear_eval.features import evaluating, pixels_of, rankme, recompute_batchnorm
 from linear_eval.knn import knn, knn_map
-from linear_eval.probe import few_labels
 from linear_eval.samples import Describe, Sample
 from ssl import collapse
+from vision import encoders
 from vision.augment import Augmentation, render
 from vision.multilabel import is_multilabel
 from vision.pixels import normalize_images
@@ -87,7 +88,7 @@ class Health:
         self, dataset: Dataset, recipe: Augmentation, device: torch.device, seed: int, encoder: nn.Module,
         began: str = UNTRAINED, predicts_pixels: bool = False,
     ):
-        """predicts_pixels: of the method (`Traits`); its features may lie close together, and their rank alone is looked at."""
+        """predicts_pixels: of the method (`Traits`); its features may lie close together, so kNN is asked before their rank."""
         self.predicts_pixels = predicts_pixels
         self.recipe, self.device, self.seed, self.began = recipe, device, seed, began
         spec, self.dim = encoder.spec, encoder.dim
@@ -98,6 +99,7 @@ class Health:
         self.bank = Sample(dataset.train, BANK, spec) if labelled else None
         self.patches = collapse.has_patches(encoder)
         self.baselines: Baselines | None = None
+        self.before: tuple[nn.Module, Tensor, Tensor | None] | None = None  # what `measure_start` needs: encoder, generators
         self.history: list[tuple[int, dict]] = []
 
     def measure(self, encoder: nn.Module) -> dict[str, float]:
@@ -121,6 +123,8 @@ class Health:
 
     def _scores(self, bank: Tensor, rows: Tensor, watched: Tensor, z: Tensor) -> dict[str, float]:
         """bank, watched: positions of the images in their samples, N and M; rows: N,D and z: M,D, their features."""
+        from linear_eval.probe import few_labels  # brings scikit-learn
+
         labelled = rows, self.bank.labels[bank], z, self.watched.labels[watched]
         if is_multilabel(self.bank.labels):
             return {"knn_map": knn_map(*labelled)}
@@ -132,7 +136,22 @@ class Health:
         return knn(rows, labels, z, len(self.classes)) == truth.numpy()
 
     def start(self, encoder: nn.Module) -> None:
-        """Measure the baselines; `encoder` has the weights that training begins with."""
+        """Keep a copy of the encoder, which has the weights that training begins with, for `measure_start`."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        self.before = copy.deepcopy(encoder), torch.get_rng_state(), cuda
+
+    def measure_start(self) -> None:
+        """Measure the baselines, where that is not done yet. Collective; torch's generators stay as they are."""
+        if self.before is None:
+            return
+        (encoder, state, cuda), self.before = self.before, None
+        with torch.random.fork_rng([] if cuda is None else [self.device]):
+            torch.set_rng_state(state)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, self.device)
+            self._measure_start(encoder)
+
+    def _measure_start(self, encoder: nn.Module) -> None:
         pixels = {}
         if self.bank is not None and is_main():
             (bank, (rows,)), (watched, (z,)) = (s.describe(lambda x, _: pixels_of(x)) for s in (self.bank, self.watched))
@@ -148,6 +167,11 @@ class Health:
 
     def calibrated(self, encoder: nn.Module) -> nn.Module:
         return recompute_batchnorm(encoder, self.watched, self.recipe.mean, self.recipe.std, self.device)
+
+    def untrained(self, spec: encoders.Spec) -> nn.Module:
+        """The encoder that a run from scratch of this seed begins with, BatchNorm's statistics of this data.  Collective."""
+        torch.manual_seed(self.seed)
+        return Health.calibrated(self, encoders.build(spec).to(self.device))
 
     @property
     def latest(self) -> dict[str, float]:
@@ -166,7 +190,8 @@ class Health:
         return []
 
     def state(self) -> dict:
-        """What last.pt must hold for the history to continue."""
+        """What last.pt must hold for the history to continue.  Collective."""
+        self.measure_start()
         return {"baselines": [self.baselines.pixels, self.baselines.untrained], "history": self.history}
 
     def restore(self, state: dict) -> None:
@@ -179,6 +204,7 @@ class Health:
 
         training: figures of the last steps, of which those on prototypes are kept beside the encoder's.
         """
+        self.measure_start()
         figures = broadcast_object(self.measure(encoder) if is_main() else None)
         figures |= {name: training[name] for name in collapse.TEACHER if name in training}
         self.history.append((step, figures))
@@ -191,13 +217,17 @@ class Health:
         return figures
 
     def collapsed(self, figures: dict[str, float]) -> bool:
-        """Label-free: features of different images are nearly one point, or nearly one line."""
+        """Features of different images are nearly one point, or nearly one line.
+
+        Of a method that predicts pixels a large part may be common to all images, which makes both look so: there a line is
+        meant, and where images have labels, kNN must not be better than at the start.
+        """
         if len(self.watched) < FEWEST:
             return False  # too few images to tell
-        if figures["rankme"] < COLLAPSED_RANK:
-            return True
-        point = figures["feature_std"] < min(COLLAPSED_STD, self.baselines.untrained["feature_std"] / 2)
-        return point and not self.predicts_pixels
+        before, line = self.baselines.untrained, figures["rankme"] < COLLAPSED_RANK
+        if self.predicts_pixels:
+            return line and not any(figures[name] > before[name] for name in ("knn", "knn_map") if name in figures)
+        return line or figures["feature_std"] < min(COLLAPSED_STD, before["feature_std"] / 2)
 
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained

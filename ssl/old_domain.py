@@ -10,7 +10,7 @@ from core.settings import Group, PretrainSettings
 from linear_eval.features import rankme
 from linear_eval.knn import knn
 from linear_eval.samples import Sample
-from ssl.alarm import hits
+from ssl.alarm import hits, left_out_hits
 from ssl.health import BANK, WATCHED, features
 from vision.augment import Augmentation
 from vision.data import build_data
@@ -43,7 +43,8 @@ class OldDomain:
         bank, (rows,) = self.bank.describe(plain)
         found = knn(rows, self.bank.labels[bank], z, len(self.classes))
         right = torch.from_numpy(found) == self.watched.labels[watched]
-        self.hits = hits(watched, right, len(self.watched))
+        others = left_out_hits(rows, self.bank.labels[bank], bank, len(self.bank), len(self.classes))
+        self.hits = torch.cat([hits(watched, right, len(self.watched)), others])
         return {"old_knn": float(right.double().mean() * 100)}
 
 

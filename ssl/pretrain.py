@@ -31,9 +31,14 @@ def main() -> int:
 
 
 def start(settings: PretrainSettings) -> int:
+    return training.start(TOOL, check, run, prepared(settings))
+
+
+def prepared(settings: PretrainSettings) -> PretrainSettings:
+    """The settings with what a run's folder (`from`) and the plan for a folder of images add to them."""
     from ssl import plan
 
-    return training.start(TOOL, check, run, plan.planned(TOOL, continued.adopted(TOOL, settings)))
+    return plan.planned(TOOL, continued.adopted(TOOL, settings))
 
 
 def run(settings: PretrainSettings) -> int:
@@ -73,7 +78,7 @@ def pretrain(
     from ssl.health import BEFORE, UNTRAINED
     from ssl.watch import health_of
     from vision import artifact, loaders, lora, tokens
-    from vision.build import build_encoder, compile_encoder, precision
+    from vision.build import build_encoder, checkpoint_blocks, compile_encoder, precision
     from vision.build import notes as weight_notes
     from vision.data import build_data, fingerprints
 
@@ -91,6 +96,8 @@ def pretrain(
             method = method_of(settings, with_lora(settings, encoder))
             if method.traits.pooling:  # in its spec from here on
                 tokens.pool_by(encoder, method.traits.pooling)
+            if settings.checkpointing:
+                checkpoint_blocks(encoder)
             return encoder, recipe, method
 
         encoder, recipe, method = initial()
@@ -142,14 +149,22 @@ def pretrain(
         if settings.compile:
             compile_encoder(encoder)
 
-        report.listen(run, config, settings, recipe, dataset, listeners)
+        report.listen(run, config, settings, listeners)
         health.log_start(run)
+
+        begins = run.step == 0
+
+        def after_first() -> None:
+            health.measure_start()
+            if begins:
+                report.views(run, settings, recipe, dataset)
+
         try:
             loop.train(
                 method,
                 loader.batches(run.step, config.steps),
                 optimizer,
-                config,
+                dataclasses.replace(config, after_first=after_first),
                 run,
                 world.device,
                 evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse, run.training),

@@ -14,16 +14,13 @@ from core.loop import TrainConfig
 from core.processes import World, gather_objects, is_main
 from core.run import ProgressBar, Run, log_line
 from core.settings import PretrainSettings
-from linear_eval.descriptors import hog
 from linear_eval.features import PIXELS, Source, collect, pixels_of
 from linear_eval.knn import TEMPERATURE, K
-from linear_eval.probe import ITERATIONS, frozen_multilabel_scores, frozen_scores
 from linear_eval.samples import Sample, at_most
-from linear_eval.sheets import ABOUT, neighbor_sheet
 from ssl import budget, collapse, suggest
 from ssl.health import UNTRAINED, Health, features
 from ssl.outcome import outcome
-from vision import artifact, augment, encoders
+from vision import artifact, augment
 from vision.listing import one_line
 from vision.splits import Dataset
 
@@ -59,17 +56,19 @@ def opening(
         log_line("this run is finished; its report is made again. For another run change a setting, or give another out")
 
 
-def listen(
-    run: Run, config: TrainConfig, settings: PretrainSettings, recipe: augment.Augmentation, dataset: Dataset, listeners
-) -> None:
-    """Attach bar, TensorBoard and whoever else listens; leave a picture of what the method will see."""
+def listen(run: Run, config: TrainConfig, settings: PretrainSettings, listeners) -> None:
+    """Attach bar, TensorBoard and whoever else listens."""
     if not is_main() or run.step >= config.steps:
         return
     run.listeners += [*listeners, budget.Estimate(config.steps, settings.image_size, settings.budget)]
     if not settings.report:
         return
     run.listeners += [*trackers.listeners(settings.trackers, run), ProgressBar(config.steps, run.step, settings.method.name)]
-    if run.step == 0:
+
+
+def views(run: Run, settings: PretrainSettings, recipe: augment.Augmentation, dataset: Dataset) -> None:
+    """views.png: what the method sees."""
+    if is_main() and settings.report:
         indices = torch.arange(min(8, len(dataset.pretrain)))
         run.write("views.png", augment.picture(dataset.pretrain.resized(indices, recipe.size), recipe, settings.seed))
 
@@ -154,11 +153,14 @@ def test_scores(
     → scores by source, none on other processes than the main one; and how many images could not be read: they are in no
     score. Images are read once, in blocks; features of all are held.  Collective.
     """
+    from linear_eval.descriptors import hog
+    from linear_eval.probe import frozen_multilabel_scores, frozen_scores
+
     describe = {"raw pixels": pixels_of}
     if len(dataset.train) + len(dataset.test) <= FOR_HOG:
         describe["HOG"] = lambda images: torch.from_numpy(hog(images))
     if health.began != UNTRAINED:
-        before[UNTRAINED] = health.calibrated(encoders.build(encoder.spec).to(health.device))
+        before[UNTRAINED] = health.untrained(encoder.spec)
     for name, network in {**before, "pretrained": encoder}.items():
         describe[name] = partial(features, network, recipe=health.recipe, device=health.device)
     spec = encoder.spec
@@ -192,6 +194,8 @@ def final(
     """report.md, and its essence on the terminal.  initial: makes the encoder that training began with, once more.
     Collective.  Returns the test scores by source, on the main process.
     """
+    from linear_eval.probe import ITERATIONS
+
     scores, unread = {}, 0
     if health.bank is not None and len(dataset.test) and dataset.test.labels is not None:
         before = health.calibrated(initial().to(health.device))
@@ -236,6 +240,8 @@ def _sheet(run: Run, health: Health, dataset: Dataset, encoder: nn.Module) -> li
     """neighbours.png where there are no labels, and its lines of report.md."""
     if health.bank is not None:
         return []
+    from linear_eval.sheets import ABOUT, neighbor_sheet
+
     sample = Sample(dataset.pretrain, SHOWN, encoder.spec)
     png = neighbor_sheet(sample, lambda images, _: features(encoder, images, health.recipe, health.device))
     if png is None:
@@ -245,6 +251,8 @@ def _sheet(run: Run, health: Health, dataset: Dataset, encoder: nn.Module) -> li
 
 
 def _about_multilabel(health: Health, settings: PretrainSettings) -> list[str]:
+    from linear_eval.probe import ITERATIONS
+
     return [
         f"Mean average precision over classes in %, frozen features; an image may have several labels. kNN: share of the vote "
         f"on each class, k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: each class against the rest, on standardised "

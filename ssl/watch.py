@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.errors import Declined
 from core.run import Run, log_line
 from core.settings import PretrainSettings
-from ssl.alarm import ALPHA, Change, change, hits
+from ssl.alarm import AGAIN, AT_ONCE, Change, change, hits, is_worse, left_out_hits
 from ssl.health import FELL_RANK, Health
 from ssl.old_domain import OldDomain, old_domain
 from vision.augment import Augmentation
@@ -28,8 +28,8 @@ LABELS = {"knn": "kNN", "knn_map": "kNN mAP", "rankme": "effective rank (RankMe,
 class Watch(Health):
     """Health whose start is the very weights that training began with, BatchNorm's statistics included.
 
-    The alarm: kNN on the validation images, or on those of the old domain, is below the start's by more than sampling noise
-    (ssl/alarm.py); without labels, or with several an image, the effective rank is below half of the start's.
+    The alarm: kNN on validation and training images, or on those of the old domain, is below the start's by more than sampling
+    noise (ssl/alarm.py); without labels, or with several an image, the effective rank is below half of the start's.
     """
 
     recalibrates = False
@@ -55,6 +55,13 @@ class Watch(Health):
         self.hits = hits(positions, torch.from_numpy(found), len(self.watched))
         return found
 
+    def _scores(self, bank: Tensor, rows: Tensor, watched: Tensor, z: Tensor) -> dict[str, float]:
+        figures = super()._scores(bank, rows, watched, z)
+        if self.criterion == "knn":
+            others = left_out_hits(rows, self.bank.labels[bank], bank, len(self.bank), len(self.classes))
+            self.hits = torch.cat([self.hits, others])
+        return figures
+
     def measure(self, encoder: nn.Module) -> dict[str, float]:
         figures = super().measure(encoder)
         if self.old is not None:
@@ -74,6 +81,7 @@ class Watch(Health):
 
     def start(self, encoder: nn.Module) -> None:
         super().start(encoder)
+        self.measure_start()  # row 0 of the curve
         self.start_hits = self._hits
 
     def log_start(self, run: Run) -> None:
@@ -95,41 +103,46 @@ class Watch(Health):
         figures = super().check(step, encoder, stop, training)
         if self.keep == "best" and figures[self.criterion] > before:
             self.best = {name: value.detach().cpu().clone() for name, value in encoder.state_dict().items()}
-        for text in self.alarms(figures):
+        last = len(self.history) - 1
+        for text in self.alarms(last):
             log_line(f"ALARM at step {step}: {text}; {ADVICE}")
-        if self.stop and len(self.history) > 1 and all(self.declined(figures) for _, figures in self.history[-2:]):
-            raise Declined(f"adapt.stop_on_alarm: by step {step} {self.declined(figures)}; {ADVICE}")
+        if self.stop and last and self.declined(last - 1) and (text := self.declined(last)):
+            raise Declined(f"adapt.stop_on_alarm: by step {step} {text}; {ADVICE}")
         return figures
 
     # ---- the alarm
 
-    def declined(self, figures: dict[str, float]) -> str:
-        """How the encoder is worse than its start on the new images; nothing where it is not."""
-        before = self.baselines.untrained
-        if self.criterion == "knn":
-            return self._fell("", figures)
-        if figures["rankme"] < FELL_RANK * before["rankme"]:
-            return (f"the effective rank is {figures['rankme']:.0f}, less than half of the {before['rankme']:.0f} at the start "
-                    "(where images have one label each, kNN is looked at)")
-        return ""
+    def declined(self, number: int) -> str:
+        """How the encoder was worse than its start on the new images at a check; nothing where it was not."""
+        return self._fell("", number) if self.criterion == "knn" else self._narrowed("", number)
 
-    def alarms(self, figures: dict[str, float]) -> list[str]:
-        return [text for text in (self.declined(figures), self._fell("old_", figures)) if text]
+    def alarms(self, number: int) -> list[str]:
+        old = self._fell("old_", number) or self._narrowed("old_", number)
+        return [text for text in (self.declined(number), old) if text]
 
-    def _fell(self, prefix: str, figures: dict[str, float]) -> str:
-        if f"{prefix}lost" not in figures:
+    def _fell(self, prefix: str, number: int) -> str:
+        checks = [figures for _, figures in self.history[: number + 1]]
+        if f"{prefix}lost" not in checks[-1]:
             return ""
-        changed = Change(int(figures[f"{prefix}lost"]), int(figures[f"{prefix}gained"]))
-        if not changed.worse:
+        changes = [Change(int(figures[f"{prefix}lost"]), int(figures[f"{prefix}gained"])) for figures in checks]
+        if not is_worse(changes):
             return ""
         images = "images of the old domain" if prefix else f"of {len(self.watched):,} validation images"
-        key = f"{prefix}knn"
-        before = self.baselines.untrained[key]
-        return (f"kNN fell from {before:.1f} to {figures[key]:.1f} % {images}: {changed.lost} right at the start are wrong "
-                f"now, {changed.gained} the reverse, more than chance allows (sign test, p < {ALPHA:g})")
+        level = f"p < {AT_ONCE:g}" if changes[-1].p_value < AT_ONCE else f"p < {AGAIN:g} at two checks in a row"
+        now, before = checks[-1][f"{prefix}knn"], self.baselines.untrained[f"{prefix}knn"]
+        return (f"kNN went from {before:.1f} to {now:.1f} % {images}; of these and training images, {changes[-1].lost} right "
+                f"at the start are wrong now, {changes[-1].gained} the reverse, more than chance allows (sign test, {level})")
+
+    def _narrowed(self, prefix: str, number: int) -> str:
+        now, before = (figures.get(f"{prefix}rankme") for figures in (self.history[number][1], self.baselines.untrained))
+        if now is None or before is None or now >= FELL_RANK * before:
+            return ""
+        images = " on images of the old domain" if prefix else ""
+        return (f"the effective rank{images} is {now:.0f}, less than half of the {before:.0f} at the start (where images have "
+                "one label each, kNN is looked at)")
 
     def verdict(self) -> str:
-        alarming = [(step, found) for step, figures in self.history if (found := self.alarms(figures))]
+        alarming = [(step, found) for number, (step, _) in enumerate(self.history) if (found := self.alarms(number))]
         if not alarming:
             return super().verdict()
         step, found = alarming[-1]

@@ -91,7 +91,10 @@ TRAINED = {"batch_size": "16", "steps": "2", "checks": "1", "log_every": "1"}
 SMALL = {  # module → what is said in place of the page's
     "ssl.pretrain": TRAINED | {"encoder": "test_resnet", "method.hidden": "16", "method.dim": "8"},
     "vision.augment": {},
+    "vision.corruptions": {},
     "linear_eval.evaluate": {"parts": "[knn,linear]"},
+    "linear_eval.dense": {"data.images": "20", "protocol.knn.bank": "200", "protocol.linear.patches": "200"},
+    "linear_eval.robustness": {"images": "40", "corruptions": "[contrast]"},
     "linear_eval.finetune": TRAINED,
     "distill.train": TRAINED,
     "nas.search": {"trials": "2", "epochs": "1", "batch_size": "128", "parallel": "1"},
@@ -123,6 +126,8 @@ def small(said: Said, number: int) -> list[str]:
     if said.module == "ssl.pretrain" and words.get("method") == "mae":
         words = {name: value for name, value in words.items() if name not in ("method.hidden", "method.dim")}
         words["encoder"] = theirs["encoder"]
+    if said.module == "ssl.pretrain" and "adapt" in words:  # it goes on from a file
+        words["encoder"] = theirs["encoder"]
     if said.module == "ssl.pretrain" and "from" in words:  # it brings encoder and heads
         words = {name: value for name, value in words.items() if name not in ("encoder", "method.hidden", "method.dim")}
     if said.module == "ssl.pretrain" and "chunk" in words:
@@ -147,7 +152,7 @@ def place(tmp_path_factory) -> Path:
     """A folder in which the pages' files are there: images, an encoder, a classifier."""
     root = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
-    for folder in ("photos/a", "photos/b", "labelled/cat", "labelled/dog", "imagenet/train/n01", "imagenet/train/n02"):
+    for folder in ("photos/a", "photos/b", "labeled/cat", "labeled/dog", "imagenet/train/n01", "imagenet/train/n02"):
         (root / folder).mkdir(parents=True)
         for i in range(40):
             image = Image.fromarray(rng.integers(0, 256, (PHOTO, PHOTO, 3), dtype=np.uint8))

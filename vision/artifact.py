@@ -251,6 +251,11 @@ def _shaped(geometry: Geometry) -> str:
     return f"image.resize({size})" if geometry.fit == SQUASH else f"ImageOps.fit(image, {size})"
 
 
+def has_surgery(spec: encoders.Spec) -> bool:
+    """Is the model another than the one that timm builds from the spec's name and arguments?"""
+    return any(_surgery(spec))
+
+
 def _surgery(spec: encoders.Spec) -> list[str]:
     """What `stems.small_stem` and `attention.attach` changed in timm's model, as Python."""
     before = dict(encoders.timm_model(spec).named_modules())

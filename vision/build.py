@@ -1,4 +1,5 @@
 """Settings → an encoder with its input, and the precision it computes in."""
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from torch import nn
 
 from core import cli
 from core.image_size import Size, size_text
+from core.recompute import recompute_
 from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Augmentation, local_views, several_sizes
@@ -25,7 +27,7 @@ def build_encoder(settings: CommonSettings, dataset: Dataset) -> tuple[nn.Module
     random weights. `notes` says what was loaded and adapted.
     """
     augment = cli.plain(settings.augment)
-    several = several_sizes(augment)
+    several = several_sizes(augment) or len(getattr(settings, "teacher_sizes", ())) > 1  # of distillation
     attention, scratch = getattr(settings, "attention", "none"), getattr(settings, "scratch", False)  # of some tools
     pixels = dataset.pixels
     if settings.encoder.endswith(".safetensors"):
@@ -134,6 +136,25 @@ def compile_encoder(encoder: nn.Module) -> None:
         raise ValueError(f"compile=true: torch.compile does not work here ({type(error).__name__}: {why}); install what it "
                          "needs, such as g++, or leave compile out") from error
     encoder.compile()
+
+
+def checkpoint_blocks(encoder: nn.Module) -> None:
+    """Let the encoder's blocks compute their activations again (core/recompute.py), in place.  Raises ValueError for an encoder
+    whose blocks are not known.
+    """
+    lists = [m.blocks for m in encoder.modules() if isinstance(getattr(m, "blocks", None), (nn.Sequential, nn.ModuleList))]
+    lists = lists or [m for name, m in encoder.named_children() if re.fullmatch(r"layer\d", name)]
+    if not (blocks := [block for some in lists for block in _flat(some)]):
+        name = encoder.spec.name
+        raise ValueError(f"checkpointing=true: encoder={name} has no blocks that are known; leave it out, or use chunk")
+    recompute_(blocks)
+
+
+def _flat(modules: nn.Module) -> list[nn.Module]:
+    """Of lists in lists."""
+    if not isinstance(modules, (nn.Sequential, nn.ModuleList)):
+        return [modules]
+    return [block for child in modules for block in _flat(child)]
 
 
 def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[Size] = ()) -> torch.dtype | None:

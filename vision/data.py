@@ -14,6 +14,7 @@ from vision.pixel_format import SETTINGS, PixelRequest
 from vision.preprocess import Preprocessing, preprocessing_in
 from vision.reading import Reading
 from vision.splits import Dataset
+from vision.subset import subset
 
 
 def build_data(settings: CommonSettings) -> Dataset:
@@ -24,11 +25,13 @@ def build_data(settings: CommonSettings) -> Dataset:
     if options.get("root"):
         options["root"] = str(cli.expand(options["root"]))
     request = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
-    group, multilabel = options.pop("group", None), options.pop("multilabel", None)
+    group, multilabel, named = (options.pop(name, None) for name in ("group", "multilabel", "set"))
     known = known_preprocessing(settings, request) if options["name"] == "folder" else None
     with counting("checking images") as progress:
         dataset = datasets.load(**options, seed=settings.seed, progress=progress,
-                                reading=Reading(group, known or request, choice(multilabel)))
+                                reading=Reading(group, known or request, choice(multilabel), named))
+    if chosen := getattr(settings, "subset", None):  # of an evaluation
+        dataset = subset(dataset, chosen)
     _log_notes(settings, dataset)
     return dataset
 

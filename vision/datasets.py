@@ -21,8 +21,9 @@ from vision.shards import load_shards
 from vision.small_sets import READERS
 from vision.splits import STATISTICS, Dataset, Images, complete_splits
 from vision.streamed import Progress
+from vision.transfer_sets import load_transfer_set
 
-NAMES = (*READERS, "folder", "shards", "hf")
+NAMES = (*READERS, "folder", "shards", "hf", "torchvision")
 LABELS = ("auto", "folders", "none")
 
 
@@ -36,7 +37,8 @@ def load(
     (default data/). validation: the share of train held out for it where there is no official split, at most 5,000
     images, stratified, a function of `seed`; a test split held out of train is the same for every seed. labels: "none" drops
     them; folder takes a file too (vision/label_files.py). progress: called as progress(done, total) while files are checked.
-    reading: of folder, its groups and images that are no 8-bit gray or RGB ones. Raises ValueError, one line, with the fix.
+    reading: of folder, its groups and images that are no 8-bit gray or RGB ones; of torchvision, its set. Raises
+    ValueError, one line, with the fix.
     """
     name, root = ("hf", name[3:]) if name.startswith("hf:") else (name, root)
     if name not in NAMES:
@@ -64,6 +66,8 @@ def load(
         return load_shards(root, labels, max_corrupt, validation, seed, progress)
     if name == "hf":
         return load_hub(root, download, labels, max_corrupt, validation, seed, progress)
+    if name == "torchvision":
+        return load_transfer_set(reading.set, root, max_corrupt, validation, seed, progress)
 
     published = READERS[name](name, root, download)
     train, held_out, test = complete_splits(published.train, None, published.test, validation, seed)

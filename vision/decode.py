@@ -88,6 +88,11 @@ def _decode(file: BinaryIO, at_least: int | None, mode: str, most: int | None) -
         raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
     image.draft(mode, (at_least, at_least) if at_least else None)
     image.load()
+    return eight_bit(image, mode)
+
+
+def eight_bit(image: Image.Image, mode: str = "RGB") -> Image.Image:
+    """An opened image as `decode` returns it: upright, 8 bits a channel, as `mode`.  Raises Unreadable."""
     orientation = orientation_of(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))

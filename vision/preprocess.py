@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from core import image_size
 from core.image_size import Size
-from vision.decode import decode
+from vision.decode import decode, eight_bit
 from vision.geometry import CROP, FITS, LETTERBOX, SQUASH, Geometry
 from vision.pixel_format import PixelFormat
 from vision.raster import read_pixels, resize_bands
@@ -78,6 +78,10 @@ class Preprocessing:
         if self.pixels is not None:
             return fit_channels(fitted_bands(read_pixels(file, self.pixels, most), self.geometry), self.channels)
         return fit_channels(fitted(decode(file, at_least(self.size), most=most), self.geometry), self.channels)
+
+    def pixels_of(self, image: Image.Image) -> np.ndarray:
+        """An opened 8-bit gray or RGB image → C,height,width uint8.  As `read`, but that a JPEG is not decoded smaller."""
+        return fit_channels(fitted(eight_bit(image), self.geometry), self.channels)
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 …,C,H,W, or float32 in 0..1 → float32, as an encoder takes it."""

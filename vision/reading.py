@@ -1,4 +1,4 @@
-"""How a folder is read beyond what its files and sub-folders say."""
+"""How a folder, or torchvision's copy of a set, is read beyond what its files and sub-folders say."""
 from dataclasses import dataclass, field
 
 from vision.pixel_format import PixelRequest
@@ -9,9 +9,11 @@ from vision.preprocess import Preprocessing
 class Reading:
     """group: what no two splits may share (vision/groups.py); pixels: how images that are not 8-bit gray or RGB are read.
 
-    multilabel: may an image have several labels? auto, true or false (vision/multilabel.py).
+    multilabel: may an image have several labels? auto, true or false (vision/multilabel.py). set: of torchvision's, one of
+    vision/transfer_sets.py.
     """
 
     group: str | None = None
     pixels: PixelRequest | Preprocessing = field(default_factory=PixelRequest)
     multilabel: str = "auto"
+    set: str | None = None

@@ -1,7 +1,9 @@
-"""The settings of the picture of views."""
+# ruff: noqa: RUF009 (`option` makes fields)
+"""The settings of the pictures of views and of corruptions."""
 from dataclasses import dataclass
 
-from core.settings import POSITIVE, PROPER_SHARE, TrainingSettings, option
+from core.setting_fields import NATURAL, POSITIVE, PROPER_SHARE, option
+from core.settings import CommonSettings, Group, TrainingSettings
 from vision.masks import KINDS
 
 
@@ -15,3 +17,9 @@ class PictureSettings(TrainingSettings):
     mask_ratio: float = option(0.5, "share of the patches that is masked; multiblock and prefix have their own", PROPER_SHARE,
                                affects_result=False)
     patch: int | None = option(None, "pixels a side of a patch; null: as transformers get them", POSITIVE, affects_result=False)
+
+
+@dataclass(frozen=True)
+class CorruptionSheetSettings(CommonSettings):
+    augment: Group | None = option(None, "not used: choices of data set it")
+    image: int = option(0, "which of the images is drawn", NATURAL, affects_result=False)

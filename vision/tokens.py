@@ -103,6 +103,18 @@ def tokens(encoder, images, *, keep=None, mask=None, fill=None, causal=False, la
     return [Tokens(encoder.fc_norm(prefix), encoder.fc_norm(patches), size) for patches, prefix in pairs]
 
 
+def pooled_and_map(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """An encoder's features, and its patches as a map, of one pass.  images: B,C,H,W normalized → B,D and B,d,h,w"""
+    x = encoder.forward_features(images)
+    if isinstance(encoder, (VisionTransformer, Eva)):
+        found = _split(encoder, x, _grid(encoder, images.shape[2], images.shape[3])).map
+    elif isinstance(encoder, Hiera):
+        found = encoder.head.norm(x).mT.unflatten(2, tuple(encoder.mask_spatial_shape))
+    else:
+        found = _last_map(encoder, images, x)
+    return encoder.forward_head(x), found
+
+
 @torch.no_grad()
 def grid(encoder: nn.Module, size: Size) -> tuple[int, int]:
     """h,w of the tokens that an encoder makes of images of this size. A convolutional one is run once."""
@@ -169,9 +181,9 @@ def _of_hiera(encoder: Hiera, images: Tensor, keep: Tensor | None) -> Tokens:
     return Tokens(x[:, :0], x, size)
 
 
-def _last_map(encoder: nn.Module, images: Tensor) -> Tensor:
-    """B,D,h,w"""
-    x = encoder.forward_features(images)
+def _last_map(encoder: nn.Module, images: Tensor, x: Tensor | None = None) -> Tensor:
+    """B,D,h,w.  x: what `forward_features` returned, where it is known"""
+    x = encoder.forward_features(images) if x is None else x
     if x.ndim == 3:  # tokens of a class that timm alone takes apart
         return encoder.forward_intermediates(images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
     if x.ndim != 4:

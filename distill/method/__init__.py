@@ -41,10 +41,12 @@ class Distillation(Method):
 
     needs: which of the teacher's outputs the method needs: "features" (B,V,D), "logits" (B,V,K).
     maps: how many of the last feature maps, of both networks; they are never cached.
+    before_relu: the teacher's as they are before the ReLU that ends them (distill/pre_activation.py).
     """
 
     needs: tuple[str, ...] = ("features",)
     maps = 0
+    before_relu = False
 
     def __init__(self, encoder: nn.Module, teacher, classes: int = 0):
         super().__init__()
@@ -56,7 +58,7 @@ class Distillation(Method):
             )
 
     def targets(self, batch: Batch) -> Targets:
-        maps = tuple(self.teacher.maps(batch.views[0], self.maps)) if self.maps else ()
+        maps = tuple(self.teacher.maps(batch.views[0], self.maps, self.before_relu)) if self.maps else ()
         return Targets(**self.teacher(batch, self.needs), maps=maps, labels=batch.labels)
 
 
@@ -76,8 +78,8 @@ class Labelled(Distillation):
         self.traits = dataclasses.replace(self.traits, needs_labels=needs_labels)
         if needs_labels and not classes:
             raise ValueError(
-                "this method needs labels, and the data has none to train on; seed, compress, cosine, queue_kl, dino and simkd "
-                "need none, nor do crd, rkd and pkt with method.ce=0"
+                "this method needs labels, and the data has none to train on; tokens, queue_tokens, seed, compress, cosine, "
+                "queue_kl, dino and simkd need none, nor do crd, rkd and pkt with method.ce=0"
             )
         self.head = nn.Linear(encoder.dim, classes) if needs_labels else None
 

@@ -3,7 +3,7 @@ import numpy as np
 
 from linear_eval import pictures
 from linear_eval.average_precision import average_precisions, f1_scores
-from linear_eval.page import Picture, Section, Table
+from linear_eval.page import Chart, Picture, Section, Table
 from linear_eval.report_data import ReportData
 from linear_eval.results import Evaluation, MultilabelRow, percent
 from linear_eval.rows import baselines_ahead, best_on_validation, method_title, sorted_rows
@@ -23,7 +23,7 @@ def multilabel_overview(evaluation: Evaluation) -> Section:
         "that test images have. Interval: bootstrap over test images. F1: of the predictions from the threshold on, one for "
         "all classes, which was chosen on validation images for micro F1. “validation” is the mAP there; settings were chosen "
         "on what “selected on” names; the test split chose nothing.",
-        Picture("accuracy.png", drawn, "Test mean average precision with 95 % intervals"),
+        Chart("accuracy.svg", drawn, "Test mean average precision with 95 % intervals"),
     ]
 
 

@@ -10,6 +10,7 @@ from linear_eval.average_precision import (
     average_precisions,
     best_threshold,
     bootstrap_interval,
+    eleven_point_map,
     f1_scores,
     mean_average_precision,
 )
@@ -72,6 +73,7 @@ def multilabel_row(
         chosen=result.chosen,
         note=result.note,
         seconds=round(result.seconds, 2),
+        eleven_point_map=100 * eleven_point_map(test_labels, result.scores),
     )
 
 
@@ -90,6 +92,7 @@ def average_multilabel_draws(rows: list[MultilabelRow]) -> MultilabelRow:
         mean_average_precision=middle,
         interval=[middle - half, middle + half],
         average_precisions=[None if column[0] is None else float(np.mean(column)) for column in columns],
+        eleven_point_map=mean("eleven_point_map"),
         micro_f1=mean("micro_f1"),
         macro_f1=mean("macro_f1"),
         threshold=mean("threshold"),

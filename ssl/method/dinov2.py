@@ -117,7 +117,7 @@ class DINOv2(MaskedDistillation):
         self.iterations, self.freeze_last, self.patch_weight, self.koleo = iterations, freeze_last, patch_weight, koleo
         last = [f"projector.{name}" for name, _ in heads.named_parameters() if name.endswith("prototypes")]
         self.traits = dataclasses.replace(
-            self.traits, unfreeze_at=dict.fromkeys(last, freeze_last), lr_scale=layer_rates(encoder, layer_decay, patch_lr)
+            self.traits, frozen_until=dict.fromkeys(last, freeze_last), lr_scale=layer_rates(encoder, layer_decay, patch_lr)
         )
 
     def objective(self, features: tuple[Tensor, ...], targets: Teacher, progress: float) -> Output:

@@ -16,6 +16,7 @@ TABLE = [
     ("distill.train", "--teacher=resnet50 --student=resnet18 --method=crd", "fdb3b185"),
     ("distill.train", "--teacher=resnet50 --method=kd_std --cache_gb=1 --beside=a.safetensors", "2d5e39f9"),
     ("distill.train", "--teacher=resnet50 --method=crd --method.kd=0.5 --steps_at=[0.6]", "b1e15363"),
+    ("distill.train", "--teacher=resnet50 --method=tokens --teacher_sizes=[160,224] --method.heads=ladder", "ca94ee0b"),
     ("nas.search", "--study=a --trials=9 --space=resnetd --tune=lr --sampler=nsga2", "98974abe"),
     ("nas.supernet", "--space=elastic --subnets=3 --epochs=2", "b76c164e"),
     ("deploy.export", "--encoder=x.safetensors --int8=none --preprocess", "1f29757c"),

@@ -17,6 +17,7 @@ from core.training import build_method
 from distill import losses
 from distill.method import WithMaps
 from distill.train import TOOL
+from distill.with_tokens import WithTokens
 from vision import encoders
 
 
@@ -30,7 +31,7 @@ def cold(name: str) -> list[str]:
 def objective(method, change, batch: Batch, images: int = B, views: int | None = None):
     """Two steps' outputs, of what `change` makes of the features (or the images, where feature maps are compared)."""
     for _ in range(2):
-        if isinstance(method, WithMaps):
+        if isinstance(method, (WithMaps, WithTokens)):
             x = change(torch.randn(B, 1, 16, 16, generator=torch.Generator().manual_seed(2))).requires_grad_()
             made_of_it = Batch([x[:images]], batch.indices[: len(x)][:images], batch.labels[: len(x)][:images])
             yield method(made_of_it, 0.5), x

@@ -163,6 +163,9 @@ def test_mistakes_are_one_line(files, tmp_path):
         ([teacher, f"--cache={files}/none.safetensors"], "none.safetensors cannot be written: "),
         ([teacher, "--augment.local.views=4"], "augment.local.views=4: must be 0"),
         ([teacher, "--method.hidden=0"], "method.hidden=0: must be more than 0"),
+        ([teacher, "--teacher_sizes=[8,16]"], "teacher_sizes=[8, 16]: is for tokens and queue_tokens"),
+        ([teacher, "--method=tokens", "--teacher_sizes=[8,8]"], "teacher_sizes=[8, 8]: must be different numbers of pixels"),
+        ([teacher, "--method=tokens", "--compile"], "compile=true: has no effect with method=tokens"),
         ([classifier, "--method=dkd", "--data=synthetic", "+data.labels=none"], "needs labels"),
     ]:
         ended = run(*words, "--image_size=8", out, logs=tmp_path / "l", module=MODULE)

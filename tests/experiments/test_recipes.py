@@ -25,6 +25,7 @@ ON_PATCHES = {"mae", "simmim", "ijepa", "ibot", "dinov2", "simdinov2", "dinov3"}
 SETS = dict.fromkeys(("cifar10", "cifar100", "stl10", "imagenet100", "imagenet"), METHODS)
 SETS["stl10"] = METHODS - {"supcon"}  # 100,000 of its images have no labels
 SETS["fashion_mnist"] = METHODS
+SETS["fashion_mnist_vit"] = ON_PATCHES | {"simclr", "visreg"}
 SETS["cifar10"] = METHODS | ON_PATCHES | {"visreg"}
 SETS["imagenet"] = METHODS | {"moco_v3_vit", "dino_vit", "lejepa_vit"}
 SMALLER = {"hidden": 32, "dim": 16, "predictor_hidden": 32, "queue_size": 48, "bn_splits": 4, "prototypes": 20, "slices": 24}
@@ -75,9 +76,14 @@ def test_the_header_is_a_claim(path):
     assert re.search(r"arXiv \d{4}\.\d{5}\) on ", first)
     assert said.startswith(f"# command: uv run python -m ssl.pretrain --recipe {path}")
     assert ("--data.root" in said) == ("--devices" in said) == data.startswith("imagenet")
-    assert re.match(r"# hardware: .*GPU" if data != "fashion_mnist" else "# hardware: one core of a CPU", hardware)
+    small = data.startswith("fashion_mnist")
+    assert re.match("# hardware: one core of a CPU" if small else r"# hardware: .*GPU", hardware)
     assert re.match(r"# expected: (\d+\.\d+ .*%.* \(|no published figure known)", expected)
-    if data != "fashion_mnist":
+    if data == "fashion_mnist_vit":
+        assert "# measured: in experiments/tables/measured/fashion_mnist_tokens.json, beside the others of this folder" in rest
+        table = json.loads((ROOT / "experiments" / "tables" / "measured" / "fashion_mnist_tokens.json").read_text())
+        assert any(f"/{name}.yaml" in cell["command"] for cell in table["cells"])
+    elif not small:
         assert "# measured: not measured" in rest
     else:
         document = renamed(json.loads((ROOT / "experiments" / "family" / "fashion_mnist.json").read_text()))
@@ -96,7 +102,7 @@ def test_the_command_is_what_the_path_says(path):
     data, name = path.split("/")[-2], Path(path).stem
     check(words)
     assert words.method.name == name
-    assert words.data.name == ("folder" if data.startswith("imagenet") else data)
+    assert words.data.name == ("folder" if data.startswith("imagenet") else data.removesuffix("_vit"))
     assert timm.is_model(words.encoder) or words.encoder in encoders.NAMED
     Augmentation(words.image_size, (0.5,), (0.2,), **cli.plain(words.augment))
     given = {line.split(":")[0] for line in Path(path).read_text().splitlines() if re.match(r"\w", line)}

@@ -67,3 +67,26 @@ def test_the_page_says_what_bounds_each_search_figure(kept):
 
 def short(value: float) -> str:
     return f"{value:.2f}".lstrip("0")
+
+
+def test_the_guide_has_the_kept_promises():
+    document = json.loads(search_noise.PROMISES.read_text())
+    kept = [document[name] for name, *_ in search_noise.REPLAYED]
+    assert [(one["networks"], tuple(one["rungs"])) for one in kept] == [one[1:] for one in search_noise.REPLAYED]
+    guide = " ".join((ROOT / "docs" / "search.md").read_text().split())
+    measured, expected = ([one[name] for one in kept] for name in ("measured", "expected"))
+    assert f"figure is {min(measured):.1f} to {max(measured):.1f} points above" in guide
+    assert f"what is expected of it {min(expected):.1f} to {max(expected):.1f}" in guide
+    gains = [f"{one['gain']:.1f}" for one in kept]
+    assert f"by {gains[2]} and {gains[3]} points after halving of 64 and 128 networks, by {gains[0]} and {gains[1]}" in guide
+    promoted = [f"{one['last_rung']:.1f}" for one in document["promotion"].values()]
+    assert f"last rung of 64 and 128 are {promoted[0]} and {promoted[1]} points better" in guide
+    assert all(one["last_rung_interval"][0] > 0 for one in document["promotion"].values())
+    assert [one["gain_interval"][0] > 0 for one in kept] == [False, False, True, True]
+
+
+def test_a_replay_is_a_study_by_halving():
+    """Networks whose figure is their rank in both seeds: the best wins, by either rule."""
+    curves = np.stack([np.linspace(0, 9, 27)] * 9, axis=1)
+    own, fresh, _, again = search_noise._winners(np.linspace(-1, 1, 27)[:, None], curves, curves[:, -1], (1, 3, 9))
+    assert (own, fresh, again) == (0, 9, 9)

@@ -88,8 +88,8 @@ def test_equal_similarities_stand_in_the_order_of_the_reference_set(block):
 def test_a_memory_mapped_reference_set_is_read_block_by_block(tmp_path, monkeypatch):
     np.save(tmp_path / "reference.npy", REFERENCE.half().numpy())
     mapped = np.load(tmp_path / "reference.npy", mmap_mode="r")
-    seen, normalized = [], knn_file._normalized
-    monkeypatch.setattr(knn_file, "_normalized", lambda x: seen.append(len(x)) or normalized(x))
+    seen, normalized = [], knn_file.as_unit_rows
+    monkeypatch.setattr(knn_file, "as_unit_rows", lambda x: seen.append(len(x)) or normalized(x))
     found = neighbors(mapped, QUERIES.half().numpy(), 20, reference_block=64, query_block=100)
     assert max(seen) == 100
     np.testing.assert_allclose(found[0], neighbors(REFERENCE.half(), QUERIES.half(), 20)[0], atol=5e-7)

@@ -14,7 +14,7 @@ from PIL import Image
 from linear_eval import metrics, pictures, tables
 from linear_eval.metrics import figures
 from linear_eval.page import markdown_block
-from linear_eval.report import write
+from linear_eval.report import summary, write
 from linear_eval.report_data import Heatmaps, Neighbors, ReportData
 from linear_eval.results import CurvePoint, DataFacts, EncoderFacts, Evaluation, LabelCurve, ResultRow
 from linear_eval.rows import baselines_ahead, best_on_validation
@@ -159,6 +159,14 @@ def test_every_figure_is_in_both_pages(tmp_path):
         assert words in markdown
 
 
+def test_the_summary_is_three_numbers():
+    """Of the row that is best on validation; the best baseline by any method is the strictest rival."""
+    tiles = {tile.title: (tile.value, tile.unit) for tile in summary(results().rows)}
+    assert tiles == {"test score, encoder": ("89.1", "%"), "ahead of it untrained": ("+18.7", "points"),
+                     "ahead of the best baseline": ("−3.5", "points")}  # fmt: skip
+    assert summary([row("HOG", "svm", 90.0, 90.0)]) == []
+
+
 def test_names_are_shown_and_never_run(tmp_path):
     write(tmp_path, results(), report_data(3))
     page = Page((tmp_path / "report.html").read_text())
@@ -177,19 +185,21 @@ def test_names_are_shown_and_never_run(tmp_path):
 def test_everything_is_drawn_once_and_stands_in_both_pages(tmp_path, classes, channels):
     names = [f"class {i}" for i in range(classes)]
     written = write(tmp_path, results(names), report_data(classes, channels=channels))
-    figures_ = {"accuracy.png", "curve.png", "confusion.png", "reliability.png", "confused.png", "neighbours.png", "maps.png",
-                "gradcam.png"}  # fmt: skip
+    charts = {"accuracy.svg", "curve.svg", "confusion.svg", "reliability.svg", "maps.svg"}
+    figures_ = charts | {"confused.png", "neighbours.png", "gradcam.png"}
     assert {path.name for path in written} == {"report.md", "report.html", "figures.json"} | figures_
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     inside = [base64.b64decode(src.removeprefix("data:image/png;base64,")) for src in page.images]
     assert inside == [path.read_bytes() for path in written if path.suffix == ".png"]
+    assert all(path.read_text().strip() in text for path in written if path.suffix == ".svg")
+    assert len(text) < 1.5e6
     numbers = json.loads((tmp_path / "figures.json").read_text())
     assert numbers["confusion"] == metrics.confusion(report_data(classes).scores, report_data(classes).labels).tolist()
     assert {len(points) for points in numbers["map"].values()} == {len(numbers["labels"])}
     assert all(Image.open(io.BytesIO(png)).format == "PNG" for png in inside)
-    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import", text)  # one file that needs nothing else
-    assert set(re.findall(r"\]\((\w+\.png)\)", (tmp_path / "report.md").read_text())) == figures_
+    assert not re.search(r"(src|href)=\"(?!data:|#)|url\((?!#)|@import", text)  # one file that needs nothing else
+    assert set(re.findall(r"\]\((\w+\.\w+)\)", (tmp_path / "report.md").read_text())) == figures_
     assert ("details" in page.tags) == (classes == 100)
 
 

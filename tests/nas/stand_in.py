@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 from core.guard import run_guarded
 from nas.halving import Halving
-from nas.scheduler import SearchConfig, Worker
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
 from nas.store import TrialStore
 
 EPOCH = 0.03  # seconds

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from nas.pareto import diversity_order, front, hypervolume, nondominated_sort, rank
+from nas.pareto import diversity_order, front, hypervolume, knee, nondominated_sort, rank
 
 POINTS = [np.random.RandomState(s).randint(0, 12, (40, m)).astype(float) for s in range(4) for m in (1, 2, 3)]
 
@@ -40,3 +40,11 @@ def test_hypervolume_counts_cells():
     cells = sum(any(x >= a and y >= b for a, b in values) for x in range(10) for y in range(10))
     assert hypervolume(values, reference) == pytest.approx(cells)
     assert hypervolume(np.array([[11.0, 0.0]]), reference) == 0
+
+
+def test_the_knee_is_the_corner_of_the_front():
+    corner = np.array([[0.0, 10.0], [1.0, 2.0], [2.0, 1.5], [9.0, 0.0]])
+    assert knee(corner) == 1
+    assert knee(corner * [1e-6, 1e6]) == 1
+    assert knee(corner[:2]) is None
+    assert knee(np.array([[0.0, 1.0], [0.6, 0.6], [1.0, 0.0]])) is None

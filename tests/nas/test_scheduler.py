@@ -13,7 +13,8 @@ from nas import lease, proposals, report
 from nas import store as store_module
 from nas.halving import Halving
 from nas.lease import LeaseMonitor
-from nas.scheduler import SearchConfig, Worker
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
 from nas.storage import study_folder
 from nas.store import LeaseLost, TrialStore
 from nas.trial_record import RungResult
@@ -85,8 +86,8 @@ def config(trials=12, sampler="tpe", rungs=3, limits=None, interval=0.001, seed=
     return SearchConfig(trials, Halving.of(9, rungs, 3), OBJECTIVES, limits or {}, sampler, seed, interval)
 
 
-def open_store(storage: str = "one") -> TrialStore:
-    return TrialStore("study", storage, OBJECTIVES, {"a": 1})
+def open_store(storage: str = "one", objectives=OBJECTIVES) -> TrialStore:
+    return TrialStore("study", storage, objectives, {"a": 1})
 
 
 def table(records) -> list[tuple]:

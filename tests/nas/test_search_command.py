@@ -92,6 +92,29 @@ def test_killed_with_its_workers_it_resumes_to_the_same_study(whole, tmp_path):
 
 
 @pytest.mark.long
+def test_a_finished_study_trains_its_best_again_with_fresh_seeds(whole, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    before = results(whole)
+    job = begin(folder, "--verify=1")
+    out, err = job.communicate(timeout=240)
+    assert job.returncode == 0, err
+    after = results(folder)
+    assert after["trials"] == before["trials"]
+    assert after["front"] == before["front"]
+    assert 1 <= len(after["replicates"]) <= 4
+    assert "too few here to tell" in out
+    for replicate in after["replicates"]:
+        of = before["trials"][replicate["of"]]
+        assert (replicate["seed"], replicate["hash"], replicate["state"]) == (1, of["hash"], "COMPLETE")
+        assert [rung["epochs"] for rung in replicate["rungs"]] == [2.0]
+        place = folder / "runs" / "nas" / "s" / "trials"
+        assert "seed: 1" in (place / f"{replicate['number']:05d}" / "config.yaml").read_text()
+        starts = [artifact.load(place / f"{of['hash']}{end}.safetensors")[0].state_dict() for end in ("", "-seed1")]
+        assert any(not torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+
+
+@pytest.mark.long
 def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
     options = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs"
     job = begin(tmp_path, *options)

@@ -16,7 +16,8 @@ from core.errors import Stopped
 from nas import lease, report, retry, search, storage
 from nas.halving import Halving
 from nas.retry import StorageError
-from nas.scheduler import SearchConfig, Worker
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
 from nas.store import LeaseLost, TrialStore
 from nas.trial_record import Lease
 from tests.nas.test_scheduler import OBJECTIVES, FakeEvaluator, table

@@ -8,7 +8,8 @@ from experiments.judge import HALVED, OBJECTIVES, SCHEDULES, references
 from experiments.tabular import KEPT, SEEDS, choices
 from nas.halving import Halving
 from nas.pareto import hypervolume
-from nas.scheduler import SearchConfig, Worker
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
 from nas.store import TrialStore
 from nas.tabular import Table, TableEvaluator
 

@@ -17,9 +17,9 @@ from vision.augment import Augmentation
 from vision.data import build_data
 from vision.pixels import normalize_images
 
-BEFORE = {"feature_std": 0.5, "rankme": 48.0, "alignment_ratio": 0.7, "patch_cosine": 0.6}
-GOOD = {"feature_std": 0.6, "rankme": 40.0, "alignment_ratio": 0.3, "patch_cosine": 0.7, "teacher_entropy": 0.3,
-        "teacher_entropy_of_mean": 0.9, "prototypes_in_use": 0.8}
+BEFORE = {"feature_std": 0.5, "rankme": 48.0, "alignment_ratio": 0.7, "patch_cosine": 0.6, "patch_spread": 0.7}
+GOOD = {"feature_std": 0.6, "rankme": 40.0, "alignment_ratio": 0.3, "patch_cosine": 0.7, "patch_spread": 0.6,
+        "teacher_entropy": 0.3, "teacher_entropy_of_mean": 0.9, "prototypes_in_use": 0.8}
 SHAPE = ["--data=digits", "+data.labels=none", "--image_size=16", "--encoder=test_resnet", "--batch_size=64", "--trackers=none"]
 DINO = ["--method=dino", "--method.hidden=32", "--method.dim=16", "--method.prototypes=20", "--method.norm=true",
         "--method.freeze_last=0", "--optim.name=adamw", "--optim.lr=0.01", "--optim.warmup=0", "--stop_on_collapse=false"]
@@ -66,6 +66,8 @@ def test_an_encoder_of_one_place_has_no_patches():
         ({"teacher_entropy": 0.01, "teacher_entropy_of_mean": 0.5}, None),
         ({"patch_cosine": 0.999}, r"patches of an image are all alike \(their mean cosine is 0.999, untrained 0.600\)"),
         ({"patch_cosine": 0.97}, None),
+        ({"patch_spread": 0.04}, r"patches of all images are one \(their spread is 0.040, untrained 0.700\)"),
+        ({"patch_spread": 0.06}, None),
     ],
 )
 def test_the_verdict_names_the_kind(figures, words):

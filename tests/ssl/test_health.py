@@ -57,6 +57,22 @@ def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
     assert Health.collapsed(health, {"feature_std": std, "rankme": rank}) is verdict
 
 
+@pytest.mark.parametrize(
+    ("figures", "verdict"),
+    [
+        ({"feature_std": 0.01, "rankme": 3.0}, False),  # what is common to all images is no collapse
+        ({"feature_std": 0.01, "rankme": 1.5}, True),
+        ({"feature_std": 0.01, "rankme": 1.5, "knn": 60.0}, False),  # labels say that it helped
+        ({"feature_std": 0.01, "rankme": 1.5, "knn": 40.0}, True),
+        ({"feature_std": 0.01, "rankme": 3.0, "knn": 40.0}, False),  # which is called no better than untrained
+    ],
+)
+def test_the_rule_of_collapse_where_pixels_are_predicted(figures, verdict):
+    before = {"feature_std": 0.5, "rankme": 10.0, "knn": 50.0}
+    health = SimpleNamespace(watched=range(100), predicts_pixels=True, baselines=SimpleNamespace(untrained=before))
+    assert Health.collapsed(health, figures) is verdict
+
+
 BEFORE = {"feature_std": 0.5, "rankme": 48.0, "alignment_ratio": 0.7}
 GOOD = {"feature_std": 0.6, "rankme": 40.0, "alignment_ratio": 0.3}
 

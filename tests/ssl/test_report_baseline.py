@@ -1,5 +1,6 @@
 """The report's baseline is the encoder that training began with: its architecture, its weights, and a name that says so."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import ssl.pretrain
 from core import cli
 from nas import supernet
 from ssl.health import Health
+from vision import artifact, encoders
 
 SMALL = ["--data=folder", "--image_size=16", "--batch_size=16", "--steps=2", "--evals=1", "--method.hidden=16"]
 SMALL += ["--method.dim=8", "--trackers=none", "--device=cpu", "--workers=0"]
@@ -74,6 +76,23 @@ def test_of_a_method_that_changes_the_encoder(root, tmp_path, measured, capsys):
     words = [word for word in SMALL if not word.startswith("--image_size")]
     trained(root, tmp_path / "run", *words, "--image_size=32", "--encoder=test_vit", "--method=moco_v3_vit")
     assert_the_same(measured)
+
+
+def test_a_run_that_adapts_has_the_rival_of_a_run_from_scratch(root, tmp_path, measured, capsys):
+    """Its start keeps the weights' own statistics; the untrained encoder has this data's, and the weights of the run's seed."""
+    torch.manual_seed(9)
+    encoder = encoders.create("test_resnet", 3, 16, "full")
+    with torch.no_grad():
+        encoder.train()(torch.randn(8, 3, 16, 16))  # statistics that no data here have
+    recipe = SimpleNamespace(mean=torch.zeros(3), std=torch.ones(3), pixels=None)
+    file = tmp_path / "encoder.safetensors"
+    file.write_bytes(artifact.dumps(encoder, recipe, {}))
+    scores, _ = trained(root, tmp_path / "adapted", *SMALL, f"--encoder={file}", "--adapt")
+    assert list(scores) == ["raw pixels", "HOG", "before training", "untrained", "pretrained"]
+    (_, rival), = measured
+    measured.clear()
+    trained(root, tmp_path / "scratch", *RESNET, "--stem=full")
+    assert all(torch.equal(value, measured[0][1][name]) for name, value in rival.items())
 
 
 @pytest.mark.long

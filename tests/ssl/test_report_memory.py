@@ -89,6 +89,7 @@ def test_files_spoilt_after_the_check_are_in_no_score_and_counted(tmp_path, read
     scores_of = health._scores
     health._scores = lambda bank, rows, watched, z: counts.rows.append((len(rows), len(z))) or scores_of(bank, rows, watched, z)
     health.start(trained)
+    health.measure_start()
     _, unread = report.test_scores(health, dataset, trained, {health.began: encoder(3)})
     assert counts.rows == [(59, 19), (59, 19)], "raw pixels, then the encoder"
     assert unread == 2, "one of train, one of test"

@@ -1,10 +1,6 @@
-"""Cells as jobs of a real SLURM: stopped, preempted and out of time, a job saves, and one job stays one job.
-
-Skipped where no SLURM takes jobs. `NOLABEL_SLURM_TEST` holds words for reproduce's --slurm, such as slurm_partition=debug.
-"""
+"""Cells as jobs of a real SLURM: stopped, preempted and out of time, a job saves, and one job stays one job."""
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 TOOL = '''
 import json, os, pathlib, sys, time
 from core import signals
@@ -50,28 +47,19 @@ rows:
 """
 
 
-def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-
-
 @pytest.fixture
-def place(monkeypatch):
-    if not shutil.which("sbatch") or not slurm("sinfo", "-h", "-t", "idle,mixed"):
-        pytest.skip("needs a SLURM that takes jobs")
-    folder = ROOT / "runs" / "slurm-test" / str(os.getpid())  # all nodes see it
-    (folder / "stepping").mkdir(parents=True)
-    (folder / "stepping" / "work.py").write_text(TOOL)
-    (folder / "steps.yaml").write_text(TABLE)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
-    yield folder
-    shutil.rmtree(folder)
+def place(slurm, tmp_path, monkeypatch):
+    (tmp_path / "stepping").mkdir()
+    (tmp_path / "stepping" / "work.py").write_text(TOOL)
+    (tmp_path / "steps.yaml").write_text(TABLE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
+    return tmp_path
 
 
 def begin(steps: int, *settings: str) -> subprocess.Popen:
     words = [sys.executable, "-m", "experiments.reproduce", "--table=steps.yaml", "--launcher=slurm", "--set", f"steps={steps}"]
-    given = os.environ.get("NOLABEL_SLURM_TEST", "").split()
-    return subprocess.Popen([*words, "--slurm", *given, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*words, "--slurm", *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def done(place: Path) -> list[tuple[int, str]]:
@@ -88,37 +76,56 @@ def until(place: Path, count: int, runner: subprocess.Popen) -> str:
     return done(place)[-1][1]
 
 
-@pytest.mark.long
-def test_a_tool_that_is_stopped_saves_and_its_job_is_queued_again(place):
+def test_a_tool_that_is_stopped_saves_and_its_job_is_queued_again(slurm, place):
     runner = begin(12, "timeout_min=10")
     job = until(place, 3, runner)
-    slurm("scancel", "--signal=USR1", job)
+    slurm.call("scancel", "--signal=USR1", job)
     _, err = runner.communicate(timeout=500)
     assert runner.returncode == 0, err
     assert {j for _, j in done(place)} == {job}
     assert [step for step, _ in done(place)] == list(range(12)), "each step once: it saved, and went on there"
 
 
-@pytest.mark.long
-def test_a_job_that_somebody_cancels_is_tried_once_more_and_counted(place):
+def test_a_job_that_somebody_cancels_is_tried_once_more_and_counted(slurm, place):
     runner = begin(500, "timeout_min=10")
     first = until(place, 2, runner)
-    slurm("scancel", first)
+    slurm.call("scancel", first)
     count = len(done(place))
     second = until(place, count + 3, runner)
     assert second != first
-    slurm("scancel", second)
+    slurm.call("scancel", second)
     _, err = runner.communicate(timeout=200)
     assert runner.returncode == 1
     assert re.search(rf"failed: .*job {second}: CANCELLED", err)
     assert len({j for _, j in done(place)}) == 2
 
 
-@pytest.mark.long
-def test_ctrl_c_cancels_the_jobs_and_ends_soon(place):
+def test_ctrl_c_cancels_the_jobs_and_ends_soon(slurm, place):
     runner = begin(500, "timeout_min=10")
     job = until(place, 2, runner)
     runner.send_signal(2)
     _, err = runner.communicate(timeout=60)
     assert runner.returncode == 75, err
-    assert not slurm("squeue", "-h", "-j", job, "-t", "RUNNING,PENDING")
+    assert not slurm.call("squeue", "-h", "-j", job, "-t", "RUNNING,PENDING")
+
+
+def test_out_of_time_it_saves_and_its_job_is_queued_again(slurm, place):
+    runner = begin(100, "timeout_min=2", "slurm_signal_delay_s=30")  # SLURM may send it a minute early
+    _, err = runner.communicate(timeout=500)
+    assert runner.returncode == 0, err
+    assert len({job for _, job in done(place)}) == 1
+    assert [step for step, _ in done(place)] == list(range(100))
+
+
+def test_what_a_site_wants_is_handed_through(slurm, place):
+    more = ["slurm_account=lab", "slurm_qos=long", "slurm_gres=license:1", "slurm_constraint=node2s", "slurm_partition=debug"]
+    runner = begin(2, *more, "slurm_exclude=node1", "slurm_additional_parameters={nodelist: node2}")
+    job = until(place, 1, runner)
+    _, err = runner.communicate(timeout=200)
+    assert runner.returncode == 0, err
+    found = slurm.show(job)
+    expected = {"Account": "lab", "TresPerNode": "gres:license:1", "Features": "node2s", "Partition": "debug"}
+    expected |= {"ReqNodeList": "node2", "ExcNodeList": "node1", "NodeList": "node2"}
+    assert {name: found.get(name) for name in expected} == expected
+    (script,) = place.rglob("*_submission.sh")
+    assert "#SBATCH --qos=long\n" in script.read_text(), "a SLURM without accounts forgets it"

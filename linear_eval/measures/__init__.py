@@ -1,0 +1,1 @@
+"""Figures of features beside the protocols: retrieval, clusters, few shots, open sets, label-free quality, leakage."""

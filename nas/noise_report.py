@@ -1,0 +1,88 @@
+"""What of a study's figures is luck: its report's expectations of the front, replicates, and lead over the start."""
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from nas.importance import importances
+from nas.pareto import front as nondominated
+from nas.pareto import knee
+from nas.posterior import Posterior
+from nas.results import format_figures, front_of
+from nas.search_config import SearchConfig
+from nas.settings import COSTS, OBJECTIVES
+from nas.trial_record import TrialRecord
+from nas.verification import by_expectation
+
+CERTAIN = 0.95  # probability from which a lead is called one
+
+
+def lines(
+    records: Sequence[TrialRecord], replicates: Sequence[TrialRecord], config: SearchConfig, found: Posterior | None
+) -> list[str]:
+    """Markdown.  found: None where there are too few figures to tell luck from skill."""
+    front = front_of(records, config)
+    if not front:
+        return []
+    if found is None:
+        return ["Each figure is one training of one seed; there are too few here to tell how much of it is luck.", ""]
+    name, unit = found.objective, OBJECTIVES[found.objective][1]
+    which = [*config.objectives].index(name)
+    fresh = fresh_values(replicates, which)
+    of = f"{name}, {unit}" if unit else name
+    out = [f"| trial | {of}, of its own training | expected of fresh seeds | fresh seeds |", "|---" * 4 + "|"]
+    start = next((r for r in records if r.initial and r.number in found.rows), None)
+    for r in [*by_expectation(front, found), *([start] if start and start not in front else [])]:
+        own = f"{r.rungs[-1].values[which]:.4g}" + ("" if len(r.rungs) == len(config.halving.rungs) else " (not to the end)")
+        values = fresh.get(r.number, [])
+        several = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+        measured = f"{statistics.mean(values):.4g}{several} ({len(values)})" if values else "none"
+        start_or_not = " (start)" if r.initial else ""
+        out.append(f"| {r.number}{start_or_not} | {own} | {found.mean(r):.4g} ± {found.interval(r):.2g} | {measured} |")
+    out += ["", *_sentences(by_expectation(front, found)[0], start, found, bool(fresh)), ""]
+    return [*out, *_knee(front, config, found), *_importances(importances(records, found))]
+
+
+def _knee(front: Sequence[TrialRecord], config: SearchConfig, found: Posterior) -> list[str]:
+    """The trial that most is gained for its cost with, where the second objective is a cost."""
+    names = [*config.objectives]
+    if len(names) != 2 or names[1] not in COSTS or found.objective != names[0]:
+        return []
+    points = np.array([[found.sign * found.mean(r), math.log(max(r.costs[names[1]], 1e-9))] for r in front])
+    best = nondominated(points)
+    if (at := knee(points[best])) is None:
+        return []
+    r = front[best[at]]
+    text = f"The knee of the front is trial {r.number}: {format_figures(r, names)}."
+    return [f"{text} Less {names[1]} costs much {names[0]} from there on, more gains little.", ""]
+
+
+def _importances(shares: dict[str, float]) -> list[str]:
+    if not shares:
+        return []
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in list(shares.items())[:6])
+    return [f"What decides it (PED-ANOVA of the expectations, shares of 1): {listed}.", ""]
+
+
+def _sentences(winner: TrialRecord, start: TrialRecord | None, found: Posterior, verified: bool) -> list[str]:
+    text = (f"Expected: the mean over fresh seeds and its 95 % interval, from all figures of the study (nas/posterior.py). One "
+            f"training lies {found.expected.luck:.2g} beside it (standard deviation). The winner is trial {winner.number}")
+    if start is None:
+        text += "; no trial of the start was trained to compare it with."
+    elif winner.number == start.number:
+        text += ": the search found nothing of which more is expected than of its start."
+    else:
+        probability = found.better(winner, start)
+        text += f"; that it is better than the start, trial {start.number}, has probability {probability:.2f}"
+        text += "." if probability >= CERTAIN else ": it cannot be told from the start."
+    return [text if verified else text + " `--verify 3` trains the best again with fresh seeds."]
+
+
+def fresh_values(replicates: Sequence[TrialRecord], which: int) -> dict[int, list[float]]:
+    """Trial's number → values of the objective at place `which` with fresh seeds."""
+    found: dict[int, list[float]] = {}
+    for r in replicates:
+        if r.replicate and r.rungs:
+            found.setdefault(r.replicate.of, []).append(r.rungs[-1].values[which])
+    return found
