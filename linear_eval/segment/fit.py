@@ -1,4 +1,5 @@
 """One segmenter trained by core's loop: validation chooses the step whose weights are kept, and test is scored once."""
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +124,10 @@ def _mask_fingerprints(data: SegmentationData) -> dict[str, str]:
 
 def _decoder(method: Segmenter, settings: SegmentSettings, split: Segmentation) -> bytes:
     """The decoder's weights, with what it takes to build it again."""
-    about = {"decoder": str(settings.method.decoder), "width": str(settings.method.width), "classes": "\n".join(split.classes)}
+    header = {"decoder": settings.method.decoder, "width": settings.method.width, "classes": list(split.classes)}
     state = {name: value.detach().cpu().contiguous() for name, value in method.decoder.state_dict().items()}
-    return safetensors.torch.save(state, about)
+    # One entry: safetensors writes several in an order that differs from call to call.
+    return safetensors.torch.save(state, {"nolabel": json.dumps(header, sort_keys=True)})
 
 
 def _most_common(data: SegmentationData) -> SegmentationCounts:

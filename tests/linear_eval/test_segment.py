@@ -22,7 +22,7 @@ def settings(*more: str):
 
 def test_a_run_leaves_figures_pictures_and_both_parts(tmp_path):
     words = [f"--{word}" for word in (*TINY, "method=unet", f"out={tmp_path / 'run'}")]
-    ended = run(*words, logs=tmp_path, module="linear_eval.segment")
+    ended = run(*words, logs=tmp_path, module="linear_eval.segment.__main__")
     assert ended.code == 0, ended.err
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {"encoder.safetensors", "decoder.safetensors", "results.json", "report.html", "report.md"}
