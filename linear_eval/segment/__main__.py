@@ -17,7 +17,7 @@ from linear_eval.segment.settings import TOOL, SegmentSettings, check
 if TYPE_CHECKING:
     from linear_eval.segment.results import SegmentationResult
 
-FILES = ("encoder.safetensors", "decoder.safetensors", "report.html")
+FILES = ("encoder.safetensors", "decoder.safetensors", "results.json", "report.html")
 
 
 def main() -> int:
@@ -52,22 +52,26 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
     data, encoder = fitted.data, fitted.method.encoder
     both = ((ENCODER, settings.method.name, fitted.counts), ("most common class", "–", fitted.trivial))
     rows = [SegmentationRow(source, method, figures(counts, settings.seed)) for source, method, counts in both]
-    ignored = fitted.counts.all_ignored
+    ignored, notes = fitted.counts.all_ignored, []
+    if rows[0].figures.miou.value <= rows[1].figures.miou.value:
+        notes.append("the most common class everywhere has no lower mIoU than the segmenter: train longer (epochs, steps), or "
+                     "see if validation_miou in metrics.jsonl still rises")
+    if len(ignored):
+        notes.append(f"{len(ignored)} test images have no labelled pixel, or cannot be read, and count nowhere (first: "
+                     f"{data.test.images.name(int(ignored[0]))})")
     result = SegmentationResult(
         encoder=EncoderFacts(encoder.spec.name, str(settings.encoder), encoder.dim,
                              sum(p.numel() for p in encoder.parameters()), encoder.spec.image_size, encoder.spec.channels),
         data=settings.data.name, train=len(data.train), validation_images=len(data.validation), test=len(data.test), rows=rows,
         classes=class_rows(fitted.counts, data.test.classes), validation=fitted.validation, chosen_at=fitted.chosen_at,
         steps=fitted.steps, seed=settings.seed, seconds=round(time.monotonic() - start, 1),
-        notes=[f"{len(ignored)} test images have no labelled pixel, or cannot be read, and count nowhere (first: "
-               f"{data.test.images.name(int(ignored[0]))})"] if len(ignored) else [],
-        command=command(), code=code(), hardware=hardware(), versions=versions(PACKAGES),
+        notes=notes, command=command(), code=code(), hardware=hardware(), versions=versions(PACKAGES),
     )
     checkpoint.write(fitted.folder / "results.json", json.dumps(result.to_json(), indent=1) + "\n")
     report.write(fitted.folder, result, fitted.seen, data.test)
     print(report.text_table(result))
     for note in result.notes:
-        print(note)
+        print(f"note: {note}")
     for name in FILES:
         print(f"{name.split('.')[0] + ':':<9} {fitted.folder / name}")
     return result

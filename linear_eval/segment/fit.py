@@ -42,6 +42,8 @@ class FittedSegmenter:
 
 def fit(settings: SegmentSettings, world: World) -> FittedSegmenter | None:
     """Train, or resume, or find it done.  None on other processes than the main one."""
+    if world.size > 1:
+        raise ValueError(f"{world.size} processes: linear_eval.segment runs in one; start it without torchrun")
     torch.manual_seed(settings.seed)
     data = build_segmentation(settings)
     for role, split in (("validation", data.validation), ("test", data.test)):

@@ -38,6 +38,8 @@ def check(settings: SegmentSettings) -> None:
             wrong[f"augment.{name}"] = "0: masks follow crops and horizontal flips, and nothing else"
     if flat.get("augment.policy", "none") != "none":
         wrong["augment.policy"] = "none: it turns and shears images, and masks do not follow"
+    if settings.devices > 1:
+        wrong["devices"] = "1: linear_eval.segment runs in one process"
     if flat["method.trains"] == "decoder" and flat["chunk"]:
         wrong["chunk"] = "left out with method.trains=decoder; accumulate is the same here"
     training.refuse(flat, wrong)

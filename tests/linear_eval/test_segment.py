@@ -58,6 +58,7 @@ def test_other_labels_of_test_images_change_no_choice(tmp_path, monkeypatch):
     (["augment.rotate=10"], "augment.rotate=10.*must be 0: masks follow crops and horizontal flips"),
     (["augment.policy=randaugment"], "augment.policy=randaugment: must be none"),
     (["image_fit=crop"], "image_fit=crop: must be squash"),
+    (["devices=2"], "devices=2: must be 1: linear_eval.segment runs in one process"),
     (["method.trains=decoder", "chunk=4"], "chunk=4: must be left out with method.trains=decoder"),
 ])
 def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(more, message):
