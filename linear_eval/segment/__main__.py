@@ -37,7 +37,7 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
     """
     from core import checkpoint, processes
     from core.machine import code, command, hardware, versions
-    from linear_eval.dense.metrics import class_rows, figures
+    from linear_eval.dense.metrics import class_rows, figures, global_miou
     from linear_eval.evaluation import PACKAGES
     from linear_eval.results import ENCODER, EncoderFacts
     from linear_eval.segment import report
@@ -52,8 +52,8 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
     data, encoder = fitted.data, fitted.method.encoder
     both = ((ENCODER, settings.method.name, fitted.counts), ("most common class", "–", fitted.trivial))
     rows = [SegmentationRow(source, method, figures(counts, settings.seed)) for source, method, counts in both]
-    ignored, notes = fitted.counts.all_ignored, []
-    if rows[0].figures.miou.value <= rows[1].figures.miou.value:
+    ignored, notes = fitted.counts.all_ignored, list[str]()
+    if global_miou(fitted.counts) <= global_miou(fitted.trivial):
         notes.append("the most common class everywhere has no lower mIoU than the segmenter: train longer (epochs, steps), or "
                      "see if validation_miou in metrics.jsonl still rises")
     if len(ignored):
