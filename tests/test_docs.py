@@ -95,6 +95,7 @@ SMALL = {  # module → what is said in place of the page's
     "linear_eval.evaluate": {"parts": "[knn,linear]"},
     "linear_eval.dense": {"data.images": "20", "protocol.knn.bank": "200", "protocol.linear.patches": "200"},
     "linear_eval.robustness": {"images": "40", "corruptions": "[contrast]"},
+    "linear_eval.segment": {"data.images": "20", "batch_size": "16", "steps": "2", "evals": "1"},
     "linear_eval.finetune": TRAINED,
     "distill.train": TRAINED,
     "nas.search": {"trials": "2", "epochs": "1", "batch_size": "128", "parallel": "1"},

@@ -135,12 +135,23 @@ class ClassRow:
     share: float
 
 
+def global_miou(counts: SegmentationCounts) -> float:
+    """`SegmentationFigures.miou` alone, in %.  Raises ValueError where no image has a label."""
+    _refuse_unlabelled(counts)
+    return float(100 * _mean(_iou(counts.pixels.sum(0))))
+
+
+def _refuse_unlabelled(counts: SegmentationCounts) -> None:
+    if len(counts.all_ignored) == len(counts.pixels):
+        raise ValueError(f"none of {len(counts.pixels)} images has a pixel with a label; look at the masks, and at what is "
+                         "ignored")
+
+
 def figures(counts: SegmentationCounts, seed: int = 0) -> SegmentationFigures:
     """Raises ValueError where no image has a label.  seed: of the bootstrap"""
+    _refuse_unlabelled(counts)
     ignored = len(counts.all_ignored)
     kept = np.setdiff1d(np.arange(len(counts.pixels)), counts.all_ignored)
-    if not len(kept):
-        raise ValueError(f"none of {ignored} images has a pixel with a label; look at the masks, and at what is ignored")
     pixels, boundaries = counts.pixels[kept], counts.boundaries[kept]
     per_image = 100 * _mean(_iou(pixels))
     has_boundary = ~np.isnan(boundaries)
