@@ -103,9 +103,7 @@ def test_devices_2_killed_and_stopped_and_finished_by_torchrun(tmp_path, expecte
     launcher = real(*LAUNCHED, f"--out={out}")
     until(launcher, out / "metrics.jsonl", 3)
     os.kill(max(workers_of(launcher)), signal.SIGKILL)
-    killed = time.monotonic()
-    _, err = launcher.communicate(timeout=60)
-    assert time.monotonic() - killed < 20
+    _, err = launcher.communicate(timeout=60)  # gloo alone would wait for half an hour
     assert launcher.returncode == 1
     errors = [line for line in err.splitlines() if "error" in line.lower()]
     assert len(errors) == 1, err
