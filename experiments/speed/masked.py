@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from core.machine import cores
 from core.method import Batch
 from core.processes import session
 from experiments.speed.side_by_side import arguments, compare, report
@@ -68,7 +69,7 @@ def main() -> None:
         }
     facts = {"decoder": f"{settings.depth} blocks of width {settings.width}"}
     if clock is time.process_time:
-        busy = f"{os.getloadavg()[0]:.1f} processes at a time on {os.cpu_count()} cores, others included"
+        busy = f"{os.getloadavg()[0]:.1f} processes at a time on {cores()} cores, others included"
         facts["clock"] = f"process CPU time; {busy}"
     report("masked", "images/s", cases, settings, facts)
 
