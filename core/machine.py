@@ -74,7 +74,7 @@ def command() -> str:
     if called := _called.get():
         return called
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return " ".join(["python -m", spec.name if spec else sys.argv[0], *sys.argv[1:]])
+    return " ".join(["python -m", spec.name.removesuffix(".__main__") if spec else sys.argv[0], *sys.argv[1:]])
 
 
 def provenance_of(seeds: Sequence[int], packages: tuple[str, ...] = PACKAGES) -> dict:

@@ -92,7 +92,7 @@ def installed(module: str = "") -> Iterator[None]:
         if state.pipe:
             signal.set_wakeup_fd(-1)
             state.pipe[1].close()
-        if module and getattr(sys.modules["__main__"].__spec__, "name", None) == module:
+        if module and getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__") == module:
             settle()
         else:
             for number, handler in state.before.items():
