@@ -12,7 +12,7 @@ from core.processes import is_main
 from core.settings import OptimSettings
 from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
-from linear_eval.features import CALIBRATED, collect, evaluating, evenly, images_of, of_encoder, recompute_batchnorm
+from linear_eval.features import collect, evaluating, images_of, of_encoder, untrained_encoder
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS, frozen_scores
 from vision import cost, encoders
@@ -60,12 +60,8 @@ def final(run, settings: DistillSettings, dataset, method, teacher, recipe, worl
     device, rows = world.device, {}
     labelled = dataset.classes is not None and dataset.test.labels is not None and len(dataset.test) > 0
     normalisation = torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std)
-    torch.manual_seed(settings.seed)
-    fresh = encoders.build(method.encoder.spec).to(device)
-    if labelled:
-        indices = evenly(len(dataset.train), CALIBRATED)
-        some = images_of(dataset.train, indices, method.encoder.spec.geometry, method.encoder.spec.channels)
-        fresh = recompute_batchnorm(fresh, some, *normalisation, device)
+    spec = method.encoder.spec
+    fresh = untrained_encoder(spec, dataset.train, normalisation, device, settings.seed) if labelled else encoders.build(spec)
     student = Member(method.encoder.spec.name, method.encoder, getattr(method, "head", None), dataset.classes, *normalisation)
     untrained = Member(method.encoder.spec.name, fresh, None, None, *normalisation)
     beside = [from_file(path, "compare") for path in listed(settings.compare)]

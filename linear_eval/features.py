@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import checkpoint
-from core.batchnorm import SplitBatchNorm
+from core.batchnorm import SplitBatchNorm, has_batchnorm
 from core.image_size import Size
 from core.processes import broadcast_object, gather, gather_objects, is_main, rank, world_size
 from core.run import counting
+from vision import encoders
 from vision.encoders import fit_channels
 from vision.geometry import Geometry
 from vision.pixels import in_unit_range, normalize_images
@@ -182,6 +183,8 @@ def recompute_batchnorm(
     images: N,C,S,S uint8, some thousands, or blocks of them that can be iterated over again (linear_eval/samples.py).
     """
     encoder = copy.deepcopy(encoder).train()
+    if not has_batchnorm(encoder):
+        return encoder
     for module in encoder.modules():
         if isinstance(module, SplitBatchNorm):
             module.splits = 1
@@ -191,6 +194,20 @@ def recompute_batchnorm(
             for part in block.split(256):
                 encoder(normalize_images(part.to(device), mean, std))
     return encoder
+
+
+def untrained_encoder(
+    spec: encoders.Spec, train: Images | Streamed, moments: tuple[Tensor, Tensor], device: torch.device, seed: int,
+    geometry: Size | Geometry | None = None,
+) -> nn.Module:
+    """An encoder with the random weights of a seed, and BatchNorm statistics of CALIBRATED training images, evenly spaced.
+
+    moments: mean and standard deviation of the pixels; geometry: how images become its input; None: as its spec says
+    """
+    torch.manual_seed(seed)
+    encoder = encoders.build(spec).to(device)
+    some = images_of(train, evenly(len(train), CALIBRATED), geometry or spec.geometry, spec.channels)
+    return recompute_batchnorm(encoder, some, *moments, device)
 
 
 def pixels_of(images: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from core import cli, training
 from core.image_size import size_text
 from core.processes import World, is_main
 from core.run import Run, log_line
+from core.settings import CommonSettings
 from linear_eval import subsets
 from linear_eval.descriptors import DESCRIPTORS, descriptors
 from linear_eval.features import (
-    CALIBRATED,
     Features,
     Source,
     collect,
@@ -21,13 +21,12 @@ from linear_eval.features import (
     images_of,
     of_encoder,
     pixels_of,
-    recompute_batchnorm,
+    untrained_encoder,
 )
 from linear_eval.fit import FittedClassifier, check_labels, fit
 from linear_eval.probe_data import Labeled, ProbeData
 from linear_eval.results import ENCODER
 from linear_eval.settings import FINETUNE, EvaluateSettings, FinetuneSettings, check_finetune
-from vision import encoders
 from vision.build import build_encoder, notes
 from vision.data import build_data, fingerprints
 from vision.multilabel import refuse
@@ -230,10 +229,8 @@ def sources(
     mean, std = recipe.mean, recipe.std
     yield of_encoder(ENCODER, encoder, mean, std, device)
     if is_trained(settings):
-        torch.manual_seed(settings.seed)
-        untrained = encoders.build(encoder.spec).to(device)
-        some = images_of(dataset.train, evenly(len(dataset.train), CALIBRATED), encoder.spec.geometry, encoder.spec.channels)
-        yield of_encoder(UNTRAINED, recompute_batchnorm(untrained, some, mean, std, device), mean, std, device)
+        rival = untrained_encoder(encoder.spec, dataset.train, (mean, std), device, settings.seed)
+        yield of_encoder(UNTRAINED, rival, mean, std, device)
     size = min(dataset.image_size, 64)
     yield Source(PIXELS, "", pixels_of, size, dtype="float32")
     if "baselines" in settings.parts:
@@ -244,7 +241,7 @@ def sources(
                 yield Source(name, key, describe, size, dtype="float32")
 
 
-def is_trained(settings: EvaluateSettings) -> bool:
+def is_trained(settings: CommonSettings) -> bool:
     return settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
 
 

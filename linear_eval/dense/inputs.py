@@ -25,6 +25,7 @@ from linear_eval.dense.patch_features import (
 from linear_eval.dense.settings import MASKS, DenseSettings
 from linear_eval.dense.sources import classical_sources, untrained_source
 from linear_eval.fit import check_labels
+from linear_eval.inputs import is_trained
 from linear_eval.results import ENCODER
 from vision.build import build_encoder, notes
 from vision.data import build_data, build_segmentation, fingerprints
@@ -138,10 +139,6 @@ def collected(
         }
         if world.rank == 0:
             yield SourceFeatures(patches, **features)
-
-
-def is_trained(settings: DenseSettings) -> bool:
-    return settings.encoder.endswith(".safetensors") or settings.pretrained or settings.weights is not None
 
 
 def _open(settings: DenseSettings) -> tuple[SegmentationData | None, Dataset, dict[str, str]]:

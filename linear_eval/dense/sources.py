@@ -6,11 +6,9 @@ from skimage.feature import hog
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.batchnorm import has_batchnorm
 from linear_eval.dense.patch_features import PatchSource, Split, of_encoder, patch_source, whole_images
 from linear_eval.descriptors import LUMA, ORIENTATIONS
-from linear_eval.features import CALIBRATED, evenly, images_of, recompute_batchnorm
-from vision import encoders
+from linear_eval.features import images_of, untrained_encoder
 from vision.patches import patches_of
 from vision.pixels import in_unit_range
 
@@ -25,12 +23,9 @@ def untrained_source(
 
     moments: mean and standard deviation of the pixels
     """
-    torch.manual_seed(seed)
-    twin, geometry = encoders.build(encoder.spec).to(device), whole_images(train, encoder.spec)
-    if has_batchnorm(twin):
-        some = images_of(train, evenly(len(train), CALIBRATED), geometry, encoder.spec.channels)
-        twin = recompute_batchnorm(twin, some, *moments, device)
-    return of_encoder(UNTRAINED, twin, moments, geometry, device)
+    geometry = whole_images(train, encoder.spec)
+    rival = untrained_encoder(encoder.spec, train, moments, device, seed, geometry)
+    return of_encoder(UNTRAINED, rival, moments, geometry, device)
 
 
 def classical_sources(own: PatchSource, train: Split) -> list[PatchSource]:

@@ -14,7 +14,7 @@ from core.processes import session
 from core.run import Run, log_line
 from linear_eval.constants import changed_constants
 from linear_eval.evaluation import build_evaluation
-from linear_eval.features import CALIBRATED, Source, collect, evenly, images_of, of_encoder, pixels_of, recompute_batchnorm
+from linear_eval.features import Source, collect, evenly, of_encoder, pixels_of, untrained_encoder
 from linear_eval.fit import check_labels
 from linear_eval.inputs import PIXELS, UNTRAINED, is_trained
 from linear_eval.results import ENCODER
@@ -28,7 +28,6 @@ from linear_eval.robustness.settings import ALEXNET, TOOL, RobustnessSettings
 from linear_eval.robustness.settings import PIXELS as BY_PIXELS
 from linear_eval.robustness.shift import Shifted, load_shifted, shift_scores
 from linear_eval.samples import at_most
-from vision import encoders
 from vision.augment import Augmentation
 from vision.build import build_encoder, notes
 from vision.corruptions import CORRUPTIONS, SMALL, fitting
@@ -163,10 +162,8 @@ def sources(settings: RobustnessSettings, opened: Opened, device: torch.device) 
     train, encoder, mean, std = opened.dataset.train, opened.encoder, opened.recipe.mean, opened.recipe.std
     found = [of_encoder(ENCODER, encoder, mean, std, device)]
     if is_trained(settings):
-        torch.manual_seed(settings.seed)
-        untrained = encoders.build(encoder.spec).to(device)
-        some = images_of(train, evenly(len(train), CALIBRATED), encoder.spec.geometry, encoder.spec.channels)
-        found.append(of_encoder(UNTRAINED, recompute_batchnorm(untrained, some, mean, std, device), mean, std, device))
+        rival = untrained_encoder(encoder.spec, train, (mean, std), device, settings.seed)
+        found.append(of_encoder(UNTRAINED, rival, mean, std, device))
     return [*found, Source(PIXELS, "", pixels_of, opened.size, dtype="float32")]
 
 
