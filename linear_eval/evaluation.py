@@ -4,12 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from core.machine import code, command, hardware, versions
 from core.settings import CommonSettings
+from linear_eval.provenance import provenance
 from linear_eval.results import DataFacts, EncoderFacts, Evaluation, ResultRow
 from vision.splits import Dataset
-
-PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "faiss-gpu", "faiss-cpu")
 
 
 def _weights(settings: CommonSettings) -> str:
@@ -29,6 +27,11 @@ def encoder_facts(settings: CommonSettings, encoder: nn.Module) -> EncoderFacts:
     )
 
 
+def data_facts(dataset: Dataset) -> DataFacts:
+    sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    return DataFacts(dataset.name, list(dataset.classes), **sizes)
+
+
 def build_evaluation(
     settings: CommonSettings,
     encoder: nn.Module,
@@ -42,18 +45,8 @@ def build_evaluation(
     }
     return Evaluation(
         encoder=encoder_facts(settings, encoder),
-        data=DataFacts(
-            name=dataset.name,
-            classes=list(dataset.classes),
-            train=len(dataset.train),
-            validation=len(dataset.validation),
-            test=len(dataset.test),
-        ),
+        data=data_facts(dataset),
         seed=settings.seed,
-        command=command(),
-        code=code(),
-        hardware=hardware(),
-        versions=versions(PACKAGES),
         rows=rows,
-        **defaults | fields,
+        **provenance() | defaults | fields,
     )

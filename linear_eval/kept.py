@@ -12,7 +12,7 @@ import numpy as np
 
 from core import checkpoint
 from core.machine import code, versions
-from linear_eval.evaluation import PACKAGES
+from linear_eval.provenance import PACKAGES
 
 
 @dataclass(frozen=True)

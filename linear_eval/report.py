@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from core import checkpoint
-from linear_eval import metrics, pictures
+from linear_eval import metrics, pictures, provenance
 from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
-from linear_eval.page import Chart, Code, Picture, Section, Table, Tile, as_html, as_markdown
+from linear_eval.page import Chart, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.report_data import ReportData
 from linear_eval.results import Evaluation, Row, percent
 from linear_eval.rows import baselines_ahead, best_on_validation, method_title, sorted_rows
@@ -36,7 +36,7 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
     if data:
         details = multilabel_details(evaluation, data) if evaluation.multilabel else _details(evaluation, data, numbers)
     measured = measure_sections(evaluation, data)
-    sections = [*_overview(evaluation), *measured, *details, _provenance(evaluation)]
+    sections = [*_overview(evaluation), *measured, *details, provenance.section(evaluation, evaluated=facts(evaluation))]
     every = [block for _, blocks in sections for block in blocks]
     figures = {block.name: block.png for block in every if isinstance(block, Picture)}
     figures |= {block.name: block.content for block in every if isinstance(block, Chart)}
@@ -136,20 +136,6 @@ def _score_sections(data: ReportData, names: list[str], numbers: dict) -> list[S
             blocks.append(Picture("confused.png", drawn, "The mistakes with the highest scores, highest first"))
         sections.append(("Most confused", blocks))
     return sections
-
-
-def _provenance(evaluation: Evaluation) -> Section:
-    """Where these figures come from."""
-    h, seconds = evaluation.hardware, evaluation.seconds
-    lines = {
-        "evaluated": facts(evaluation),
-        "machine": ", ".join(filter(None, [h["gpu"], h["cpu"], f"{h['cores']} cores", f"{h['threads']} threads"])),
-        "seed": str(evaluation.seed),
-        "time": f"{seconds / 60:.1f} minutes" if seconds else "",
-        "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
-    }
-    table = Table(["", ""], [[name, value] for name, value in lines.items() if value], slice(0))
-    return "How it was measured", [Code(evaluation.command), table, *(f"Note: {note}." for note in evaluation.notes)]
 
 
 def summary(rows: Sequence[Row]) -> list[Tile]:

@@ -65,11 +65,11 @@ def evaluate_dense(settings: DenseSettings) -> DenseResult | None:
 
 
 def _segmentation(settings: DenseSettings, inputs: "DenseInputs", start: float) -> DenseResult:
-    from core.machine import code, command, hardware, versions
     from linear_eval.dense import report, tables
     from linear_eval.dense.results import DenseEvaluation
     from linear_eval.dense.scoring import score_sources
-    from linear_eval.evaluation import PACKAGES, encoder_facts
+    from linear_eval.evaluation import encoder_facts
+    from linear_eval.provenance import provenance
     from linear_eval.results import DataFacts
 
     scored = list(score_sources(settings, inputs))
@@ -81,13 +81,10 @@ def _segmentation(settings: DenseSettings, inputs: "DenseInputs", start: float) 
         data=DataFacts(inputs.dataset.name, list(inputs.data.test.classes), **sizes),
         grid=inputs.grid,
         seed=settings.seed,
-        command=command(),
-        code=code(),
-        hardware=hardware(),
-        versions=versions(PACKAGES),
         seconds=round(time.monotonic() - start, 1),
         notes=inputs.notes,
         rows=[row for one in scored for row in one.rows],
+        **provenance(),
     )
     inputs.run.write("results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
     report.write(inputs.run.folder, evaluation, report.pictures_of(inputs, scored[0]) if settings.picture else [])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from core import checkpoint
+from linear_eval import provenance
 from linear_eval.dense import pictures as drawing
 from linear_eval.dense.inputs import DenseInputs
 from linear_eval.dense.patch_features import whole_images
@@ -13,7 +14,7 @@ from linear_eval.dense.results import DenseEvaluation, DenseRow
 from linear_eval.dense.scoring import ScoredSource
 from linear_eval.dense.tables import TITLES, ahead, class_table, facts, interval, report_table, title
 from linear_eval.features import images_of
-from linear_eval.page import Code, Picture, Section, Table, Tile, as_html, as_markdown
+from linear_eval.page import Picture, Section, Tile, as_html, as_markdown
 from linear_eval.tables import figure
 from vision.raster import shown
 
@@ -34,7 +35,7 @@ def write(folder: Path, evaluation: DenseEvaluation, pictures: Sequence[Picture]
     ]
     sections += [("Pictures", list(pictures))] if pictures else []
     about = title(evaluation), facts(evaluation)
-    sections.append(_provenance(evaluation))
+    sections.append(provenance.section(evaluation, evaluated=facts(evaluation)))
     checkpoint.write(folder / "report.md", as_markdown(*about, sections))
     checkpoint.write(folder / "report.html", as_html(*about, tiles(evaluation.rows), sections))
     for picture in pictures:
@@ -79,16 +80,3 @@ def tiles(rows: Sequence[DenseRow]) -> list[Tile]:
     edge = best.figures.boundary_f
     found.append(Tile(f"boundary F, {TITLES[best.method]}", figure(edge.value), [interval(edge), *beside]))
     return found
-
-
-def _provenance(evaluation: DenseEvaluation) -> Section:
-    h = evaluation.hardware
-    rows = [
-        ["evaluated", facts(evaluation)],
-        ["machine", ", ".join(filter(None, [h["gpu"], h["cpu"], f"{h['cores']} cores", f"{h['threads']} threads"]))],
-        ["seed", str(evaluation.seed)],
-        ["time", f"{evaluation.seconds / 60:.1f} minutes"],
-        ["versions", ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())],
-    ]
-    notes = [f"Note: {note}." for note in evaluation.notes]
-    return "How it was measured", [Code(evaluation.command), Table(["", ""], rows, slice(0)), *notes]

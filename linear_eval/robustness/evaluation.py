@@ -13,10 +13,11 @@ from core.image_size import Size
 from core.processes import session
 from core.run import Run, log_line
 from linear_eval.constants import changed_constants
-from linear_eval.evaluation import build_evaluation
+from linear_eval.evaluation import data_facts, encoder_facts
 from linear_eval.features import Source, collect, evenly, of_encoder, pixels_of, untrained_encoder
 from linear_eval.fit import check_labels
 from linear_eval.inputs import PIXELS, UNTRAINED, is_trained
+from linear_eval.provenance import provenance
 from linear_eval.results import ENCODER
 from linear_eval.robustness import report
 from linear_eval.robustness.heads import CleanFeatures, Head, knn_head, linear_head, logistic_head
@@ -101,14 +102,14 @@ def evaluate_robustness(settings: RobustnessSettings) -> RobustnessResult:
         shifts = [None] * len(heads)
         if opened.shifted:
             shifts = shift_scores(opened.shifted, described, heads, 100 * clean.mean(1), settings, device)
-        facts = build_evaluation(settings, opened.encoder, dataset, [])  # what any result states of encoder and data
         robustness = Robustness(
             protocol=settings.protocol["name"], protocol_changes=changed_constants(TOOL, cli.plain(settings.protocol)),
-            encoder=facts.encoder, data=facts.data,
+            encoder=encoder_facts(settings, opened.encoder), data=data_facts(dataset),
             images=len(positions), side=side, constants="CIFAR-C's" if side <= SMALL else "ImageNet-C's",
-            mean_over=hits.mean_over, reference=reference.about, seed=settings.seed, command=facts.command, code=facts.code,
-            hardware=facts.hardware, versions=facts.versions, seconds=round(time.monotonic() - start, 1), notes=remarks,
+            mean_over=hits.mean_over, reference=reference.about, seed=settings.seed,
+            seconds=round(time.monotonic() - start, 1), notes=remarks,
             rows=rows(heads, hits, reference, shifts, settings.protocol.bootstrap.resamples, settings.seed),
+            **provenance(),
         )  # fmt: skip
         run.write("results.json", json.dumps(robustness.to_json(), indent=1) + "\n")
         report.write(run.folder, robustness)

@@ -3,7 +3,8 @@ from pathlib import Path
 
 from core import checkpoint
 from core.image_size import size_text
-from linear_eval.page import Chart, Code, Section, Table, Tile, as_html, as_markdown
+from linear_eval import provenance
+from linear_eval.page import Chart, Section, Table, Tile, as_html, as_markdown
 from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.results import Robustness, RobustnessRow
 from linear_eval.rows import METHODS
@@ -18,7 +19,7 @@ FAMILIES = ("noise", "blur", "weather", "digital")
 
 def write(folder: Path, result: Robustness) -> None:
     title, about = f"{result.encoder.name} on corrupted {result.data.name}", facts(result)
-    sections = [_overview(result), _by_corruption(result), *_shift(result), _provenance(result)]
+    sections = [_overview(result), _by_corruption(result), *_shift(result), provenance.section(result)]
     checkpoint.write(folder / "report.md", as_markdown(title, about, sections))
     checkpoint.write(folder / "report.html", as_html(title, about, summary(result), sections, QUESTIONS))
     for block in (block for _, blocks in sections for block in blocks if isinstance(block, Chart)):
@@ -125,14 +126,3 @@ def _shift(result: Robustness) -> list[Section]:
     head = ["source", "method", result.data.name, first.data, "95 % interval", "drop"]
     about = f"The same heads on {first.images:,} test images of {first.data}; nothing was fitted or chosen on it."
     return [("Shift", [Table(head, lines, slice(2, None)), about])]
-
-
-def _provenance(result: Robustness) -> Section:
-    h = result.hardware
-    lines = {
-        "machine": ", ".join(filter(None, [h["gpu"], h["cpu"], f"{h['cores']} cores", f"{h['threads']} threads"])),
-        "seed": str(result.seed), "time": f"{result.seconds / 60:.1f} minutes",
-        "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
-    }  # fmt: skip
-    table = Table(["", ""], [[name, value] for name, value in lines.items()], slice(0))
-    return "How it was measured", [Code(result.command), table, *(f"Note: {note}." for note in result.notes)]

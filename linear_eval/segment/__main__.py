@@ -36,10 +36,10 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
     Raises ValueError where settings or data do not allow it.
     """
     from core import checkpoint, processes
-    from core.machine import code, command, hardware, versions
     from linear_eval.dense.metrics import class_rows, figures, global_miou
-    from linear_eval.evaluation import PACKAGES
-    from linear_eval.results import ENCODER, EncoderFacts
+    from linear_eval.evaluation import encoder_facts
+    from linear_eval.provenance import provenance
+    from linear_eval.results import ENCODER
     from linear_eval.segment import report
     from linear_eval.segment.fit import fit
     from linear_eval.segment.results import SegmentationResult, SegmentationRow
@@ -60,12 +60,11 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
         notes.append(f"{len(ignored)} test images have no labelled pixel, or cannot be read, and count nowhere (first: "
                      f"{data.test.images.name(int(ignored[0]))})")
     result = SegmentationResult(
-        encoder=EncoderFacts(encoder.spec.name, str(settings.encoder), encoder.dim,
-                             sum(p.numel() for p in encoder.parameters()), encoder.spec.image_size, encoder.spec.channels),
+        encoder=encoder_facts(settings, encoder),
         data=settings.data.name, train=len(data.train), validation_images=len(data.validation), test=len(data.test), rows=rows,
         classes=class_rows(fitted.counts, data.test.classes), validation=fitted.validation, chosen_at=fitted.chosen_at,
         steps=fitted.steps, seed=settings.seed, seconds=round(time.monotonic() - start, 1),
-        notes=notes, command=command(), code=code(), hardware=hardware(), versions=versions(PACKAGES),
+        notes=notes, **provenance(),
     )
     checkpoint.write(fitted.folder / "results.json", json.dumps(result.to_json(), indent=1) + "\n")
     report.write(fitted.folder, result, fitted.seen, data.test)

@@ -2,9 +2,10 @@
 from pathlib import Path
 
 from core import checkpoint
+from linear_eval import provenance
 from linear_eval.dense.metrics import Figure
 from linear_eval.dense.pictures import SegmentedImage, segmentation_sheet
-from linear_eval.page import Code, Picture, Section, Table, Tile, as_html, as_markdown
+from linear_eval.page import Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.segment.results import SegmentationResult
 from vision.segmentation import Segmentation
 
@@ -51,15 +52,11 @@ def write(folder: Path, result: SegmentationResult, seen: list[SegmentedImage], 
     head = ["class", "IoU", "Dice", "precision", "recall", "of the pixels", "test images"]
     folded = f"All {len(classes)} classes" if len(classes) >= FOLDED else ""
     sections.append(("By class", [Table(head, classes, slice(1, None), folded)]))
-    machine = ", ".join(filter(None, [result.hardware["gpu"], result.hardware["cpu"], f"{result.hardware['cores']} cores"]))
     facts = {
         "images": f"{result.train:,} to train on, {result.validation_images:,} for validation, {result.test:,} test",
         "weights": f"after step {result.chosen_at:,} of {result.steps:,}, by mIoU {result.validation:.1f} % on validation",
-        "machine": machine, "seed": str(result.seed), "time": f"{result.seconds / 60:.1f} minutes",
-        "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
     }
-    lines = [Code(result.command), Table(["", ""], [list(pair) for pair in facts.items()], slice(0))]
-    sections.append(("How it was measured", [*lines, *(f"Note: {note}." for note in result.notes)]))
+    sections.append(provenance.section(result, **facts))
     title = f"{result.encoder.name} on {result.data}: segmentation"
     about = f"{result.rows[0].method}, {result.encoder.parameters:,} parameters of the encoder, {result.encoder.source}"
     checkpoint.write(folder / "report.md", as_markdown(title, about, sections))
