@@ -193,14 +193,24 @@ def _table(table: Table) -> tuple[list[dict], np.ndarray, np.ndarray]:
     return rows, descriptors(sampled, rows), np.array([row["knn"] for row in rows])
 
 
-def _winners(described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...]) -> tuple[float, ...]:
-    """A study by synchronous halving: optimism of the measured winner and its fresh figure, the same of the expected one."""
+def _halved(
+    described: np.ndarray, curves: np.ndarray, rungs: tuple[int, ...], by_expectation: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A study by synchronous halving, promoted by what was measured or expected.  → who reached the last rung; expectations"""
     going, figures = np.arange(len(curves)), []
     for rung, epochs in enumerate(rungs):
         figures += [(i, 0, rung, curves[i, epochs - 1]) for i in going]
+        if by_expectation or rung == len(rungs) - 1:
+            mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
         if rung < len(rungs) - 1:
-            going = going[np.argsort(-curves[going, epochs - 1])[: len(going) // 3]]
-    mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
+            score = mean if by_expectation else curves[:, epochs - 1]
+            going = going[np.argsort(-score[going])[: len(going) // 3]]
+    return going, mean
+
+
+def _winners(described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...]) -> tuple[float, ...]:
+    """Optimism of the measured winner and its fresh figure, the same of the expected one."""
+    going, mean = _halved(described, curves, rungs)
     best, likely = (going[values[going].argmax()] for values in (curves[:, -1], mean))
     return curves[best, -1] - fresh[best], fresh[best], mean[likely] - fresh[likely], fresh[likely]
 
@@ -226,13 +236,8 @@ def promotions(table: Table) -> dict:
 def _promoted(
     described: np.ndarray, curves: np.ndarray, fresh: np.ndarray, rungs: tuple[int, ...], by_expectation: bool
 ) -> tuple[float, float]:
-    going, figures = np.arange(len(curves)), []
-    for rung, epochs in enumerate(rungs):
-        figures += [(i, 0, rung, curves[i, epochs - 1]) for i in going]
-        mean = expected(Figures(described, *(np.array(column) for column in zip(*figures, strict=True)))).mean
-        if rung < len(rungs) - 1:
-            score = mean if by_expectation else curves[:, epochs - 1]
-            going = going[np.argsort(-score[going])[: len(going) // 3]]
+    """Fresh figures of the winner by expectation, and of all at the last rung, their mean."""
+    going, mean = _halved(described, curves, rungs, by_expectation)
     return fresh[going[mean[going].argmax()]], fresh[going].mean()
 
 

@@ -8,6 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,16 +130,14 @@ class Worker:
 
     def _values_of(self, records: Sequence[TrialRecord]) -> Callable[[TrialRecord, int], list[float]]:
         """What a trial counts for where trials are promoted: with promote=expected, the expectation in place of the figure."""
-        waiting = any(r.paused for r in records)
-        found = so_far(records, self.config.objectives) if waiting and self.config.promote == "expected" else None
-        if found is None:
+        if self.config.promote != "expected":
             return measured
-        which = [*self.config.objectives].index(found.objective)
+        expectations = cache(partial(so_far, tuple(records), self.config.objectives))  # fitted where a trial may be promoted
 
         def values(record: TrialRecord, rung: int) -> list[float]:
-            known = [*measured(record, rung)]
-            if record.number in found.rows:
-                known[which] = found.mean(record)
+            known, found = [*measured(record, rung)], expectations()
+            if found and record.number in found.rows:
+                known[[*self.config.objectives].index(found.objective)] = found.mean(record)
             return known
 
         return values

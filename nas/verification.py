@@ -41,6 +41,6 @@ def wanted(records: Sequence[TrialRecord], replicates: Sequence[TrialRecord], co
     """The replicates that nobody has begun. One that failed, or came too late, is not made again."""
     if not config.verify:
         return []
-    there = {r.replicate for r in replicates if r.state != TrialState.PRUNED}
-    return [Wanted(record, seed) for seed in range(1, config.verify + 1) for record in finalists(records, config)
+    there, best = {r.replicate for r in replicates if r.state != TrialState.PRUNED}, finalists(records, config)
+    return [Wanted(record, seed) for seed in range(1, config.verify + 1) for record in best
             if Replicate(record.number, seed) not in there]
