@@ -1,5 +1,6 @@
 """The rows of an evaluation as text: on a terminal, and the cells of the report's tables."""
 import textwrap
+from collections.abc import Collection, Sequence
 
 from core.image_size import size_text
 from linear_eval.page import Table, markdown_block, plain
@@ -90,15 +91,17 @@ def text_table(evaluation: Evaluation) -> str:
     figures = numbers(evaluation)
     brief = [every[0].index(HEAD[i]) if HEAD[i] in every[0] else i for i in BRIEF]
     cells = [[row[i].removesuffix(" regression").removesuffix(" probe") for i in brief] for row in every]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [figures.start <= i < figures.stop for i in brief]
-    lines = [
-        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    ]
+    lines = aligned(cells, [i for i, column in enumerate(brief) if figures.start <= column < figures.stop])
     first, *body = [short(line, WIDTH) for line in lines]
     ahead = textwrap.wrap(baselines_ahead(evaluation.rows), WIDTH)
     return "\n".join([*about, "", first, "─" * max(map(len, body)), *body, "", *ahead]).rstrip()
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Lines of a table on a terminal.  right: columns that are aligned there"""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(w) if i in right else cell.ljust(w)
+                      for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
 
 
 def report_table(evaluation: Evaluation) -> Table:

@@ -25,9 +25,9 @@ class SegmentedImage:
     predicted: np.ndarray
 
 
-def evenly_shown(count: int) -> list[int]:
+def evenly_shown(count: int, shown: int = SHOWN) -> list[int]:
     """Positions of the images that a sheet shows, of `count`."""
-    return np.unique(np.linspace(0, count - 1, min(count, SHOWN)).astype(int)).tolist()
+    return np.unique(np.linspace(0, count - 1, min(count, shown)).astype(int)).tolist()
 
 
 def colored(labels: np.ndarray, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.run import counting, log_line
+from linear_eval.dense.constant import COMMON, constant_counts, most_common_class
 from linear_eval.dense.dense_knn import DenseKnn
 from linear_eval.dense.dense_linear import DenseLinear
 from linear_eval.dense.inputs import DenseInputs, SourceFeatures
@@ -14,7 +15,6 @@ from linear_eval.dense.metrics import (
     SegmentationFigures,
     boundary_f,
     class_rows,
-    count_all,
     figures,
     pixel_counts,
 )
@@ -25,9 +25,8 @@ from linear_eval.dense.results import DenseRow
 from linear_eval.dense.samples import Draw, PatchSample, sample_patches
 from linear_eval.dense.settings import DenseSettings
 from linear_eval.features import evenly
-from vision.segmentation import IGNORED, Segmentation
+from vision.segmentation import Segmentation
 
-COMMON = "most common class"
 MASKS = 500  # training masks, at most, by which a class is the most common
 
 
@@ -101,10 +100,8 @@ def constant_row(inputs: DenseInputs) -> DenseRow:
     """The class that most pixels of the training masks have, everywhere: what a mean over classes makes of no knowledge."""
     train, test = inputs.splits["train"], inputs.splits["test"]
     some = evenly(len(train), MASKS).tolist()
-    counts = sum(np.bincount(train.masks[i].ravel(), minlength=256) for i in some)
-    common = int(counts[:IGNORED].argmax())
-    masks = (test.masks[i] for i in range(len(test)))
-    found = count_all(((mask, np.full_like(mask, common)) for mask in masks), len(test.classes))
+    common = most_common_class(train.masks, some)
+    found = constant_counts(test, common)
     return DenseRow(
         COMMON, "constant", _figures(found, "test"), class_rows(found, test.classes), 0, len(some),
         {"class": test.classes[common]}, "nothing: fixed", None, f"by the pixels of {len(some):,} training masks", 0.0,

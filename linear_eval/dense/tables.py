@@ -6,7 +6,7 @@ from core.image_size import size_text
 from linear_eval.dense.metrics import Figure
 from linear_eval.dense.results import DenseEvaluation, DenseRow
 from linear_eval.page import Table
-from linear_eval.tables import WIDTH, figure, setting
+from linear_eval.tables import WIDTH, aligned, figure, setting
 
 TITLES = {"dense_knn": "retrieval", "dense_linear": "linear", "constant": "constant"}
 HEAD = ("source", "method", "mIoU", "95 % interval", "per image", "Dice", "pixels", "boundary F", "validation", "settings")
@@ -58,10 +58,7 @@ def ahead(rows: Sequence[DenseRow]) -> str:
 
 def text_table(evaluation: DenseEvaluation) -> str:
     rows = [list(HEAD), *(cells(row, evaluation.encoder.name) for row in evaluation.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = range(len(HEAD))[NUMBERS]
-    lines = ["  ".join(cell.rjust(w) if i in right else cell.ljust(w)
-                       for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    lines = aligned(rows, range(len(HEAD))[NUMBERS])
     about = textwrap.wrap(f"{title(evaluation)}: {facts(evaluation)}", WIDTH)
     rule = "─" * max(map(len, lines))
     return "\n".join([*about, "", lines[0], rule, *lines[1:], "", *textwrap.wrap(ahead(evaluation.rows), WIDTH)])

@@ -8,7 +8,7 @@ from linear_eval.page import Chart, Section, Table, Tile, as_html, as_markdown
 from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.results import Robustness, RobustnessRow
 from linear_eval.rows import METHODS
-from linear_eval.tables import figure, setting
+from linear_eval.tables import aligned, figure, setting
 
 QUESTIONS = {"Robustness": "robust", "By corruption": "by corruption", "Shift": "shift",
              "How it was measured": "how it was measured"}  # fmt: skip
@@ -70,8 +70,7 @@ def text_table(result: Robustness) -> str:
         lines[0].append(f"on {shifts[0].data}")
         for line, row in zip(lines[1:], result.rows, strict=True):
             line.append(figure(row.shift.accuracy) if row.shift else "–")
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(aligned(lines))
 
 
 def _name(result: Robustness, row: RobustnessRow) -> str:

@@ -36,6 +36,7 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
     Raises ValueError where settings or data do not allow it.
     """
     from core import checkpoint, processes
+    from linear_eval.dense.constant import COMMON
     from linear_eval.dense.metrics import class_rows, figures, global_miou
     from linear_eval.evaluation import encoder_facts
     from linear_eval.provenance import provenance
@@ -50,7 +51,7 @@ def segment(settings: SegmentSettings) -> "SegmentationResult | None":
     if fitted is None:
         return None
     data, encoder = fitted.data, fitted.method.encoder
-    both = ((ENCODER, settings.method.name, fitted.counts), ("most common class", "–", fitted.trivial))
+    both = ((ENCODER, settings.method.name, fitted.counts), (COMMON, "–", fitted.trivial))
     rows = [SegmentationRow(source, method, figures(counts, settings.seed)) for source, method, counts in both]
     ignored, notes = fitted.counts.all_ignored, list[str]()
     if global_miou(fitted.counts) <= global_miou(fitted.trivial):

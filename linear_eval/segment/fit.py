@@ -12,8 +12,9 @@ from core import loop, trackers, training
 from core.image_size import size_text
 from core.processes import World, broadcast_object, is_main
 from core.run import ProgressBar, Run, counting, log_line
-from linear_eval.dense.metrics import SegmentationCounts, count_all, global_miou
-from linear_eval.dense.pictures import SegmentedImage
+from linear_eval.dense.constant import constant_counts, most_common_class
+from linear_eval.dense.metrics import SegmentationCounts, global_miou
+from linear_eval.dense.pictures import SegmentedImage, evenly_shown
 from linear_eval.segment.scoring import score
 from linear_eval.segment.segmenter import Segmenter
 from linear_eval.segment.settings import SegmentSettings
@@ -21,7 +22,6 @@ from vision import artifact, loaders
 from vision.augment import Augmentation
 from vision.build import build_encoder, compile_encoder, notes, precision
 from vision.data import build_segmentation, fingerprints
-from vision.mask_files import IGNORED
 from vision.segmentation import Segmentation, SegmentationData
 
 
@@ -80,7 +80,7 @@ def fit(settings: SegmentSettings, world: World) -> FittedSegmenter | None:
     origin = {"tool": "linear_eval.segment", "words": run.identity}
     run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
     run.write("decoder.safetensors", _decoder(method, settings, data.test))
-    shown = np.unique(np.linspace(0, len(data.test) - 1, min(settings.shown, len(data.test))).astype(int)).tolist()
+    shown = evenly_shown(len(data.test), settings.shown)
     scores = score(method, data.test, recipe, world.device, keep=shown, title="test images")
     if scores is None:
         return None
@@ -134,16 +134,11 @@ def _decoder(method: Segmenter, settings: SegmentSettings, split: Segmentation) 
 
 def _most_common(data: SegmentationData) -> SegmentationCounts:
     """The most common class of train's pixels, as the prediction of every test pixel."""
-    pixels = np.zeros(256, np.int64)
     with counting("the most common class") as progress:
-        for index in range(len(data.train)):
-            pixels += np.bincount(data.train.masks[index].ravel(), minlength=256)
-            progress(index + 1, len(data.train))
-    common = int(pixels[:IGNORED].argmax())
 
-    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index in range(len(data.test)):
-            truth = data.test.masks[index]
-            yield truth, np.full_like(truth, common)
+        def positions() -> Iterator[int]:
+            for index in range(len(data.train)):
+                yield index
+                progress(index + 1, len(data.train))
 
-    return count_all(pairs(), len(data.train.classes))
+        return constant_counts(data.test, most_common_class(data.train.masks, positions()))

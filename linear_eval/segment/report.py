@@ -7,6 +7,7 @@ from linear_eval.dense.metrics import Figure
 from linear_eval.dense.pictures import SegmentedImage, segmentation_sheet
 from linear_eval.page import Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.segment.results import SegmentationResult
+from linear_eval.tables import aligned
 from vision.segmentation import Segmentation
 
 COLUMNS = {
@@ -33,9 +34,7 @@ def text_table(result: SegmentationResult) -> str:
     head = ["source", "method", *COLUMNS.values()]
     rows = [[row.source, row.method, *(cell(getattr(row.figures, name), brief=name != "miou") for name in COLUMNS)]
             for row in result.rows]
-    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-                     for line in (head, *rows))
+    return "\n".join(aligned([head, *rows]))
 
 
 def write(folder: Path, result: SegmentationResult, seen: list[SegmentedImage], test: Segmentation) -> None:
