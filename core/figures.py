@@ -50,7 +50,8 @@ def charted(draw: Callable) -> Callable[..., str]:
         buffer = io.StringIO()
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            own = {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "text.color": INK, "font.family": "sans-serif"}
+            own = {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "text.color": INK, "font.family": "sans-serif",
+                   "legend.frameon": False}
             matplotlib.rcParams.update(STYLE | own | {"axes.prop_cycle": cycler(color=COLOURS)})
             draw(*given).savefig(buffer, format="svg", dpi=130, metadata={"Date": None}, transparent=True)
         text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
@@ -68,6 +69,17 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid)
 
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+
+
+def two_scales(axis, steps: list[int], figures: list[dict], left: tuple, right: tuple, style: str = "o-") -> tuple:
+    """Two figures over steps, each given as (key, label, color), with an axis of its own.  → both axes"""
+    both, handles = (axis, axis.twinx()), []
+    for one, (key, label, color) in zip(both, (left, right), strict=True):
+        handles += one.plot(steps, [f[key] for f in figures], style, ms=3, color=color, label=label)
+        one.set_ylabel(label)
+    axis.legend(handles=handles, fontsize=8)
+    axis.set_xlabel("step")
+    return both
 
 
 def logarithmic(axis, which: str) -> None:

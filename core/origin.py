@@ -1,5 +1,6 @@
 """Where the setting that an error is about comes from."""
 import re
+from functools import cache
 
 from core.composition import Tool
 from core.recipe import RecipeFile
@@ -21,9 +22,29 @@ def located(tool: Tool, settings: Settings, error: ValueError) -> str:
     found = re.match(r"([\w.]+)=", str(error))
     if not found or (name := found[1]) in origin.lines or name in origin.names or name not in flat(settings):
         return line
+    return f"{line} ({implied(tool, settings, name)})"
+
+
+def of(tool: Tool, settings: Settings, name: str) -> str:
+    """Where a setting's value comes from: "recipe.yaml, line 3"; "given", on the command line, by a caller or by the plan of a
+    folder; or what `implied` says.
+    """
+    origin = settings.origin
+    if name in origin.lines:
+        return f"{origin.file}, line {origin.lines[name]}"
+    return "given" if name in origin.names else implied(tool, settings, name)
+
+
+def implied(tool: Tool, settings: Settings, name: str) -> str:
+    """Where the value of a setting that was not given comes from."""
     for group, choice in choices(settings).items():
         if name.startswith(f"{group}."):
-            return f"{line} (the default of {group}={choice})"
-        if name in tool.sets(group, choice):
-            return f"{line} (set by {group}={choice})"
-    return f"{line} (the default)"
+            return f"the default of {group}={choice}"
+        if name in _set_by(tool, group, choice):
+            return f"set by {group}={choice}"
+    return "the default"
+
+
+@cache
+def _set_by(tool: Tool, group: str, choice: str) -> set[str]:
+    return tool.sets(group, choice)

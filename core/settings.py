@@ -123,7 +123,7 @@ class TrainingSettings(CommonSettings):
     evals: int = option(10, "evaluations on validation images in a run", POSITIVE, affects_result=False, once="checks")
     log_every: int = option(10, "steps between rows of metrics.jsonl", POSITIVE, affects_result=False)
     trackers: str = option(
-        "tensorboard", "tensorboard, wandb, mlflow, by comma, or none: where figures go, offline by default",
+        "tensorboard", "tensorboard, wandb, mlflow, trackio, by comma, or none: where figures go, offline by default",
         affects_result=False,
     )
     save_minutes: float = option(5, "minutes between saves, beside those at evaluations", POSITIVE, affects_result=False)

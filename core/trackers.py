@@ -1,18 +1,23 @@
-"""Trackers: listeners that take figures elsewhere. TensorBoard, Weights & Biases, MLflow; all in the run's folder unless
-their own environment variables say otherwise, so that nothing leaves the machine unasked.
+"""Trackers: listeners that take figures elsewhere. TensorBoard, Weights & Biases, MLflow, trackio; all in the run's folder
+unless their own environment variables say otherwise, so that nothing leaves the machine unasked.
 
 A resumed run is the same run there, and steps that are done again are not counted twice. A tracker that fails is
 noted once and left out from then on: metrics.jsonl has every figure.
 """
+import contextlib
 import hashlib
+import importlib
 import importlib.util
+import io
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-KINDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # tracker → package
+KINDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}  # tracker → package
+BRINGS = {"trackio": "uv run --group trackio"}  # tracker → what brings its package, in place of uv sync --group trackers
 
 
 def check(text: str) -> None:
@@ -21,7 +26,8 @@ def check(text: str) -> None:
         if name not in KINDS:
             raise ValueError(f"trackers={text}: there are {', '.join(KINDS)}, by commas, and none")
         if importlib.util.find_spec(KINDS[name]) is None:
-            raise ValueError(f"trackers={text}: {name} is not installed; uv sync --group trackers brings it")
+            raise ValueError(f"trackers={text}: {name} is not installed; "
+                             f"{BRINGS.get(name, 'uv sync --group trackers')} brings it")
 
 
 def names(text: str) -> list[str]:
@@ -30,12 +36,12 @@ def names(text: str) -> list[str]:
 
 def listeners(text: str, run) -> list:
     """Of a run (core/run.py) that begins or resumes after `run.step`; those that can be opened."""
-    kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
+    kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow, "trackio": Trackio}
     opened = []
     for name in names(text):
         try:
             opened.append(kinds[name](run))
-        except Exception as error:  # of three packages, their databases and the network
+        except Exception as error:  # of these packages, their databases and the network
             _note_failure(name, error)
     return opened
 
@@ -68,7 +74,7 @@ class Tracker:
             return
         try:
             action()
-        except Exception as error:  # of three packages, their databases and the network
+        except Exception as error:  # of these packages, their databases and the network
             self.failed = True
             _note_failure(type(self).__name__, error)
 
@@ -163,3 +169,43 @@ class MLflow(Tracker):
 
     def finish(self) -> None:
         self.client.set_terminated(self.id)
+
+
+class Trackio(Tracker):
+    """In the folder `trackio` of the run unless TRACKIO_DIR names another one (`trackio show` opens that); elsewhere only where
+    TRACKIO_SPACE_ID or TRACKIO_SERVER_URL says so.
+    """
+
+    def __init__(self, run):
+        from core.identity import identity
+
+        folder = Path(run.folder).resolve()
+        name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"  # TRACKIO_DIR may be of many runs
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.package = _trackio(folder / "trackio")
+            self.run = self.package.init(
+                "nolabel", name, config=identity(run.settings), resume="allow", embed=False, auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+        self.done = self.run._next_step - 1  # the last step that it has, -1 of a new run
+
+    def send(self, step: int, figures: dict[str, float]) -> None:
+        if step > self.done:  # else sent before the run was interrupted
+            self.run.log(figures, step=step)
+
+    def finish(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.package.finish()
+
+
+def _trackio(folder: Path):
+    """The package, imported anew with its files in this folder where TRACKIO_DIR is not set: it reads that once."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "trackio"]:
+        del sys.modules[name]
+    given = os.environ.get("TRACKIO_DIR")
+    os.environ["TRACKIO_DIR"] = given or str(folder)
+    try:
+        return importlib.import_module("trackio")
+    finally:
+        if not given:
+            del os.environ["TRACKIO_DIR"]

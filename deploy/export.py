@@ -3,12 +3,13 @@
     uv run python -m deploy.export --encoder runs/x/classifier.safetensors --data fashion_mnist
 
 writes model.onnx (any batch size), model.int8.onnx where it passes its gate, model.pt2 (torch.export), with --mobile model.pte
-and model.int8.pte (ExecuTorch), and the export report card.md, card.json, card.png. Every file is written to `.unchecked` and
-moved after it was read again and compared. A version that fails is listed with its reason, and the others continue.
+and model.int8.pte (ExecuTorch), and the export report: report.html, card.md, card.json. Every file is written to `.unchecked`
+and moved after it was read again and compared. A version that fails is listed with its reason, and the others continue.
 Nothing here imports torch before the settings are checked, so that a mistake is answered at once.
 """
 import contextlib
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from core import cli, training
 from core.identity import identity
-from deploy.export_report import ExportResult, ModelCost
+from core.page import noting, write_report
+from deploy.export_report import PRINTED, ExportResult, ModelCost
 from deploy.settings import INT8, ExportSettings, check_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,8 +41,9 @@ def main() -> int:
 def run(settings: ExportSettings) -> int:
     """The command: export, and print the report."""
     result = export(settings)
-    print(result.text)
-    print(f"files: {result.folder}")
+    with noting("the report cannot be printed"):
+        print(result.page.text(PRINTED))
+    print(f"report: {result.folder / 'report.html'}\nfiles: {result.folder}")
     return 0
 
 
@@ -73,6 +76,7 @@ def export(settings: ExportSettings) -> ExportResult:
     import torch
 
     from core.machine import cores, provenance_of
+    from core.measured import Configured
     from core.run import Run
     from deploy import export_module, runtime
     from deploy.accuracy import metric
@@ -118,13 +122,14 @@ def export(settings: ExportSettings) -> ExportResult:
         model=model_cost(settings.encoder, module), reference=reference and model_cost(settings.against, reference),
         rows=measure(settings, versions, data, batch), batch=batch, threads=threads, most_lost=settings.most_lost,
         deviations={name: version.deviation for name, version in versions.items() if version.deviation is not None},
-        refused=versions.refused, standalone=standalone, onnx=onnx, mobile=mobile, provenance={"words": identity(settings)}
+        refused=versions.refused, standalone=standalone, onnx=onnx, mobile=mobile, configured=Configured(TOOL, settings),
+        provenance={"words": identity(settings)}
         | provenance_of([settings.seed], ("torch", "onnx", "onnxruntime", "torchao", "timm")),
     )
     if settings.gallery:
         write_gallery(data, run.folder / "gallery", settings.gallery, module.header.spec.geometry)
-    for name, content in result.files.items():
-        run.write(name, content)
+    run.write("card.json", json.dumps(result.json, indent=1) + "\n")
+    write_report(lambda name, content: run.write("card.md" if name == "report.md" else name, content), lambda: result.page)
     return result
 
 

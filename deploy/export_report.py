@@ -1,14 +1,18 @@
 """The report of an export: accuracy and speed of every version, which to use, and why others are missing. No torch here."""
-import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-from core.figures import COLOURS, canvas, drawn, logarithmic
+from core import measured
+from core.figures import COLOURS, canvas, charted, logarithmic
 from core.image_size import parse, size_text
+from core.page import Chart, Page, Section, Table, Tile
 from deploy.timing import unsteady
 from vision.geometry import CROP, LETTERBOX, SQUASH
 
-TEMPLATE = Path(__file__).with_name("export_report.md.jinja")
+VERSIONS, FILES, REFUSED = "Versions", "Files", "Not exported"  # headings
+PRINTED = (VERSIONS, FILES, REFUSED)  # sections that a terminal shows
+QUESTIONS = {VERSIONS: "which to use", FILES: "files", REFUSED: "not exported", measured.HEADING: "how it was measured"}
 MOBILE = "ExecuTorch"  # the version for phones; its INT8 has it in its name
 REFERENCE = "against: "  # what the names of the other model's versions begin with, here and in card.json
 
@@ -68,10 +72,16 @@ class ExportResult:
     provenance: dict  # settings ("words"), command, hardware, versions, code
     metric: str = "accuracy"  # what `rows` have as accuracy (deploy/accuracy.py)
     mobile: dict | None = None  # the ExecuTorch files in a process of their own (mobile.check_mobile); None without --mobile
+    configured: measured.Configured | None = None  # what the export was given
 
     @property
     def verdict(self) -> str:
         return verdict(self.rows, self.most_lost)
+
+    @property
+    def recommended(self) -> str | None:
+        name, noise = fastest(self.rows, self.most_lost)
+        return None if noise else name
 
     @property
     def comparison(self) -> str | None:
@@ -112,31 +122,60 @@ class ExportResult:
             "alone": self.standalone, "onnx": self.onnx, "verdict": self.verdict,
         } | ({} if self.mobile is None else {"mobile": self.mobile})
 
-    @property
-    def text(self) -> str:
-        """In Markdown."""
-        from jinja2 import Template
-
+    @cached_property
+    def page(self) -> Page:
+        """The report: report.html, card.md and card.svg."""
         same = [(name, row["same class as torch"]) for name, row in self.standalone["files"].items() if len(row) > 1]
-        return Template(TEMPLATE.read_text(), trim_blocks=True, lstrip_blocks=True).render(
-            report=self, title=Path(self.model.encoder).name, requirements=requirements_text, input=input_text(self.metadata),
-            same_class=", ".join(f"{name} {share:.1%}" for name, share in same),
-        ).rstrip() + "\n"
+        same_class = f"; the class is torch's for: {', '.join(f'{name} {share:.1%}' for name, share in same)}" if same else ""
+        standalone = [f"In a process without torch, the ONNX files give the same outputs for {self.standalone['images']} test "
+                      f"images{same_class}."] if self.standalone["files"] else []
+        writer = self.provenance["versions"].get("onnxruntime")
+        reads = [[name, requirements_text(row, writer)] for name, row in self.onnx.items()]
+        files = [*standalone, *([Table(["file of", "what reads it"], reads, slice(0))] if reads else []), *self.mobile_lines]
+        why = [[name, reason] for name, reason in self.refused.items()]
+        sections: list[Section] = [
+            (VERSIONS, self._versions()),
+            (FILES, [*files, input_text(self.metadata)]),
+            *([(REFUSED, [Table(["version", "why not"], why, slice(0))])] if why else []),
+            measured.section(self.provenance, self.configured and self.configured.table),
+        ]
+        about = (f"{self.model.parameters:.2f} M parameters, {self.model.macs:.1f} M multiply-adds; "
+                 f"{self.provenance['hardware']['cpu']}, {self.threads} thread{'s' * (self.threads > 1)}; latency of one "
+                 f"image, throughput of {self.batch}")
+        sentences = [self.verdict, *([self.comparison] if self.comparison else [])]
+        title = f"{Path(self.model.encoder).name} on {self.data}"
+        return Page(title, about, self._tiles(), sections, sentences, QUESTIONS)
 
-    @property
-    def files(self) -> dict[str, str | bytes]:
-        """The report's files: name → content."""
-        text = self.text + "\n![accuracy over latency](card.png)\n"
-        return {"card.png": chart(self), "card.md": text, "card.json": json.dumps(self.json, indent=1) + "\n"}
+    def _versions(self) -> list:
+        head = ["version", f"{self.metric}, test, %", "p50, ms", "p95, ms", "images/s", "MB"]
+        rows = [[name, f"{row.accuracy:.2f}", f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.images_per_second:,.0f}",
+                 f"{row.megabytes:.2f}"] for name, row in self.rows.items()]
+        best = frozenset(i for i, name in enumerate(self.rows) if name == self.recommended)
+        about = f"{self.metric.capitalize()} over the median latency of one image; the larger, the more megabytes"
+        return [Table(head, rows, slice(1, None), strong=best), Chart("card.svg", chart(self), about)]
+
+    def _tiles(self) -> list[Tile]:
+        """Of the version that is recommended, or of torch where none is."""
+        name, exact = self.recommended or "torch", self.rows["torch"]
+        row = self.rows[name]
+        return [Tile(f"latency, {name}", f"{row.p50:.3g}", [f"torch {exact.p50:.3g}"], "ms an image"),
+                Tile(f"{self.metric}, {name}", f"{row.accuracy:.2f}", [f"torch {exact.accuracy:.2f}"]),
+                Tile(f"size, {name}", f"{row.megabytes:.3g}", [f"torch {exact.megabytes:.3g}"], "MB")]
+
+
+def fastest(rows: dict[str, VersionRow], most_lost: float) -> tuple[str, list[str]]:
+    """The version of the lowest latency among those that keep torch's accuracy, and why times say nothing of it."""
+    here = {name: row for name, row in rows.items() if not (row.reference or row.for_phones)}
+    good = [name for name, row in here.items() if rows["torch"].accuracy - row.accuracy <= most_lost]
+    best = min(good, key=lambda name: rows[name].p50)
+    return best, [why for name in dict.fromkeys(("torch", best)) if (why := rows[name].unsteady(name))]
 
 
 def verdict(rows: dict[str, VersionRow], most_lost: float) -> str:
-    """The version of the lowest latency among those that keep torch's accuracy; none where times say nothing of it."""
-    exact = rows["torch"]
-    here = {name: row for name, row in rows.items() if not (row.reference or row.for_phones)}
-    good = {name: row for name, row in here.items() if exact.accuracy - row.accuracy <= most_lost}
-    name, best = min(good.items(), key=lambda item: item[1].p50)
-    if noise := [why for n, row in {"torch": exact, name: best}.items() if (why := row.unsteady(n))]:
+    """Which version to use; none where times varied too much."""
+    name, noise = fastest(rows, most_lost)
+    exact, best = rows["torch"], rows[name]
+    if noise:
         return f"No version is recommended, as times varied too much: {'; '.join(noise)}. Export again while nothing else runs."
     if name == "torch":
         return "Use torch as it is: nothing here is faster."
@@ -178,7 +217,7 @@ def input_text(metadata: dict) -> str:
     return f"Input: upright {colors} images, {resize}, {scale}, minus {how['mean']}, divided by {how['std']}."
 
 
-@drawn
+@charted
 def chart(report: ExportResult):
     """Accuracy over latency."""
     figure, ((axis,),) = canvas(6, 4)

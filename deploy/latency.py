@@ -2,7 +2,7 @@
 
     uv run python -m deploy.latency --encoders small,resnet18,runs/x/encoder.safetensors --batches 1,64 --threads 1,8
 
-writes latency.csv (a row a measurement), latency.md, latency.png and results.json, which names the hardware.
+writes latency.csv (a row a measurement), report.html, report.md and results.json, which names the hardware.
 """
 import json
 import sys
@@ -16,7 +16,7 @@ from core import cli, ranges, training
 from core.identity import identity
 from core.image_size import Size, size_text
 from deploy.compare import TOLERANCE, reason
-from deploy.latency_report import LatencyResult, LatencyRow, chart
+from deploy.latency_report import LatencyResult, LatencyRow
 from deploy.settings import FRAMEWORKS, LatencySettings
 
 SUFFIX = ".safetensors"  # of encoder files
@@ -83,6 +83,8 @@ def latency(settings: LatencySettings) -> LatencyResult:
 
     from core.errors import RunError
     from core.machine import cores, provenance_of
+    from core.measured import Configured
+    from core.page import write_report
     from core.processes import pick_device
     from core.run import Run, counting, log_line
     from deploy import export_module
@@ -110,9 +112,8 @@ def latency(settings: LatencySettings) -> LatencyResult:
     provenance["hardware"] |= {"threads": threads}
     result = LatencyResult(run.folder, rows, missing, provenance)
     run.write("latency.csv", result.csv)
-    run.write("latency.png", chart(rows))
-    run.write("latency.md", result.text + "\n![latency](latency.png)\n")
     run.write("results.json", json.dumps(result.json, indent=1) + "\n")
+    write_report(run.write, lambda: result.page(Configured(TOOL, settings)))
     return result
 
 

@@ -4,7 +4,10 @@ import io
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from core.figures import canvas, drawn, logarithmic
+from core import measured
+from core.figures import canvas, charted, logarithmic
+from core.image_size import size_text
+from core.page import Chart, Page, Table, Tile, as_text
 from deploy.timing import unsteady
 
 
@@ -50,18 +53,18 @@ class LatencyResult:
 
     @property
     def text(self) -> str:
-        """The table in Markdown, with the machine's name."""
-        head = ("encoder", "px", "framework", "threads", "images", "p50, ms", "p95, ms", "p99, ms", "images/s")
-        machine = self.provenance["hardware"]["gpu" if self.rows[0].device == "cuda" else "cpu"]
-        lines = [f"{machine}; medians, 95th and 99th percentiles", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        lines += [
-            f"| {row.encoder} ({row.parameters:.2f} M, {row.macs:.0f} M multiply-adds) | {row.image_size} | {row.framework} "
-            f"| {row.threads} | {row.batch} | {row.p50:.2f} | {row.p95:.2f} | {row.p99:.2f} | {row.images_per_second:,.0f} |"
-            for row in self.rows
-        ]
-        lines += ["", *self.noise, *(f"- not {name}: {why}" for name, why in self.missing.items())]
-        return "\n".join(lines).rstrip() + "\n"
+        """For a terminal: the table, with the machine's name."""
+        return as_text(self.blocks)
 
+    @property
+    def blocks(self) -> list:
+        head = ["encoder", "px", "framework", "threads", "images", "p50, ms", "p95, ms", "p99, ms", "images/s"]
+        machine = self.provenance["hardware"]["gpu" if self.rows[0].device == "cuda" else "cpu"]
+        rows = [[f"{row.encoder} ({row.parameters:.2f} M, {row.macs:.0f} M multiply-adds)", size_text(row.image_size),
+                 row.framework, str(row.threads), str(row.batch), f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.p99:.2f}",
+                 f"{row.images_per_second:,.0f}"] for row in self.rows]
+        return [f"{machine}; medians, 95th and 99th percentiles", Table(head, rows, slice(3, None)), *self.noise,
+                *(f"not {name}: {why}" for name, why in self.missing.items())]
 
     @property
     def noise(self) -> list[str]:
@@ -70,10 +73,23 @@ class LatencyResult:
         if not loud:
             return []
         which = ", ".join(dict.fromkeys(f"{row.framework} of {row.encoder}" for row in loud))
-        return [f"Times of {which} varied too much to compare: measure again while nothing else runs.", ""]
+        return [f"Times of {which} varied too much to compare: measure again while nothing else runs."]
+
+    def page(self, configured: measured.Configured) -> Page:
+        first = min(self.rows, key=lambda row: (row.batch, row.p50))
+        most = max(self.rows, key=lambda row: row.images_per_second)
+        who = [f"{row.framework}, {row.encoder}" for row in (first, most)]
+        tiles = [Tile(f"fastest, images at once: {first.batch}", f"{first.p50:.3g}", who[:1], "ms"),
+                 Tile("its 95th percentile", f"{first.p95:.3g}", [f"threads: {first.threads}"], "ms"),
+                 Tile("most images", f"{most.images_per_second:,.0f}", [who[1], f"{most.batch} at once"], "a second")]
+        about = "Median latency by images at once; whiskers reach to the 95th percentile"
+        sections = [("Latency", [*self.blocks, Chart("latency.svg", chart(self.rows), about)]),
+                    measured.section(self.provenance, configured.table)]
+        verdict = self.noise or [f"The fastest is {first.framework} of {first.encoder}: {first.p50:.3g} ms."]
+        return Page("Latency", ", ".join(dict.fromkeys(row.encoder for row in self.rows)), tiles, sections, verdict)
 
 
-@drawn
+@charted
 def chart(rows: list[LatencyRow]):
     """Latency over the batch size, a panel for each encoder; whiskers reach to the 95th percentile."""
     names = list(dict.fromkeys(row.encoder for row in rows))

@@ -10,15 +10,15 @@ The pruned file has lost accuracy. `linear_eval.finetune` or, as above, `distill
 import copy
 import json
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from core import cli, training
 from core.identity import identity
 from deploy.compare import TOLERANCE, difference
+from deploy.prune_report import PruneResult
 from deploy.settings import KINDS, PruneSettings, check_file
-from deploy.timing import interleaved, unsteady
+from deploy.timing import interleaved
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = cli.Tool(
@@ -28,33 +28,6 @@ TOOL = cli.Tool(
     summary="Prune an encoder: python -m deploy.prune --encoder runs/y/classifier.safetensors --keep 0.5",
     settings=PruneSettings,
 )
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """The pruned file, and the encoder's costs before and after: millions, and milliseconds of one image."""
-
-    file: Path
-    before: dict[str, float]
-    after: dict[str, float]
-
-    @property
-    def text(self) -> str:
-        """A table in Markdown."""
-        lines = ["| | before | after | share |", "|---|---|---|---|"]
-        for name, value in self.before.items():
-            unit, share = "ms" if "latency" in name else "M", f"{self.after[name] / value:.0%}" if value else "-"
-            share = "not compared" if unit == "ms" and self.noise else share
-            lines.append(f"| {name}, {unit} | {value:.3g} | {self.after[name]:.3g} | {share} |")
-        note = f"\nTimes varied too much to compare: {'; '.join(self.noise)}.\n" if self.noise else ""
-        return "\n".join(lines) + "\n" + note
-
-    @property
-    def noise(self) -> list[str]:
-        """Why the times before and after are not compared; empty where they may be."""
-        times = {"before": self.before, "after": self.after}
-        whys = [unsteady(name, costs["latency p50"], costs["latency p95"]) for name, costs in times.items()]
-        return [why for why in whys if why]
 
 
 def main() -> int:
@@ -81,11 +54,13 @@ def check(settings: PruneSettings) -> None:
 
 
 def prune(settings: PruneSettings) -> PruneResult:
-    """Write the pruned file, and pruned.json with the costs, into the run's folder.  Raises ValueError, RunError."""
+    """Write the pruned file, pruned.json with the costs, and the report into the run's folder.  Raises ValueError, RunError."""
     check(settings)
 
     from core import checkpoint
     from core.machine import provenance_of
+    from core.measured import Configured
+    from core.page import write_report
     from core.run import another
     from deploy.pruning import prune_channels, prune_weights
     from vision import artifact
@@ -110,8 +85,9 @@ def prune(settings: PruneSettings) -> PruneResult:
         raise ValueError(f"out={out} cannot be written: {error.strerror}; give another out") from error
     write_checked(file, artifact.dumps(encoder, header, origin, head, header.classes, header.threshold), model)
     content = {"before": result.before, "after": result.after, "words": identity(settings)}
-    content |= provenance_of([settings.seed], ("torch", "torch-pruning", "timm"))
-    checkpoint.write(out / "pruned.json", json.dumps(content, indent=1) + "\n")
+    made = provenance_of([settings.seed], ("torch", "torch-pruning", "timm"))
+    checkpoint.write(out / "pruned.json", json.dumps(content | made, indent=1) + "\n")
+    write_report(lambda name, text: checkpoint.write(out / name, text), lambda: result.page(made, Configured(TOOL, settings)))
     return result
 
 

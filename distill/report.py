@@ -1,4 +1,4 @@
-"""The table at the end: teacher, student, and what the student must beat; how good each is and what it costs."""
+"""The report at the end: teacher, student, and what the student must beat; how good each is and what it costs."""
 import json
 import shlex
 from functools import partial
@@ -7,20 +7,21 @@ import torch
 from torch import nn
 
 from core import cli
-from core.machine import hardware, versions
+from core.machine import hardware, provenance_of, versions
+from core.measured import Configured
+from core.page import write_report
 from core.processes import is_main
 from core.settings import OptimSettings
+from distill import report_page
+from distill.report_page import Distilled
 from distill.settings import DistillSettings, listed
 from distill.teacher import Member, from_file
 from linear_eval.features import collect, evaluating, images_of, of_encoder, untrained_encoder
-from linear_eval.knn import TEMPERATURE, K
-from linear_eval.probe import ITERATIONS, frozen_scores
+from linear_eval.probe import frozen_scores
 from vision import cost, encoders
 from vision.pixels import normalize_images
 
 TIMED = 30  # forward passes of one image, of which the median counts
-COLUMNS = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "classifier": "classifier"}
-COSTS = {"parameters": "M parameters", "macs": "M MACs", "milliseconds": "ms an image"}
 
 
 def millions(module: nn.Module) -> str:
@@ -55,9 +56,9 @@ def classifier_accuracy(member: Member, dataset, device: torch.device) -> float:
     return right / len(dataset.test) * 100
 
 
-def final(run, settings: DistillSettings, dataset, method, teacher, recipe, world, seconds: float) -> dict[str, dict]:
-    """results.json, report.md, and the table on the terminal.  → the table's rows, on the main process"""
-    device, rows = world.device, {}
+def final(run, configured: Configured, dataset, method, teacher, recipe, world, seconds: float) -> dict[str, dict]:
+    """results.json, report.md and report.html, and the table on the terminal.  → the table's rows, on the main process"""
+    device, rows, settings = world.device, {}, configured.settings
     labelled = dataset.classes is not None and dataset.test.labels is not None and len(dataset.test) > 0
     normalisation = torch.as_tensor(recipe.mean), torch.as_tensor(recipe.std)
     spec = method.encoder.spec
@@ -84,27 +85,24 @@ def final(run, settings: DistillSettings, dataset, method, teacher, recipe, worl
         "hardware": hardware(), "versions": versions(),
     }
     run.write("results.json", json.dumps(found, indent=1) + "\n")
-    title = f"# {settings.method.name} on {dataset.name}: {method.encoder.spec.name} after {teacher.name}"
-    lines = [title, "", *table(rows), ""]
-    if labelled:
-        lines += [
-            f"Test accuracy in %, last weights. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
-            f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: mean ± std of 5 draws."
-            " classifier: as trained.",
-            "",
-        ]
-    run.write("report.md", "\n".join(lines))
-    print("\n".join(lines))
+    title = f"{settings.method.name} on {dataset.name}: {method.encoder.spec.name} after {teacher.name}"
+    command = [] if beside else baseline_command(run, settings, classifier=labelled and student.head is not None)
+    made = provenance_of([settings.seed]) | {"seconds": seconds}
+    distilled = Distilled(run, title, configured, dataset, student, untrained, recipe, device, rows, made, command)
+    page = write_report(run.write, lambda: report_page.page(distilled))
+    print(page.text([report_page.SCORES]) if page else json.dumps(rows, indent=1))
     print(f"encoder: {run.folder / 'encoder.safetensors'}")
+    if page:
+        print(f"report:  {run.folder / 'report.html'}")
     if cache:
         print(f"teacher: {cache.hits} steps read from {cache.folder}, {cache.misses} computed")
-    if not beside:
-        print("\n".join(baseline_command(run, settings, classifier=labelled and student.head is not None)))
+    if command:
+        print(f"next:    {command[0]}\n         then this one again, with {command[1]}: the student alone in the same table")
     return rows
 
 
 def baseline_command(run, settings: DistillSettings, classifier: bool) -> list[str]:
-    """The command that trains the same encoder without the teacher, and the setting that puts it into the table.
+    """The command that trains the same encoder without the teacher, and the setting that puts it into the table of this one.
 
     A classifier is trained with the same optimizer and views; without one the encoder is pretrained.
     """
@@ -118,9 +116,8 @@ def baseline_command(run, settings: DistillSettings, classifier: bool) -> list[s
         then |= {"method.smoothing": 0} | _optimizer(settings)
     shared = cli.arguments(settings, partial(_is_shared, classifier))
     arguments = [*_arguments(first), *shared, *_arguments(then | {"out": out})]
-    command = f"uv run python -m {tool} {shlex.join(arguments)}"
-    again = f"         then this one again, with {shlex.join(cli.argument('compare', f'{out}/{name}.safetensors'))}"
-    return [f"next:    {command}", f"{again}: the student alone in the same table"]
+    compare = cli.argument("compare", f"{out}/{name}.safetensors")
+    return [f"uv run python -m {tool} {shlex.join(arguments)}", shlex.join(compare)]
 
 
 def _is_shared(classifier: bool, name: str) -> bool:
@@ -139,16 +136,3 @@ def _optimizer(settings: DistillSettings) -> dict[str, object]:
 
 def _arguments(values: dict[str, object]) -> list[str]:
     return [argument for name, value in values.items() for argument in cli.argument(name, value)]
-
-
-def table(rows: dict[str, dict[str, float]]) -> list[str]:
-    columns = {key: title for key, title in (COLUMNS | COSTS).items() if any(key in f for f in rows.values())}
-    lines = [f"| | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
-    for name, f in rows.items():
-        cells = []
-        for key in columns:
-            digits = 2 if key in ("parameters", "milliseconds") else 1
-            spread = f" ± {f[key + '_std']:.1f}" if key + "_std" in f else ""
-            cells.append(f"{f[key]:.{digits}f}{spread}" if key in f else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines

@@ -185,6 +185,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     import torch
 
     from core import loop, processes, trackers
+    from core.measured import Configured
     from core.run import ProgressBar, Run, another, log_line
     from core.schedule import stepped
     from distill import report, token_setup
@@ -260,7 +261,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     if head is not None:
         classes = dataset.classes or teacher.classes  # without labels the classifier is the teacher's
         run.write("classifier.safetensors", artifact.dumps(encoder, recipe, origin, head, classes))
-    rows = report.final(run, settings, dataset, method, teacher, recipe, world, time.monotonic() - start)
+    rows = report.final(run, Configured(TOOL, settings), dataset, method, teacher, recipe, world, time.monotonic() - start)
     classifier = None if head is None else run.folder / "classifier.safetensors"
     return DistillResult(run.folder, run.folder / "encoder.safetensors", classifier, rows)
 

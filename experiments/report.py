@@ -7,15 +7,17 @@ Reads runs/tables, experiments/tables/measured and the runs under runs/; runs no
 import argparse
 import contextlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from core import checkpoint
+from core.page import Link, Page, Picture, Section, Table
 from experiments.render import grid
 from experiments.reproduce import MEASURED
 from experiments.results import TableResult, read
-from linear_eval.page import Picture, Section, Table, as_html
 
 SHOWN = 60  # runs in the table, the newest first
 SCORES = {"knn": "kNN, %", "logistic": "logistic regression, %"}
@@ -62,8 +64,11 @@ def section(kept: KeptTable) -> Section:
     return result.title, blocks
 
 
-def runs(root: Path) -> list[list[str]]:
-    """The folders of pretraining runs below it, the newest first: what was trained, how far, and its test scores."""
+def runs(root: Path, out: Path) -> list[list[str]]:
+    """The folders of pretraining runs below it, the newest first: what was trained, how far, and its test scores.
+
+    out: the page's file, from which names lead to the runs' own reports, where they have one
+    """
     rows = []
     for path in root.rglob("metrics.jsonl"):
         folder = path.parent
@@ -72,21 +77,23 @@ def runs(root: Path) -> list[list[str]]:
             test = read(folder / "test.json")["pretrained"]
             last = next(row for row in reversed(log) if "loss" in row)
             scores = [f"{test[name]:.1f}" if name in test else "" for name in SCORES]
-            row = [str(folder.relative_to(root)), f"{last['epoch']:.3g}", f"{last['step']:,}", f"{last['loss']:.3f}", *scores]
+            name, its = str(folder.relative_to(root)), folder / "report.html"
+            name = Link(name, quote(os.path.relpath(its, out.parent))) if its.exists() else name
+            row = [name, f"{last['epoch']:.3g}", f"{last['step']:,}", f"{last['loss']:.3f}", *scores]
             rows.append((path.stat().st_mtime, row))
     return [row for _, row in sorted(rows, reverse=True)]
 
 
-def page(root: Path) -> str:
+def page(root: Path, out: Path) -> str:
     kept = tables([MEASURED, root / "tables"])
     sections = [section(table) for table in kept]
-    trained = runs(root)
+    trained = runs(root, out)
     head = ["run", "epochs", "steps", "loss", *SCORES.values()]
     if trained:
         more = [f"{len(trained) - SHOWN} older ones are left out."] if len(trained) > SHOWN else []
         sections.append(("Runs", [Table(head, trained[:SHOWN], slice(1, None)), *more]))
     about = f"{len(kept)} tables and {len(trained)} pretraining runs"
-    return as_html("nolabel: tables, figures, runs", about, "", sections)
+    return Page("nolabel: tables, figures, runs", about, [], sections).html
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: runs={options.runs}: no such folder", file=sys.stderr)
         return 2
     out = options.out or options.runs / "report.html"
-    checkpoint.write(out, page(options.runs))
+    checkpoint.write(out, page(options.runs, out))
     print(f"report: {out}")
     return 0
 

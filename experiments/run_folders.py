@@ -18,6 +18,11 @@ class RunFolder:
     changed: float  # seconds since the epoch
 
     @property
+    def report(self) -> Path | None:
+        """Its page, where it has one."""
+        return file if (file := self.folder / "report.html").is_file() else None
+
+    @property
     def state(self) -> str:
         if (self.folder / "encoder.safetensors").exists() or (self.folder / "classifier.safetensors").exists():
             return "ended"

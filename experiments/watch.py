@@ -2,8 +2,8 @@
 
     uv run python -m experiments.watch runs/         # http://127.0.0.1:8008; over SSH: ssh -L 8008:127.0.0.1:8008 machine
 
-It reads metrics.jsonl, test.json and pictures, writes nothing, and listens on this machine alone. The page is made anew at each
-request and asks for itself again every ten seconds, unless paused; it needs no network and no script.
+It reads metrics.jsonl, test.json, pictures and reports, writes nothing, and listens on this machine alone. The page is made
+anew at each request and asks for itself again every ten seconds, unless paused; it needs no network and no script.
 """
 import argparse
 import html
@@ -52,12 +52,14 @@ def _head(root: Path, runs: list[RunFolder], paused: bool) -> str:
 
 def _table(runs: list[RunFolder], shown: list[RunFolder]) -> str:
     """All runs, each with a box that chooses it."""
-    head = ["", "run", "state", "step", "loss", "kNN, %", "test kNN, %", "images/s", "last row"]
+    head = ["", "run", "report", "state", "step", "loss", "kNN, %", "test kNN, %", "images/s", "last row"]
     rows = []
     for run in runs:
         name, checked = html.escape(run.name, quote=True), " checked" if run in shown else ""
         box = f'<input type="checkbox" name="run" value="{name}" aria-label="show {name}"{checked}>'
-        cells = [f"<td>{box}</td>", f'<th scope="row">{name}</th>', *(f"<td>{html.escape(text)}</td>" for text in run.cells)]
+        report = f'<a href="/report/{quote(run.name)}" aria-label="report of {name}">report</a>' if run.report else ""
+        figures = (f"<td>{html.escape(text)}</td>" for text in run.cells)
+        cells = [f"<td>{box}</td>", f'<th scope="row">{name}</th>', f"<td>{report}</td>", *figures]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     titles = "".join(f'<th scope="col">{title}</th>' for title in head)
     return (
@@ -75,7 +77,7 @@ def _picture(run: RunFolder, name: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET / and /picture/RUN/NAME.png."""
+    """GET /, /report/RUN and /picture/RUN/NAME.png."""
 
     def __init__(self, root: Path, *connection):
         self.root = root
@@ -89,10 +91,16 @@ class Handler(BaseHTTPRequestHandler):
             asked = parse_qs(address.query)
             text = page(self.root, asked.get("run", []), "pause" in asked)
             self._answer(text.encode(), "text/html; charset=utf-8")
+        elif report := self._report(unquote(address.path)):
+            self._answer(report.read_bytes(), "text/html; charset=utf-8")
         elif picture := self._picture(unquote(address.path)):
             self._answer(picture.read_bytes(), "image/png")
         else:
             self.send_error(404)
+
+    def _report(self, path: str) -> Path | None:
+        start, _, name = path.partition("/report/")
+        return None if start else next((run.report for run in run_folders(self.root) if run.name == name), None)
 
     def _picture(self, path: str) -> Path | None:
         """One of the run folders' own pictures, and no other file."""

@@ -217,12 +217,21 @@ def pixels_of(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(in_unit_range(part), PIXELS).flatten(1) for part in images.split(BLOCK)])
 
 
+def spectrum(z: Tensor) -> Tensor:
+    """Singular values of centered features, the largest first.  N,D → min(N,D) float64"""
+    return torch.linalg.svdvals(z.double() - z.double().mean(0))
+
+
 def rankme(z: Tensor) -> float:
     """exp of the entropy of the singular values' shares: how many dimensions the features use, from 1 to D.
 
     Of centred features, unlike the paper's: a mean that all images share is no information about them.
     """
-    sigma = torch.linalg.svdvals(z.double() - z.double().mean(0))
+    return effective_rank(spectrum(z))
+
+
+def effective_rank(sigma: Tensor) -> float:
+    """sigma: of `spectrum`"""
     p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
     return float(torch.exp(-(p * p.log()).sum()))
 

@@ -1,8 +1,9 @@
 """How a result was measured: the fields of its record, and the section of its report."""
 from typing import Any, Protocol
 
+from core import measured
 from core.machine import code, command, hardware, versions
-from linear_eval.page import Code, Section, Table
+from core.page import Section
 
 PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "faiss-gpu", "faiss-cpu")
 
@@ -25,12 +26,5 @@ def provenance() -> dict[str, Any]:
 
 def section(result: Measured, **first: str) -> Section:
     """first: lines before those that every result has"""
-    h, seconds = result.hardware, result.seconds
-    lines = first | {
-        "machine": ", ".join(filter(None, [h["gpu"], h["cpu"], f"{h['cores']} cores", f"{h['threads']} threads"])),
-        "seed": str(result.seed),
-        "time": f"{seconds / 60:.1f} minutes" if seconds else "",
-        "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
-    }
-    table = Table(["", ""], [[name, value] for name, value in lines.items() if value], slice(0))
-    return "How it was measured", [Code(result.command), table, *(f"Note: {note}." for note in result.notes)]
+    names = ("command", "hardware", "versions", "seed", "seconds")
+    return measured.section({name: getattr(result, name) for name in names}, notes=result.notes, **first)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from core import checkpoint
+from core.page import Chart, Page, Picture, Section, Table, Tile
 from linear_eval import metrics, pictures, provenance
 from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
-from linear_eval.page import Chart, Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.report_data import ReportData
 from linear_eval.results import Evaluation, Row, percent
 from linear_eval.rows import baselines_ahead, best_on_validation, method_title, sorted_rows
@@ -37,12 +37,8 @@ def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list
         details = multilabel_details(evaluation, data) if evaluation.multilabel else _details(evaluation, data, numbers)
     measured = measure_sections(evaluation, data)
     sections = [*_overview(evaluation), *measured, *details, provenance.section(evaluation, evaluated=facts(evaluation))]
-    every = [block for _, blocks in sections for block in blocks]
-    figures = {block.name: block.png for block in every if isinstance(block, Picture)}
-    figures |= {block.name: block.content for block in every if isinstance(block, Chart)}
-    about = title(evaluation), facts(evaluation)
-    html = as_html(*about, summary(evaluation.rows) if evaluation.rows else [], sections, QUESTIONS)
-    files = {"report.md": as_markdown(*about, sections), "report.html": html, **figures}
+    tiles = summary(evaluation.rows) if evaluation.rows else []
+    files = Page(title(evaluation), facts(evaluation), tiles, sections, questions=QUESTIONS).files
     if numbers:
         files["figures.json"] = json.dumps(numbers, default=lambda a: np.round(a, 3).tolist()) + "\n"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,15 @@
-"""A sheet of nearest neighbors of frozen features, without labels: what an encoder holds for alike, for the eye."""
+"""A sheet of nearest neighbors of frozen features: what an encoder holds for alike, for the eye."""
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from core.image_size import sides
 from linear_eval import pictures
 from linear_eval.features import images_of
 from linear_eval.knn import neighbors
-from linear_eval.samples import Describe, Sample
+from linear_eval.samples import Sample
 from vision.raster import shown
 
 QUERIES, NEAREST = 8, 8  # images whose neighbors are shown, and how many at most
@@ -14,16 +17,12 @@ SIDE = 96  # pixels of a picture, at most
 ABOUT = "Left, an image; right of it the images nearest to it, of {count:,} of this data, nearest first, by cosine."
 
 
-def neighbor_sheet(sample: Sample, describe: Describe) -> bytes | None:
-    """A PNG: QUERIES of the sample's images, evenly spaced, each with its nearest other ones.  None of less than two images.
+def neighbor_sheet(sample: Sample, positions: Tensor, rows: Tensor, names: Sequence[str] = ()) -> bytes:
+    """A PNG: QUERIES of the sample's images, evenly spaced, each with its nearest other ones; with frames where the sample's
+    labels have names.
 
-    describe: as `Sample.describe` takes it, images to features.
+    positions, rows: of two images or more, and their features, as `Sample.describe` gives them
     """
-    if len(sample) < 2:
-        return None
-    positions, (rows,) = sample.describe(describe)
-    if len(positions) < 2:
-        return None
     queries = np.unique(np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(int))
     count = min(NEAREST, len(rows) - 1)
     _, index = neighbors(rows, rows[queries], count + 1)
@@ -35,4 +34,6 @@ def neighbor_sheet(sample: Sample, describe: Describe) -> bytes | None:
         images = shown(images_of(sample.split, indices, side, None).numpy())
         return images.reshape(*places.shape, *images.shape[1:])
 
-    return pictures.neighbors(pictures.NeighborRows(picture(queries), None, picture(nearest), None), ())
+    labels = sample.labels[positions].numpy() if names and sample.labels is not None else None
+    of = (lambda places: None) if labels is None else labels.__getitem__
+    return pictures.neighbors(pictures.NeighborRows(picture(queries), of(queries), picture(nearest), of(nearest)), names)

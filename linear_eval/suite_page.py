@@ -1,7 +1,7 @@
 """The table of a suite: every data set by its own metric."""
 from collections.abc import Sequence
 
-from linear_eval.page import Table, markdown_block, plain
+from core.page import Table, markdown_block, plain
 from linear_eval.results import Evaluation, MultilabelRow, Row
 from linear_eval.rows import METHODS, in_order
 from linear_eval.suites import MAP, MAP11, PER_CLASS, TOP1, Suite

@@ -3,7 +3,7 @@ import textwrap
 from collections.abc import Collection, Sequence
 
 from core.image_size import size_text
-from linear_eval.page import Table, markdown_block, plain
+from core.page import Table, markdown_block, plain
 from linear_eval.pictures import short
 from linear_eval.results import ENCODER, Evaluation, MultilabelRow, ResultRow, Row, percent
 from linear_eval.rows import METHODS, baselines_ahead, method_title, sorted_rows

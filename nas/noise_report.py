@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from core.page import Table
 from nas.importance import importances
 from nas.pareto import front as nondominated
 from nas.pareto import knee
@@ -18,30 +19,46 @@ from nas.verification import by_expectation
 CERTAIN = 0.95  # probability from which a lead is called one
 
 
-def lines(
+def verdict(
     records: Sequence[TrialRecord], replicates: Sequence[TrialRecord], config: SearchConfig, found: Posterior | None
 ) -> list[str]:
-    """Markdown.  found: None where there are too few figures to tell luck from skill."""
+    """Which trial won, and whether it can be told from the start.  found: None of too few figures to tell luck from skill"""
     front = front_of(records, config)
     if not front:
-        return []
+        return ["Nothing was trained to the end: there is no winner."]
     if found is None:
-        return ["Each figure is one training of one seed; there are too few here to tell how much of it is luck.", ""]
+        best = f"The best is trial {front[0].number}: {format_figures(front[0], [*config.objectives])}."
+        return [f"{best} Each figure is one training of one seed; there are too few here to tell how much of it is luck."]
+    fresh = fresh_values(replicates, [*config.objectives].index(found.objective))
+    return [_winner(by_expectation(front, found)[0], _start(records, found), found, bool(fresh))]
+
+
+def blocks(
+    records: Sequence[TrialRecord], replicates: Sequence[TrialRecord], config: SearchConfig, found: Posterior | None
+) -> list:
+    """Of a page: what is expected of the front, and what decides it."""
+    front = front_of(records, config)
+    if not front or found is None:
+        return []
     name, unit = found.objective, OBJECTIVES[found.objective][1]
     which = [*config.objectives].index(name)
-    fresh = fresh_values(replicates, which)
-    of = f"{name}, {unit}" if unit else name
-    out = [f"| trial | {of}, of its own training | expected of fresh seeds | fresh seeds |", "|---" * 4 + "|"]
-    start = next((r for r in records if r.initial and r.number in found.rows), None)
+    fresh, start = fresh_values(replicates, which), _start(records, found)
+    of, rows = f"{name}, {unit}" if unit else name, []
     for r in [*by_expectation(front, found), *([start] if start and start not in front else [])]:
         own = f"{r.rungs[-1].values[which]:.4g}" + ("" if len(r.rungs) == len(config.halving.rungs) else " (not to the end)")
         values = fresh.get(r.number, [])
         several = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
         measured = f"{statistics.mean(values):.4g}{several} ({len(values)})" if values else "none"
         start_or_not = " (start)" if r.initial else ""
-        out.append(f"| {r.number}{start_or_not} | {own} | {found.mean(r):.4g} ± {found.interval(r):.2g} | {measured} |")
-    out += ["", *_sentences(by_expectation(front, found)[0], start, found, bool(fresh)), ""]
-    return [*out, *_knee(front, config, found), *_importances(importances(records, found))]
+        rows.append([f"{r.number}{start_or_not}", own, f"{found.mean(r):.4g} ± {found.interval(r):.2g}", measured])
+    head = ["trial", f"{of}, of its own training", "expected of fresh seeds", "fresh seeds"]
+    about = (f"Expected: the mean over fresh seeds and its 95 % interval, from all figures of the study (nas/posterior.py). "
+             f"One training lies {found.expected.luck:.2g} beside it (standard deviation).")
+    return [Table(head, rows, slice(1, None)), about, *_knee(front, config, found), *_importances(importances(records, found))]
+
+
+def _start(records: Sequence[TrialRecord], found: Posterior) -> TrialRecord | None:
+    return next((r for r in records if r.initial and r.number in found.rows), None)
 
 
 def _knee(front: Sequence[TrialRecord], config: SearchConfig, found: Posterior) -> list[str]:
@@ -55,19 +72,18 @@ def _knee(front: Sequence[TrialRecord], config: SearchConfig, found: Posterior) 
         return []
     r = front[best[at]]
     text = f"The knee of the front is trial {r.number}: {format_figures(r, names)}."
-    return [f"{text} Less {names[1]} costs much {names[0]} from there on, more gains little.", ""]
+    return [f"{text} Less {names[1]} costs much {names[0]} from there on, more gains little."]
 
 
 def _importances(shares: dict[str, float]) -> list[str]:
     if not shares:
         return []
     listed = ", ".join(f"{name} {share:.2f}" for name, share in list(shares.items())[:6])
-    return [f"What decides it (PED-ANOVA of the expectations, shares of 1): {listed}.", ""]
+    return [f"What decides it (PED-ANOVA of the expectations, shares of 1): {listed}."]
 
 
-def _sentences(winner: TrialRecord, start: TrialRecord | None, found: Posterior, verified: bool) -> list[str]:
-    text = (f"Expected: the mean over fresh seeds and its 95 % interval, from all figures of the study (nas/posterior.py). One "
-            f"training lies {found.expected.luck:.2g} beside it (standard deviation). The winner is trial {winner.number}")
+def _winner(winner: TrialRecord, start: TrialRecord | None, found: Posterior, verified: bool) -> str:
+    text = f"The winner is trial {winner.number}"
     if start is None:
         text += "; no trial of the start was trained to compare it with."
     elif winner.number == start.number:
@@ -76,7 +92,7 @@ def _sentences(winner: TrialRecord, start: TrialRecord | None, found: Posterior,
         probability = found.better(winner, start)
         text += f"; that it is better than the start, trial {start.number}, has probability {probability:.2f}"
         text += "." if probability >= CERTAIN else ": it cannot be told from the start."
-    return [text if verified else text + " `--verify 3` trains the best again with fresh seeds."]
+    return text if verified else text + " `--verify 3` trains the best again with fresh seeds."
 
 
 def fresh_values(replicates: Sequence[TrialRecord], which: int) -> dict[int, list[float]]:

@@ -1,9 +1,9 @@
-"""Pictures of a study: its front, and how that grew."""
+"""Charts of a study: its front, and how that grew."""
 from collections.abc import Sequence
 
 import numpy as np
 
-from core.figures import COLOURS, canvas, drawn, logarithmic
+from core.figures import COLOURS, canvas, charted, logarithmic
 from nas.pareto import front, hypervolume
 from nas.results import complete
 from nas.search_config import SearchConfig
@@ -11,7 +11,7 @@ from nas.settings import OBJECTIVES
 from nas.trial_record import TrialRecord
 
 
-@drawn
+@charted
 def front_figure(records: Sequence[TrialRecord], config: SearchConfig):
     """The first two objectives (multiply-adds beside a single one): every trained trial, by its rung; the front of those
     trained to the end as a line.
@@ -35,7 +35,7 @@ def front_figure(records: Sequence[TrialRecord], config: SearchConfig):
     return figure
 
 
-@drawn
+@charted
 def history_figure(records: Sequence[TrialRecord], config: SearchConfig):
     """The front's hypervolume (or the best value) as trials end: 0 at a tenth beyond the worst values, 1 at the best ones."""
     ended = sorted(complete(records), key=lambda r: (r.trial.datetime_complete, r.number))

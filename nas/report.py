@@ -1,29 +1,25 @@
-"""Reports a study: a table, pictures and the front's encoders.
+"""Reports a study: a page, and the front's encoders.
 
     uv run python -m nas.report --study fashion
 
-leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, front/<trial>/encoder.safetensors, and the
-winner, of which most is expected by the first objective, as encoder.safetensors.
+leaves in runs/nas/<study>: report.md, report.html, results.json, front.svg, history.svg, front/<trial>/encoder.safetensors, and
+the winner, of which most is expected by the first objective, as encoder.safetensors.
 """
 import json
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from optuna.trial import TrialState
-
 from core import checkpoint, cli
-from core.image_size import parse, size_text
 from core.machine import code, hardware, versions
-from nas import noise_report, study
-from nas.pictures import front_figure, history_figure
+from core.page import write_report
+from nas import report_page, study
 from nas.posterior import Posterior, posterior
-from nas.results import SearchResult, complete, end_reasons, front_of, total_epochs
+from nas.results import SearchResult, front_of, total_epochs
 from nas.search_config import SearchConfig
-from nas.settings import COSTS, OBJECTIVES, SearchSettings
+from nas.settings import SearchSettings
 from nas.storage import study_folder
 from nas.store import TrialStore
 from nas.trial_record import TrialRecord
@@ -43,7 +39,7 @@ def report(settings: SearchSettings) -> SearchResult:
 
 
 def write(store: TrialStore, config: SearchConfig) -> SearchResult:
-    """Table, pictures and encoders in the study's folder."""
+    """Report, results.json and encoders in the study's folder."""
     records, replicates, folder = store.records(), store.replicates(), study_folder(store.name)
     found = posterior(records, config.objectives, len(config.halving.rungs), replicates)
     front = front_of(records, config)
@@ -58,21 +54,18 @@ def write(store: TrialStore, config: SearchConfig) -> SearchResult:
         "versions": versions(("optuna", "torch", "timm")), "code": code(),
     }
     checkpoint.write(folder / "results.json", json.dumps(document, indent=1) + "\n")
-    plan = [*(store.plan or {}).get("text", ())]
-    summary = "\n".join([*lines(records, config, store.name, plan), *noise_report.lines(records, replicates, config, found)])
-    pictures = ""
-    if complete(records):
-        checkpoint.write(folder / "front.png", front_figure(records, config))
-        checkpoint.write(folder / "history.png", history_figure(records, config))
-        pictures = "\n![the front](front.png)\n![how it grew](history.png)\n"
-    checkpoint.write(folder / "report.md", summary + pictures)
+    kept = store.plan or {}, store.settings or {}
+    seen = report_page.Study(store.name, records, replicates, config, found, winner, *kept)
+    page = write_report(lambda name, content: checkpoint.write(folder / name, content), lambda: report_page.page(seen))
+    summary = page.text(report_page.PRINTED) if page else f"# {store.name}"
     return SearchResult(store.name, store.settings, folder, records, front, encoders, summary, winner)
 
 
 def show(result: SearchResult) -> None:
     """Print the summary, and where the files are."""
     print(result.summary)
-    print(f"report: {result.folder / 'report.md'}")
+    if (result.folder / "report.html").exists():
+        print(f"report: {result.folder / 'report.html'}")
     elsewhere = [str(r.number) for r in result.front if r.number not in result.encoders]
     if elsewhere and result.settings["strategy"] != "proxy":  # which trains none
         print(f"not on this machine: the front's encoders of trials {', '.join(elsewhere)}")
@@ -118,49 +111,6 @@ def expectation(r: TrialRecord, found: Posterior | None) -> dict:
     if found is None or r.number not in found.rows:
         return {}
     return {"expected": found.mean(r), "expected_interval": found.interval(r)}
-
-
-def lines(records: Sequence[TrialRecord], config: SearchConfig, study: str, plan: Sequence[str] = ()) -> list[str]:
-    """The report in Markdown.  plan: its sentences (nas/plan.py)"""
-    count = Counter(r.state for r in records)
-    trained, rejected = sum(bool(r.rungs) for r in records), sum(r.rejected for r in records)
-    full, epochs = config.halving.rungs[-1], total_epochs(records)
-    share = f" ({epochs / (trained * full):.0%} of training each to the end)" if trained else ""
-    out = [
-        f"# {study}", "",
-        f"{trained} trained, {count[TrialState.COMPLETE]} of them to the end of {full:g} epochs, {rejected} rejected before "
-        f"training, {count[TrialState.FAIL]} failed; {epochs:.4g} epochs in all{share}.", "",
-    ]
-    out += [" ".join(plan), ""] if plan else []
-    out += table(front_of(records, config), list(config.objectives))
-    failed = Counter(r.reason for r in records if r.state == TrialState.FAIL)
-    out += [f"ended: {reason}" for reason in end_reasons(records)]
-    out += [f"failed: {reason} ({n} trials)" for reason, n in failed.items()]
-    out += [f"trial {r.number} was rejected: {r.reason}" for r in records if r.rejected and r.initial]
-    invalid = [invalid.reason for r in records for invalid in r.invalid]
-    out += [f"{len(invalid)} that were sampled could not be built, the last one: {invalid[-1]}"] if invalid else []
-    return out
-
-
-def table(front: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
-    """The front's objectives, other costs and encoders."""
-    if not front:
-        return []
-    names = [*objectives, *(n for n in COSTS if n not in objectives and any(n in r.costs for r in front))]
-    units = [f"{n} ({OBJECTIVES[n][1]})" if OBJECTIVES[n][1] else n for n in names]
-    out = [f"| trial | {' | '.join(units)} | encoder |", "|---" * (len(names) + 2) + "|"]
-    for r in front:
-        cells = [f"{r.figures[n]:.4g}" if n in r.figures else "" for n in names]
-        out.append(f"| {r.number} | {' | '.join(cells)} | {describe(r.candidate)} |")
-    note = "The front: nothing trained to the end is better in every objective. Accuracy is on validation images."
-    return [*out, "", note, ""]
-
-
-def describe(candidate: dict) -> str:
-    """Encoder and hyperparameters in a line."""
-    spec = candidate["encoder"]
-    parts = [spec["name"], f"{size_text(parse(spec['image_size']))} px", *(f"{k}={v}" for k, v in spec["arguments"].items())]
-    return " ".join(parts + [f"{k}={v}" for k, v in candidate["words"].items()]).replace("'", "").replace("|", "/")
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
+from core.image_size import parse, size_text
 from nas.pareto import front
 from nas.search_config import ONE_TOO_MANY, SearchConfig
 from nas.settings import OBJECTIVES
@@ -19,11 +20,11 @@ class SearchResult:
 
     study: str
     settings: dict[str, Any]  # those that it was begun with, by dotted name
-    folder: Path  # of report.md, results.json, front.png, history.png and encoders
+    folder: Path  # of report.md, report.html, results.json, figures and encoders
     trials: list[TrialRecord]
     front: list[TrialRecord]  # of those trained to the end, best first by the first objective
     encoders: dict[int, Path]  # number of a trial of the front → its encoder file, where it is on this machine
-    summary: str  # the report's text
+    summary: str  # the essence of the report
     winner: TrialRecord | None = None  # of the front, the one of which most is expected (nas/posterior.py)
 
     @property
@@ -57,3 +58,10 @@ def total_epochs(records: Sequence[TrialRecord]) -> float:
 def end_reasons(records: Sequence[TrialRecord]) -> list[str]:
     """Why no more was proposed, each reason once."""
     return [*dict.fromkeys(r.reason for r in records if r.rejected and not r.candidate and r.reason != ONE_TOO_MANY)]
+
+
+def describe(candidate: dict) -> str:
+    """Encoder and hyperparameters in a line."""
+    spec = candidate["encoder"]
+    parts = [spec["name"], f"{size_text(parse(spec['image_size']))} px", *(f"{k}={v}" for k, v in spec["arguments"].items())]
+    return " ".join(parts + [f"{k}={v}" for k, v in candidate["words"].items()]).replace("'", "").replace("|", "/")

@@ -72,6 +72,7 @@ def pretrain(
     import torch
 
     from core import loop, processes
+    from core.measured import Configured
     from core.run import Run, log_line
     from ssl import budget, method_file, report
     from ssl.adaptation import Adaptation, with_lora
@@ -191,7 +192,7 @@ def pretrain(
             encoder_file = run.folder / "encoder.safetensors"
             log_line(f"paused at step {run.step} of {config.steps}: {encoder_file}; without pause_at= it resumes")
         elif settings.report:
-            scores = report.final(run, health, dataset, encoder, settings, lambda: lora.merged(initial()[0]))
+            scores = report.final(run, health, dataset, encoder, Configured(TOOL, settings), lambda: lora.merged(initial()[0]))
     return PretrainResult(run.folder, run.folder / "encoder.safetensors", run.step, finished, scores)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: an opening line, a bar, curves, and a page at the end."""
+"""What a person sees of a run: an opening line, a bar, curves, and a report at the end."""
 import itertools
 import json
 from collections.abc import Callable
@@ -8,31 +8,24 @@ import torch
 from torch import nn
 
 from core import trackers
-from core.figures import COLOURS, canvas, drawn
 from core.image_size import size_text
 from core.loop import TrainConfig
+from core.measured import Configured
+from core.page import write_report
 from core.processes import World, gather_objects, is_main
 from core.run import ProgressBar, Run, log_line
 from core.settings import PretrainSettings
-from linear_eval.features import PIXELS, Source, collect, pixels_of
-from linear_eval.knn import TEMPERATURE, K
-from linear_eval.samples import Sample, at_most
-from ssl import budget, collapse, suggest
+from linear_eval.features import Source, collect, pixels_of
+from linear_eval.samples import at_most
+from ssl import budget, report_page
+from ssl.curves import picture
 from ssl.health import UNTRAINED, Health, features
-from ssl.outcome import outcome
-from vision import artifact, augment
+from ssl.report_page import BANK, TESTED
+from vision import augment
 from vision.listing import one_line
 from vision.splits import Dataset
 
-TESTED = 10_000  # test images at most
-BANK = 60_000  # training images at most that vote on them
 FOR_HOG = 20_000  # images, training and test ones, up to which HOG is among the baselines
-SHARES = {
-    "patch_cosine": "cosine of an image's patches", "patch_spread": "spread of all patches",
-    "teacher_entropy": "entropy of targets", "teacher_entropy_of_mean": "entropy of their mean",
-    "prototypes_in_use": "prototypes in use",
-}  # fmt: skip
-SHOWN = 2_000  # images at most among which a sheet without labels finds neighbors
 
 
 def opening(
@@ -81,68 +74,8 @@ def skipped(run: Run, files: dict[str, str]) -> None:
 
 def curves(run: Run, health: Health) -> None:
     """curves.png: loss and learning rate, accuracy beside its baselines, and the label-free figures."""
-    if not is_main() or health.baselines is None:
-        return
-    run.write("curves.png", _curves(run.metrics(), health))
-
-
-@drawn
-def _curves(rows: list[dict], health: Health):
-    rows = [row for row in rows if "loss" in row]
-    shares = _shares(rows, health)
-    columns = 4 if shares else 3
-    figure, (axes,) = canvas(13 * columns / 3, 3.6, columns=columns)
-    _two_scales(axes[0], [r["step"] for r in rows], rows, ("loss", "loss", "#0072B2"), ("lr", "learning rate", "#777777"), "-")
-    axes[0].set_title("loss")
-
-    seen = [0] + [s for s, _ in health.history]
-    figures = [health.baselines.untrained] + [f for _, f in health.history]
-    if "knn" in figures[0]:
-        for name, label, colour in (("knn", f"kNN, k = {K}", "#0072B2"), ("five_labels", "5 labels a class", "#D55E00")):
-            axes[1].plot(seen, [f[name] for f in figures], "o-", ms=3, color=colour, label=label)
-            axes[1].axhline(health.baselines.pixels[name], color=colour, ls=":", lw=1, label="… of raw pixels")
-        if "old_knn" in figures[0]:
-            axes[1].plot(seen, [f["old_knn"] for f in figures], "s--", ms=3, color="#009E73", label="kNN, old domain")
-        axes[1].legend(fontsize=8)
-        axes[1].set(title="validation accuracy", xlabel="step", ylabel="%")
-    elif "knn_map" in figures[0]:
-        axes[1].plot(seen, [f["knn_map"] for f in figures], "o-", ms=3, color="#0072B2", label=f"kNN, k = {K}")
-        axes[1].axhline(health.baselines.pixels["knn_map"], color="#0072B2", ls=":", lw=1, label="… of raw pixels")
-        axes[1].legend(fontsize=8)
-        axes[1].set(title="validation mean average precision", xlabel="step", ylabel="%")
-    else:
-        pair = ("alignment", "alignment of two views", "#0072B2"), ("uniformity", "uniformity", "#D55E00")
-        _two_scales(axes[1], seen, figures, *pair)
-        axes[1].set_title("views and images: lower is better")
-
-    rank = ("rankme", "effective rank (RankMe)", "#009E73")
-    for axis in _two_scales(axes[2], seen, figures, rank, ("feature_std", "feature std", "#CC79A7")):
-        axis.set_ylim(0, None)
-    axes[2].set_title("health")
-    for number, (name, (steps, values)) in enumerate(shares.items()):
-        axes[3].plot(steps, values, "o-", ms=3, color=COLOURS[number], label=SHARES[name])
-    if shares:
-        axes[3].set(title="patches and prototypes", xlabel="step", ylabel="share", ylim=(min(0, axes[3].get_ylim()[0]), 1.02))
-        axes[3].legend(fontsize=8)
-    return figure
-
-
-def _shares(rows: list[dict], health: Health) -> dict[str, tuple[list[int], list[float]]]:
-    """Figure of `collapse.FIGURES` → steps and values, where a run has it."""
-    checks = [(0, health.baselines.untrained), *health.history]
-    found = {name: [(step, f[name]) for step, f in checks if name in f] for name in collapse.PATCHES}
-    found |= {name: [(row["step"], row[name]) for row in rows if name in row] for name in collapse.TEACHER}
-    return {name: tuple(map(list, zip(*pairs, strict=True))) for name, pairs in found.items() if pairs}
-
-
-def _two_scales(axis, steps: list[int], figures: list[dict], left: tuple, right: tuple, style: str = "o-") -> tuple:
-    """Two figures over steps, each given as (key, label, colour), with an axis of its own in its colour.  → both axes"""
-    both = axis, axis.twinx()
-    for one, (key, label, colour) in zip(both, (left, right), strict=True):
-        one.plot(steps, [f[key] for f in figures], style, ms=3, color=colour)
-        one.set_ylabel(label, color=colour)
-    axis.set_xlabel("step")
-    return both
+    if is_main() and health.baselines is not None:
+        run.write("curves.png", picture(run.metrics(), health))
 
 
 def test_scores(
@@ -189,105 +122,27 @@ def test_scores(
 
 
 def final(
-    run: Run, health: Health, dataset: Dataset, encoder: nn.Module, settings: PretrainSettings, initial: Callable[[], nn.Module]
+    run: Run, health: Health, dataset: Dataset, encoder: nn.Module, configured: Configured, initial: Callable[[], nn.Module]
 ) -> dict[str, dict[str, float]]:
-    """report.md, and its essence on the terminal.  initial: makes the encoder that training began with, once more.
+    """report.md and report.html, and their essence on the terminal.  initial: makes the encoder that training began with.
+
     Collective.  Returns the test scores by source, on the main process.
     """
-    from linear_eval.probe import ITERATIONS
-
     scores, unread = {}, 0
+    before = health.calibrated(initial().to(health.device))
     if health.bank is not None and len(dataset.test) and dataset.test.labels is not None:
-        before = health.calibrated(initial().to(health.device))
         scores, unread = test_scores(health, dataset, encoder, {health.began: before})
     if not is_main():
         return {}
-    lines = [f"# {settings.method.name} on {dataset.name}", "", f"Health: {health.verdict()}.", ""]
-    lines += [line for sentence in health.closing() for line in (sentence, "")]
-    if health.bank is None:
-        lines += ["No labels, so no accuracy: the label-free verdict and the sheet of neighbours say what there is to say.", ""]
-    else:
-        lines += _table("validation", _validation_scores(health))
-        if scores:
-            run.write("test.json", json.dumps(scores, indent=1) + "\n")
-            lines += [*_table("test", scores), outcome(scores, min(TESTED, len(dataset.test)) - unread), ""]
-        if unread:
-            skipped(run, dataset.skipped)
-            lines += [f"{unread} images could not be read and are in no test score; skipped.txt lists them.", ""]
-        lines += _about_multilabel(health, settings) if dataset.multilabel else [
-            f"Accuracy in %, frozen features. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic "
-            f"regression on standardised features, at most {ITERATIONS} iterations. 5 labels a class: the same, mean ± std of "
-            f"5 draws. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at most {PIXELS} a side. "
-            f"{_beginning(health, settings)}",
-            "",
-        ]
+    if scores:
+        run.write("test.json", json.dumps(scores, indent=1) + "\n")
+    if unread:
+        skipped(run, dataset.skipped)
+    found = report_page.Pretrained(run, configured, health, dataset, encoder, before, scores, unread)
+    page = write_report(run.write, lambda: report_page.page(found))
+    print(page.text([report_page.SCORES]) if page else f"Health: {health.verdict()}.")
     path = run.folder / "encoder.safetensors"
-    pictures = [f"![{name}]({name}.png)" for name in ("curves", "views")] + _sheet(run, health, dataset, encoder)
-    snippet = artifact.snippet(artifact.read_header(path), str(path))
-    load = ["```python", "import safetensors.torch, timm, torch", snippet, "```"]
-    page = [*lines, *pictures, "", "The encoder, loaded with plain timm:", "", *load, ""]
-    run.write("report.md", "\n".join(page))
-    ends = [f"encoder: {path}", f"report:  {run.folder / 'report.md'}", f"next:    {suggest.train_on(settings)}"]
-    if health.bank is not None:
-        ends.append(f"         {suggest.evaluate(settings, path)}")
-    elif settings.data.name in suggest.STREAMED:
-        ends += [f"         {line}" for line in suggest.gallery(settings, path, dataset.pixels is not None)]
-    print("\n".join([*lines, *ends]))
+    ends = [f"encoder: {path}", *([f"report:  {run.folder / 'report.html'}"] if page else [])]
+    first, *others = report_page.commands(found)
+    print("\n".join([*ends, f"next:    {first}", *(f"         {line}" for line in others)]))
     return scores
-
-
-def _sheet(run: Run, health: Health, dataset: Dataset, encoder: nn.Module) -> list[str]:
-    """neighbours.png where there are no labels, and its lines of report.md."""
-    if health.bank is not None:
-        return []
-    from linear_eval.sheets import ABOUT, neighbor_sheet
-
-    sample = Sample(dataset.pretrain, SHOWN, encoder.spec)
-    png = neighbor_sheet(sample, lambda images, _: features(encoder, images, health.recipe, health.device))
-    if png is None:
-        return []
-    run.write("neighbours.png", png)
-    return ["", ABOUT.format(count=len(sample)), "", "![neighbours](neighbours.png)"]
-
-
-def _about_multilabel(health: Health, settings: PretrainSettings) -> list[str]:
-    from linear_eval.probe import ITERATIONS
-
-    return [
-        f"Mean average precision over classes in %, frozen features; an image may have several labels. kNN: share of the vote "
-        f"on each class, k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: each class against the rest, on standardised "
-        f"features, at most {ITERATIONS} iterations. On at most {BANK:,} labelled and {TESTED:,} test images; pixels on at "
-        f"most {PIXELS} a side. {_beginning(health, settings)}",
-        "",
-    ]
-
-
-def _validation_scores(health: Health) -> dict[str, dict[str, float]]:
-    return {
-        "raw pixels": health.baselines.pixels,
-        health.began: health.baselines.untrained,
-        "pretrained": health.latest,
-    }
-
-
-def _beginning(health: Health, settings: PretrainSettings) -> str:
-    """What the row of the encoder at step 0 is."""
-    began = health.began
-    if began == UNTRAINED:
-        return "untrained: the same architecture with the random weights that training began with."
-    source = settings.encoder if settings.encoder.endswith(".safetensors") else f"timm's {settings.encoder}"
-    source = f"{settings.weights} ({settings.encoder})" if settings.weights else source
-    statistics = "this data's" if health.recalibrates else "those weights' own"
-    return f"{began}: the weights that training began with, of {source}; BatchNorm's statistics are {statistics}."
-
-
-def _table(split: str, scores: dict[str, dict[str, float]]) -> list[str]:
-    scores = {name: f for name, f in scores.items() if f}
-    columns = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "knn_map": "kNN mAP",
-               "logistic_map": "logistic mAP"}
-    columns = {key: title for key, title in columns.items() if any(key in f for f in scores.values())}
-    rows = [f"| {split} | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
-    for name, f in scores.items():
-        cells = [f"{f[key]:.1f}" + (f" ± {f[key + '_std']:.1f}" if key + "_std" in f else "") for key in columns]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    return [*rows, ""]

@@ -10,8 +10,8 @@ PACKAGES = ("core", "vision", "ssl", "linear_eval", "distill", "nas", "deploy", 
 DISTRIBUTED = ("core/processes.py", "core/launch.py")  # what alone may name torch.distributed
 TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
 LIBRARIES = {  # what any tool may call
-    "linear_eval.average_precision", "linear_eval.descriptors", "linear_eval.features", "linear_eval.knn", "linear_eval.probe",
-    "linear_eval.samples", "linear_eval.sheets",
+    "linear_eval.average_precision", "linear_eval.descriptors", "linear_eval.feature_sections", "linear_eval.features",
+    "linear_eval.knn", "linear_eval.probe", "linear_eval.samples",
 }  # fmt: skip
 FROM_CORE_IN_VISION = {"core.counter_rng", "core.processes", "core.method", "core.cli", "core.errors", "core.settings"}
 FROM_CORE_IN_VISION |= {"core.machine", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}

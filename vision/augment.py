@@ -259,6 +259,9 @@ def _with_other_levels(x: Tensor, params: ExtendedParams) -> Tensor:
     return x
 
 
+ABOUT_PICTURE = "Images above, and views of each below, as the method sees them in the first epoch"
+
+
 def picture(
     images: Tensor, augmentation: Augmentation, seed: int = 0, indices: Tensor | None = None,
     veiled: Callable[[Tensor, Tensor, int], Tensor] = lambda view, indices, number: view,

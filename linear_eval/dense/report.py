@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from core import checkpoint
+from core.page import Page, Picture, Section, Tile
 from linear_eval import provenance
 from linear_eval.dense import pictures as drawing
 from linear_eval.dense.inputs import DenseInputs
@@ -14,7 +15,6 @@ from linear_eval.dense.results import DenseEvaluation, DenseRow
 from linear_eval.dense.scoring import ScoredSource
 from linear_eval.dense.tables import TITLES, ahead, class_table, facts, interval, report_table, title
 from linear_eval.features import images_of
-from linear_eval.page import Picture, Section, Tile, as_html, as_markdown
 from linear_eval.tables import figure
 from vision.raster import shown
 
@@ -34,12 +34,9 @@ def write(folder: Path, evaluation: DenseEvaluation, pictures: Sequence[Picture]
         ("By class", [f"By {TITLES[best.method]}, the encoder's best on validation.", class_table(best)]),
     ]
     sections += [("Pictures", list(pictures))] if pictures else []
-    about = title(evaluation), facts(evaluation)
     sections.append(provenance.section(evaluation, evaluated=facts(evaluation)))
-    checkpoint.write(folder / "report.md", as_markdown(*about, sections))
-    checkpoint.write(folder / "report.html", as_html(*about, tiles(evaluation.rows), sections))
-    for picture in pictures:
-        checkpoint.write(folder / picture.name, picture.png)
+    for name, content in Page(title(evaluation), facts(evaluation), tiles(evaluation.rows), sections).files.items():
+        checkpoint.write(folder / name, content)
 
 
 def pictures_of(inputs: DenseInputs, scored: ScoredSource) -> list[Picture]:

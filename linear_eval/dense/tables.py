@@ -3,9 +3,9 @@ import textwrap
 from collections.abc import Sequence
 
 from core.image_size import size_text
+from core.page import Table
 from linear_eval.dense.metrics import Figure
 from linear_eval.dense.results import DenseEvaluation, DenseRow
-from linear_eval.page import Table
 from linear_eval.tables import WIDTH, aligned, figure, setting
 
 TITLES = {"dense_knn": "retrieval", "dense_linear": "linear", "constant": "constant"}

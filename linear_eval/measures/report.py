@@ -1,8 +1,8 @@
 """The measures as lines of a terminal and as the report's sections, one a question."""
 from collections.abc import Sequence
 
+from core.page import Picture, Section, Table
 from linear_eval import pictures
-from linear_eval.page import Picture, Section, Table
 from linear_eval.report_data import ReportData
 from linear_eval.results import ENCODER, Evaluation, Figure, Measure
 

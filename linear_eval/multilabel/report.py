@@ -1,9 +1,9 @@
 """The sections of an evaluation's page where an image may have several labels."""
 import numpy as np
 
+from core.page import Chart, Picture, Section, Table
 from linear_eval import pictures
 from linear_eval.average_precision import average_precisions, f1_scores
-from linear_eval.page import Chart, Picture, Section, Table
 from linear_eval.report_data import ReportData
 from linear_eval.results import Evaluation, MultilabelRow, percent
 from linear_eval.rows import baselines_ahead, best_on_validation, method_title, sorted_rows

@@ -3,8 +3,8 @@ from pathlib import Path
 
 from core import checkpoint
 from core.image_size import size_text
+from core.page import Chart, Page, Section, Table, Tile
 from linear_eval import provenance
-from linear_eval.page import Chart, Section, Table, Tile, as_html, as_markdown
 from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.results import Robustness, RobustnessRow
 from linear_eval.rows import METHODS
@@ -18,12 +18,11 @@ FAMILIES = ("noise", "blur", "weather", "digital")
 
 
 def write(folder: Path, result: Robustness) -> None:
-    title, about = f"{result.encoder.name} on corrupted {result.data.name}", facts(result)
+    title = f"{result.encoder.name} on corrupted {result.data.name}"
     sections = [_overview(result), _by_corruption(result), *_shift(result), provenance.section(result)]
-    checkpoint.write(folder / "report.md", as_markdown(title, about, sections))
-    checkpoint.write(folder / "report.html", as_html(title, about, summary(result), sections, QUESTIONS))
-    for block in (block for _, blocks in sections for block in blocks if isinstance(block, Chart)):
-        checkpoint.write(folder / block.name, block.content)
+    page = Page(title, facts(result), summary(result), sections, questions=QUESTIONS)
+    for name, content in page.files.items():
+        checkpoint.write(folder / name, content)
 
 
 def facts(result: Robustness) -> str:

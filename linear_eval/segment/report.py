@@ -2,10 +2,10 @@
 from pathlib import Path
 
 from core import checkpoint
+from core.page import Page, Picture, Section, Table, Tile
 from linear_eval import provenance
 from linear_eval.dense.metrics import Figure
 from linear_eval.dense.pictures import SegmentedImage, segmentation_sheet
-from linear_eval.page import Picture, Section, Table, Tile, as_html, as_markdown
 from linear_eval.segment.results import SegmentationResult
 from linear_eval.tables import aligned
 from vision.segmentation import Segmentation
@@ -58,12 +58,8 @@ def write(folder: Path, result: SegmentationResult, seen: list[SegmentedImage], 
     sections.append(provenance.section(result, **facts))
     title = f"{result.encoder.name} on {result.data}: segmentation"
     about = f"{result.rows[0].method}, {result.encoder.parameters:,} parameters of the encoder, {result.encoder.source}"
-    checkpoint.write(folder / "report.md", as_markdown(title, about, sections))
-    checkpoint.write(folder / "report.html", as_html(title, about, _tiles(result), sections))
-    for _, blocks in sections:
-        for block in blocks:
-            if isinstance(block, Picture):
-                checkpoint.write(folder / block.name, block.png)
+    for name, content in Page(title, about, _tiles(result), sections).files.items():
+        checkpoint.write(folder / name, content)
 
 
 def _tiles(result: SegmentationResult) -> list[Tile]:

@@ -1,4 +1,8 @@
 """Trackers, each read by its own package's reader."""
+import json
+import os
+import socket
+import sqlite3
 import types
 from pathlib import Path
 
@@ -55,8 +59,32 @@ def test_wandb_stays_offline_and_goes_on_as_the_same_run(tmp_path, monkeypatch):
     assert b"temperature" in files[0].read_bytes()
 
 
+def test_trackio_stays_here_has_one_run_a_folder_and_each_step_once(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("trackio", reason="needs uv run --group trackio")
+    for name in ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def connect(*address, **options):
+        raise AssertionError(f"a connection to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    for folder in ("one", "two"):  # two runs of a process, each in its own folder
+        (tmp_path / folder).mkdir()
+        told(tmp_path / folder, "trackio", 0, 6, 1.0)
+        told(tmp_path / folder, "trackio", 4, 8, 2.0)
+        (file,) = (tmp_path / folder / "trackio").glob("nolabel*.db")
+        with sqlite3.connect(file) as database:
+            rows = database.execute("SELECT run_name, run_id, step, metrics FROM metrics").fetchall()
+            (config,) = database.execute("SELECT config FROM configs").fetchone()
+        assert len({(run, id) for run, id, _, _ in rows}) == 1
+        assert sorted((step, json.loads(text)["loss"]) for _, _, step, text in rows) == [(s, 1 + (s > 6)) for s in range(1, 9)]
+        assert json.loads(config)["method.temperature"] == 0.2
+    assert "TRACKIO_DIR" not in os.environ
+    assert "Trackio" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("said", "why"), [
-    ("tensorbord", "trackers=tensorbord: there are tensorboard, wandb, mlflow, by commas, and none"),
+    ("tensorbord", "trackers=tensorbord: there are tensorboard, wandb, mlflow, trackio, by commas, and none"),
     ("tensorboard,neptune", "there are tensorboard"),
 ])
 def test_an_unknown_tracker_is_refused(said, why):
@@ -66,7 +94,9 @@ def test_an_unknown_tracker_is_refused(said, why):
 
 def test_one_that_is_not_installed_is_refused_with_the_command(monkeypatch):
     monkeypatch.setitem(trackers.KINDS, "wandb", "no_such_package")
-    with pytest.raises(ValueError, match="trackers=wandb: wandb is not installed; uv sync --group trackers brings it"):
-        trackers.check("wandb")
+    monkeypatch.setitem(trackers.KINDS, "trackio", "no_such_package")
+    for name, way in (("wandb", "uv sync --group trackers"), ("trackio", "uv run --group trackio")):
+        with pytest.raises(ValueError, match=f"trackers={name}: {name} is not installed; {way} brings it"):
+            trackers.check(name)
     trackers.check("none")
     trackers.check("tensorboard")

@@ -54,7 +54,7 @@ def test_thirteen_bands_from_pretraining_to_the_service(root, tmp_path, capfd):
     with pytest.raises(ValueError, match=r"gallery=5: .* deploy\.serve --gallery"):
         export.export(settings(export.TOOL, root, file, "gallery=5", f"out={tmp_path / 'no'}"))
     result = export.export(settings(export.TOOL, root, file, "int8=none", f"out={tmp_path / 'export'}"))
-    assert "13-band images" in result.text
+    assert "13-band images" in result.page.markdown
     model = Model(tmp_path / "export" / "model.onnx")
     encoder, header = artifact.load(run.encoder)
     assert model.preprocessing == header.preprocessing

@@ -54,9 +54,9 @@ def test_the_page_has_tables_figures_and_runs_and_needs_nothing_else(runs):
 def test_the_kept_tables_are_on_it_with_their_pictures(tmp_path):
     kept = {path.stem for path in report.MEASURED.glob("*.json")}
     assert {table.result.table for table in report.tables([report.MEASURED])} == kept >= {"fashion_mnist_story"}
-    text = report.page(tmp_path)
+    text = report.page(tmp_path, tmp_path / "report.html")
     assert text.count("<h2>") == len(kept)
-    assert text.count("data:image/png;base64,") == len(list(report.MEASURED.glob("*.png")))
+    assert text.count("data:image/") == len(list(report.MEASURED.glob("*.png")))
 
 
 def test_a_browser_shows_it(runs, browser):
@@ -74,6 +74,14 @@ def test_a_browser_shows_it(runs, browser):
     (image,) = browser.find_elements(By.TAG_NAME, "img")
     assert image.get_property("naturalWidth") == 40
     assert browser.find_element(By.CSS_SELECTOR, "tr.own").text.startswith("one")
+
+
+def test_a_run_s_report_is_linked_from_wherever_the_page_is(runs, tmp_path):
+    (runs / "simclr-1" / "report.html").write_text("a page")
+    assert report.main([f"--runs={runs}", f"--out={tmp_path / 'pages.html'}"]) == 0
+    text = (tmp_path / "pages.html").read_text()
+    assert '<a href="runs/simclr-1/report.html">simclr-1</a>' in text
+    assert text.count("/report.html") == 1
 
 
 def test_a_table_measured_later_replaces_the_kept_one(runs, tmp_path, monkeypatch):

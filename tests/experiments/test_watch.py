@@ -26,6 +26,7 @@ def runs(tmp_path):
     Image.new("RGB", (900, 300), "red").save(root / "simclr-digits-0" / "curves.png")
     (root / "simclr-digits-0" / "encoder.safetensors").touch()
     (root / "simclr-digits-0" / "test.json").write_text(json.dumps({"pretrained": {"knn": 87.14}}))
+    (root / "deep" / "er" / "report.html").write_text("<title>deep</title>")
     (root / "broken").mkdir()
     (root / "broken" / "metrics.jsonl").write_text("[1]\nno json\n")
     return root
@@ -68,6 +69,16 @@ def test_only_pictures_of_runs_are_given(runs, address):
     assert urllib.request.urlopen(f"{address}/picture/simclr-digits-0/curves.png").headers["Content-Type"] == "image/png"
     for path in ("picture/../curves.png", "picture/%2e%2e/curves.png", "picture/simclr-digits-0/metrics.jsonl", "x",
                  "picture/simclr-digits-0/../../curves.png"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{address}/{path}")
+
+
+def test_a_run_s_report_is_linked_and_given_where_it_has_one(runs, address):
+    assert watch.page(runs, []).count('<a href="/report/') == 1
+    assert '<a href="/report/deep/er" aria-label="report of deep/er">report</a>' in watch.page(runs, [])
+    answer = urllib.request.urlopen(f"{address}/report/deep/er")
+    assert (answer.headers["Content-Type"], answer.read()) == ("text/html; charset=utf-8", b"<title>deep</title>")
+    for path in ("report/simclr-digits-0", "report/deep", "report/../deep/er", "report/deep/er/report.html"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}/{path}")
 

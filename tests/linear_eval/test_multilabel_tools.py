@@ -161,7 +161,7 @@ def test_a_run_without_labels_ends_with_a_sheet_of_neighbors_and_a_gallery(root,
     ended = run(*words, "--out", tmp_path / "run", logs=tmp_path / "logs")
     assert ended.code == 0, ended.err
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "![neighbours](neighbours.png)" in report
+    assert "](neighbours.png)" in report
     assert Image.open(tmp_path / "run" / "neighbours.png").size[0] > 300
     assert "uv run python -m deploy.export --encoder" in ended.out
     assert "uv run python -m deploy.serve --model" in ended.out
@@ -172,7 +172,8 @@ def test_the_sheet_shows_the_nearest_other_images(root, monkeypatch):
     sample = Sample(dataset.pretrain, 30, encoders.create("test_resnet", 3, 16).spec)
     drawn = []
     monkeypatch.setattr(sheets.pictures, "neighbors", lambda rows, names: drawn.append(rows) or b"")
-    sheets.neighbor_sheet(sample, lambda images, _: images.flatten(1).float())
+    positions, (features,) = sample.describe(lambda images, _: images.flatten(1).float())
+    sheets.neighbor_sheet(sample, positions, features)
     (rows,) = drawn
     pixels = dataset.pretrain.resized(sample.indices, 16).flatten(1).numpy().astype(float)
     queries = np.linspace(0, 29, 8).astype(int)

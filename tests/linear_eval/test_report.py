@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.page import markdown_block
 from linear_eval import metrics, pictures, tables
 from linear_eval.metrics import figures
-from linear_eval.page import markdown_block
 from linear_eval.report import summary, write
 from linear_eval.report_data import Heatmaps, Neighbors, ReportData
 from linear_eval.results import CurvePoint, DataFacts, EncoderFacts, Evaluation, LabelCurve, ResultRow

@@ -119,6 +119,7 @@ def test_the_sheet_of_neighbors_of_an_encoder_of_rectangles_shows_squares():
         seen.append(images.shape[1:])
         return images.flatten(1).float()
 
-    sheet = neighbor_sheet(sample, describe)
+    positions, (rows,) = sample.describe(describe)
+    sheet = neighbor_sheet(sample, positions, rows)
     assert {*seen} == {(1, 16, 24)}
     assert Image.open(io.BytesIO(sheet)).width > 100

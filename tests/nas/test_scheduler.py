@@ -9,7 +9,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from core.errors import RunError, Stopped
-from nas import lease, proposals, report
+from nas import lease, proposals, report_page
 from nas import store as store_module
 from nas.halving import Halving
 from nas.lease import LeaseMonitor
@@ -180,7 +180,7 @@ def test_where_limits_reject_what_a_search_begins_with_it_says_so_and_continues(
     assert (first.state, first.reason) == (TrialState.PRUNED, "the space begins beyond the limits: macs 9 > 7")
     assert not any(r.initial for r in others)
     assert sum(bool(r.rungs) for r in others) == 12
-    assert f"trial 0 was rejected: {first.reason}" in report.lines([first], config(), "study")
+    assert f"trial 0 was rejected: {first.reason}" in report_page.reasons([first])
 
 
 def test_what_a_search_begins_with_and_cannot_be_built_fails_with_the_reason():
@@ -291,7 +291,7 @@ def test_limits_that_nothing_keeps_end_the_study_soon_with_the_nearest_cost():
     assert len(rejected) == 10
     nearest = min(r.costs["macs"] for r in rejected)
     assert last.reason == f"limit=macs:5: the last 10 trials were all beyond it, the nearest with macs {nearest:.4g}"
-    assert f"ended: {last.reason}" in report.lines(store.records(), config(), "study")
+    assert f"ended: {last.reason}" in report_page.reasons(store.records())
     assert not evaluator.trained
 
 

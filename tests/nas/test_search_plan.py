@@ -162,5 +162,5 @@ def test_four_trials_with_defaults_end_with_a_winner_a_table_and_a_picture(tmp_p
     assert "| trial | knn (%) | macs (M) |" in out
     start = cost.macs(encoders.create("small", 1, 8))
     assert all(start / 4 <= t["costs"]["macs"] <= 2 * start for t in found["trials"] if t["rungs"])
-    assert (folder / "front.png").stat().st_size > 2000
+    assert (folder / "front.svg").stat().st_size > 2000
     assert artifact.load(folder / "encoder.safetensors")[0](torch.zeros(1, 1, 8, 8)).shape[0] == 1

@@ -116,8 +116,9 @@ def test_the_report_counts_them_by_trial(in_memory):  # noqa: F811
     own = {r.number: r.rungs[-1].values[0] for r in store.records() if r.rungs}
     assert fresh
     assert all(values == pytest.approx([own[of] + 1, own[of] + 2]) for of, values in fresh.items())
-    lines = noise_report.lines(store.records(), store.replicates(), verified(), None)
-    assert lines[0].startswith("Each figure is one training")
+    (sentence,) = noise_report.verdict(store.records(), store.replicates(), verified(), None)
+    assert "Each figure is one training" in sentence
+    assert noise_report.blocks(store.records(), store.replicates(), verified(), None) == []
 
 
 class Lucky(Seeded):

@@ -335,6 +335,7 @@ def test_paused_and_resumed_it_leaves_the_same_bytes(tmp_path, first, more):
         assert ended.code == 0, ended.err
     assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == (tmp_path / "whole" / "encoder.safetensors").read_bytes()
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert not {"report.md", "report.html"} & {path.name for path in (tmp_path / "run").iterdir()}, "report=false"
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ssl import report
+from ssl import curves
 from ssl.health import Health, alignment, feature_std, rankme, uniformity
 
 
@@ -117,12 +117,12 @@ def test_the_verdict_gives_the_figures_that_it_follows_from():
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_every_panel_of_the_curves_has_lines_and_every_axis_a_name(labelled):
-    """`report._curves` before it becomes a PNG."""
+    """`curves.picture` before it becomes a PNG."""
     figures = GOOD | {"alignment": 0.2, "uniformity": -2.5} | ({"knn": 80.0, "five_labels": 60.0} if labelled else {})
     baselines = SimpleNamespace(untrained=figures, pixels={"knn": 70.0, "five_labels": 50.0})
-    health = SimpleNamespace(history=[(5, figures), (10, figures)], baselines=baselines)
+    health = SimpleNamespace(history=[(5, figures), (10, figures)], baselines=baselines, began="untrained")
     rows = [{"step": step, "loss": 1.0, "lr": 0.1} for step in range(1, 11)]
-    figure = report._curves.__wrapped__(rows, health)
+    figure = curves.picture.__wrapped__(rows, health)
     assert len(figure.axes) == (5 if labelled else 6), "three panels, and a second scale for each that needs one"
     for axis in figure.axes:
         assert axis.lines, axis.get_title()

@@ -10,6 +10,7 @@ from PIL import Image
 import ssl.pretrain
 from core import cli
 from nas import supernet
+from ssl import report_page
 from ssl.health import Health
 from vision import artifact, encoders
 
@@ -61,6 +62,26 @@ def test_of_an_ordinary_run(root, tmp_path, measured, capsys):
     assert_the_same(measured)
     assert list(scores) == ["raw pixels", "HOG", "untrained", "pretrained"]
     assert "untrained: the same architecture with the random weights" in report
+
+
+def test_a_report_that_fails_leaves_the_run_finished(root, tmp_path, monkeypatch, capsys):
+    def broken(*given):
+        raise ZeroDivisionError("of nothing")
+
+    monkeypatch.setattr(report_page, "feature_sections", broken)
+    _, report = trained(root, tmp_path / "part", *RESNET)
+    assert "## Curves" in report
+    assert "## Spectrum" not in report
+    monkeypatch.setattr(report_page, "tiles", broken)
+    words, _ = cli.parse([*RESNET, f"--data.root={root}", f"--out={tmp_path / 'none'}"], ssl.pretrain.TOOL.settings)
+    assert ssl.pretrain.run(cli.compose(ssl.pretrain.TOOL, words)) == 0
+    left = {path.name for path in (tmp_path / "none").iterdir()}
+    assert {"encoder.safetensors", "test.json"} <= left
+    assert not {"report.md", "report.html"} & left
+    printed = capsys.readouterr()
+    assert "note: the report is without what the features hold (ZeroDivisionError: of nothing)" in printed.err
+    assert "note: no report (ZeroDivisionError: of nothing)" in printed.err
+    assert "Health: " in printed.out.rpartition("encoder: ")[0].rpartition("\n# ")[2]
 
 
 @pytest.mark.long
