@@ -12,7 +12,7 @@ from core.loss_chart import loss_chart
 from core.page import Code, Page, Picture, Section, Table, Tile, optional
 from core.run import Run
 from distill.teacher import Member
-from linear_eval.feature_sections import SHOWN, STRUCTURE, feature_sections
+from linear_eval.feature_sections import QUESTIONS, SCORES, SHOWN, feature_sections
 from linear_eval.features import evaluating
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.probe import ITERATIONS
@@ -21,13 +21,8 @@ from vision import augment
 from vision.pixels import normalize_images
 from vision.splits import Dataset
 
-SCORES = "Scores"
 COLUMNS = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "classifier": "classifier"}
 COSTS = {"parameters": "M parameters", "macs": "M MACs", "milliseconds": "ms an image"}
-QUESTIONS = {
-    SCORES: "scores", "Curves": "curves", "Views": "views", **dict.fromkeys(STRUCTURE, "structure"), "What next": "what next",
-    measured.HEADING: "how it was measured",
-}  # fmt: skip
 ABOUT = (
     f"Test accuracy in %, last weights. kNN: k = {K}, cosine, weights exp(s/{TEMPERATURE}). logistic: logistic regression on "
     f"standardised features, at most {ITERATIONS} iterations. 5 labels a class: mean ± std of 5 draws. classifier: as trained."

@@ -5,6 +5,7 @@ import numpy as np
 from torch import Tensor
 
 from core.figures import COLOURS, canvas, charted
+from core.measured import HEADING
 from core.page import Chart, Picture, Section
 from linear_eval.features import effective_rank, spectrum
 from linear_eval.pictures import MARKERS, NAMED, short
@@ -13,6 +14,11 @@ from linear_eval.sheets import ABOUT, neighbor_sheet
 
 SHOWN = 2_000  # images at most
 STRUCTURE = ("Nearest neighbors", "Map of the features", "Spectrum")  # headings
+SCORES = "Scores"
+QUESTIONS = {  # of the page of a run that trains an encoder: heading → link
+    SCORES: "scores", "Curves": "curves", "Views": "views", **dict.fromkeys(STRUCTURE, "structure"), "What next": "what next",
+    HEADING: "how it was measured",
+}  # fmt: skip
 
 
 def feature_sections(sample: Sample, encoders: Mapping[str, Describe], classes: Sequence[str] = ()) -> list[Section]:

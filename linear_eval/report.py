@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from core import checkpoint
-from core.page import Chart, Page, Picture, Section, Table, Tile
+from core.page import Chart, Page, Picture, Section, Table, Tile, noting
 from linear_eval import metrics, pictures, provenance
 from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
@@ -26,10 +26,11 @@ UNTRAINED = ("untrained", "from scratch")  # sources that are the encoder withou
 FOLDED = 30  # classes from which the table by class is folded away
 
 
-def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list[Path]:
+@noting("no report")
+def write(folder: Path, evaluation: Evaluation, data: ReportData | None) -> list[Path] | None:
     """report.md, report.html, the figures and figures.json, the numbers that some are drawn from; each whole or not there.
 
-    → what was written
+    → what was written; None where that failed, which is noted
     """
     numbers = _numbers(evaluation, data) if data and not evaluation.multilabel else {}
     details = []

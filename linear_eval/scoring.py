@@ -86,8 +86,8 @@ def score(settings: EvaluateSettings, inputs: EvaluationInputs, changes: dict) -
     if settings.picture:
         best = rows[best_on_validation(evaluation.rows)] if rows else None
         data = report_data(inputs, evaluation, best and kept.parts[best.name].scores)
-    report.write(inputs.run.folder, evaluation, data)
-    kept.clear()
+    if report.write(inputs.run.folder, evaluation, data):  # else the same command tries again
+        kept.clear()
     return evaluation
 
 

@@ -12,7 +12,7 @@ from core.machine import provenance_of
 from core.page import Code, Page, Picture, Python, Section, Table, Tile, optional
 from core.run import Run
 from core.settings import PretrainSettings
-from linear_eval.feature_sections import SHOWN, STRUCTURE, feature_sections
+from linear_eval.feature_sections import QUESTIONS, SCORES, SHOWN, feature_sections
 from linear_eval.features import PIXELS
 from linear_eval.knn import TEMPERATURE, K
 from linear_eval.samples import Sample
@@ -25,11 +25,6 @@ from vision.splits import Dataset
 
 TESTED = 10_000  # test images at most
 BANK = 60_000  # training images at most that vote on them
-SCORES = "Scores"
-QUESTIONS = {
-    SCORES: "scores", "Curves": "curves", "Views": "views", **dict.fromkeys(STRUCTURE, "structure"), "What next": "what next",
-    measured.HEADING: "how it was measured",
-}  # fmt: skip
 COLUMNS = {"knn": "kNN", "logistic": "logistic", "five_labels": "5 labels a class", "knn_map": "kNN mAP",
            "logistic_map": "logistic mAP"}  # fmt: skip
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from core import checkpoint
-from core.page import Page, Picture, Section, Tile
+from core.page import Page, Picture, Section, Tile, noting
 from linear_eval import provenance
 from linear_eval.dense import pictures as drawing
 from linear_eval.dense.inputs import DenseInputs
@@ -26,6 +26,7 @@ ABOUT = (
 )
 
 
+@noting("no report")
 def write(folder: Path, evaluation: DenseEvaluation, pictures: Sequence[Picture]) -> None:
     """report.md, report.html and the pictures; each whole or not there."""
     best = best_row(evaluation.rows)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from core import checkpoint
 from core.image_size import size_text
-from core.page import Chart, Page, Section, Table, Tile
+from core.page import Chart, Page, Section, Table, Tile, noting
 from linear_eval import provenance
 from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.results import Robustness, RobustnessRow
@@ -17,6 +17,7 @@ HEAD = ("source", "method", "clean", "corrupted", "95 % interval", "drop", "rela
 FAMILIES = ("noise", "blur", "weather", "digital")
 
 
+@noting("no report")
 def write(folder: Path, result: Robustness) -> None:
     title = f"{result.encoder.name} on corrupted {result.data.name}"
     sections = [_overview(result), _by_corruption(result), *_shift(result), provenance.section(result)]

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from core import checkpoint
-from core.page import Page, Picture, Section, Table, Tile
+from core.page import Page, Picture, Section, Table, Tile, noting
 from linear_eval import provenance
 from linear_eval.dense.metrics import Figure
 from linear_eval.dense.pictures import SegmentedImage, segmentation_sheet
@@ -37,6 +37,7 @@ def text_table(result: SegmentationResult) -> str:
     return "\n".join(aligned([head, *rows]))
 
 
+@noting("no report")
 def write(folder: Path, result: SegmentationResult, seen: list[SegmentedImage], test: Segmentation) -> None:
     """report.md, report.html and the picture; each whole or not there."""
     rows = [[row.source, row.method, *(cell(getattr(row.figures, name)) for name in COLUMNS)] for row in result.rows]
