@@ -7,6 +7,7 @@ from torch import Tensor
 from core.figures import COLOURS, canvas, charted
 from core.measured import HEADING
 from core.page import Chart, Picture, Section
+from core.run import counting
 from linear_eval.features import effective_rank, spectrum
 from linear_eval.pictures import MARKERS, NAMED, short
 from linear_eval.samples import Describe, Sample
@@ -28,7 +29,14 @@ def feature_sections(sample: Sample, encoders: Mapping[str, Describe], classes: 
     """
     if len(sample) < 2:
         return []
-    positions, features = sample.describe(*encoders.values())
+    with counting("features for the report") as progress:
+
+        def counted(images: Tensor, places: Tensor) -> Tensor:
+            progress(int(places[-1]) + 1, len(sample))
+            return last(images, places)
+
+        *others, last = encoders.values()
+        positions, features = sample.describe(*others, counted)
     if len(positions) < 2:
         return []
     names = list(classes) if sample.labels is not None else []
