@@ -152,6 +152,10 @@ class AdaptSettings:
         None, "momentum of the encoder's average, which is the result; null: 1 - 10/steps; 0: none", SHARE,
         original_default=None,
     )
+    batchnorm: str | None = option(
+        None, "fixed (statistics stay the weights') | train | auto: fixed, unless the stem is new; null: auto",
+        ("auto", "fixed", "train"), original_default=None,
+    )
     keep: str | None = option(
         None, "best | last | start-if-worse: which weights to keep, by kNN or else RankMe on validation images; null: best",
         ("best", "last", "start-if-worse"), original_default=None,
