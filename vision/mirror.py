@@ -41,6 +41,8 @@ class Mirror(Access):
 
     def open(self, path: bytes, sequential: bool = False) -> BinaryIO:
         if not os.path.islink(path):  # a file that was wanted whole
+            if not self.root.is_dir():
+                raise StoreError(f"{self.root} was removed while the run read it; the same command makes it again and resumes")
             return open(path, "rb")
         return io.BufferedReader(_Blocks(self, path, PARALLEL if sequential else 1), 1 << 16)
 
@@ -152,12 +154,14 @@ def mirror(url: str, settings: StoreSettings, wanted: Callable[[str], bool] = la
     objects = store.list()
     digest = hashlib.sha256("\n".join(f"{one.name}\0{_key(store, one)}" for one in objects).encode("utf-8", "surrogateescape"))
     root = cache_folder("mirrors") / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', store.url)[:100]}-{digest.hexdigest()[:12]}"
-    usable = [one for one in objects if _usable(one.name)]
-    notes = [f"{store.url}: {len(objects) - len(usable):,} objects have names that no file can have, and are left out"]
+    folders = {one.name[:at] for one in objects for at, letter in enumerate(one.name) if letter == "/"}
+    usable = [one for one in objects if _usable(one.name) and one.name not in folders]  # an empty "cat/" stands for a folder
+    strange = sum(one.size > 0 for one in objects) - sum(one.size > 0 for one in usable)
+    notes = [f"{store.url}: {strange:,} objects have names that no file can have, and are left out"]
     with cache._writing():
         if not root.is_dir():
             _link(root, store, usable)
-        found = Mirror(root, store, cache, notes if len(usable) < len(objects) else [])
+        found = Mirror(root, store, cache, notes if strange else [])
         for one in usable:
             if wanted(one.name) and (root / one.name).is_symlink():
                 _materialize(found, root / one.name)

@@ -238,7 +238,11 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("labels", ["auto", "labels.csv"])
 def test_a_folder_in_a_bucket_is_that_folder(folder, direct, s3, labels):
+    for marker in ("photos/", "photos/cat/"):  # consoles make such objects for folders
+        s3.client.put_object(Bucket=BUCKET, Key=marker, Body=b"")
+    s3.client.put_object(Bucket=BUCKET, Key="photos/cat", Body=b"no file beside a folder of its name")
     far = datasets.load("folder", s3.upload(folder, "photos"), labels=labels)
+    assert [note for note in far.notes if "1 objects have names that no file can have" in note]
     near = datasets.load("folder", str(folder), labels=labels)
     assert far.fingerprints == near.fingerprints
     assert (far.classes, far.ignored, far.skipped) == (near.classes, near.ignored, {})
