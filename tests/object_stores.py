@@ -2,7 +2,6 @@
 import contextlib
 import http.client
 import os
-import random
 import re
 import socket
 import subprocess
@@ -94,7 +93,7 @@ def serving(handler):
 @contextlib.contextmanager
 def proxy(state: Proxy):
     """Yields its port."""
-    chance, lock = random.Random(0), threading.Lock()
+    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -105,7 +104,7 @@ def proxy(state: Proxy):
         def do_GET(self) -> None:
             with lock:
                 state.seen.append((self.command, self.path, self.headers.get("Range", "")))
-                bad = chance.random() < state.failing
+                bad = state.failing > 0 and len(state.seen) % round(1 / state.failing) == 0  # every fifth of 0.2
                 state.failed += bad
                 kind = state.failed % 5 if bad else -1
                 kind = 0 if kind == 3 and not state.slow else kind

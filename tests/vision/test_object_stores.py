@@ -121,7 +121,7 @@ def test_requests_are_far_fewer_than_images(shards, url, through, monkeypatch):
 
 def test_failures_are_met_at_every_request(url, through, monkeypatch):
     monkeypatch.setattr(mirror, "BLOCK", 1 << 14)
-    through.failing, through.slow = 0.4, 0.05
+    through.failing, through.slow = 0.5, 0.05
     split = load_shards(url).train
     for index in range(0, len(split), 9):
         np.testing.assert_array_equal(np.asarray(split.read(index)), picture(int(split.name(index)[-10:-4])))
