@@ -2,8 +2,8 @@
 
 Each object is a symlink to nothing, named by what the object was when it was listed (address, ETag, size). Bytes are read in
 blocks of BLOCK, one ranged request each for hundreds of images, which the disk cache keeps (vision/store_cache.py). A process
-holds at most 3 · PARALLEL blocks in memory, 192 MiB, whatever the size of shards and data: those that a step waits for, those
-that are fetched ahead, and those that threads read.
+holds at most 3 · PARALLEL blocks in memory, each twice while it is copied, 384 MiB, whatever the size of shards and data: those
+that a step waits for, those that are fetched ahead, and those that threads read.
 """
 
 from __future__ import annotations
