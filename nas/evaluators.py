@@ -79,7 +79,7 @@ def batches(
 ) -> Iterator[Batch]:
     """An epoch of the split's views, as an encoder of this card is trained on them."""
     recipe = augmentation_for(card, cli.plain(settings.augment))
-    deal = loaders.BatchSampler(len(split), size, seed, World(0, 1, 0, 1, device))
+    deal = loaders.BatchSampler(len(split), size, seed, World(0, 1, 0, 1, device), windows=split.windows)
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
 
