@@ -115,6 +115,9 @@ class TrainingSettings(CommonSettings):
         ("auto", "fp32", "bf16"),
     )
     compile: bool = option(False, "torch.compile the encoder")
+    graph: bool = option(
+        False, "record forward and backward as a CUDA graph and replay it: small steps on one GPU", affects_result=False,
+    )
     checkpointing: bool = option(
         False, "keep the inputs of the encoder's blocks alone, and compute the rest again: less memory, the same gradient",
         affects_result=False,

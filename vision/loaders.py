@@ -20,6 +20,7 @@ from core.image_size import sides
 from core.method import Batch
 from core.processes import World
 from core.run import log_line
+from vision import joint
 from vision.augment import Augmentation
 from vision.encoders import fit_channels
 from vision.mirror import Ahead, Mirror
@@ -76,13 +77,16 @@ class BatchSampler:
 class MemoryLoader:
     """A split held in memory: uint8 on the device, every view made there."""
 
-    def __init__(self, split: Images, augmentation: Augmentation, sampler: BatchSampler, channels: int):
+    def __init__(
+        self, split: Images, augmentation: Augmentation, sampler: BatchSampler, channels: int, graph: bool = False
+    ):
         self.images = fit_channels(split.images, channels).to(sampler.world.device)
         self.labels = None if split.labels is None else split.labels.to(sampler.world.device)
-        self.augmentation, self.sampler = augmentation, sampler
+        self.augmentation, self.sampler, self.graph = augmentation, sampler, graph
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        render = joint.Recorded(self.augmentation) if self.graph else self.augmentation.render
         seed, (height, width) = self.sampler.seed, self.images.shape[2:]
         for first, last in self._blocks(start, stop):
             epoch, shares = self.sampler.at(first)[0], [self.sampler.at(s)[1] for s in range(first, last)]
@@ -92,7 +96,7 @@ class MemoryLoader:
                 begin = (step - first) * len(indices)
                 rows = slice(begin, begin + len(indices))
                 mine = [view[rows] for view in params]
-                views = self.augmentation.render(self.images[block[rows]], mine)
+                views = render(self.images[block[rows]], mine)
                 labels = None if self.labels is None else self.labels[block[rows]]
                 clean = self.augmentation.render_clean(self.images[block[rows]], mine)
                 yield Batch(views, indices, labels, epoch, step, seed, [view.boxes() for view in mine], clean)
@@ -262,9 +266,10 @@ def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Ten
 
 
 def loader(
-    split: Images | Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int = 0
+    split: Images | Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int = 0,
+    graph: bool = False,
 ) -> MemoryLoader | StreamLoader:
-    """The loader that fits the split: images in memory, or files."""
+    """The loader that fits the split: images in memory, or files.  graph: render images in memory as a CUDA graph"""
     if isinstance(split, Images):
-        return MemoryLoader(split, augmentation, sampler, channels)
+        return MemoryLoader(split, augmentation, sampler, channels, graph)
     return StreamLoader(split, augmentation, sampler, channels, workers)
