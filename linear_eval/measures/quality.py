@@ -15,6 +15,7 @@ from linear_eval.results import Figure, Measure
 
 RELATIVE = "compare only across models"
 HALVES = 20  # random halves of the images, for intervals of a spectrum's figures
+WIDE = 1024  # columns beyond which these would take minutes: then there are none
 SEEDS, RESAMPLES = 10, 200  # of k-means, and of the images, for intervals of CLID's parts
 
 Figures = dict[str, float | None]
@@ -74,8 +75,9 @@ def quality(x: np.ndarray, views: Tensor, config: QualityConfig, seed: int, sour
 def jackknifed(images: np.ndarray, measured: Callable[[np.ndarray], Figures], seed: int, title: str) -> list[Figure]:
     """images: N,…; measured: some images → figures"""
     whole, of_halves = measured(images), list[Figures]()
+    enough = len(images) >= 4 and images.shape[-1] <= WIDE
     with counting(title) as progress:
-        for number, half in enumerate(halves(len(images), seed, HALVES if len(images) >= 4 else 0), 1):
+        for number, half in enumerate(halves(len(images), seed, HALVES if enough else 0), 1):
             of_halves.append(measured(images[half]))
             progress(number, HALVES)
     return [
