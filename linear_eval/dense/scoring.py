@@ -187,7 +187,7 @@ def count_candidates(
             pixels.append([pixel_counts(image.truth, one, classes) for one in image.candidates])
             boundaries.append([np.nan if keep is None else boundary_f(image.truth, one) for one in image.candidates])
             if image.index in (keep or ()):
-                shown.append(image)
+                shown.append(replace(image, patches=image.patches.copy()))  # a view would keep its whole block
             if title:
                 progress(done, len(split))
     columns = zip(zip(*pixels, strict=True), zip(*boundaries, strict=True), strict=True)
