@@ -206,6 +206,8 @@ def untrained_encoder(
     """
     torch.manual_seed(seed)
     encoder = encoders.build(spec).to(device)
+    if not has_batchnorm(encoder):
+        return encoder
     some = images_of(train, evenly(len(train), CALIBRATED), geometry or spec.geometry, spec.channels)
     return recompute_batchnorm(encoder, some, *moments, device)
 
@@ -222,7 +224,11 @@ def rankme(z: Tensor) -> float:
 
     Of centred features, unlike the paper's: a mean that all images share is no information about them.
     """
-    sigma = torch.linalg.svdvals(z.double() - z.double().mean(0))
+    return effective_rank(torch.linalg.svdvals(z.double() - z.double().mean(0)))
+
+
+def effective_rank(sigma: Tensor) -> float:
+    """RankMe of singular values."""
     p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
     return float(torch.exp(-(p * p.log()).sum()))
 

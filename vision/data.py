@@ -94,3 +94,9 @@ def data_notes(dataset: Dataset) -> list[str]:
 def fingerprints(dataset: Dataset) -> dict[str, str]:
     """`Dataset.fingerprints`, read by the main process for all."""
     return broadcast_object(dataset.fingerprints if is_main() else None)
+
+
+def mask_fingerprints(data: segmentation.SegmentationData, prefix: str) -> dict[str, str]:
+    """Of the masks of each split, read by the main process for all.  → prefix and split → 16 digits"""
+    splits = ("train", "validation", "test") if is_main() else ()
+    return broadcast_object({prefix + name: data.split(name).masks.fingerprint()[:16] for name in splits})
