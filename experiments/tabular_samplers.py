@@ -1,0 +1,199 @@
+"""Compares samplers at equal simulated cost on the tabular benchmark: how soon has each found the front?
+
+    uv run python -m experiments.tabular_samplers --seeds 100          # resumes; several processes share the seeds: --part 0/2
+    uv run python -m experiments.tabular_samplers --timings            # measures experiments/tabular/seconds.json
+
+A study runs until it has spent BUDGET simulated seconds (experiments/tabular_clock.py), one training after the other. It sees one
+seed's accuracy, and is measured by the mean over seeds. Hypervolume: of accuracy and log₁₀ multiply-adds, up to a reference point
+10 % beyond the worst of the front of all networks, as a share of what all networks have.
+
+seconds: until 95 % are found.  found: of all that a study has trained to the end.  declared: of those on its own front, by its own
+seed.  regret: what the network with the best own figure lacks of the best there is, in points of accuracy.
+
+Intervals are of 95 %, from 2,000 bootstrap samples of the seeds that both samplers have. Kept in
+experiments/tabular/sampler_cost.json, and as a table beside it. `syne_tune` needs syne-tune 0.16, whose dependencies do not fit
+ours: install it in an environment of its own, whose path ends with ours.
+"""
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import optuna
+from filelock import FileLock
+from optuna.storages import InMemoryStorage
+from optuna.trial import FixedTrial
+from rich.progress import track
+
+from core import checkpoint
+from core.machine import provenance_of
+from experiments.judge import OBJECTIVES
+from experiments.tabular import KEPT, SEEDS, SIZE, choices
+from experiments.tabular_clock import BUDGET, SECONDS, Clock, Judge, Result, rates, timings
+from nas.halving import Halving
+from nas.scheduler import Worker
+from nas.search_config import SearchConfig
+from nas.settings import SAMPLERS
+from nas.space import sample, tabular
+from nas.store import TrialStore
+from nas.tabular import Table
+
+OUT = KEPT.with_name("sampler_cost.json")
+RUNGS = {"full": (9.0,), "halved": (1.0, 3.0, 9.0)}
+STUDIES = (*(f"{sampler}, {rungs}" for rungs in RUNGS for sampler in SAMPLERS), "optuna_nsga2, full", "syne_tune_moasha, halved")
+DRAWS = 2_000  # bootstrap samples
+
+
+# ------------------------------------------------------------------------------------------------------------------ studies
+
+
+def replay(clock: Clock, sampler: str, rungs: tuple[float, ...], seed: int) -> None:
+    """A search of ours."""
+    store = TrialStore("replay", InMemoryStorage(), OBJECTIVES, {})
+    config = SearchConfig(len(clock.table.rows), Halving(rungs, 3), OBJECTIVES, {}, sampler, seed, 3600.0)
+    worker = Worker(store, config, clock)
+    while clock.now < BUDGET and (id := worker.next()) is not None:
+        worker.work(id)
+
+
+def optuna_nsga2(clock: Clock, seed: int) -> None:
+    """Optuna's own NSGA-II, as it comes. A network that is proposed again is looked up, and costs nothing."""
+    study, known = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=optuna.samplers.NSGAIISampler(seed=seed)), {}
+    for _ in range(100 * len(clock.table.rows)):
+        if clock.now >= BUDGET:
+            break
+        trial = study.ask()
+        hash = sample(trial, tabular, 1, SIZE, [], {}).hash
+        if hash not in known:
+            known[hash] = clock.train(hash, 0, clock.table.epochs)["knn"]
+        study.tell(trial, [known[hash], np.log(clock.table.rows[hash]["macs"])])
+
+
+def syne_tune_moasha(clock: Clock, seed: int) -> None:
+    """Syne Tune's MOASHA (arXiv 2106.12639), as it comes: random networks, stopped after 1 or 3 epochs."""
+    from syne_tune.backend.trial_status import Trial
+    from syne_tune.config_space import choice
+    from syne_tune.optimizer.scheduler import SchedulerDecision
+    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+
+    [(_, first), *_] = choices()
+    values = {name: choice(sorted({point[name] for point, _ in choices()}, key=str)) for name in choices()[0][0]}
+    np.random.seed(seed)  # it samples from numpy's own generator
+    scheduler = MOASHA(values, ["error", "cost"], time_attr="epoch", max_t=clock.table.epochs, random_seed=seed)
+    reached: dict[str, int] = {}
+    for number in range(100 * len(clock.table.rows)):
+        if clock.now >= BUDGET:
+            return
+        config = scheduler.suggest().config
+        trial, hash = Trial(number, config, None), sample(FixedTrial(config), tabular, 1, SIZE, [], {}).hash
+        scheduler.on_trial_add(trial)
+        for epoch in range(1, clock.table.epochs + 1):
+            if epoch > reached.get(hash, 0):
+                clock.train(hash, epoch - 1, epoch)
+                reached[hash] = epoch
+            figures = {"error": -clock.table.knn(hash, epoch, clock.seed), "cost": np.log(clock.table.rows[hash]["macs"])}
+            if scheduler.on_trial_result(trial, figures | {"epoch": epoch}) != SchedulerDecision.CONTINUE:
+                break
+
+
+def run(table: Table, judge: Judge, per_epoch: dict[str, float], name: str, seed: int) -> Result:
+    sampler, rungs = name.split(", ")
+    clock = Clock(table, seed % len(SEEDS), per_epoch)
+    match sampler:
+        case "optuna_nsga2":
+            optuna_nsga2(clock, seed)
+        case "syne_tune_moasha":
+            syne_tune_moasha(clock, seed)
+        case _:
+            replay(clock, sampler, RUNGS[rungs], seed)
+    return judge.result(clock.ends, clock.seed)
+
+
+# ------------------------------------------------------------------------------------------------------- what is kept of them
+
+
+def read(kept: Path) -> dict:
+    return json.loads(kept.read_text()) if kept.exists() else {"studies": {}}
+
+
+def put(kept: Path, name: str, seed: int, result: Result) -> None:
+    """Add one study to the kept file, which other processes may write too."""
+    with FileLock(kept.with_suffix(".lock")):
+        document = read(kept)
+        document["studies"].setdefault(name, {})[str(seed)] = asdict(result)
+        checkpoint.write(kept, json.dumps(document, indent=1) + "\n")
+
+
+def times(studies: dict[str, dict], seeds: Sequence[str]) -> np.ndarray:
+    """Seconds until 95 % are found; the budget, a lower bound, where they were not."""
+    return np.array([BUDGET if studies[s]["seconds"] is None else studies[s]["seconds"] for s in seeds])
+
+
+def summary(studies: dict[str, dict[str, dict]]) -> dict[str, dict]:
+    """Of each sampler, and against `model` with the same rungs: how many times its mean seconds, and by how much more is found."""
+    result, samples = {}, np.random.RandomState(0)
+    for name, own in studies.items():
+        seeds = sorted(own, key=int)
+        seconds, row = times(own, seeds), {"seeds": len(seeds)}
+        drawn = samples.randint(0, len(seeds), (DRAWS, len(seeds)))
+        row |= {"seconds": float(seconds.mean()), "seconds_interval": interval(seconds[drawn].mean(1)),
+                "reached": float(np.mean([own[s]["seconds"] is not None for s in seeds]))}
+        for measure in ("found", "declared", "regret"):
+            values = np.array([own[s][measure] for s in seeds])
+            row |= {measure: float(values.mean()), f"{measure}_interval": interval(values[drawn].mean(1))}
+        model = studies.get(f"model, {name.split(', ')[1]}", {})
+        if (both := [s for s in seeds if s in model]) and not name.startswith("model"):
+            drawn = samples.randint(0, len(both), (DRAWS, len(both)))
+            theirs, ours = times(own, both), times(model, both)
+            gain = np.array([model[s]["found"] - own[s]["found"] for s in both])
+            row["against_model"] = {
+                "seeds": len(both), "times": float(theirs.mean() / ours.mean()),
+                "times_interval": interval(theirs[drawn].mean(1) / ours[drawn].mean(1)),
+                "found": float(gain.mean()), "found_interval": interval(gain[drawn].mean(1)),
+            }
+        result[name] = row
+    return result
+
+
+def interval(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.quantile(values, [0.025, 0.975])]
+
+
+def finish(kept: Path, ceiling: dict[str, float]) -> None:
+    """Add what the studies amount to."""
+    with FileLock(kept.with_suffix(".lock")):
+        studies = {name: one for name in STUDIES if (one := read(kept)["studies"].get(name))}
+        most = max(len(one) for one in studies.values())
+        head = provenance_of(range(most), ("numpy", "scipy", "optuna"))
+        document = head | {"budget": BUDGET, "ceiling": ceiling, "summary": summary(studies), "studies": studies}
+        checkpoint.write(kept, json.dumps(document, indent=1) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--part", default="0/1", help="i/n: the i-th of n processes, each with its own seeds")
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=[s for s in STUDIES if not s.startswith("syne_tune")])
+    parser.add_argument("--kept", type=Path, default=OUT, help="the JSON of kept figures")
+    parser.add_argument("--timings", action="store_true", help="measure the seconds of an epoch instead")
+    given = parser.parse_args(argv)
+    if given.timings:
+        document = provenance_of([0], ("torch",)) | {"seconds": timings()}
+        checkpoint.write(SECONDS, json.dumps(document, indent=1) + "\n")
+        return 0
+    table, part, parts = Table(KEPT), *map(int, given.part.split("/"))
+    judge, per_epoch = Judge(table), rates(table)
+    for name in given.studies:
+        there = read(given.kept)["studies"].get(name, {})
+        for seed in track([s for s in range(part, given.seeds, parts) if str(s) not in there], name):
+            put(given.kept, name, seed, run(table, judge, per_epoch, name, seed))
+    finish(given.kept, judge.ceiling())
+    print(given.kept)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
