@@ -1,24 +1,18 @@
 """Simulated time on the tabular benchmark, and what a study has found by then.
 
 A training costs its epochs times a rate that is linear in multiply-adds. It is fitted to the processor seconds of one epoch of
-some of the networks (experiments/tabular/seconds.json) and scaled so that the table's mean is that of the trainings behind it.
+some of the networks (`python -m experiments.tabular --timings`), and scaled to the mean of the trainings behind the table.
 """
 import json
-import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
-from core import cli
-from experiments.tabular import KEPT, SEEDS, WORDS, choices, curve, splits
 from nas.pareto import front, hypervolume
 from nas.tabular import Table, TableEvaluator
-from ssl.pretrain import TOOL
-from vision import datasets
 
-SECONDS = KEPT.with_name("seconds.json")
-TIMED = 16  # networks whose epoch is timed
+SECONDS = Path(__file__).resolve().parent / "tabular" / "seconds.json"
 BUDGET, SHARE, MARGIN = 600.0, 0.95, 0.1  # simulated seconds: 64 trainings of the table's mean
 
 
@@ -75,11 +69,12 @@ class Judge:
         late = (now for i, (now, _) in enumerate(ends[: len(hashes)]) if self.share(hashes[: i + 1]) >= SHARE)
         winner = max(hashes, key=lambda h: self.table.knn(h, self.table.epochs, seed))
         regret = max(-v[0] for v in self.true.values()) + self.true[winner][0]
-        return Result(next(late, None), self.share(hashes), self.share(self.own_front(hashes, seed)), float(regret), len(hashes))
+        declared = self.share(self.own_front(hashes, seed))
+        return Result(next(late, None), self.share(hashes), declared, float(regret), len(hashes))
 
     def ceiling(self) -> dict[str, float]:
         """Of a study that trains all networks with one seed, mean over seeds: noise bounds what it can declare."""
-        every = [self.result([(0.0, h) for h in self.hashes], seed) for seed in SEEDS]
+        every = [self.result([(0.0, h) for h in self.hashes], seed) for seed in range(self.table.seeds)]
         return {"declared": float(np.mean([r.declared for r in every])), "regret": float(np.mean([r.regret for r in every]))}
 
 
@@ -88,19 +83,5 @@ def rates(table: Table) -> dict[str, float]:
     kept = json.loads(SECONDS.read_text())["seconds"]
     slope, base = np.polyfit([table.rows[h]["macs"] for h in kept], [*kept.values()], 1)
     found = {h: base + slope * row["macs"] for h, row in table.rows.items()}
-    mean = json.loads(KEPT.read_text())["certificate"]["cpu_hours"] * 3600 / len(SEEDS) / len(found) / table.epochs
+    mean = table.cpu_hours * 3600 / table.seeds / len(found) / table.epochs
     return {h: r * mean / float(np.mean([*found.values()])) for h, r in found.items()}
-
-
-def timings() -> dict[str, float]:
-    """Processor seconds of an epoch, of one network in so many."""
-    settings, data = cli.compose(TOOL, [*WORDS, "epochs=1"]), datasets.load("fashion_mnist", seed=0)
-    train, validation = splits(data)
-    chosen = [candidate for _, candidate in choices()[3 :: len(choices()) // TIMED]]
-    curve(chosen[0], 0, settings, data, train, validation)  # warms up
-    found = {}
-    for candidate in track(chosen, "timings"):
-        start = time.process_time()
-        curve(candidate, 0, settings, data, train, validation)
-        found[candidate.hash] = round(time.process_time() - start, 3)
-    return found

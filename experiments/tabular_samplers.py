@@ -1,14 +1,15 @@
 """Compares samplers at equal simulated cost on the tabular benchmark: how soon has each found the front?
 
     uv run python -m experiments.tabular_samplers --seeds 100          # resumes; several processes share the seeds: --part 0/2
-    uv run python -m experiments.tabular_samplers --timings            # measures experiments/tabular/seconds.json
 
-A study runs until it has spent BUDGET simulated seconds (experiments/tabular_clock.py), one training after the other. It sees one
-seed's accuracy, and is measured by the mean over seeds. Hypervolume: of accuracy and log₁₀ multiply-adds, up to a reference point
-10 % beyond the worst of the front of all networks, as a share of what all networks have.
+A study runs until it has spent BUDGET simulated seconds (experiments/tabular_clock.py), one training after the other. It sees
+one seed's accuracy, and is measured by the mean over seeds. Hypervolume: of accuracy and log₁₀ multiply-adds, up to a reference
+point 10 % beyond the worst of the front of all networks, as a share of what all networks have.
 
-seconds: until 95 % are found.  found: of all that a study has trained to the end.  declared: of those on its own front, by its own
-seed.  regret: what the network with the best own figure lacks of the best there is, in points of accuracy.
+    seconds   until 95 % are found
+    found     of all that a study has trained to the end
+    declared  of those on its own front, by its own seed
+    regret    what the network with the best own figure lacks of the best there is, in points of accuracy
 
 Intervals are of 95 %, from 2,000 bootstrap samples of the seeds that both samplers have. Kept in
 experiments/tabular/sampler_cost.json, and as a table beside it. `syne_tune` needs syne-tune 0.16, whose dependencies do not fit
@@ -30,20 +31,19 @@ from rich.progress import track
 
 from core import checkpoint
 from core.machine import provenance_of
-from experiments.judge import OBJECTIVES
-from experiments.tabular import KEPT, SEEDS, SIZE, choices
-from experiments.tabular_clock import BUDGET, SECONDS, Clock, Judge, Result, rates, timings
+from experiments.tabular_clock import BUDGET, SECONDS, Clock, Judge, Result, rates
 from nas.halving import Halving
 from nas.scheduler import Worker
 from nas.search_config import SearchConfig
 from nas.settings import SAMPLERS
-from nas.space import sample, tabular
 from nas.store import TrialStore
 from nas.tabular import Table
 
-OUT = KEPT.with_name("sampler_cost.json")
+TABLE, OUT = SECONDS.with_name("fashion_mnist.json"), SECONDS.with_name("sampler_cost.json")
+OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
 RUNGS = {"full": (9.0,), "halved": (1.0, 3.0, 9.0)}
-STUDIES = (*(f"{sampler}, {rungs}" for rungs in RUNGS for sampler in SAMPLERS), "optuna_nsga2, full", "syne_tune_moasha, halved")
+PEERS = ("optuna_nsga2, full", "syne_tune_moasha, halved")
+STUDIES = (*(f"{sampler}, {rungs}" for rungs in RUNGS for sampler in SAMPLERS), *PEERS)
 DRAWS = 2_000  # bootstrap samples
 
 
@@ -66,7 +66,7 @@ def optuna_nsga2(clock: Clock, seed: int) -> None:
         if clock.now >= BUDGET:
             break
         trial = study.ask()
-        hash = sample(trial, tabular, 1, SIZE, [], {}).hash
+        hash = clock.sample(trial).hash
         if hash not in known:
             known[hash] = clock.train(hash, 0, clock.table.epochs)["knn"]
         study.tell(trial, [known[hash], np.log(clock.table.rows[hash]["macs"])])
@@ -74,13 +74,12 @@ def optuna_nsga2(clock: Clock, seed: int) -> None:
 
 def syne_tune_moasha(clock: Clock, seed: int) -> None:
     """Syne Tune's MOASHA (arXiv 2106.12639), as it comes: random networks, stopped after 1 or 3 epochs."""
-    from syne_tune.backend.trial_status import Trial
-    from syne_tune.config_space import choice
-    from syne_tune.optimizer.scheduler import SchedulerDecision
-    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+    from syne_tune.backend.trial_status import Trial  # pyrefly: ignore[missing-import]
+    from syne_tune.config_space import choice  # pyrefly: ignore[missing-import]
+    from syne_tune.optimizer.scheduler import SchedulerDecision  # pyrefly: ignore[missing-import]
+    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA  # pyrefly: ignore[missing-import]
 
-    [(_, first), *_] = choices()
-    values = {name: choice(sorted({point[name] for point, _ in choices()}, key=str)) for name in choices()[0][0]}
+    values = {name: choice(options) for name, options in clock.table.choices.items()}
     np.random.seed(seed)  # it samples from numpy's own generator
     scheduler = MOASHA(values, ["error", "cost"], time_attr="epoch", max_t=clock.table.epochs, random_seed=seed)
     reached: dict[str, int] = {}
@@ -88,7 +87,7 @@ def syne_tune_moasha(clock: Clock, seed: int) -> None:
         if clock.now >= BUDGET:
             return
         config = scheduler.suggest().config
-        trial, hash = Trial(number, config, None), sample(FixedTrial(config), tabular, 1, SIZE, [], {}).hash
+        trial, hash = Trial(number, config, None), clock.sample(FixedTrial(config)).hash
         scheduler.on_trial_add(trial)
         for epoch in range(1, clock.table.epochs + 1):
             if epoch > reached.get(hash, 0):
@@ -101,7 +100,7 @@ def syne_tune_moasha(clock: Clock, seed: int) -> None:
 
 def run(table: Table, judge: Judge, per_epoch: dict[str, float], name: str, seed: int) -> Result:
     sampler, rungs = name.split(", ")
-    clock = Clock(table, seed % len(SEEDS), per_epoch)
+    clock = Clock(table, seed % table.seeds, per_epoch)
     match sampler:
         case "optuna_nsga2":
             optuna_nsga2(clock, seed)
@@ -133,7 +132,7 @@ def times(studies: dict[str, dict], seeds: Sequence[str]) -> np.ndarray:
 
 
 def summary(studies: dict[str, dict[str, dict]]) -> dict[str, dict]:
-    """Of each sampler, and against `model` with the same rungs: how many times its mean seconds, and by how much more is found."""
+    """Of each sampler; against `model` with the same rungs, how many times its mean seconds, and how much more it finds."""
     result, samples = {}, np.random.RandomState(0)
     for name, own in studies.items():
         seeds = sorted(own, key=int)
@@ -178,13 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="0/1", help="i/n: the i-th of n processes, each with its own seeds")
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=[s for s in STUDIES if not s.startswith("syne_tune")])
     parser.add_argument("--kept", type=Path, default=OUT, help="the JSON of kept figures")
-    parser.add_argument("--timings", action="store_true", help="measure the seconds of an epoch instead")
     given = parser.parse_args(argv)
-    if given.timings:
-        document = provenance_of([0], ("torch",)) | {"seconds": timings()}
-        checkpoint.write(SECONDS, json.dumps(document, indent=1) + "\n")
-        return 0
-    table, part, parts = Table(KEPT), *map(int, given.part.split("/"))
+    table, part, parts = Table(TABLE), *map(int, given.part.split("/"))
     judge, per_epoch = Judge(table), rates(table)
     for name in given.studies:
         there = read(given.kept)["studies"].get(name, {})

@@ -124,7 +124,8 @@ class _Drawing:
         trial = self.study.ask()
         try:
             candidate = self.source.sample(trial)
-            costs = self.source.costs(candidate) if candidate.hash not in self.tried else {}
+            hash = candidate.hash
+            costs = self.source.costs(candidate) if hash not in self.tried else {}
         except InvalidCandidate as error:
             if trial.params not in self.unbuildable:
                 self.unbuildable.append(trial.params)
@@ -135,8 +136,8 @@ class _Drawing:
                 return True
             self.tell(trial, self.fallback if learns else None)
             return False
-        if candidate.hash in self.tried:
-            before = self.tried[candidate.hash] if learns else None
+        if hash in self.tried:
+            before = self.tried[hash] if learns else None
             if before and not before.pending:
                 self.tell(trial, before.values, before.violations)
             else:
@@ -150,7 +151,7 @@ class _Drawing:
         self.proposals.append(Proposal(candidate, costs, params, initial, attempt + 1, self.invalid))
         if initial or len(self.proposals) == self.wanted:
             return True
-        self.tried[candidate.hash] = None
+        self.tried[hash] = None
         self.tell(trial, None)
         return False
 
@@ -168,6 +169,8 @@ class _Drawing:
 
     def tell(self, trial: optuna.Trial, values: list[float] | None, violations: dict[str, float] | None = None) -> None:
         """None: the sampler learns nothing."""
+        if self.model:  # it does not look at the study
+            return
         if values is None:
             self.study.tell(trial, state=TrialState.FAIL)
             return

@@ -24,7 +24,7 @@ AT_TOP = 3  # trials that have reached the rung whose figures are expected
 POOL = 32  # candidates of which one is proposed; the costs of all are measured
 DRAWS = 64  # of the posterior
 RANDOM_SHARE = 0.25  # of the pool: all parameters sampled at random
-JITTER = 1e-8  # of the mean variance: the covariance of many candidates of few descriptors is singular
+JITTER = 1e-6  # of the mean variance: the covariance of many candidates of few descriptors is singular
 MARGIN = 0.1  # of the front's range: how far beyond its worst the reference point lies
 
 
@@ -71,19 +71,21 @@ class Model:
         self.variances = {name: fit(Figures(described, *rows)) for name, rows in self.figures.items()}
         self.draws = self._draws([])
         self.fronts = [front(draw) for draw in self.draws]
+        self.parents = [self.known[i].params.values for one in self.fronts for i in one]
 
     def mutation(self, seed: int) -> Mutation:
         """Its parents are the fronts of all draws: a candidate is a parent as often as it is likely to be on the front."""
-        return Mutation([self.known[i].params.values for one in self.fronts for i in one], seed)
+        return Mutation(self.parents, seed)
 
     def best(self, pool: Sequence[Candidate], count: int) -> list[Candidate]:
         """Those that add most to the hypervolume of what is known, each for itself, the best first."""
-        values, known = self._draws(pool), len(self.known)
-        worst = np.concatenate([draw[one] for draw, one in zip(self.draws, self.fronts, strict=True)])
-        span = np.ptp(worst, axis=0)
-        reference = worst.max(0) + MARGIN * np.where(span > 0, span, 1.0)
-        gains = np.mean([hypervolume_gains(draw[:known], draw[known:], reference) for draw in values], axis=0)
-        return [pool[i] for i in np.argsort(-gains, kind="stable")[:count]]
+        return [pool[i] for i in np.argsort(-self._gains(pool), kind="stable")[:count]]
+
+    def _gains(self, pool: Sequence[Described]) -> np.ndarray:
+        on_front = np.concatenate([draw[one] for draw, one in zip(self.draws, self.fronts, strict=True)])
+        span, known = np.ptp(on_front, axis=0), len(self.known)
+        reference = on_front.max(0) + MARGIN * np.where(span > 0, span, 1.0)
+        return np.mean([hypervolume_gains(draw[:known], draw[known:], reference) for draw in self._draws(pool)], axis=0)
 
     def _described(self, pool: Sequence[Described]) -> np.ndarray:
         every = [*self.known, *pool]
