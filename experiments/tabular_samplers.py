@@ -11,9 +11,8 @@ point 10 % beyond the worst of the front of all networks, as a share of what all
     declared  of those on its own front, by its own seed
     regret    what the network with the best own figure lacks of the best there is, in points of accuracy
 
-Intervals are of 95 %, from 2,000 bootstrap samples of the seeds that both samplers have. Kept in
-experiments/tabular/sampler_cost.json, and as a table beside it. `syne_tune` needs syne-tune 0.16, whose dependencies do not fit
-ours: install it in an environment of its own, whose path ends with ours.
+Intervals are of 95 %, from 2,000 bootstrap samples of the seeds that both samplers have. Written to
+experiments/tabular/sampler_cost.json.
 """
 import argparse
 import json
@@ -26,7 +25,6 @@ import numpy as np
 import optuna
 from filelock import FileLock
 from optuna.storages import InMemoryStorage
-from optuna.trial import FixedTrial
 from rich.progress import track
 
 from core import checkpoint
@@ -42,8 +40,7 @@ from nas.tabular import Table
 TABLE, OUT = SECONDS.with_name("fashion_mnist.json"), SECONDS.with_name("sampler_cost.json")
 OBJECTIVES = {"knn": "maximize", "macs": "minimize"}
 RUNGS = {"full": (9.0,), "halved": (1.0, 3.0, 9.0)}
-PEERS = ("optuna_nsga2, full", "syne_tune_moasha, halved")
-STUDIES = (*(f"{sampler}, {rungs}" for rungs in RUNGS for sampler in SAMPLERS), *PEERS)
+STUDIES = (*(f"{sampler}, {rungs}" for rungs in RUNGS for sampler in SAMPLERS), "optuna_nsga2, full")
 DRAWS = 2_000  # bootstrap samples
 
 
@@ -72,42 +69,13 @@ def optuna_nsga2(clock: Clock, seed: int) -> None:
         study.tell(trial, [known[hash], np.log(clock.table.rows[hash]["macs"])])
 
 
-def syne_tune_moasha(clock: Clock, seed: int) -> None:
-    """Syne Tune's MOASHA (arXiv 2106.12639), as it comes: random networks, stopped after 1 or 3 epochs."""
-    from syne_tune.backend.trial_status import Trial  # pyrefly: ignore[missing-import]
-    from syne_tune.config_space import choice  # pyrefly: ignore[missing-import]
-    from syne_tune.optimizer.scheduler import SchedulerDecision  # pyrefly: ignore[missing-import]
-    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA  # pyrefly: ignore[missing-import]
-
-    values = {name: choice(options) for name, options in clock.table.choices.items()}
-    np.random.seed(seed)  # it samples from numpy's own generator
-    scheduler = MOASHA(values, ["error", "cost"], time_attr="epoch", max_t=clock.table.epochs, random_seed=seed)
-    reached: dict[str, int] = {}
-    for number in range(100 * len(clock.table.rows)):
-        if clock.now >= BUDGET:
-            return
-        config = scheduler.suggest().config
-        trial, hash = Trial(number, config, None), clock.sample(FixedTrial(config)).hash
-        scheduler.on_trial_add(trial)
-        for epoch in range(1, clock.table.epochs + 1):
-            if epoch > reached.get(hash, 0):
-                clock.train(hash, epoch - 1, epoch)
-                reached[hash] = epoch
-            figures = {"error": -clock.table.knn(hash, epoch, clock.seed), "cost": np.log(clock.table.rows[hash]["macs"])}
-            if scheduler.on_trial_result(trial, figures | {"epoch": epoch}) != SchedulerDecision.CONTINUE:
-                break
-
-
 def run(table: Table, judge: Judge, per_epoch: dict[str, float], name: str, seed: int) -> Result:
     sampler, rungs = name.split(", ")
     clock = Clock(table, seed % table.seeds, per_epoch)
-    match sampler:
-        case "optuna_nsga2":
-            optuna_nsga2(clock, seed)
-        case "syne_tune_moasha":
-            syne_tune_moasha(clock, seed)
-        case _:
-            replay(clock, sampler, RUNGS[rungs], seed)
+    if sampler == "optuna_nsga2":
+        optuna_nsga2(clock, seed)
+    else:
+        replay(clock, sampler, RUNGS[rungs], seed)
     return judge.result(clock.ends, clock.seed)
 
 
@@ -165,8 +133,8 @@ def finish(kept: Path, ceiling: dict[str, float]) -> None:
     """Add what the studies amount to."""
     with FileLock(kept.with_suffix(".lock")):
         studies = {name: one for name in STUDIES if (one := read(kept)["studies"].get(name))}
-        most = max(len(one) for one in studies.values())
-        head = provenance_of(range(most), ("numpy", "scipy", "optuna"))
+        seeds = sorted({int(seed) for one in studies.values() for seed in one})
+        head = provenance_of(seeds, ("numpy", "scipy", "optuna"))
         document = head | {"budget": BUDGET, "ceiling": ceiling, "summary": summary(studies), "studies": studies}
         checkpoint.write(kept, json.dumps(document, indent=1) + "\n")
 
@@ -175,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--part", default="0/1", help="i/n: the i-th of n processes, each with its own seeds")
-    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=[s for s in STUDIES if not s.startswith("syne_tune")])
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES)
     parser.add_argument("--kept", type=Path, default=OUT, help="the JSON of kept figures")
     given = parser.parse_args(argv)
     table, part, parts = Table(TABLE), *map(int, given.part.split("/"))
