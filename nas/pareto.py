@@ -19,6 +19,8 @@ def nondominated_sort(values: np.ndarray) -> list[list[int]]:
 
 def front(values: np.ndarray) -> list[int]:
     """The Pareto front.  N,M → indices"""
+    if not len(values):
+        return []
     beaten = (values[:, None] >= values).all(2) & (values[:, None] > values).any(2)
     return np.flatnonzero(~beaten.any(1)).tolist()
 

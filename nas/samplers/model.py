@@ -5,7 +5,7 @@ training, so they are not modeled. Of a pool of candidates, all of which can be 
 that adds most hypervolume to what is known, on average over joint draws of the posterior: noisy expected hypervolume gain
 (Daulton et al. 2021, arXiv 2105.08195); of one objective, expected improvement. Trials in training are part of each draw, so
 several workers propose different candidates. Most of the pool are candidates of the front of some draw with a few parameters
-sampled anew: mutation of the best is most of what such samplers gain (2107.07343, for one objective).
+sampled anew: mutation of the best is most of what such samplers gain (arXiv 2107.07343, for one objective).
 """
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
