@@ -21,7 +21,7 @@ from linear_eval.features import collect, evenly, images_of, of_encoder, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
-from nas.proposals import excess
+from nas.observation import excess
 from nas.settings import PROXIES, SearchSettings, parse_limits, parse_objectives, parse_tune
 from nas.space import Candidate
 from nas.training_process import HeartbeatListener, StartupHeartbeat, run_processes
