@@ -13,6 +13,7 @@ _LOW = 0xFFFFFFFF
 
 # The fourth counter word keeps uses apart. Views are streams 0, 1, 2, …; these stand clear of them.
 ORDER, SHUFFLE, SPLIT, MIX = 0xFFFF0001, 0xFFFF0002, 0xFFFF0003, 0xFFFF0004
+SHARDS = 0xFFFF0005  # the order of shards (vision/order.py)
 PATCHES = 0xFFFF0011  # which patches of an image a bank takes (linear_eval/dense)
 EXTENDED = 0xFFFE0000  # plus a view's number: the operations that came later (vision/view.py), so that older draws stay
 CORRUPT = 0xFFFC0000  # plus a corruption's number: what is random about it (vision/corruption_draws.py)

@@ -117,6 +117,12 @@ class DropPath(_PerImage):
         return x * keep / (1 - self.p) if self.scale and self.p < 1 else x * keep
 
 
+def is_drawing(module: nn.Module) -> bool:
+    """Is there a layer inside that drops anything?"""
+    drops = (_PerImage, nn.modules.dropout._DropoutNd)
+    return any(m.p > 0 for m in module.modules() if isinstance(m, drops))
+
+
 def per_image(method: nn.Module) -> nn.Module:
     """Every dropout and drop path layer inside draws for each image. In place; state dicts keep their keys.
 

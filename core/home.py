@@ -45,6 +45,11 @@ def expand(path: str) -> Path:
         raise ValueError(f"{path}: the system knows no home folder of that user; write the folder's whole path") from error
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of that name in the user's cache; nothing makes it.  Raises RuntimeError where there is no home folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nolabel" / name
+
+
 def _home() -> Path | None:
     """The user's home folder, None where neither HOME nor the system's list of users names one that is there."""
     try:

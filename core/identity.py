@@ -16,7 +16,7 @@ from core.places import CHECKPOINTS
 from core.settings import PretrainSettings, Settings, flat, marked
 
 # Of groups, whose settings have no fields: what does not change the result, and what runs had before a setting came.
-UNAFFECTING = {"data.root", "data.download"}
+UNAFFECTING = {"data.root", "data.download", "data.cache", "data.retry_minutes"}
 ORIGINAL_DEFAULTS = {
     "method.kd": 0.0, "method.kd_temperature": 4.0, "method.positives": "batch", "method.unbiased": False, "data.group": None,
     "augment.vflip": 0.0, "augment.turns": 0.0, "augment.rotate": 0.0, "augment.policy": "none", "augment.policy_n": 2,
@@ -24,7 +24,9 @@ ORIGINAL_DEFAULTS = {
     "augment.noise": 0.0, "augment.drop_channel": 0.0, "augment.view_size": 1.0, "augment.clean.size": 0.0,
     "augment.high_resolution.size": 1.0, "augment.high_resolution.since": 1.0, "method.gram_weight_high": 1.5,
 }  # fmt: skip
-ORIGINAL_DEFAULTS |= dict.fromkeys(("data.multilabel", "data.bands", "data.range", "data.nodata", "data.frame", "data.axes"))
+ORIGINAL_DEFAULTS |= dict.fromkeys(
+    ("data.window", "data.multilabel", "data.bands", "data.range", "data.nodata", "data.frame", "data.axes")
+)
 SUFFIXES = (".safetensors", ".py", *CHECKPOINTS)  # of files that a setting names, by comma
 IMAGES = "images."  # what the names of a data set's fingerprints begin with (vision/splits.py)
 _UNKNOWN = object()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from core import gradcache, optim, signals
+from core import gradcache, graph, optim, signals
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method, joined
 from core.processes import AnyProcess, mean, rank, replicate, world_size, wrap
@@ -44,6 +44,7 @@ class TrainConfig:
     rate: Callable[[float], float]  # progress → learning rate
     precision: torch.dtype | None = None  # of autocast; None: none
     accumulate: int = 1
+    graph: bool = False  # record forward and backward (core/graph.py)
     chunk: int | None = None  # images of a process that pass the encoder at a time
     decay: Callable[[float], float] | None = None  # progress → weight decay; None: it stays
     should_stop: Callable[[], bool] = lambda: False  # asked before each step: end here? The same on all processes
@@ -76,6 +77,7 @@ def train(
     params = [p for g in optimizer.param_groups for p in g["params"]]
     clipped = optim.parameters_by_module(method) if config.clip_by == "module" else None
     frozen = optim.frozen_parameters(method, optimizer)
+    recorded = graph.Step(method, autocast) if config.graph else None
     goal = min(config.pause_at or config.steps, config.steps)
     saved_at, begun = time.monotonic(), run.step
     with Signals() as stopping:
@@ -95,6 +97,10 @@ def train(
                 output = gradcache.backward(method, batch, config.chunk, progress, autocast)
                 staged = output.staged
                 meter.add(output.loss.detach())
+            elif recorded:
+                output = recorded(batch, progress)
+                staged = output.staged
+                meter.add(output.loss)
             else:
                 parts = []
                 for last, piece in pieces(batch, config.accumulate):
@@ -115,7 +121,7 @@ def train(
             for part in clipped or ():
                 clip_grads_with_norm_(part, config.clip, get_total_norm([p.grad for p in part if p.grad is not None]))
             optimizer.step()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=recorded is None)
             method.after_step(staged, progress)
             config.hook.end(progress)
             meter.step(norm)

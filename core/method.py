@@ -72,6 +72,7 @@ class Traits:
     needs_labels: bool = False
     local_crops: bool = True  # False: smaller crops beside the views have no place in the loss
     predicts_pixels: bool = False  # one feature for all images does not solve the task, so features that lie close are no alarm
+    static_step: bool = False  # forward and backward do the same at every step, whatever the progress (core/graph.py)
     on_tokens: bool = False  # takes the encoder apart (vision/tokens.py): torch.compile of the whole has no effect
     resizable: bool = False  # … and its masks fit views that become larger within a run
     clean_from: float = 1.0  # progress from which it takes `Batch.clean`; 1: never

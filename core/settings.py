@@ -115,6 +115,9 @@ class TrainingSettings(CommonSettings):
         ("auto", "fp32", "bf16"),
     )
     compile: bool = option(False, "torch.compile the encoder")
+    graph: bool = option(
+        False, "record forward and backward as a CUDA graph and replay it: small steps on one GPU", affects_result=False,
+    )
     checkpointing: bool = option(
         False, "keep the inputs of the encoder's blocks alone, and compute the rest again: less memory, the same gradient",
         affects_result=False,
@@ -151,6 +154,10 @@ class AdaptSettings:
     ema: float | None = option(
         None, "momentum of the encoder's average, which is the result; null: 1 - 10/steps; 0: none", SHARE,
         original_default=None,
+    )
+    batchnorm: str | None = option(
+        None, "fixed (statistics stay the weights') | train | auto: fixed, unless the stem is new; null: auto",
+        ("auto", "fixed", "train"), original_default=None,
     )
     keep: str | None = option(
         None, "best | last | start-if-worse: which weights to keep, by kNN or else RankMe on validation images; null: best",

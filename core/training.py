@@ -46,6 +46,11 @@ def check(settings: Settings) -> None:
         wrong["optim.betas"] = "two numbers from 0 to less than 1"
     if flat.get("chunk") and flat["accumulate"] > 1:
         wrong["chunk"] = "left out with accumulate: chunk does what accumulate does, with the whole batch's gradient"
+    for other in ("chunk", "checkpointing", "compile"):
+        if flat.get("graph") and flat.get(other):
+            wrong["graph"] = f"left out with {other}"
+    if flat.get("graph") and (flat["accumulate"] > 1 or flat["devices"] > 1):
+        wrong["graph"] = "left out with accumulate and with devices: it records the whole step of one process"
     if flat.get("checkpointing") and flat.get("compile"):
         wrong["checkpointing"] = "left out with compile, which chooses itself what to compute again"
     if flat.get("clip_by", "all") != "all" and flat["clip"] is None:
@@ -142,13 +147,15 @@ def build(settings: TrainingSettings, method: "Method", world: "World", steps_an
     """
     import torch
 
-    from core import dropout, optim
+    from core import dropout, graph, optim
     from core.batchnorm import sync_batchnorm
 
     if world.size > 1 and method.traits.sync_batchnorm:
         sync_batchnorm(method)
     dropout.per_image(method)
     method.to(world.device, memory_format=torch.channels_last)
+    if settings.graph and (why := graph.refusal(method, world.device)):
+        raise ValueError(f"graph=true: {why}")
     optimizer = optim.build(method, settings.optim, learning_rate(settings))
     return optimizer, train_config(settings, steps_an_epoch, world.size, precision, **changes)
 
@@ -181,6 +188,7 @@ def train_config(
         precision=precision,
         accumulate=settings.accumulate,
         chunk=settings.chunk,
+        graph=settings.graph,
         decay=None if o.end_weight_decay is None else partial(cosine, start=o.weight_decay, end=o.end_weight_decay),
         clip=settings.clip,
         clip_by=settings.clip_by,

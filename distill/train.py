@@ -212,7 +212,7 @@ def train_student(settings: DistillSettings, world) -> DistillResult:
     split = dataset.train if method.traits.needs_labels else dataset.pretrain
     if method.traits.needs_labels and len(split.labels.unique()) < 2:
         raise ValueError(f"data={settings.data.name}: training images of a single class leave nothing to learn; add another")
-    deal = loaders.BatchSampler(len(split), settings.batch_size, settings.seed, world)
+    deal = loaders.BatchSampler(len(split), settings.batch_size, settings.seed, world, windows=split.windows)
     notes = method.prepare(deal.images, deal.batch_size)
     notes += [*weight_notes(encoder, settings, recipe), *teacher.notes]
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import optuna
 import torch
+from rich.progress import track
 from torch import nn
 
 from core import checkpoint, cli, loop, training
+from core.machine import provenance_of
 from core.method import Method
 from core.processes import session
 from core.run import Run
@@ -38,6 +40,8 @@ from vision.augment import Augmentation
 from vision.splits import Dataset
 
 KEPT = Path(__file__).resolve().parent / "tabular" / "fashion_mnist.json"
+SECONDS = KEPT.with_name("seconds.json")
+TIMED = slice(3, 198, 13)  # of the space's points: 15 networks whose epoch is timed
 PARTS = 64  # cells, of eight curves each
 SIZE, EPOCHS, SEEDS, TRAIN, VALIDATION = 14, 9, (0, 1), 3_000, 2_500
 WORDS = ("method=simclr", "data=fashion_mnist", "batch_size=125", f"epochs={EPOCHS}", "method.hidden=256", "method.dim=64",
@@ -89,6 +93,21 @@ def pretrain(method: Method, seed: int, settings, data: Dataset, train, evaluate
         run.begin()
         batches = loaders.loader(train, recipe, deal, 1, 0).batches(0, config.steps)
         loop.train(method, batches, optimizer, config, run, world.device, evaluate)
+
+
+def timings() -> dict[str, float]:
+    """Processor seconds of an epoch of some networks, by hash."""
+    words = [word for word in WORDS if not word.startswith("epochs=")]
+    settings, data = cli.compose(TOOL, [*words, "epochs=1"]), datasets.load("fashion_mnist", seed=0)
+    train, validation = splits(data)
+    chosen = [candidate for _, candidate in choices()[TIMED]]
+    curve(chosen[0], 0, settings, data, train, validation)  # warms up
+    found = {}
+    for candidate in track(chosen, "timings"):
+        start = time.process_time()
+        curve(candidate, 0, settings, data, train, validation)
+        found[candidate.hash] = round(time.process_time() - start, 3)
+    return found
 
 
 def splits(data: Dataset) -> tuple:
@@ -148,7 +167,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parallel", type=int, default=1, help="cells at once")
     parser.add_argument("--part", type=int, help="run one cell in this process")
     parser.add_argument("--out", type=Path, help="its JSON file")
+    parser.add_argument("--timings", action="store_true", help="measure the seconds of an epoch of some networks instead")
     options = parser.parse_args(argv)
+    if options.timings:
+        checkpoint.write(SECONDS, json.dumps(provenance_of([0], ("torch", "timm")) | {"seconds": timings()}, indent=1) + "\n")
+        return 0
     if options.part is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write(options.out, json.dumps(curves(options.part)))

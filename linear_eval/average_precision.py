@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linear_eval.bootstrap import interval, weight_blocks
+
 RESAMPLES, LEAST = 1_000, 200  # of the bootstrap; so few where images × classes are many
 WORK = 200_000_000  # images × classes × resamples beyond which there are fewer
 BLOCK = 100  # resamples at a time
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,15 @@ def bootstrap_interval(labels: np.ndarray, scores: np.ndarray, seed: int = 0) ->
     """
     count, classes = labels.shape
     resamples = min(RESAMPLES, max(LEAST, WORK // max(1, count * classes)))
-    rng = np.random.default_rng(seed)
     rankings = [_Ranking.of(labels[:, k], scores[:, k]) for k in range(classes) if labels[:, k].any()]
     means = []
-    for start in range(0, resamples, BLOCK):
-        some = min(BLOCK, resamples - start)
-        weights = rng.multinomial(count, np.full(count, 1 / count), some).T.astype(np.float32)  # M,B
+    for drawn in weight_blocks(count, seed, resamples, BLOCK * count):
+        weights = drawn.T.astype(np.float32)  # M,B
         found = np.stack([ranking.average_precision(weights) for ranking in rankings])
         known = np.isfinite(found)
         means.append(np.where(known, found, 0).sum(0) / np.maximum(known.sum(0), 1))
-    low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    low, high = interval(np.concatenate(means))
+    return low, high
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -31,7 +31,6 @@ WORDS, POINTS, PATCH = 512, 7, 12 / 28  # SIFT: vocabulary, key points a side, s
 WORDS_SIDE = 56  # images are brought to it: SIFT blurs by 1.6 px first, which is too much for 28
 FOR_WORDS = 2_000  # images whose 49 descriptors each make the vocabulary
 COMPONENTS = 64
-DESCRIPTORS = ("HOG", "LBP", "SIFT words", "PCA")  # the names of `descriptors`, without the pixels
 
 
 def pixels(images: Tensor) -> np.ndarray:

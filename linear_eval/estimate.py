@@ -25,8 +25,8 @@ class Estimate:
     parts: int
 
     def __str__(self) -> str:
-        share = f", {_duration(self.finetuning)} of it fine-tuning" if self.finetuning else ""
-        return f"estimate: {_duration(self.seconds)} to go{share} ({self.parts} parts)"
+        share = f", {duration(self.finetuning)} of it fine-tuning" if self.finetuning else ""
+        return f"estimate: {duration(self.seconds)} to go{share} ({self.parts} parts)"
 
 
 def estimate(
@@ -52,5 +52,5 @@ def step_seconds(inputs: EvaluationInputs, batch_size: int) -> float:
     return (time.perf_counter() - start) / STEPS
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{max(1, round(seconds))} seconds"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from core import cli, training
 from linear_eval.constants import changed_constants, check_constants
-from linear_eval.settings import CLASSIFIERS, MEASURES, PARTS, EvaluateSettings
+from linear_eval.settings import CLASSIFIERS, MAPS, MEASURES, PARTS, EvaluateSettings
 from linear_eval.suites import named_suites, read_suite
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def check(settings: EvaluateSettings) -> None:
     training.check(settings)
     if unknown := [part for part in settings.parts if part not in (*PARTS, *MEASURES)]:
         raise ValueError(f"parts={unknown[0]}: there are {', '.join((*PARTS, *MEASURES))}")
+    if unknown := [name for name in settings.maps if name not in MAPS]:
+        raise ValueError(f"maps={unknown[0]}: there are {', '.join(MAPS)}")
     if missing := [part for part in settings.parts if part in MEASURES and part not in settings.protocol]:
         raise ValueError(f"parts={missing[0]}: protocol={settings.protocol['name']} has no constants of it; give protocol=v2")
     if settings.unknown and "open_set" not in settings.parts:

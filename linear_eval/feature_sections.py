@@ -9,7 +9,7 @@ from core.measured import HEADING
 from core.page import Chart, Picture, Section
 from core.run import counting
 from linear_eval.features import effective_rank, spectrum
-from linear_eval.pictures import MARKERS, NAMED, short
+from linear_eval.pictures import MARKERS, NAMED, plane, short
 from linear_eval.samples import Describe, Sample
 from linear_eval.sheets import ABOUT, neighbor_sheet
 
@@ -46,21 +46,13 @@ def feature_sections(sample: Sample, encoders: Mapping[str, Describe], classes: 
     found: list[Section] = [(STRUCTURE[0], [Picture("neighbours.png", png, ABOUT.format(count=len(positions)) + colors)])]
     if own.shape[1] > 1 and len(positions) > 2:
         labels = sample.labels[positions].numpy() if names else None
-        points, share = plane(own)
-        about = f"{count} by the two directions in which their features vary most (PCA), {100 * share:.0f} % of the variance"
+        ((title, points),) = plane(own.numpy(), 0, ["pca"]).items()
+        about = f"{count} by the two directions in which their standardized features vary most: {title}"
         found.append((STRUCTURE[1], [Chart("map.svg", _map(points, labels, names), about)]))
     spectra = {name: spectrum(rows) for name, rows in zip(encoders, features, strict=True)}
     about = (f"Singular values of the features of {count}, as shares of the largest. The slower they fall, the more dimensions "
              "are in use; the effective rank (RankMe) counts them")
     return [*found, (STRUCTURE[2], [Chart("spectrum.svg", _spectrum(spectra), about)])]
-
-
-def plane(z: Tensor) -> tuple[np.ndarray, float]:
-    """The first two principal components, and their share of the variance.  N,D → N,2"""
-    from sklearn.decomposition import PCA
-
-    pca = PCA(2, svd_solver="full").fit(rows := z.double().numpy())
-    return pca.transform(rows), float(pca.explained_variance_ratio_.sum())
 
 
 @charted

@@ -206,6 +206,8 @@ def untrained_encoder(
     """
     torch.manual_seed(seed)
     encoder = encoders.build(spec).to(device)
+    if not has_batchnorm(encoder):
+        return encoder
     some = images_of(train, evenly(len(train), CALIBRATED), geometry or spec.geometry, spec.channels)
     return recompute_batchnorm(encoder, some, *moments, device)
 
@@ -231,7 +233,7 @@ def rankme(z: Tensor) -> float:
 
 
 def effective_rank(sigma: Tensor) -> float:
-    """sigma: of `spectrum`"""
+    """RankMe of singular values."""
     p = sigma / sigma.sum().clamp(min=1e-12) + 1e-12
     return float(torch.exp(-(p * p.log()).sum()))
 

@@ -62,7 +62,7 @@ def fit(settings: FinetuneSettings, world: World, dataset: Dataset | None = None
     several = {"prevalence": counts / len(train)} if dataset.multilabel else {}
     method = training.build_method(settings, encoder, counts=counts, seed=settings.seed, **several)
     labels = train.labels if settings.balanced else None
-    deal = loaders.BatchSampler(len(train), settings.batch_size, settings.seed, world, labels)
+    deal = loaders.BatchSampler(len(train), settings.batch_size, settings.seed, world, labels, windows=train.windows)
     watch = Watch(method, validation, recipe, world.device, settings.early_stop)
     precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
     optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, should_stop=watch.should_stop)

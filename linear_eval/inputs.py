@@ -12,7 +12,6 @@ from core.processes import World, is_main
 from core.run import Run, log_line
 from core.settings import CommonSettings
 from linear_eval import subsets
-from linear_eval.descriptors import DESCRIPTORS, descriptors
 from linear_eval.features import (
     Features,
     Source,
@@ -26,7 +25,7 @@ from linear_eval.features import (
 from linear_eval.fit import FittedClassifier, check_labels, fit
 from linear_eval.probe_data import Labeled, ProbeData
 from linear_eval.results import ENCODER
-from linear_eval.settings import FINETUNE, EvaluateSettings, FinetuneSettings, check_finetune
+from linear_eval.settings import DESCRIPTORS, FINETUNE, EvaluateSettings, FinetuneSettings, check_finetune
 from vision.build import build_encoder, notes
 from vision.data import build_data, fingerprints
 from vision.multilabel import refuse
@@ -158,7 +157,7 @@ class EvaluationInputs:
         """One of `finetunings`, trained, resumed or found done.  None where it is none of them, and on other processes."""
         one = next((one for one in self.finetunings if (one.source, one.labels) == (source, labels)), None)
         if one and (source, labels) not in self._classifiers:
-            log_line(f"fine-tuning: {source}, {100 * labels:g} % of the labels")
+            log_line(f"fine-tuning: {source}, {100 * labels:g} % of the labels, {one.steps:,} steps of {one.batch_size} images")
             self._classifiers[source, labels] = fit(self._finetune_settings(one), self.world, self.dataset)
         return self._classifiers.get((source, labels))
 
@@ -234,6 +233,8 @@ def sources(
     size = min(dataset.image_size, 64)
     yield Source(PIXELS, "", pixels_of, size, dtype="float32")
     if "baselines" in settings.parts:
+        from linear_eval.descriptors import descriptors  # imports OpenCV and scikit-image
+
         sample = images_of(dataset.train, evenly(len(dataset.train), settings.protocol.baselines.sample), size, None)
         for name, describe in descriptors(sample, settings.seed).items():
             if name != PIXELS:
@@ -246,11 +247,12 @@ def is_trained(settings: CommonSettings) -> bool:
 
 
 def finetunings(settings: EvaluateSettings, world: World, dataset: Dataset) -> Iterator[FineTuning]:
-    """The encoder fine-tuned, and the same architecture from scratch, at every share of the labels: runs of their own."""
-    p = settings.protocol.finetune
-    if "finetune" not in settings.parts:
+    """The encoder fine-tuned, and the same architecture from scratch: runs of their own.  With all labels, and of the part
+    finetune at every share of them too."""
+    p, few = settings.protocol.finetune, {"finetune", "labels"} <= set(settings.parts)
+    if not {"finetune", "finetune_all"} & set(settings.parts):
         return
-    for labels in (1.0, *(settings.protocol.labels.shares if "labels" in settings.parts else ())):
+    for labels in (1.0, *(settings.protocol.labels.shares if few else ())):
         count = len(subsets.share(dataset.train.labels, labels, settings.seed, 0))
         batch = min(p.batch_size, count) // world.size * world.size
         if batch < 2 * world.size:

@@ -7,8 +7,9 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn import metrics
 
+from linear_eval.bootstrap import CONFIDENCE
+
 BINS = 15  # of confidence, equally wide: Guo et al. 2017 (arXiv 1706.04599)
-CONFIDENCE = 0.95
 
 
 def figures(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict:
@@ -24,18 +25,23 @@ def figures(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict
         raise ValueError("there are no test images to take figures of; give the data a test split")
     predicted = scores.argmax(1)
     right = int((predicted == labels).sum())
-    interval = binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes that are predicted and never true
         balanced = metrics.balanced_accuracy_score(labels, predicted)
     return {
         "accuracy": float(right / len(labels) * 100),
-        "interval": [float(interval.low * 100), float(interval.high * 100)],
+        "interval": wilson(right, len(labels)),
         "top5": float((_rank(scores, labels) < 5).mean() * 100) if scores.shape[1] > 5 else None,
         "balanced_accuracy": float(balanced * 100),
         "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0) * 100),
         "ece": ece(scores, labels) if probabilities else None,
     }
+
+
+def wilson(right: int, images: int) -> list[float]:
+    """Wilson's 95 % interval of a share of images, in %."""
+    interval = binomtest(right, images).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(interval.low * 100), float(interval.high * 100)]
 
 
 def confusion(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

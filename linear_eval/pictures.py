@@ -16,7 +16,7 @@ MARKERS = "osD^vPX*"
 RIGHT, WRONG = "#0072B2", "#D55E00"
 STRONGEST = 0.75  # opacity of blue, at most, so that text on it is legible on light and on dark pages
 NUMBERED, NAMED = 20, 40  # classes up to which a confusion matrix has numbers, and names
-MAPPED = 2_000  # test images on a map, at most
+MAPPED = 1_000  # test images on a map, at most
 
 
 def style(source: str) -> dict:
@@ -263,7 +263,7 @@ def heatmaps(maps: Heatmaps, names: Sequence[str]):
 @charted
 def maps(planes: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str]):
     """Features in two dimensions, as `plane` lays them: title → M,2; and M"""
-    figure, axes = canvas(12, 4.6, 1, 3)
+    figure, axes = canvas(4 * len(planes), 4.6, 1, len(planes))
     for axis, (title, points) in zip(axes[0], planes.items(), strict=True):
         for i, name in enumerate(names):
             mine = points[labels == i]
@@ -284,25 +284,36 @@ def mapped(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, MAPPED)).astype(int))
 
 
-def plane(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Standardized features in two dimensions: PCA, t-SNE, UMAP.  M,D (D ≥ 2, M ≥ 10) → title → M,2
+def plane(x: np.ndarray, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Standardized features in two dimensions.  M,D (D ≥ 2, M ≥ 10); names: of pca, tsne, umap → title → M,2
 
     PCA: variance. t-SNE: van der Maaten and Hinton 2008 (JMLR 9). UMAP: McInnes et al. 2018 (arXiv 1802.03426). The last
     two see the first 50 principal components; they keep neighbourhoods, while their distances between groups say little.
     """
-    import warnings
-
     from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
 
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
     pca = PCA(min(50, *x.shape), svd_solver="full").fit(x)
     some = pca.transform(x)
-    share = pca.explained_variance_ratio_[:2].sum() * 100
+    planes = {}
+    if "pca" in names:
+        share = pca.explained_variance_ratio_[:2].sum() * 100
+        planes[f"PCA ({share:.0f} % of the variance)"] = some[:, :2]
+    if "tsne" in names:
+        from sklearn.manifold import TSNE
+
+        near = TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed, n_jobs=1)
+        planes["t-SNE"] = near.fit_transform(some)
+    if "umap" in names:
+        planes["UMAP"] = _umap(some, seed)
+    return planes
+
+
+def _umap(x: np.ndarray, seed: int) -> np.ndarray:
+    import warnings
+
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore")  # umap warns that a seed leaves it one thread
+        warnings.filterwarnings("ignore")  # that a seed leaves it one thread
         from umap import UMAP
 
-        flat = UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(some)
-        near = TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed, n_jobs=1).fit_transform(some)
-    return {f"PCA ({share:.0f} % of the variance)": some[:, :2], "t-SNE": near, "UMAP": flat}
+        return UMAP(n_neighbors=min(15, len(x) - 1), init="pca", random_state=seed, n_jobs=1).fit_transform(x)

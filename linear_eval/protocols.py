@@ -1,7 +1,7 @@
 """The protocols that fit a classifier on features of frozen encoders, where an image has one label."""
 from dataclasses import dataclass, replace
 
-from linear_eval import baselines, knn
+from linear_eval import knn
 from linear_eval.heads import HeadsConfig, linear_heads
 from linear_eval.inputs import UNTRAINED, EvaluationInputs, FeatureSet
 from linear_eval.logistic import logistic
@@ -39,6 +39,8 @@ def protocol_result(
     protocol, device = settings.protocol, inputs.device
     data = features.probe_data(inputs.classes)
     if method.classical:
+        from linear_eval import baselines  # imports half of scikit-learn
+
         return baselines.classify(method.name, data, settings.seed, limit=protocol.baselines.images)
     if method.name == "knn":
         return knn.knn_grid(data, protocol.knn.k, protocol.knn.temperature)
@@ -46,8 +48,9 @@ def protocol_result(
         config = HeadsConfig(protocol.linear.rates, protocol.linear.epochs, protocol.linear.batch_size, seed=settings.seed)
         return linear_heads(features.probe_data(inputs.classes, all_columns=True), features.train.parts, config, device)
     if method.name == "logistic":
-        train = smote(data.train, settings.seed) if settings.smote else data.train
-        return logistic(replace(data, train=train), protocol.logistic.C, protocol.logistic.iterations, device)
+        if settings.smote:
+            data = replace(data, train=smote(data.train, settings.seed))
+        return logistic(data, protocol.logistic.C, protocol.logistic.iterations, device)
     return ridge(data, protocol.ridge.penalties, device)
 
 

@@ -78,9 +78,10 @@ def _numbers(evaluation: Evaluation, data: ReportData) -> dict:
     numbers = {"classes": evaluation.data.classes}
     if data.scores is not None:
         numbers |= {"of": _detailed_row(evaluation), "confusion": metrics.confusion(data.scores, data.labels)}
-    if data.labels.ndim == 1 and data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1:
+    wide = data.features is not None and len(data.features) >= 10 and data.features.shape[1] > 1
+    if data.maps and wide and data.labels.ndim == 1:
         some = pictures.mapped(len(data.features))
-        points = pictures.plane(np.asarray(data.features[some], np.float32), evaluation.seed)
+        points = pictures.plane(np.asarray(data.features[some], np.float32), evaluation.seed, data.maps)
         numbers |= {"map": points, "labels": data.labels[some]}
     return numbers
 

@@ -1,5 +1,5 @@
 """What the report's figures show beside results.json: pictures, neighbors, and where a fitted classifier looks."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ class NearDuplicates:
 class ReportData:
     """What the figures show beside results.json; a part that is None has no section.
 
-    labels: M of the test images, or M,K of several an image.
+    labels: M of the test images, or M,K of several an image. maps: which of `settings.MAPS` show the features.
     scores: M,C of the row that `best_on_validation` names; probabilities: whether they are.
     images: of the test split. features: M,D of the test images, for the map.
     """
@@ -72,6 +72,7 @@ class ReportData:
     features: np.ndarray | None = None
     heatmaps: Heatmaps | None = None
     near_duplicates: NearDuplicates | None = None
+    maps: Sequence[str] = ("pca",)
 
 
 def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: np.ndarray | None) -> ReportData:
@@ -96,6 +97,7 @@ def report_data(inputs: EvaluationInputs, evaluation: Evaluation, scores: np.nda
         features=np.asarray(test.pooled, dtype=np.float32),
         heatmaps=heatmaps(classifier, QUERIES) if classifier and not dataset.multilabel else None,
         near_duplicates=near_duplicates(dataset, evaluation),
+        maps=inputs.settings.maps,
     )
 
 

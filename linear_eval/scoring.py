@@ -7,19 +7,16 @@ from functools import partial
 import numpy as np
 
 from core.run import log_line
-from linear_eval import report
 from linear_eval.estimate import Estimate, estimate
 from linear_eval.evaluation import build_evaluation
 from linear_eval.inputs import MEASURED, SCRATCH, EvaluationInputs, is_trained
 from linear_eval.kept import Kept, KeptParts
 from linear_eval.label_curve import CurveConfig, label_curve
-from linear_eval.measures.parts import asked, measures
 from linear_eval.measures.report import measure_line
 from linear_eval.multilabel.protocols import NO_CURVE, few_label_multilabel, multilabel_result
 from linear_eval.multilabel.results import average_multilabel_draws, multilabel_row
 from linear_eval.probe_data import Labeled
 from linear_eval.protocols import Method, few_label_result, methods, protocol_result
-from linear_eval.report_data import report_data
 from linear_eval.results import (
     ENCODER,
     CurvePoint,
@@ -33,7 +30,7 @@ from linear_eval.results import (
     percent,
 )
 from linear_eval.rows import average_draws, best_on_validation, method_title, result_row
-from linear_eval.settings import MEASURES, EvaluateSettings
+from linear_eval.settings import MEASURES, EvaluateSettings, asked_measures
 from vision.multilabel import class_counts
 
 PROBE = 1e-3  # seconds an image of the linear probe, for an estimate where it was not asked for
@@ -60,7 +57,8 @@ def score(settings: EvaluateSettings, inputs: EvaluationInputs, changes: dict) -
 
     changes: numbers that are not the protocol's. Scores are printed as they come: kNN and linear probe of the encoder, the same
     of the untrained encoder and of pixels, their other protocols, classical baselines, fine-tuning. results.json has an order
-    of its own. An evaluation that was stopped resumes: finished pieces are in the run folder.
+    of its own. An evaluation that was stopped resumes: finished pieces are in the run folder. What only a few pieces need is
+    imported with them, so that the first scores do not wait for it.
     """
     kept = KeptParts(inputs.run.folder, inputs.seconds)
     rows, curves = [*row_pieces(settings, inputs)], [*curve_pieces(settings, inputs)]
@@ -82,6 +80,9 @@ def score(settings: EvaluateSettings, inputs: EvaluationInputs, changes: dict) -
         seconds=round(kept.elapsed, 1),
     )
     inputs.run.write("results.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
+    from linear_eval import report
+    from linear_eval.report_data import report_data
+
     data = None
     if settings.picture:
         best = rows[best_on_validation(evaluation.rows)] if rows else None
@@ -200,13 +201,15 @@ def curve_of(part: Kept) -> LabelCurve:
 
 def measure_pieces(settings: EvaluateSettings, inputs: EvaluationInputs) -> Iterator[Piece]:
     """Retrieval and the like, of the encoder, the same untrained, and pixels."""
-    for part in asked(settings, inputs.dataset.multilabel):
+    for part in asked_measures(settings, inputs.dataset.multilabel):
         for source in MEASURED:
             if source in inputs.sources:
                 yield Piece(source, 1.0, part, 3, partial(measure, settings, inputs, part, source))
 
 
 def measure(settings: EvaluateSettings, inputs: EvaluationInputs, part: str, source: str) -> Kept:
+    from linear_eval.measures.parts import measures  # imports scikit-learn's clusters
+
     found = measures(part, settings, inputs, source)
     for one in found:
         log_line(measure_line(one))
@@ -218,7 +221,7 @@ def notes(settings: EvaluateSettings, inputs: EvaluationInputs) -> list[str]:
     lines = [] if is_trained(settings) else ["the encoder has random weights"]
     if dataset.multilabel and "curve" in settings.parts:
         lines.append(NO_CURVE)
-    if left_out := sorted({*settings.parts} & {*MEASURES} - {*asked(settings, dataset.multilabel)}):
+    if left_out := sorted({*settings.parts} & {*MEASURES} - {*asked_measures(settings, dataset.multilabel)}):
         lines.append(f"{', '.join(left_out)}: left out, as an image may have several labels")
     counts = class_counts(dataset.validation.labels, len(dataset.classes))
     absent = [c for i, c in enumerate(dataset.classes) if not counts[i]]

@@ -7,9 +7,13 @@ from core import cli, training
 from core.setting_fields import NATURAL, PROPER_SHARE, Group, Range, option
 from core.settings import CommonSettings, TrainingSettings
 
+DESCRIPTORS = ("HOG", "LBP", "SIFT words", "PCA")  # classical features beside the pixels, of baselines
 CLASSIFIERS = ("svm", "linear svm", "logistic", "random forest")  # of classical features
-PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "baselines")
+PARTS = ("knn", "linear", "logistic", "ridge", "labels", "curve", "finetune", "finetune_all", "baselines")
+DEFAULT_PARTS = [part for part in PARTS if part != "finetune"]
+MAPS = ("pca", "tsne", "umap")  # of features, in the report
 MEASURES = ("retrieval", "clustering", "few_shot", "open_set", "quality", "leakage")  # further parts, from protocol v2 on
+NEED_CLASSES = ("retrieval", "clustering", "few_shot", "open_set")  # of these: one label an image
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class EvaluateSettings(CommonSettings):
     protocol: Group | None = option(None, "all constants of the evaluation, frozen; a result lists what was changed")
     augment: Group | None = option(None, "how images are varied in fine-tuning")
     attention: str = option("none", "none | cbam, for a timm name", ("none", "cbam"))
-    parts: list[str] = option(list(PARTS), f"what to evaluate with; also, with protocol=v2: {', '.join(MEASURES)}")
+    parts: list[str] = option(
+        DEFAULT_PARTS, "what to evaluate with; finetune_all: fine-tuning with all labels alone, finetune: with the shares of "
+        f"labels too; also, with protocol=v2: {', '.join(MEASURES)}",
+    )
     unknown: str | None = option(
         None, "of open_set: a data set whose test images are the unknown ones; without it classes are held out",
         original_default=None,
@@ -73,6 +80,14 @@ class EvaluateSettings(CommonSettings):
         True, "pictures in the report: neighbors, confusions, maps of the features, Grad-CAM",
         affects_result=False,
     )
+    maps: list[str] = option(
+        ["pca", "tsne"], "maps of the features in the report: pca, tsne, umap (slow to begin with)", affects_result=False,
+    )
+
+
+def asked_measures(settings: EvaluateSettings, multilabel: bool) -> list[str]:
+    """The measures of `parts` that the data allow."""
+    return [part for part in MEASURES if part in settings.parts and not (multilabel and part in NEED_CLASSES)]
 
 
 ROOT = Path(__file__).resolve().parent.parent

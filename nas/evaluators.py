@@ -21,7 +21,7 @@ from linear_eval.features import collect, evenly, images_of, of_encoder, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
-from nas.proposals import excess
+from nas.observation import excess
 from nas.settings import PROXIES, SearchSettings, parse_limits, parse_objectives, parse_tune
 from nas.space import Candidate
 from nas.training_process import HeartbeatListener, StartupHeartbeat, run_processes
@@ -79,7 +79,7 @@ def batches(
 ) -> Iterator[Batch]:
     """An epoch of the split's views, as an encoder of this card is trained on them."""
     recipe = augmentation_for(card, cli.plain(settings.augment))
-    deal = loaders.BatchSampler(len(split), size, seed, World(0, 1, 0, 1, device))
+    deal = loaders.BatchSampler(len(split), size, seed, World(0, 1, 0, 1, device), windows=split.windows)
     return loaders.loader(split, recipe, deal, card.spec.channels, 0).batches(0, deal.steps_an_epoch)
 
 

@@ -27,3 +27,10 @@ def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
     from optuna._hypervolume import compute_hypervolume
 
     return float(compute_hypervolume(values, reference))
+
+
+def boxes_beyond(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of all that no value dominates, up to the reference; two objectives or more.  N,M → lower, upper: B,M"""
+    from optuna._hypervolume import get_non_dominated_box_bounds
+
+    return get_non_dominated_box_bounds(values, reference)

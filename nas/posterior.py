@@ -79,47 +79,82 @@ class _Variances:
     rung: np.ndarray
 
 
-def expected(figures: Figures) -> Expected:
-    """The posterior of every candidate at the last rung."""
-    center, spread = figures.value.mean(), figures.value.std() or 1.0
-    y, rungs = (figures.value - center) / spread, int(figures.rung.max()) + 1
-    alike = figures.descriptors @ figures.descriptors.T / figures.descriptors.shape[1]
-    same = figures.candidate[:, None] == figures.candidate
-    seed, level = same & (figures.seed[:, None] == figures.seed), figures.rung[:, None] == figures.rung
+class _Kernel:
+    """The covariance of all figures, N,N, and its derivatives."""
 
-    def covariance(v: _Variances) -> np.ndarray:
-        scale = v.scale[figures.rung]
-        shared = v.descriptors * alike[np.ix_(figures.candidate, figures.candidate)] + v.own * same + v.luck * seed
-        return shared * np.outer(scale, scale) + np.diag(v.rung[figures.rung]) + LEVEL * level
+    def __init__(self, figures: Figures):
+        self.figures = figures
+        self.alike = figures.descriptors @ figures.descriptors.T / figures.descriptors.shape[1]
+        same = figures.candidate[:, None] == figures.candidate
+        self.parts = {  # by variance
+            "descriptors": self.alike[np.ix_(figures.candidate, figures.candidate)], "own": same,
+            "luck": same & (figures.seed[:, None] == figures.seed),
+        }
+        self.level = figures.rung[:, None] == figures.rung
 
-    v = _likeliest(covariance, y, rungs, figures.replicated)
-    known = cho_factor(covariance(v))
+    def shared(self, v: "_Variances") -> dict[str, np.ndarray]:
+        scale = v.scale[self.figures.rung]
+        return {name: getattr(v, name) * part * np.outer(scale, scale) for name, part in self.parts.items()}
+
+    def covariance(self, v: "_Variances") -> np.ndarray:
+        return sum(self.shared(v).values()) + np.diag(v.rung[self.figures.rung]) + LEVEL * self.level
+
+    def derivatives(self, v: "_Variances", weights: np.ndarray) -> np.ndarray:
+        """By the logarithm of each variance and scale, in the order of `_likeliest`, summed over N,N with these weights."""
+        shared, rungs = [weights * part for part in self.shared(v).values()], np.arange(len(v.rung))[:, None]
+        scale, noise = 2 * sum(shared).sum(1), np.diag(weights) * v.rung[self.figures.rung]
+        at = self.figures.rung == rungs
+        return np.array([*(part.sum() for part in shared), *(at[:-1] @ scale), *(at @ noise)])
+
+
+def expected(figures: Figures, variances: "_Variances | None" = None) -> Expected:
+    """The posterior of every candidate at the last rung, also of those without a figure.  variances: of `fit`; None: fitted."""
+    y, center, spread = _standard_figures(figures)
+    kernel, v = _Kernel(figures), variances or fit(figures)
+    alike, known = kernel.alike, cho_factor(kernel.covariance(v))
     own = v.own * (np.arange(len(alike))[:, None] == figures.candidate)
-    last = figures.rung == rungs - 1
+    last = figures.rung == len(v.rung) - 1
     cross = (v.descriptors * alike[:, figures.candidate] + own) * v.scale[figures.rung] + LEVEL * last
     prior = v.descriptors * alike + v.own * np.eye(len(alike)) + LEVEL
     mean = center + spread * (cross @ cho_solve(known, y))
     return Expected(mean, spread**2 * (prior - cross @ cho_solve(known, cross.T)), spread * math.sqrt(v.luck + v.rung[-1]))
 
 
-def _likeliest(covariance, y: np.ndarray, rungs: int, replicated: bool) -> _Variances:
+def fit(figures: Figures) -> "_Variances":
+    """The likeliest variances, of figures with mean 0 and variance 1."""
+    return _likeliest(_Kernel(figures), _standard_figures(figures)[0], int(figures.rung.max()) + 1, figures.replicated)
+
+
+def _standard_figures(figures: Figures) -> tuple[np.ndarray, float, float]:
+    center, spread = figures.value.mean(), figures.value.std() or 1.0
+    return (figures.value - center) / spread, center, spread
+
+
+def _likeliest(kernel: _Kernel, y: np.ndarray, rungs: int, replicated: bool) -> _Variances:
     start = np.log([START["descriptors"], START["own"], START["luck"], *[1.0] * (rungs - 1), *[START["rung"]] * rungs])
 
     def variances(t: np.ndarray) -> _Variances:
         a, own, luck, *rest = np.exp(t)
         return _Variances(a, own if replicated else 0.0, luck, np.array([*rest[: rungs - 1], 1.0]), np.array(rest[rungs - 1 :]))
 
-    def loss(t: np.ndarray) -> float:
-        root = np.linalg.cholesky(covariance(variances(t)))
-        white = np.linalg.solve(root, y)
-        return 0.5 * white @ white + np.log(np.diag(root)).sum() + 0.5 * (((t - start) / PRIOR) ** 2).sum()
+    def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
+        v, away = variances(t), (t - start) / PRIOR
+        factor = cho_factor(kernel.covariance(v))
+        inverse = cho_solve(factor, np.eye(len(y)))
+        alpha = inverse @ y
+        value = 0.5 * y @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * (away**2).sum()
+        return value, 0.5 * kernel.derivatives(v, inverse - np.outer(alpha, alpha)) + away / PRIOR
 
-    return variances(minimize(loss, start, method="L-BFGS-B", bounds=[(-6.0, 4.0)] * len(start)).x)
+    return variances(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-6.0, 4.0)] * len(start)).x)
 
 
-def descriptors(sampled: Sequence[SampledParams], costs: Sequence[dict[str, float]]) -> np.ndarray:
+def descriptors(
+    sampled: Sequence[SampledParams], costs: Sequence[dict[str, float]], base: int | None = None
+) -> np.ndarray:
     """Each candidate's parameters, one column for a number and one for each choice, the logarithms of its multiply-adds and
     parameters, and the squares of these two; every column of mean 0 and deviation 1, a parameter that one lacks 0.  → K,D
+
+    base: mean and deviation are of so many first candidates.
     """
     columns: dict[tuple, np.ndarray] = {}
 
@@ -137,13 +172,16 @@ def descriptors(sampled: Sequence[SampledParams], costs: Sequence[dict[str, floa
         for cost in ("macs", "parameters"):
             put(("cost", cost), i, math.log(max(costs[i][cost], 1e-9)))
     for cost in ("macs", "parameters"):
-        columns[("squared", cost)] = _standard(columns[("cost", cost)]) ** 2
-    return np.stack([_standard(column) for column in columns.values()], axis=1)
+        columns[("squared", cost)] = _standard(columns[("cost", cost)], base) ** 2
+    return np.stack([_standard(column, base) for column in columns.values()], axis=1)
 
 
-def _standard(column: np.ndarray) -> np.ndarray:
-    deviation = np.nanstd(column)
-    return np.nan_to_num((column - np.nanmean(column)) / (deviation if deviation > 0 else 1.0))
+def _standard(column: np.ndarray, base: int | None = None) -> np.ndarray:
+    there = column[:base][~np.isnan(column[:base])]
+    if not len(there):  # none of the base has this parameter
+        return np.nan_to_num(column)
+    deviation = there.std()
+    return np.nan_to_num((column - there.mean()) / (deviation if deviation > 0 else 1.0))
 
 
 def noisy_objective(objectives: Sequence[str]) -> int | None:

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import optuna
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nas.observation import Observation, excess, fallback_values
 from nas.samplers import create_sampler
+from nas.samplers.model import POOL, Model, fitted
 from nas.trial_record import Invalid, SampledParams
 
 MAX_DUPLICATES = 20  # proposals that are duplicates or beyond limits, after which the sampler is replaced by random ones
 MAX_REDRAWS = 120  # proposals after which one beyond the limits becomes a trial, to be rejected
 MAX_INVALID = 40  # different proposals that cannot be built after which the trial fails
 MAX_DRAWS = 2_000  # proposals after which the space is exhausted
-AT_LEAST = " at least"  # what the name of a minimum ends with
 
 
 class Exhausted(Exception):
@@ -36,18 +36,6 @@ class InvalidCandidate(Exception):
     def __init__(self, reason: str, invalid: Sequence[Invalid] = ()):
         super().__init__(reason)
         self.invalid = list(invalid)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A trial as a sampler sees it."""
-
-    number: int
-    hash: str | None  # None: it could not be built
-    params: SampledParams
-    values: list[float] | None  # None: not known yet, or never to be
-    violations: dict[str, float] = field(default_factory=dict)  # limit → by how much; none or ≤ 0: feasible
-    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class Request:
 
     number: int
     sampler: str
-    directions: list[str]
+    objectives: dict[str, str]  # name → "maximize" or "minimize"
     limits: dict[str, float] = field(default_factory=dict)  # cost → its maximum
     seed: int = 0
     collisions: int = 0  # how often this trial's candidate was another worker's too
@@ -102,8 +90,11 @@ class _Drawing:
 
     def __init__(self, source: CandidateSource, request: Request, observations: Sequence[Observation]):
         self.source, self.request = source, request
-        self.fallback = fallback_values(observations, request.directions)
-        self.study = study_of(observations, request.directions, self.fallback)
+        directions = list(request.objectives.values())
+        self.fallback = fallback_values(observations, directions)
+        self.study = study_of(observations, directions, self.fallback)
+        self.model = self._model(observations) if request.sampler == "model" else None
+        self.wanted = POOL if self.model else request.candidates
         self.initial = source.initial if request.number == 0 else None
         if self.initial:
             self.study.enqueue_trial(self.initial)
@@ -114,8 +105,10 @@ class _Drawing:
 
     def run(self) -> Proposal:
         for attempt in range(MAX_DRAWS):
-            if self.draw(attempt):
+            if self.draw(attempt) or (self.model and self.proposals and attempt + 1 >= MAX_REDRAWS):
                 break
+        if self.model and len(self.proposals) > 1:
+            self.proposals = self.model.best(self.proposals, self.request.candidates)
         if self.proposals:
             several = len(self.proposals) > 1
             return self.proposals[self.source.pick_best([p.candidate for p in self.proposals]) if several else 0]
@@ -126,13 +119,13 @@ class _Drawing:
 
     def draw(self, attempt: int) -> bool:
         """Sample once.  → is the search for a proposal over?"""
-        learns, initial = attempt < MAX_DUPLICATES, bool(self.initial) and attempt == 0
-        numbers = self.request.seed, self.request.number, self.request.collisions, attempt
-        self.study.sampler = create_sampler(self.request.sampler if learns else "random", seed_of(*numbers))
+        learns, initial = attempt < (MAX_REDRAWS if self.model else MAX_DUPLICATES), bool(self.initial) and attempt == 0
+        self.study.sampler = self._sampler(learns, self._seed(attempt))
         trial = self.study.ask()
         try:
             candidate = self.source.sample(trial)
-            costs = self.source.costs(candidate) if candidate.hash not in self.tried else {}
+            hash = candidate.hash
+            costs = self.source.costs(candidate) if hash not in self.tried else {}
         except InvalidCandidate as error:
             if trial.params not in self.unbuildable:
                 self.unbuildable.append(trial.params)
@@ -143,8 +136,8 @@ class _Drawing:
                 return True
             self.tell(trial, self.fallback if learns else None)
             return False
-        if candidate.hash in self.tried:
-            before = self.tried[candidate.hash] if learns else None
+        if hash in self.tried:
+            before = self.tried[hash] if learns else None
             if before and not before.pending:
                 self.tell(trial, before.values, before.violations)
             else:
@@ -156,36 +149,34 @@ class _Drawing:
             return False
         params = SampledParams(trial.params, trial.distributions)
         self.proposals.append(Proposal(candidate, costs, params, initial, attempt + 1, self.invalid))
-        if initial or len(self.proposals) == self.request.candidates:
+        if initial or len(self.proposals) == self.wanted:
             return True
-        self.tried[candidate.hash] = None
+        self.tried[hash] = None
         self.tell(trial, None)
         return False
 
+    def _seed(self, attempt: int) -> int:
+        return seed_of(self.request.seed, self.request.number, self.request.collisions, attempt)
+
+    def _model(self, observations: Sequence[Observation]) -> Model | None:
+        """None where too little is known."""
+        return fitted(observations, self.request.objectives, self._seed(0))
+
+    def _sampler(self, learns: bool, seed: int) -> BaseSampler:
+        if learns and self.model:
+            return self.model.mutation(seed)
+        return create_sampler(self.request.sampler if learns else "random", seed)
+
     def tell(self, trial: optuna.Trial, values: list[float] | None, violations: dict[str, float] | None = None) -> None:
         """None: the sampler learns nothing."""
+        if self.model:  # it does not look at the study
+            return
         if values is None:
             self.study.tell(trial, state=TrialState.FAIL)
             return
         for name, by in (violations or {}).items():
             trial.set_constraint(name, by)
         self.study.tell(trial, values)
-
-
-def excess(costs: dict[str, float], limits: dict[str, float], least: dict[str, float] | None = None) -> dict[str, float]:
-    """Limit → by how much it is exceeded, and "… at least" → by how much a cost falls short.
-
-    At most 0 where it is kept, or was not measured because another is not.
-    """
-    short = {f"{name}{AT_LEAST}": minimum - costs.get(name, minimum) for name, minimum in (least or {}).items()}
-    return {name: costs.get(name, maximum) - maximum for name, maximum in limits.items()} | short
-
-
-def fallback_values(observations: Sequence[Observation], directions: Sequence[str]) -> list[float]:
-    """The worst value seen in each objective: what samplers are told of rejected candidates."""
-    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-    values = [o.values for o in observations if o.values is not None and not o.pending]
-    return (np.max(np.array(values) * signs, axis=0) * signs).tolist() if values else [0.0] * len(signs)
 
 
 def study_of(observations: Sequence[Observation], directions: Sequence[str], fallback: list[float]) -> optuna.Study:

@@ -5,7 +5,6 @@ Asynchronous successive halving (nas/halving.py): a trial pauses at every rung a
 checkpoint: it costs only the difference.
 """
 import contextlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -18,21 +17,11 @@ from core import signals
 from core.errors import RunError, Stopped
 from nas.halving import measured
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
+from nas.observation import AT_LEAST, excess, observations
 from nas.posterior import so_far
-from nas.proposals import (
-    AT_LEAST,
-    CandidateSource,
-    Exhausted,
-    InvalidCandidate,
-    Observation,
-    Proposal,
-    Request,
-    excess,
-    propose,
-)
+from nas.proposals import CandidateSource, Exhausted, InvalidCandidate, Proposal, Request, propose
 from nas.retry import StorageError
 from nas.search_config import ONE_TOO_MANY, SearchConfig
-from nas.settings import COSTS
 from nas.store import LeaseLost, TrialStore
 from nas.trial_record import RungResult, TrialRecord
 from nas.verification import Wanted, wanted
@@ -240,11 +229,10 @@ class Worker:
         config = self.config
         if reason := self.hopeless_limits(others):
             raise Exhausted(reason)
-        directions = list(config.objectives.values())
         request = Request(
-            number, config.sampler, directions, config.limits, config.seed, collisions, config.candidates, config.least
+            number, config.sampler, config.objectives, config.limits, config.seed, collisions, config.candidates, config.least
         )
-        return propose(source, request, observations(others, config))
+        return propose(source, request, observations(others, config, self.store.replicates()))
 
     def heartbeat(self, id: int) -> Heartbeat:
         return Heartbeat(self.store, id, self.config.interval, self.should_stop)
@@ -288,23 +276,3 @@ class Worker:
 
 def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def observations(records: Sequence[TrialRecord], config: SearchConfig) -> list[Observation]:
-    """What a sampler may learn from: each trial's values at its last rung, by how much rejected ones exceed limits, and what
-    could not be built.
-
-    Costs as logarithms: otherwise, of encoders whose costs are a hundredfold apart, all but the cheapest look alike.
-    """
-    observed = []
-    for r in records:
-        observed += [Observation(r.number, None, invalid.params, None) for invalid in r.invalid]
-        if r.candidate is None:
-            continue
-        values = r.rungs[-1].values if r.rungs else None
-        if values is not None:
-            named = zip(config.objectives, values, strict=True)
-            values = [math.log(max(v, 1e-9)) if name in COSTS else v for name, v in named]
-        pending = values is None and r.state in (TrialState.RUNNING, TrialState.WAITING)
-        observed.append(Observation(r.number, r.hash, r.params, values, excess(r.costs, config.limits, config.least), pending))
-    return observed

@@ -22,7 +22,7 @@ OBJECTIVES = {  # name → direction, unit, meaning
 FORMER_OBJECTIVES = {"linear": "logistic"}  # former name → today's; studies begun with it resume
 MEASURED = ("knn", "logistic", "loss", "rankme")  # measured after training; the others before
 COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch")
-SAMPLERS = ("tpe", "gp", "nsga2", "evolution", "random")
+SAMPLERS = ("tpe", "gp", "model", "nsga2", "evolution", "random")
 STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
 SPACES = ("resnet", "resnetd", "mobile", "vit", "tabular", "elastic")  # nas/space.py's
@@ -69,7 +69,7 @@ class SearchSettings(PretrainSettings):
         ("none", *PROXIES),
     )
     candidates: int = option(4, "proposals a trial, of which a proxy picks one", POSITIVE)
-    sampler: str = option("tpe", "tpe | gp | nsga2 | evolution | random", SAMPLERS)
+    sampler: str = option("tpe", "tpe | gp | model | nsga2 | evolution | random", SAMPLERS)
     rungs: int = option(3, "of successive halving; 1: all trials are trained to the end", POSITIVE)
     factor: int = option(3, "a rung's epochs over those of the one before; 1/factor are promoted", Range("2 or more", above=1))
     parallel: int = option(0, "workers on this machine; 0: one a GPU, or one", NATURAL, affects_result=False)

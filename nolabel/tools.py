@@ -101,10 +101,12 @@ def _found_by_children() -> Iterator[None]:
 
 
 def _data(tool: cli.Tool, data: File) -> dict[str, Any]:
+    from vision.store import is_remote
+
     text = os.fspath(data)
     if text in (names := tool.choices("data")) or text.startswith("hf:"):
         return {"data": text}
-    if not cli.expand(text).is_dir():
+    if not is_remote(text) and not cli.expand(text).is_dir():
         near = difflib.get_close_matches(text, names, 1, 0.6)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"data={text}: is no folder, and none of {', '.join(names)}{hint}")

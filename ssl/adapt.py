@@ -15,7 +15,10 @@ OPTIM = {
     "bias_scale": 1.0, "end_weight_decay": None, "warmup": 0.05, "warmup_lr": 0.0, "end_lr": 0.0,
 }  # fmt: skip
 CLIP = 3.0
-CHOICES = {"warmup": 0.1, "ramp": 0.1, "encoder_lr": 0.1, "layer_decay": 0.8, "stem_lr": 0.2, "keep": "best"}
+# Statistics of augmented views in place of the weights' own cost more than any rate here won (docs/own_images.md).
+CHOICES = {
+    "warmup": 0.1, "ramp": 0.1, "encoder_lr": 0.1, "layer_decay": 0.8, "stem_lr": 0.2, "batchnorm": "auto", "keep": "best",
+}  # fmt: skip
 WITH_LORA = {"encoder_lr": 1.0, "layer_decay": 1.0}  # the changes are new weights, in every layer alike
 NEED_WEIGHTS = ("adapt.on", "adapt.keep", "adapt.warmup", "adapt.ramp", "adapt.old_data", "lora")
 

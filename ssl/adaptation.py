@@ -29,7 +29,7 @@ class Adaptation(StepHook):
         self.new_stem = new_stem(settings, self.encoder)
         self.heads = any(p.requires_grad for name, p in method.named_parameters() if not name.startswith("encoder."))
         self.warmup = (a.warmup or 0.0) if self.heads else 0.0
-        self.fixed_batchnorm = settings.lora is not None
+        self.fixed_batchnorm = settings.lora is not None or a.batchnorm in ({"fixed"} if self.new_stem else {"auto", "fixed"})
         trainable = {name: p for name, p in self.encoder.named_parameters() if p.requires_grad}
         self.waiting = [p for name, p in trainable.items() if name not in self.new_stem] if self.warmup else []
         self.average: nn.Module | None = None
@@ -121,8 +121,11 @@ class Adaptation(StepHook):
             layer = "stage" if self.by_stage else "block"
             lines = [f"features: {pooling(self.encoder)}, as the weights' architecture has it"]
             if self.waiting:
-                lines.append(f"heads train alone for {self.warmup:.0%} of the run, the encoder's BatchNorm in evaluation mode, "
-                             f"then the encoder's rate rises over {a.ramp or 0:.0%}")
+                lines.append(f"heads train alone for {self.warmup:.0%} of the run, then the encoder's rate rises over "
+                             f"{a.ramp or 0:.0%}")
+            if self._norms():
+                until = "" if self.fixed_batchnorm else f" for {self.warmup:.0%} of the run, then new ones of augmented images"
+                lines.append(f"BatchNorm keeps the weights' statistics{until}")
             o = self.settings.optim
             decay = f", {a.layer_decay:g} times as much in each {layer} further down" if a.layer_decay != 1 else ""
             lines.append(f"optim.lr={o.lr:g} ({o.name}); the encoder's is {a.encoder_lr:g} of it{decay}, the stem's "

@@ -13,7 +13,7 @@ from ssl.health import Health
 SHARES = {
     "patch_cosine": "cosine of an image's patches", "patch_spread": "spread of all patches",
     "teacher_entropy": "entropy of targets", "teacher_entropy_of_mean": "entropy of their mean",
-    "prototypes_in_use": "prototypes in use",
+    "prototypes_in_use": "prototypes in use", "prediction_spread": "spread of predictions",
 }  # fmt: skip
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
@@ -102,7 +102,7 @@ def _shares(rows: list[dict], health: Health) -> dict[str, tuple[list[int], list
     """Figure of `collapse.FIGURES` → steps and values, where a run has it."""
     checks = [(0, health.baselines.untrained), *health.history]
     found = {name: [(step, f[name]) for step, f in checks if name in f] for name in collapse.PATCHES}
-    found |= {name: [(row["step"], row[name]) for row in rows if name in row] for name in collapse.TEACHER}
+    found |= {name: [(row["step"], row[name]) for row in rows if name in row] for name in collapse.TEACHER if name in SHARES}
     return {name: tuple(map(list, zip(*pairs, strict=True))) for name, pairs in found.items() if pairs}
 
 

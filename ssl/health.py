@@ -209,25 +209,36 @@ class Health:
         figures |= {name: training[name] for name in collapse.TEACHER if name in training}
         self.history.append((step, figures))
         last_two = self.history[-2:]
-        if stop and len(last_two) == 2 and all(self.collapsed(f) for _, f in last_two):
+        found = [self.feature_kinds(figures) for _, figures in last_two] if stop else []
+        if len(found) == 2 and all(found):
             raise Collapsed(
-                f"features collapsed by step {step}: {self.describe(figures)}. Likely causes: nothing pushes different "
-                "images apart (no negatives, predictor or stop-gradient), or a learning rate far too high"
+                f"features collapsed by step {step}: {'; '.join(found[1])}; {self.describe(figures)}. Likely causes: nothing "
+                "pushes different images apart (no negatives, predictor or stop-gradient), or a learning rate far too high"
             )
         return figures
 
-    def collapsed(self, figures: dict[str, float]) -> bool:
-        """Features of different images are nearly one point, or nearly one line.
+    def feature_kinds(self, figures: Mapping[str, float]) -> list[str]:
+        """How features have collapsed, in words: those of different images are nearly one point, or nearly one line.
 
         Of a method that predicts pixels a large part may be common to all images, which makes both look so: there a line is
-        meant, and where images have labels, kNN must not be better than at the start.
+        meant whose method predicts no more of a patch than its place has, and where images have labels, kNN must not be better
+        than at the start.
         """
         if len(self.watched) < FEWEST:
-            return False  # too few images to tell
+            return []  # too few images to tell
         before, line = self.baselines.untrained, figures["rankme"] < COLLAPSED_RANK
+        point = figures["feature_std"] < min(COLLAPSED_STD, before["feature_std"] / 2)
         if self.predicts_pixels:
-            return line and not any(figures[name] > before[name] for name in ("knn", "knn_map") if name in figures)
-        return line or figures["feature_std"] < min(COLLAPSED_STD, before["feature_std"] / 2)
+            sees = figures.get(collapse.PREDICTED, 0.0) >= collapse.BLIND  # which an older run does not know
+            better = any(figures[name] > before[name] for name in ("knn", "knn_map") if name in figures)
+            line, point = line and not better and not sees, False
+        found = []
+        if point:
+            found.append(f"features of all images are one (their std is {figures['feature_std']:.3f}, {self.began} "
+                         f"{before['feature_std']:.3f})")
+        if line:
+            found.append(f"features lie on a line (their effective rank is {figures['rankme']:.2f})")
+        return found
 
     def describe(self, figures: dict[str, float]) -> str:
         before = self.baselines.untrained
@@ -244,15 +255,17 @@ class Health:
         figures, before = self.history[-1][1], self.baselines.untrained
         fell = figures["rankme"] < FELL_RANK * before["rankme"]
         knn = next((name for name in ("knn", "knn_map") if name in figures), None)
-        kinds = "; ".join(collapse.kinds(figures, before, self.began))
-        if kinds or self.collapsed(figures):
-            word = f"collapsed: {kinds}" if kinds else "collapsed"
+        kinds = [*self.feature_kinds(figures), *collapse.kinds(figures, before, self.began, self.predicts_pixels)]
+        if kinds:
+            word = f"collapsed: {'; '.join(kinds)}"
         elif knn and figures[knn] < before[knn]:
             of = "of" if knn == "knn" else "mean average precision on"
             word = (
                 f"no better than {self.began}: kNN {figures[knn]:.1f} % {of} {len(self.watched):,} validation images, "
                 f"{self.began} {before[knn]:.1f} %{', and the effective rank fell to less than half' if fell else ''}"
             )
+        elif blind := collapse.blind(figures):
+            word = f"blind: {blind}; train longer, at a lower optim.lr, or with fewer patches masked"
         elif figures["rankme"] < NARROW_RANK * self.dim:
             word = "narrow: the features use few of their dimensions"
         elif fell and not knn:

@@ -1,5 +1,6 @@
 """What DINOv2 and its successors share: two global crops, of which the student does not see all patches, and a teacher."""
 import contextlib
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from core.method import Batch, Method, Record, Traits, check_natural, check_posi
 from core.numerics import safe_sqrt, unit
 from core.processes import gather, rank
 from core.schedule import cosine
+from ssl.collapse import prediction_scalars
 from ssl.losses import row_tiles
 from ssl.method import check_constants, check_images
 from vision import masks, tokens
@@ -25,6 +27,7 @@ class Teacher(Record):
     cls: Tensor  # B,G,D
     patches: Tensor  # B,G,M,D, at the places that the student's mask may have
     masked: Tensor  # B,G,M bool: which of those the student does not see
+    places: Tensor  # B,G,M int64
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,12 @@ class MaskedDistillation(Method):
         mask = masking.masks(batch)
         places = masking.places(mask)
         cls, patches = stacked([tokens.tokens(self.teacher[0], view) for view in batch.views[:GLOBAL]])
-        return Teacher(cls, at(patches, places), mask.gather(2, places))
+        return Teacher(cls, at(patches, places), mask.gather(2, places), places)
+
+    def prediction_scalars(self, student: Tensor, teacher: Tensor, places: Tensor, masked: Tensor) -> dict[str, Tensor]:
+        """`ssl.collapse`'s, of features at masked patches.  student, teacher: B,G,M,D; places, masked: B,G,M. Collective."""
+        N = math.ceil((places.shape[2] + 1) / self.masking.ratio[1])  # at least as many as an image of this batch has
+        return prediction_scalars(student, teacher, places, N, masked)
 
     def momentum_at(self, progress: float) -> float:
         return cosine(progress, *self.momentum)

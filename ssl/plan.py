@@ -57,9 +57,9 @@ def planned(tool: cli.Tool, settings: PretrainSettings) -> PretrainSettings:
     if not settings.plan or settings.data is None or settings.data.name != "folder":
         return settings
     from vision import reachable
-    from vision.survey import survey
+    from vision.survey import survey_of
 
-    found = survey(cli.expand(settings.data.root) if settings.data.root else None, settings.data.labels or "auto")
+    found = survey_of(settings.data)
     if not found.images:
         return settings  # reading them says why
     given = set(cli.explicit(settings))

@@ -105,10 +105,12 @@ def pretrain(
         if method.traits.needs_labels and dataset.pretrain.labels is None:  # some images have no label
             dataset = dataclasses.replace(dataset, pretrain=dataset.train)
         check_labels(settings, method, dataset)
-        deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world)
+        windows = dataset.pretrain.windows
+        deal = loaders.BatchSampler(len(dataset.pretrain), settings.batch_size, settings.seed, world, windows=windows)
         precise = precision(settings.precision, encoder, world.device, [view.size for view in recipe.views])
         workers = training.workers(settings, world.local_size, world.device.type == "cuda")
-        loader = loaders.loader(dataset.pretrain, recipe, deal, encoder.spec.channels, workers)  # of the first stage
+        first = dataset.pretrain, recipe, deal  # of the first stage
+        loader = loaders.loader(*first, encoder.spec.channels, workers, settings.graph)
 
         def train_briefly(clock):
             """A few steps of a method that is discarded."""

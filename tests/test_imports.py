@@ -15,7 +15,7 @@ LIBRARIES = {  # what any tool may call
 }  # fmt: skip
 FROM_CORE_IN_VISION = {"core.counter_rng", "core.processes", "core.method", "core.cli", "core.errors", "core.settings"}
 FROM_CORE_IN_VISION |= {"core.machine", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}
-FROM_CORE_IN_VISION |= {"core.image_size", "core.moments", "core.recompute", "core.setting_fields"}
+FROM_CORE_IN_VISION |= {"core.graph", "core.home", "core.image_size", "core.moments", "core.recompute", "core.setting_fields"}
 
 
 def imports(source: str) -> set[str]:

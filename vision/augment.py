@@ -28,7 +28,7 @@ from torch import Tensor
 
 from core import cli, counter_rng
 from core.image_size import Size, of, sides
-from vision import masks
+from vision import joint, masks
 from vision.bands import COLOR, add_noise, adjust_gamma, kept_channels, refuse_color, scale_bands
 from vision.color_settings import without_color
 from vision.input_sizes import patch_for
@@ -135,10 +135,11 @@ class Augmentation:
         """
         cropped = isinstance(images, list)
         sources = images if cropped else [images] * len(params)
-        return [
-            render(source, p, view.size, self.mean, self.std, cropped)
-            for source, p, view in zip(sources, params, self.views, strict=True)
-        ]
+        sizes = [view.size for view in self.views]
+        if sources[0].device.type != "cpu":
+            return joint.render(render_by_torch, sources, params, sizes, (self.mean, self.std), cropped)
+        drawn = zip(sources, params, sizes, strict=True)
+        return [render(source, p, size, self.mean, self.std, cropped) for source, p, size in drawn]
 
     def render_clean(self, images: Tensor | list[Tensor], params: list[ViewParams]) -> list[Tensor]:
         """Clean views: each global crop's box, flip and turns, and nothing else of its parameters.

@@ -14,6 +14,7 @@ from vision.pixel_format import SETTINGS, PixelRequest
 from vision.preprocess import Preprocessing, preprocessing_in
 from vision.reading import Reading
 from vision.splits import Dataset
+from vision.store import STORE_SETTINGS, StoreSettings, located
 from vision.subset import subset
 
 
@@ -23,13 +24,15 @@ def build_data(settings: CommonSettings) -> Dataset:
         return build_segmentation(settings).dataset
     options = cli.plain(settings.data)
     if options.get("root"):
-        options["root"] = str(cli.expand(options["root"]))
+        options["root"] = located(options["root"])
     request = PixelRequest.of({name: options.pop(name, None) for name in SETTINGS})
-    group, multilabel, named = (options.pop(name, None) for name in ("group", "multilabel", "set"))
+    group, multilabel, named, window = (options.pop(name, None) for name in ("group", "multilabel", "set", "window"))
+    store = StoreSettings.of(options)
+    options = {name: value for name, value in options.items() if name not in STORE_SETTINGS}
     known = known_preprocessing(settings, request) if options["name"] == "folder" else None
     with counting("checking images") as progress:
         dataset = datasets.load(**options, seed=settings.seed, progress=progress,
-                                reading=Reading(group, known or request, choice(multilabel), named))
+                                reading=Reading(group, known or request, choice(multilabel), named, window, store))
     if chosen := getattr(settings, "subset", None):  # of an evaluation
         dataset = subset(dataset, chosen)
     _log_notes(settings, dataset)
@@ -91,3 +94,9 @@ def data_notes(dataset: Dataset) -> list[str]:
 def fingerprints(dataset: Dataset) -> dict[str, str]:
     """`Dataset.fingerprints`, read by the main process for all."""
     return broadcast_object(dataset.fingerprints if is_main() else None)
+
+
+def mask_fingerprints(data: segmentation.SegmentationData, prefix: str) -> dict[str, str]:
+    """Of the masks of each split, read by the main process for all.  → prefix and split → 16 digits"""
+    splits = ("train", "validation", "test") if is_main() else ()
+    return broadcast_object({prefix + name: data.split(name).masks.fingerprint()[:16] for name in splits})

@@ -11,6 +11,7 @@ import difflib
 import torch
 from torch import Tensor
 
+from vision.folder import LABELS_OF_FOLDERS as LABELS
 from vision.folder import load_folder
 from vision.hub import load_hub
 from vision.label_files import VOC, is_given
@@ -20,11 +21,11 @@ from vision.reading import Reading
 from vision.shards import load_shards
 from vision.small_sets import READERS
 from vision.splits import STATISTICS, Dataset, Images, complete_splits
+from vision.store import is_remote
 from vision.streamed import Progress
 from vision.transfer_sets import load_transfer_set
 
 NAMES = (*READERS, "folder", "shards", "hf", "torchvision")
-LABELS = ("auto", "folders", "none")
 
 
 def load(
@@ -33,10 +34,11 @@ def load(
 ) -> Dataset:
     """The data set called `name` (one of NAMES, or hf:<name> for hf with that root).
 
-    root: the folder, for folder and shards; a Hub name, local folder or .parquet, for hf; where torchvision's sets lie or go
-    (default data/). validation: the share of train held out for it where there is no official split, at most 5,000
-    images, stratified, a function of `seed`; a test split held out of train is the same for every seed. labels: "none" drops
-    them; folder takes a file too (vision/label_files.py). progress: called as progress(done, total) while files are checked.
+    root: the folder, for folder and shards, or its URL in an object store (vision/store.py); a Hub name, local folder or
+    .parquet, for hf; where torchvision's sets lie or go (default data/). validation: the share of train held out for it where
+    there is no official split, at most 5,000 images, stratified, a function of `seed`; a test split held out of train is the
+    same for every seed. labels: "none" drops them; folder takes a file too (vision/label_files.py). progress: called as
+    progress(done, total) while files are checked.
     reading: of folder, its groups and images that are no 8-bit gray or RGB ones; of torchvision, its set. Raises
     ValueError, one line, with the fix.
     """
@@ -60,10 +62,12 @@ def load(
         raise ValueError(f"data.group={reading.group} is of data=folder alone; data={name} has no groups")
     if name != "folder" and isinstance(reading.pixels, PixelRequest) and reading.pixels.declared:
         raise ValueError(f"data.{', data.'.join(SETTINGS)}: of data=folder alone; data={name} has 8-bit gray or RGB images")
+    if is_remote(root) and name not in ("folder", "shards"):
+        raise ValueError(f"data.root={root}: object stores are read by data=folder and data=shards alone; copy it to a disk")
     if name == "folder":
         return load_folder(root, labels, max_corrupt, validation, seed, progress, reading)
     if name == "shards":
-        return load_shards(root, labels, max_corrupt, validation, seed, progress)
+        return load_shards(root, labels, max_corrupt, validation, seed, progress, reading)
     if name == "hf":
         return load_hub(root, download, labels, max_corrupt, validation, seed, progress)
     if name == "torchvision":

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -71,7 +70,7 @@ class LookUp:
 def look_up(splits: Mapping[str, Files]) -> LookUp:
     """`copies_across`, and how many files were looked up."""
     names = list(splits)
-    sizes = {name: _sizes(split) for name, split in splits.items()}
+    sizes = {name: np.fromiter(split.sizes(), np.int64, len(split)) for name, split in splits.items()}
     asked = {name: np.arange(len(splits[name])) for name in names[1:]}
     alike = _of_equal_size(sizes, asked)
     if sum(map(len, alike)) > MOST:
@@ -129,7 +128,7 @@ def _refined(alike: list[list[tuple[str, int]]], splits: Mapping[str, Files], di
     """Sets of files whose digest too is equal, where they are of two splits."""
     files = [one for some in alike for one in some]
     with ThreadPoolExecutor(min(8, cores())) as pool:
-        digests = dict(zip(files, pool.map(lambda one: digest(splits[one[0]].path(one[1])), files), strict=True))
+        digests = dict(zip(files, pool.map(lambda one: digest(splits[one[0]], one[1]), files), strict=True))
     finer = []
     for some in alike:
         by_digest = defaultdict(list)
@@ -139,9 +138,9 @@ def _refined(alike: list[list[tuple[str, int]]], splits: Mapping[str, Files], di
     return finer
 
 
-def _pieces(path: Path) -> bytes:
+def _pieces(split: Files, index: int) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with split.open(index) as file:
             size = file.seek(0, os.SEEK_END)
             digest = hashlib.sha256()
             for start in (0, size // 2, max(size - PIECE, 0)):
@@ -152,25 +151,12 @@ def _pieces(path: Path) -> bytes:
         return b""
 
 
-def _whole(path: Path) -> bytes:
+def _whole(split: Files, index: int) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with split.open(index) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return b""
-
-
-def _sizes(split: Files) -> np.ndarray:
-    """In bytes; −1 of a file that is gone."""
-
-    def size(index: int) -> int:
-        try:
-            return os.stat(split.path(index)).st_size
-        except OSError:
-            return -1
-
-    with ThreadPoolExecutor(min(8, cores())) as pool:
-        return np.fromiter(pool.map(size, range(len(split)), chunksize=256), np.int64, len(split))
 
 
 def _spread(count: int) -> np.ndarray:

@@ -12,17 +12,21 @@ import numpy as np
 import torch
 
 from vision import raster, raster_set
+from vision.access import LOCAL, Access
 from vision.decode import SUFFIXES, reason
 from vision.duplicates import look_up
 from vision.groups import sizes_note
-from vision.label_files import is_given
+from vision.label_files import is_given, names_labels
 from vision.labelled import use_labels_and_groups
 from vision.listing import class_name, entries, kind_of, listed, printable, suffix, walk
+from vision.mirror import mirror
 from vision.preprocess import Preprocessing
 from vision.reading import Reading
 from vision.splits import Collection, Dataset, assemble
+from vision.store import StoreSettings, is_remote
 from vision.streamed import Files, Progress, first_skipped
 
+LABELS_OF_FOLDERS = ("auto", "folders", "none")
 SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -145,12 +149,13 @@ def load_folder(
     8-bit gray or RGB ones (vision/raster_set.py); where it asks for nothing, files of such kinds alone are taken so, by their
     own numbers. Raises ValueError, one line, with the fix.
     """
-    root, reading = _existing(root), reading or Reading()
+    reading = reading or Reading()
+    root, access = _located(root, labels, reading.store)
     request = reading.pixels
     declared = isinstance(request, Preprocessing) or request.declared
-    collection = _collect(root, labels, raster.SUFFIXES if declared else SUFFIXES)
+    collection = _collect(root, labels, raster.SUFFIXES if declared else SUFFIXES, access)
     if not declared and not len(collection.splits["train"]):
-        declared = len((others := _collect(root, labels, raster.SUFFIXES)).splits["train"]) > 0
+        declared = len((others := _collect(root, labels, raster.SUFFIXES, access)).splits["train"]) > 0
         collection = others if declared else collection
     if not len(collection.splits["train"]):
         raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}; image files end in "
@@ -176,15 +181,16 @@ def _with_notes(dataset: Dataset, group: str | None) -> Dataset:
     return dataset
 
 
-def _collect(root: Path, labels: str, suffixes: frozenset[bytes]) -> Collection:
+def _collect(root: Path, labels: str, suffixes: frozenset[bytes], access: Access) -> Collection:
     """The files that end so, by split, before any is read."""
-    collection = Collection("folder", str(root))
+    collection = Collection("folder", str(root), notes=[*access.notes])
     folders = _official_splits(root)
     of_folders = "none" if is_given(labels) else labels
     if any(folders.values()):
         collection.ignored += _outside(root, list(folders.values()))
     for role, folder in folders.items():
         split, classes, ignored, skipped = scan(root, folder, of_folders, collection.classes, suffixes)
+        split.access = access
         if role == "train":
             collection.classes, of_folders = classes, "auto" if classes else "none"  # classes come from train alone
         collection.ignored += ignored
@@ -195,6 +201,14 @@ def _collect(root: Path, labels: str, suffixes: frozenset[bytes]) -> Collection:
         elif len(split) or role == "train":
             collection.splits[role] = split
     return collection
+
+
+def _located(root: str | Path | None, labels: str, store: StoreSettings) -> tuple[Path, Access]:
+    """The folder, and how its files are opened. Of an object store: a folder of links, and the files of labels themselves."""
+    if not is_remote(root):
+        return _existing(root), LOCAL
+    found = mirror(str(root), store, wanted=lambda name: names_labels(labels, name))
+    return found.root, found
 
 
 def _existing(root: str | Path | None) -> Path:
@@ -218,14 +232,25 @@ def _contents(ignored: Counter, skipped: dict[str, str]) -> str:
     return f"has {ignored.total()} files, none an image ({listed(ignored)})"
 
 
-def files_to_train_on(root: str | Path | None, labels: str = "auto") -> tuple[Files, int]:
+def files_to_train_on(
+    root: str | Path | None, labels: str = "auto", store: StoreSettings | None = None
+) -> tuple[Files, int]:
     """The files that look like training images, before any is read, and the number of their classes: 0 without labels.
 
     Where validation and test images have no folders of their own, they are among them.  Raises ValueError as `load_folder`.
     """
-    root = _existing(root)
+    root, access = _located(root, labels, store or StoreSettings())
     for suffixes in (SUFFIXES, raster.SUFFIXES):
-        collection = _collect(root, labels, suffixes)
+        collection = _collect(root, labels, suffixes, access)
         if len(files := collection.splits["train"]):
             break
     return files, len(collection.classes or ())
+
+
+def files_by_split(root: str | Path | None, labels: str = "auto") -> Collection:
+    """The files that look like 8-bit images, by official splits, before any is read.  Raises ValueError, StoreError."""
+    folder, access = _located(root, labels, StoreSettings())
+    collection = _collect(folder, labels, SUFFIXES, access)
+    if not len(collection.splits["train"]):
+        raise ValueError(f"data.root={root} {_contents(collection.ignored, collection.skipped)}")
+    return collection

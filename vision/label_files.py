@@ -73,6 +73,14 @@ def label_file(labels: str, root: Path) -> LabelFile:
     return LabelFile(path, match["column"] or "")
 
 
+def names_labels(labels: str, path: str) -> bool:
+    """Does data.labels name the file of this path, relative to root?"""
+    if labels == VOC:
+        return path.lower().endswith(".xml")
+    match = _pattern(labels)
+    return match is not None and os.path.normpath(match["file"]) == path
+
+
 def _pattern(labels: str) -> re.Match[str] | None:
     return re.fullmatch(r"(?P<file>.+\.(csv|tsv|json))(:(?P<column>.+))?", labels, re.IGNORECASE | re.DOTALL)
 

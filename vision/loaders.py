@@ -15,13 +15,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core import counter_rng
+from core.errors import RunError
 from core.image_size import sides
 from core.method import Batch
 from core.processes import World
 from core.run import log_line
+from vision import joint
 from vision.augment import Augmentation
 from vision.encoders import fit_channels
+from vision.mirror import Ahead, Mirror
+from vision.order import Windows
 from vision.raster_split import BandImage
+from vision.shards import Shards
 from vision.splits import Images
 from vision.streamed import Streamed, refuse_many
 from vision.view_params import ViewParams, concatenate
@@ -34,41 +39,54 @@ AT_ONCE = 4_000_000  # decoded pixels that a worker holds at most before it cuts
 class BatchSampler:
     """Which images make step s on this process."""
 
-    def __init__(self, images: int, batch_size: int, seed: int, world: World, labels: Tensor | None = None):
-        """labels: those of the images, where classes are to be equally frequent (`counter_rng.balanced`)."""
+    def __init__(
+        self, images: int, batch_size: int, seed: int, world: World, labels: Tensor | None = None,
+        windows: Windows | None = None,
+    ):
+        """labels: those of the images, where classes are to be equally frequent (`counter_rng.balanced`). windows: within
+        which the order is random (`Streamed.windows`)."""
         if batch_size < 1 or batch_size % world.size:
             raise ValueError(f"batch_size={batch_size} does not divide among {world.size} processes")
         if batch_size > images:
             raise ValueError(f"batch_size={batch_size} is larger than the data: {images} images to train on")
+        if labels is not None and windows is not None:
+            raise ValueError("data.window: classes that are equally frequent are drawn from all images; leave data.window out")
         self.images, self.batch_size, self.seed, self.world, self.labels = images, batch_size, seed, world, labels
+        self.windows = windows
         self.steps_an_epoch = images // batch_size
-        self._order: tuple[int, Tensor] | None = None  # of the epoch at hand
+        self._orders: dict[int, Tensor] = {}  # of the epoch at hand and of the next one, whose images are fetched ahead
 
     def at(self, step: int) -> tuple[int, Tensor]:
         """(epoch, indices of this process's share of the global batch: B int64)."""
         epoch, batch = divmod(step, self.steps_an_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self._shuffled(epoch)
+        if epoch not in self._orders:
+            self._orders = {near: order for near, order in self._orders.items() if abs(near - epoch) == 1}
+            self._orders[epoch] = self._shuffled(epoch)
         share = self.batch_size // self.world.size
         start = batch * self.batch_size + self.world.rank * share
-        return epoch, self._order[1][start : start + share]
+        return epoch, self._orders[epoch][start : start + share]
 
     def _shuffled(self, epoch: int) -> Tensor:
         if self.labels is not None:
             return counter_rng.balanced(self.seed, epoch, self.labels)
+        if self.windows is not None:
+            return self.windows.permutation(self.seed, epoch)
         return counter_rng.permutation(self.seed, epoch, self.images)
 
 
 class MemoryLoader:
     """A split held in memory: uint8 on the device, every view made there."""
 
-    def __init__(self, split: Images, augmentation: Augmentation, sampler: BatchSampler, channels: int):
+    def __init__(
+        self, split: Images, augmentation: Augmentation, sampler: BatchSampler, channels: int, graph: bool = False
+    ):
         self.images = fit_channels(split.images, channels).to(sampler.world.device)
         self.labels = None if split.labels is None else split.labels.to(sampler.world.device)
-        self.augmentation, self.sampler = augmentation, sampler
+        self.augmentation, self.sampler, self.graph = augmentation, sampler, graph
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        render = joint.Recorded(self.augmentation) if self.graph else self.augmentation.render
         seed, (height, width) = self.sampler.seed, self.images.shape[2:]
         for first, last in self._blocks(start, stop):
             epoch, shares = self.sampler.at(first)[0], [self.sampler.at(s)[1] for s in range(first, last)]
@@ -78,7 +96,7 @@ class MemoryLoader:
                 begin = (step - first) * len(indices)
                 rows = slice(begin, begin + len(indices))
                 mine = [view[rows] for view in params]
-                views = self.augmentation.render(self.images[block[rows]], mine)
+                views = render(self.images[block[rows]], mine)
                 labels = None if self.labels is None else self.labels[block[rows]]
                 clean = self.augmentation.render_clean(self.images[block[rows]], mine)
                 yield Batch(views, indices, labels, epoch, step, seed, [view.boxes() for view in mine], clean)
@@ -100,6 +118,7 @@ class StreamLoader:
     """
 
     def __init__(self, split: Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int):
+        refuse_order(split, sampler)
         self.split, self.augmentation, self.sampler = split, augmentation, sampler
         self.channels, self.workers = channels, workers
         self.skipped: dict[str, str] = {}
@@ -109,9 +128,10 @@ class StreamLoader:
 
         device, seed = self.sampler.world.device, self.sampler.seed
         steps = _CroppedSteps(self.split, self.augmentation, self.sampler, range(start, stop), self._through_pipes())
-        for step, cropped in enumerate(items(steps, self.workers, pin_memory=device.type == "cuda"), start):
-            if isinstance(cropped, str):
-                raise ValueError(cropped)
+        forked = not self.split.access.remote
+        for step, cropped in enumerate(items(steps, self.workers, device.type == "cuda", forked), start):
+            if isinstance(cropped, (ValueError, RunError)):
+                raise cropped
             cropped = cropped.tensors()
             self.skipped.update(cropped.skipped)
             refuse_many(self.skipped, len(self.split), self.split.max_corrupt)
@@ -159,7 +179,7 @@ class CroppedBatch(NamedTuple):
 
 
 class _CroppedSteps(Dataset):
-    """Item i: the crops of step steps[i], or a text that says why there cannot be any. Runs in a worker process."""
+    """Item i: the crops of step steps[i], or the error for which there cannot be any. Runs in a worker process."""
 
     def __init__(
         self, split: Streamed, augmentation: Augmentation, sampler: BatchSampler, steps: range, through_pipes: bool = False
@@ -168,17 +188,24 @@ class _CroppedSteps(Dataset):
         self.through_pipes = through_pipes
         sizes = [max(sides(size)) / augmentation.views[i].crop[0] ** 0.5 for size, i in augmentation.crops]
         self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
+        windows = split.windows if split.access.remote else None
+        self.ahead = None if windows is None else Ahead(max(1, windows.images // sampler.batch_size))
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, i: int) -> CroppedBatch | str:
+    def __getitem__(self, i: int) -> CroppedBatch | ValueError | RunError:
         before = len(self.split.skipped)
         try:
             epoch, indices = self.sampler.at(self.steps[i])
+            self.split.ready(indices)
+            if self.ahead is not None and self.steps[i] + self.ahead.steps < self.steps.stop:
+                self.ahead.fetch(self.split, self.sampler.at(self.steps[i] + self.ahead.steps)[1])
             used, views, params = self._crop(epoch, indices)
         except ValueError as error:  # a worker's exceptions arrive with its traceback, this one is the user's to read
-            return str(error)
+            return ValueError(str(error))
+        except RunError as error:
+            return error
         skipped = dict(islice(self.split.skipped.items(), before, None))
         return CroppedBatch(epoch, used, views, params, skipped).arrays(views_too=self.through_pipes)
 
@@ -214,6 +241,18 @@ class _CroppedSteps(Dataset):
         return params
 
 
+def refuse_order(split: Streamed, sampler: BatchSampler) -> None:
+    """ValueError where images are drawn from all of an object store that the cache on disk cannot hold."""
+    access = split.access
+    if isinstance(access, Mirror) and sampler.windows is None and isinstance(split, Shards):
+        total = sum(access.size(path) for path in split.paths)
+        if total > access.cache.budget:
+            raise ValueError(f"data.cache={access.cache.budget / 1e9:g} GB cannot hold the {total / 1e9:.3g} GB of shards in "
+                             f"{access.store.url}, and each batch is drawn from all of them: they would be fetched many times "
+                             f"an epoch; set data.window=8 (images are shuffled among 8 shards at a time), or data.cache="
+                             f"{total / 1e9 * 1.05:.1f}")
+
+
 def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Tensor) -> None:
     """torchvision's resized_crop of a PIL image, to the bit.  pixels: the image as H,W,3; out: 3,h,w uint8."""
     from vision import resize  # on first use: importing numba takes half a second
@@ -227,9 +266,10 @@ def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Ten
 
 
 def loader(
-    split: Images | Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int = 0
+    split: Images | Streamed, augmentation: Augmentation, sampler: BatchSampler, channels: int, workers: int = 0,
+    graph: bool = False,
 ) -> MemoryLoader | StreamLoader:
-    """The loader that fits the split: images in memory, or files."""
+    """The loader that fits the split: images in memory, or files.  graph: render images in memory as a CUDA graph"""
     if isinstance(split, Images):
-        return MemoryLoader(split, augmentation, sampler, channels)
+        return MemoryLoader(split, augmentation, sampler, channels, graph)
     return StreamLoader(split, augmentation, sampler, channels, workers)

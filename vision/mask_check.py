@@ -73,7 +73,7 @@ def _labels_or_fault(images: Streamed, masks: MaskFiles, index: int) -> np.ndarr
     try:
         mask = masks[index]
         assert isinstance(images, Files), images
-        with open(images.path(index), "rb") as file:
+        with images.open(index) as file:
             size = upright_size(file)
     except (ValueError, OSError) as error:
         return str(error) if isinstance(error, ValueError) and not isinstance(error, Unreadable) else (

@@ -2,6 +2,7 @@
 
 For given parameters each gives what torchvision's functional operation of that name gives on float tensors.
 """
+import functools
 from collections.abc import Callable
 
 import torch
@@ -71,19 +72,28 @@ def color_jitter(x: Tensor, active: Tensor, order: Tensor, factors: Tensor) -> T
     Of images without color, gray ones or those of other bands, only brightness and contrast remain: the latter about the mean
     of all bands.
     """
-    color = x.shape[1] == 3
-    for operation in order.unbind(1) if color else gray_order(order):
-        factor = factors.gather(1, operation[:, None])[:, 0]
-        factor = torch.where(active & (operation != HUE), factor, 1)
-        gray = luma(x)
-        level = gray.mean((1, 2, 3)) * (1 - factor) * (operation == CONTRAST)
-        base = level[:, None, None, None]
-        if color:
-            base = torch.addcmul(base, gray, per_image((1 - factor) * (operation == SATURATION)))
-        x = torch.addcmul(base, x, per_image(factor)).clamp_(0, 1)
-        if color:
-            x = where_(active & (operation == HUE), turn_hue, x, factors[:, HUE])
+    if x.shape[1] != 3:
+        for operation in gray_order(order):
+            x = _blend(x, active, operation, factors)
+        return x
+    hue = (order == HUE).int().argmax(1)
+    operations = order.unbind(1)
+    for place in range(3):  # what comes before the hue is turned, in one go for all images, and what comes after
+        x = _blend(x, active & (place < hue), operations[place], factors)
+    x = where_(active, turn_hue, x, factors[:, HUE])
+    for place in range(1, 4):
+        x = _blend(x, active & (place > hue), operations[place], factors)
     return x
+
+
+def _blend(x: Tensor, active: Tensor, operation: Tensor, factors: Tensor) -> Tensor:
+    """Each image's own operation, none of them the hue; images that are not active stay to the bit.  operation: B int64"""
+    factor = torch.where(active, factors.gather(1, operation[:, None])[:, 0], 1)
+    gray = luma(x)
+    base = (gray.mean((1, 2, 3)) * (1 - factor) * (operation == CONTRAST))[:, None, None, None]
+    if x.shape[1] == 3:
+        base = torch.addcmul(base, gray, per_image((1 - factor) * (operation == SATURATION)))
+    return torch.addcmul(base, x, per_image(factor)).clamp_(0, 1)
 
 
 def gray_order(order: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,9 +117,15 @@ def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
     difference = torch.lerp(torch.lerp(red - green, blue - red, is_green), green - blue, is_red)
     sector = (4 - 2 * is_green) * (1 - is_red)
     h = (difference / chroma.clamp(min=1e-12)).add_(sector).div_(6).add_(turns[:, None, None])  # gray has hue 0
-    d = h[:, None] + torch.tensor([1 / 2, 1 / 6, -1 / 6], device=x.device)[:, None, None]
+    d = h[:, None] + _hue_shifts(x.device)
     d = d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
     return torch.addcmul((high - 2 * chroma)[:, None], chroma[:, None], d, value=6)
+
+
+@functools.cache
+def _hue_shifts(device: torch.device) -> Tensor:
+    """Kept there: to bring them each time would wait for the device.  → 3,1,1"""
+    return torch.tensor([1 / 2, 1 / 6, -1 / 6], device=device)[:, None, None]
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:

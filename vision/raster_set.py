@@ -132,7 +132,7 @@ def with_notes(dataset: Dataset) -> Dataset:
 def _left_out(split: Files, index: int) -> str:
     """What reading 8 bits of gray or RGB leaves out of a file; "" where nothing."""
     try:
-        with open(split.path(index), "rb") as file:
+        with split.open(index) as file:
             head = file.read(26)
             file.seek(0)
             image = decode.identify(file)

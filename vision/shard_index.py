@@ -16,6 +16,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from core.errors import RunError
+from core.home import cache_folder
+from vision.access import LOCAL, Access
 from vision.decode import SUFFIXES, reason
 from vision.listing import kind_of, litter_of, printable
 from vision.streamed import Progress
@@ -30,7 +33,9 @@ PLAIN, DOTTED, OWN_LABEL = 0, 1, 2  # 0001.png; 0001.mask.png; photo.v2.png besi
 _BLOCK = tarfile.BLOCKSIZE
 
 
-def indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def indexed(
+    paths: list[bytes], progress: Progress | None, access: Access = LOCAL
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Where every image lies, from the cache where no shard has changed; and what could not be read of which shard.
 
     Processes of one machine wait for the one that reads.
@@ -38,33 +43,29 @@ def indexed(paths: list[bytes], progress: Progress | None) -> tuple[dict[str, np
     from filelock import FileLock  # comes with torch
 
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nolabel" / "shards"
-        kept = folder / f"{_cache_key(paths)}.npz"
+        folder = cache_folder("shards")
+        kept = folder / f"{_cache_key(paths, access)}.npz"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")):
             if (index := _kept(kept)) is not None:
                 return index, {}
-            index, broken = read_index(paths, progress)
+            index, broken = read_index(paths, progress, access)
             if not broken:
                 with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
                     np.savez(file, **index)
                 os.replace(file.name, kept)
             return index, broken
+    except RunError:  # of an object store
+        raise
     except (OSError, RuntimeError):  # no place for a cache, no home folder: it is read anew each time
-        return read_index(paths, progress)
+        return read_index(paths, progress, access)
 
 
-def _cache_key(paths: list[bytes]) -> str:
-    """Of the shards as they are on this machine.
-
-    Beside size and time of change it has the inode and ctime, which neither `cp -p`, tar, rsync nor utime can set back: a shard
-    that was replaced by another of equal size and time is read anew. Where a file system makes them up anew (some FUSE mounts,
-    layers of containers), the index is read once more, never wrongly.
-    """
+def _cache_key(paths: list[bytes], access: Access) -> str:
+    """Of the shards as they are now."""
     digest = hashlib.sha256(FORMAT)
     for path in paths:
-        status = os.stat(path)
-        digest.update(b"%s\0%d %d %d %d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns))
+        digest.update(access.stamp(path))
     return digest.hexdigest()[:24]
 
 
@@ -90,9 +91,11 @@ def ignored_members(index: dict[str, np.ndarray]) -> Counter:
 # ---------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_index(
+    paths: list[bytes], progress: Progress | None = None, access: Access = LOCAL
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """One walk over the headers of all shards.  → COLUMNS, and shard, or place in it → why it could not be read."""
-    reader = _IndexReader()
+    reader = _IndexReader(access)
     for number, path in enumerate(paths):
         reader.read_shard(number, path)
         if progress:
@@ -103,7 +106,8 @@ def read_index(paths: list[bytes], progress: Progress | None = None) -> tuple[di
 class _IndexReader:
     """Collects the columns of an index, shard by shard."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: Access) -> None:
+        self.access = access
         self.columns = {name: array("q") for name in ("shard", "offset", "size", "label", "dotted", "ends")}
         self.names, self.texts, self.ignored = bytearray(), {}, Counter()
         self.broken: dict[str, str] = {}
@@ -112,12 +116,12 @@ class _IndexReader:
         labels: dict[str, int] = {}  # key of a sample → its row of `texts`
         keys: list[tuple[str, str]] = []  # of each image: with the dots of its name, and up to the first
         try:
-            with open(path, "rb") as file:
-                for member in _members(file, path, keys, self.broken):
+            with self.access.open(path, sequential=True) as file:
+                for member in _members(file, self.access.shown(path), keys, self.broken):
                     if member.isreg():
                         self._add(member, number, file, labels, keys)
         except OSError as error:
-            self.broken[printable(path)] = f"read up to its image {len(keys)}: {reason(error)}"
+            self.broken[printable(self.access.shown(path))] = f"read up to its image {len(keys)}: {reason(error)}"
         for row, (long, short) in enumerate(keys, len(self.columns["label"])):
             self.columns["label"].append(labels.get(long, labels.get(short, UNKNOWN)))
             if self.columns["dotted"][row] == DOTTED and long in labels:

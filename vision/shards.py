@@ -2,6 +2,8 @@
 
 Members are read where they lie, by offset, so that any image can be read alone: views, order and resuming are those of a
 folder, whatever the number of processes. What lies where is read once and kept in the user's cache.
+
+    uv run python -m vision.shards --from ~/photos --to shards           # writes shards of a folder (vision/write_shards.py)
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
@@ -18,11 +21,16 @@ import torch
 from torch import Tensor
 
 from vision import shard_labels
+from vision.access import LOCAL, Access, Piece
 from vision.decode import SUFFIXES, Unreadable
 from vision.folder import SPLITS
 from vision.listing import listed, printable, walk
+from vision.mirror import mirror
+from vision.order import Windows
+from vision.reading import Reading
 from vision.shard_index import DOTTED, PLAIN, UNKNOWN, ignored_members, indexed, label_texts
 from vision.splits import Collection, Dataset, assemble
+from vision.store import is_remote
 from vision.streamed import Progress, Streamed
 
 ROLES = {name: role for role, names in SPLITS.items() for name in names}
@@ -33,16 +41,25 @@ class Shards(Streamed):
     """Images inside tar files.  paths: of all shards.
 
     index: of each image `shard` (of paths), `offset` and `size` in bytes, and where its member's name `ends` in `names`
-    (vision/shard_index.py).
+    (vision/shard_index.py). window: shards whose images are shuffled among each other (vision/order.py).
     """
 
-    def __init__(self, paths: list[bytes], index: dict[str, np.ndarray], labels: Tensor | None = None) -> None:
+    window: int | None = None
+
+    def __init__(
+        self, paths: list[bytes], index: dict[str, np.ndarray], labels: Tensor | None = None, access: Access = LOCAL
+    ) -> None:
         super().__init__(torch.arange(len(index["shard"])), labels)
-        self.paths, self.index = paths, index
+        self.paths, self.index, self.access = paths, index, access
+
+    @property
+    def windows(self) -> Windows | None:
+        shard = torch.from_numpy(self.index["shard"][self.rows.numpy()].astype(np.int64))
+        return None if self.window is None else Windows(shard, self.window)
 
     def where(self, index: int) -> str:
         row = int(self.rows[index])
-        return f"{printable(self.paths[self.index['shard'][row]])}:{self._member(row)}"
+        return f"{printable(self.access.shown(self.paths[self.index['shard'][row]]))}:{self._member(row)}"
 
     def name(self, index: int) -> str:
         row = int(self.rows[index])
@@ -60,10 +77,14 @@ class Shards(Streamed):
         for name in ("shard", "size"):
             digest.update(self.index[name][rows].tobytes())
 
+    def _piece(self, row: int) -> Piece:
+        index = self.index
+        return Piece(self.paths[index["shard"][row]], int(index["offset"][row]), int(index["size"][row]))
+
     def _open(self, row: int) -> BinaryIO:
-        size = int(self.index["size"][row])
-        with open(self.paths[self.index["shard"][row]], "rb") as file:
-            file.seek(int(self.index["offset"][row]))
+        path, offset, size = self._piece(row)
+        with self.access.open(path) as file:
+            file.seek(offset)
             data = file.read(size)
         if len(data) < size:
             raise Unreadable("the shard ends inside it")
@@ -72,21 +93,31 @@ class Shards(Streamed):
 
 def load_shards(
     root: str | Path | None, labels: str = "auto", max_corrupt: float = 0.2, validation: float = 0.1, seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | None = None, reading: Reading | None = None,
 ) -> Dataset:
-    """A folder of shards as a data set; splits by folder (train/) or by name (imagenet1k-validation-07.tar), else all train.
+    """A folder of shards, on a disk or in an object store (vision/store.py), as a data set; splits by folder (train/) or by
+    name (imagenet1k-validation-07.tar), else all train.
 
     Labels are the numbers or the names in .cls members (vision/shard_labels.py). Where most images of train have one, the
     others are left out; else there are no labels; `skipped` gives the reason. As of a folder, validation is the test split
-    where there is no other, and what is missing is held out of train. Raises ValueError, one line, with the fix.
+    where there is no other, and what is missing is held out of train. reading: its window and its store's settings.  Raises
+    ValueError, one line, with the fix; StoreError.
     """
+    reading, access = reading or Reading(), LOCAL
+    if reading.window is not None and reading.window < 1:
+        raise ValueError(f"data.window={reading.window} must be 1 or more shards, or null: the order is over all images")
+    if is_remote(root):
+        access = mirror(str(root), reading.store, wanted=lambda name: name == "classes.txt")
+        root = access.root
     root = _existing(root)
-    collection, meaning = Collection("shards", str(root)), None
-    for role, paths in _roles(root, collection.ignored, collection.skipped).items():
-        index, broken = indexed(paths, progress)
+    collection, meaning = Collection("shards", str(root), notes=[*access.notes]), None
+    for role, paths in _roles(root, access, collection.ignored, collection.skipped).items():
+        index, broken = indexed(paths, progress, access)
         collection.skipped |= broken
         collection.ignored += ignored_members(index)
-        split = _of_samples(Shards(paths, index), collection.ignored)
+        whole = Shards(paths, index, access=access)
+        whole.window = reading.window
+        split = _of_samples(whole, collection.ignored)
         if role == "train":
             if not len(split):
                 raise ValueError(f"data.root={root} has shards without images; members end in "
@@ -165,21 +196,19 @@ def _labelled(split: Shards, meaning: shard_labels.Labels, place: str, skipped: 
 def _existing(root: str | Path | None) -> Path:
     if not root:
         raise ValueError("data=shards needs data.root, the folder that holds the .tar files")
-    if "://" in str(root):
-        raise ValueError(f"data.root={root}: shards are read by offset from a file system; mount the store and give its folder")
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"data.root={root} {'is a file; give the folder of shards' if root.exists() else 'does not exist'}")
     return root
 
 
-def _roles(root: Path, ignored: Counter, skipped: dict[str, str]) -> dict[str, list[bytes]]:
+def _roles(root: Path, access: Access, ignored: Counter, skipped: dict[str, str]) -> dict[str, list[bytes]]:
     """Role → its shards in the order of their paths, train first."""
     roles: dict[str, list[bytes]] = {"train": []}
     shards = walk(os.fsencode(root), b"", ignored, skipped, frozenset([b".tar"]))
     ignored[".txt"] -= (root / "classes.txt").is_file()
     for path in sorted(root / os.fsdecode(name) for name, _ in shards):
-        if not path.is_file():  # a symlink to nothing
+        if not path.is_file() and not access.remote:  # a symlink to nothing
             skipped[printable(os.fsencode(path))] = "No such file or directory"
             continue
         words = re.split(r"[-_.]", path.stem.lower())
@@ -190,3 +219,13 @@ def _roles(root: Path, ignored: Counter, skipped: dict[str, str]) -> dict[str, l
         there = listed(+ignored) or "nothing else"
         raise ValueError(f"data.root={root} has no .tar for train ({there}); shards are uncompressed .tar files")
     return roles
+
+
+def main(argv: list[str] | None = None) -> int:
+    from vision import write_shards
+
+    return write_shards.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,7 +47,7 @@ class Images:
     """A split held in memory.  images: N,C,H,W uint8; labels: N int64, N,K int8 of several an image
     (vision/multilabel.py), or None where unlabelled."""
 
-    groups = None  # as in `Streamed`
+    groups = windows = None  # as in `Streamed`
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, source: str = "images") -> None:
         assert images.ndim == 4, images.shape

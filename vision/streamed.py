@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from core.image_size import Size
 from core.machine import cores
+from vision.access import LOCAL, Access, Piece
 from vision.decode import Unreadable, decode, reason
 from vision.geometry import Geometry
 from vision.listing import printable
+from vision.order import Windows
 from vision.preprocess import at_least as draft_size
 from vision.preprocess import fitted
 
@@ -44,6 +46,7 @@ class Streamed:
 
     channels: int = 3
     dtype: torch.dtype = torch.uint8  # of the pixels, 0..255; float32: 0..1 (vision/raster_split.py)
+    access: Access = LOCAL  # how files are opened
 
     def __init__(self, rows: Tensor, labels: Tensor | None = None, max_corrupt: float = 0.2) -> None:
         self.rows, self.labels, self.max_corrupt = rows, labels, max_corrupt
@@ -52,6 +55,11 @@ class Streamed:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def windows(self) -> Windows | None:
+        """Within which an epoch's order is random; None: over all images."""
+        return None
 
     def select(self, positions: Tensor) -> Streamed:
         """A split of these positions that shares the source."""
@@ -94,6 +102,7 @@ class Streamed:
         Where `skipped` has grown meanwhile, a file stands in for its neighbor in path order, mostly of the same class.
         """
 
+        self.ready(indices)
         geometry = Geometry.of(size)
 
         def one(index: int) -> np.ndarray:  # C,height,width
@@ -102,6 +111,14 @@ class Streamed:
         with ThreadPoolExecutor(1 if torch.utils.data.get_worker_info() else threads()) as pool:
             pixels = list(pool.map(one, indices.tolist()))
         return torch.from_numpy(np.stack(pixels)).contiguous()
+
+    def ready(self, indices: Tensor) -> None:
+        """Fetch at once what these images need, where they lie in an object store.  Raises StoreError."""
+        if self.access.remote:
+            self.access.ready(map(self._piece, self.rows[indices].tolist()))
+
+    def _piece(self, row: int) -> Piece:
+        raise NotImplementedError
 
     def name(self, index: int) -> str:
         """A short printable name of image `index`, unique in the data set."""
@@ -116,6 +133,7 @@ class Streamed:
         self._identify(digest)
         count = len(self) if len(self) <= CHECK_ALL else CHECK_SOME
         sampled = [int(self.rows[i * len(self) // count]) for i in range(count)]
+        self.ready(torch.arange(count) * len(self) // max(count, 1))
         with ThreadPoolExecutor(threads()) as pool:
             for part in pool.map(self._sample, sampled):
                 digest.update(part)
@@ -162,7 +180,7 @@ class Files(Streamed):
         return printable(self._relative(int(self.rows[index])))
 
     def where(self, index: int) -> str:
-        return printable(self._path(int(self.rows[index])))
+        return printable(self.access.shown(self._path(int(self.rows[index]))))
 
     def relative_paths(self) -> list[str]:
         """Of each image its path relative to root, as os.fsdecode has it."""
@@ -177,19 +195,30 @@ class Files(Streamed):
     def _identify(self, digest) -> None:
         """Every file's name below the root, and its size."""
 
+        for row, size in zip(self.rows.tolist(), self.sizes(), strict=True):
+            digest.update(b"%d %s\n" % (size, self._relative(row)))
+
+    def sizes(self) -> Iterator[int]:
+        """Bytes of each file; −1 of one that is gone, as a broken link's."""
+
         def size(row: int) -> int:
             try:
-                return os.stat(self._path(row)).st_size
-            except OSError:  # a broken link has none
+                return self.access.size(self._path(row))
+            except OSError:
                 return -1
 
-        rows = self.rows.tolist()
         with ThreadPoolExecutor(threads()) as pool:
-            for row, number in zip(rows, pool.map(size, rows, chunksize=256), strict=True):
-                digest.update(b"%d %s\n" % (number, self._relative(row)))
+            yield from pool.map(size, self.rows.tolist(), chunksize=256)
+
+    def open(self, index: int) -> BinaryIO:
+        """The file of image `index`.  Raises OSError."""
+        return self._open(int(self.rows[index]))
+
+    def _piece(self, row: int) -> Piece:
+        return Piece(self._path(row))
 
     def _open(self, row: int) -> BinaryIO:
-        return open(self._path(row), "rb")
+        return self.access.open(self._path(row))
 
 
 def threads() -> int:

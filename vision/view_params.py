@@ -37,6 +37,11 @@ class ViewParams:
     def __getitem__(self, rows: slice | Tensor) -> ViewParams:
         return self.map(lambda values: values[rows])
 
+    @property
+    def widths(self) -> tuple[type, list[tuple[int, ...]]]:
+        """What views must share to be rendered at once: the kind, and each field's shape but for its rows."""
+        return type(self), [tuple(getattr(self, f.name).shape[1:]) for f in fields(self)]
+
     def clean(self) -> ViewParams:
         """The same crop and flip without distortion."""
         off = torch.zeros_like(self.flip)

@@ -39,20 +39,22 @@ def shared_memory_short(needed: int) -> int | None:
     return free if free < needed else None
 
 
-def items(dataset: Dataset, workers: int, pin_memory: bool) -> Iterator[Any]:
+def items(dataset: Dataset, workers: int, pin_memory: bool, forked: bool = True) -> Iterator[Any]:
     """The data set's items in their order, made by `workers` processes, or here: without any, or where none can be started.
 
-    Raises WorkerFailed in one line where a worker dies, lacks memory, or gives nothing for `TIMEOUT` seconds.
+    forked: processes are copies of this one; else of one that has only imported the packages, because a copy lacks the threads
+    of an object store. Raises WorkerFailed in one line where a worker dies, lacks memory, or gives nothing for `TIMEOUT`
+    seconds.
     """
     try:
         if workers:
             multiprocessing.Lock()  # fails where there are no semaphores: /dev/shm is missing
-        iterator, processes = _started(dataset, workers, pin_memory)
+        iterator, processes = _started(dataset, workers, pin_memory, forked)
     except OSError as error:  # or no more processes or file descriptors
         if not workers:
             raise
         log_line(f"note: workers={workers} cannot be started ({error.strerror or error}): images are decoded in this process")
-        iterator, processes = _started(dataset, 0, pin_memory)
+        iterator, processes = _started(dataset, 0, pin_memory, forked)
     try:
         while True:
             try:
@@ -64,12 +66,17 @@ def items(dataset: Dataset, workers: int, pin_memory: bool) -> Iterator[Any]:
         del iterator
 
 
-def _started(dataset: Dataset, workers: int, pin_memory: bool) -> tuple[Iterator, list]:
+def _started(dataset: Dataset, workers: int, pin_memory: bool, forked: bool) -> tuple[Iterator, list]:
     """The loader's iterator, and its processes."""
+    context = None
+    if workers and not forked:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["vision.loaders", "vision.resize"])
     loader = DataLoader(
         dataset,
         batch_size=None,
         num_workers=workers,
+        multiprocessing_context=context,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
         timeout=POLL if workers else 0,

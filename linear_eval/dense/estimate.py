@@ -1,5 +1,4 @@
 """How long an evaluation will take and how much it keeps on disk: from a few images and a small search, before it begins."""
-import math
 import time
 
 import numpy as np
@@ -7,6 +6,7 @@ import torch
 
 from linear_eval.dense.patch_features import PatchSource, Split
 from linear_eval.dense.settings import DenseSettings
+from linear_eval.estimate import duration
 from linear_eval.features import images_of
 from linear_eval.knn import neighbors
 
@@ -17,17 +17,13 @@ def estimate(settings: DenseSettings, sources: list[PatchSource], counts: dict[s
     """A line for the user.  counts: split → images. Fits, and reading what is on disk already, are not in it."""
     disk = sum(one.image_bytes for one in sources) * sum(counts.values()) / 1e9
     extraction = sum(_seconds_an_image(one, train) for one in sources) * sum(counts.values())
-    parts = [f"{_minutes(extraction)} for the patches of {len(sources)} sources where they are not cached"]
+    parts = [f"{duration(extraction)} for the patches of {len(sources)} sources where they are not cached"]
     if "dense_knn" in settings.parts:
         protocol = settings.protocol
         queries = (min(counts["validation"], protocol.validation.images) + counts["test"]) * sources[0].patches
         search = sum(_seconds_a_product(one.dim) for one in sources) * queries * protocol.knn.bank
-        parts.append(f"{_minutes(search)} for retrieval among {protocol.knn.bank:,}")
+        parts.append(f"{duration(search)} for retrieval among {protocol.knn.bank:,}")
     return f"about {', '.join(parts)}; up to {min(disk, settings.budget * len(sources)):.2g} GB on disk"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{math.ceil(seconds)} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def _seconds_an_image(patches: PatchSource, train: Split) -> float:

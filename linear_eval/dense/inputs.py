@@ -28,7 +28,7 @@ from linear_eval.fit import check_labels
 from linear_eval.inputs import is_trained
 from linear_eval.results import ENCODER
 from vision.build import build_encoder, notes
-from vision.data import build_data, build_segmentation, fingerprints
+from vision.data import build_data, build_segmentation, fingerprints, mask_fingerprints
 from vision.multilabel import refuse
 from vision.segmentation import Segmentation, SegmentationData
 from vision.splits import Dataset
@@ -155,5 +155,4 @@ def _open(settings: DenseSettings) -> tuple[SegmentationData | None, Dataset, di
         refuse(dataset.train.labels, "parts=attentive", "name other parts")
         return None, dataset, fingerprints(dataset)
     data = build_segmentation(settings)
-    images = fingerprints(data.dataset)
-    return data, data.dataset, images | {f"images.masks.{name}": data.split(name).masks.fingerprint()[:16] for name in SPLITS}
+    return data, data.dataset, fingerprints(data.dataset) | mask_fingerprints(data, "images.masks.")

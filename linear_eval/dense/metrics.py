@@ -3,18 +3,17 @@
 Pixels whose label is `IGNORED` are taken out of truth and prediction before anything is counted. A class that neither truth
 nor prediction has is left out of a mean: of the whole split for global figures, of an image for figures of an image.
 """
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from linear_eval import bootstrap
 from vision.segmentation import IGNORED
 
 BOUNDARY = 0.0075  # share of an image's diagonal within which boundaries match: Csurka et al. (BMVC 2013)
 RESAMPLES = 1_000  # of the bootstrap
-CONFIDENCE = 0.95
-AT_ONCE = 2**22  # images times resamples of the bootstrap at a time
 
 
 def pixel_counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -162,7 +161,8 @@ def figures(counts: SegmentationCounts, seed: int = 0) -> SegmentationFigures:
     names = ("miou", "dice", "pixel_accuracy", "mean_accuracy")
     whole = _of_totals(pixels.sum(0)[None])
     drawn = {name: [] for name in (*names, *values)}
-    for weights in _resamples(len(kept), seed) if len(kept) > 1 else ():
+    for block in bootstrap.weight_blocks(len(kept), seed, RESAMPLES) if len(kept) > 1 else ():
+        weights = block.astype(np.float64)
         totals = _of_totals(np.tensordot(weights, pixels, 1))
         for name, resampled in zip(names, totals, strict=True):
             drawn[name].append(resampled)
@@ -221,16 +221,4 @@ def _none(value: float) -> float | None:
 
 def _interval(drawn: list[np.ndarray]) -> list[float] | None:
     values = np.concatenate(drawn) if drawn else np.empty(0)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return None
-    tail = 50 * (1 - CONFIDENCE)
-    return [float(end) for end in np.percentile(values, [tail, 100 - tail])]
-
-
-def _resamples(images: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is in each resample of as many, drawn with replacement.  → b,N float64 a time, RESAMPLES in all"""
-    rng, block = np.random.default_rng(seed), max(1, AT_ONCE // images)
-    for start in range(0, RESAMPLES, block):
-        some = min(block, RESAMPLES - start)
-        yield rng.multinomial(images, np.full(images, 1 / images), some).astype(np.float64)
+    return None if np.isnan(values).all() else bootstrap.interval(values)

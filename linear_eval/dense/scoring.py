@@ -16,6 +16,7 @@ from linear_eval.dense.metrics import (
     boundary_f,
     class_rows,
     figures,
+    global_miou,
     pixel_counts,
 )
 from linear_eval.dense.patch_labels import PatchLabels
@@ -88,7 +89,7 @@ def score_source(settings: DenseSettings, inputs: DenseInputs, source: SourceFea
     selected_on = f"{min(len(source.validation), settings.protocol.validation.images):,} validation images"
     rows = [
         DenseRow(
-            source.name, one.method, _figures(counts, "test", settings.seed), class_rows(counts, names), len(one.sample),
+            source.name, one.method, _test_figures(counts, settings.seed), class_rows(counts, names), len(one.sample),
             one.sample.images, one.settings, selected_on, one.validation, one.note, round(one.seconds + seconds, 2),
         )
         for one, counts in zip(chosen, counted, strict=True)
@@ -103,7 +104,7 @@ def constant_row(inputs: DenseInputs) -> DenseRow:
     common = most_common_class(train.masks, some)
     found = constant_counts(test, common)
     return DenseRow(
-        COMMON, "constant", _figures(found, "test"), class_rows(found, test.classes), 0, len(some),
+        COMMON, "constant", _test_figures(found, 0), class_rows(found, test.classes), 0, len(some),
         {"class": test.classes[common]}, "nothing: fixed", None, f"by the pixels of {len(some):,} training masks", 0.0,
     )
 
@@ -158,15 +159,18 @@ def best_on_validation(
     features = replace(source.validation, rows=source.validation.rows[some], indices=source.validation.indices[some])
     blocks = features.blocks(source.block)
     counted, _ = count_candidates(scores, blocks, inputs.splits["validation"], inputs.grid, f"{source.name}: validation")
-    found = [_figures(counts, "validation").miou.value for counts in counted]
+    try:
+        found = [global_miou(counts) for counts in counted]
+    except ValueError as error:
+        raise ValueError(f"validation masks: {error}") from error
     return int(np.argmax(found)), float(np.max(found))
 
 
-def _figures(counts: SegmentationCounts, role: str, seed: int = 0) -> SegmentationFigures:
+def _test_figures(counts: SegmentationCounts, seed: int) -> SegmentationFigures:
     try:
         return figures(counts, seed)
     except ValueError as error:
-        raise ValueError(f"{role} masks: {error}") from error
+        raise ValueError(f"test masks: {error}") from error
 
 
 def count_candidates(
@@ -183,7 +187,7 @@ def count_candidates(
             pixels.append([pixel_counts(image.truth, one, classes) for one in image.candidates])
             boundaries.append([np.nan if keep is None else boundary_f(image.truth, one) for one in image.candidates])
             if image.index in (keep or ()):
-                shown.append(image)
+                shown.append(replace(image, patches=image.patches.copy()))  # a view would keep its whole block
             if title:
                 progress(done, len(split))
     columns = zip(zip(*pixels, strict=True), zip(*boundaries, strict=True), strict=True)

@@ -8,8 +8,8 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from linear_eval.bootstrap import interval, resamples
 from linear_eval.knn import as_unit_rows
-from linear_eval.measures.bootstrap import interval, resamples
 from linear_eval.probe_data import Labeled
 from linear_eval.results import Figure, Measure
 

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from linear_eval.bootstrap import interval, resamples
 from linear_eval.features import BLOCK, images_of
 from linear_eval.knn import neighbors
+from linear_eval.metrics import wilson
 from linear_eval.results import Figure, Measure
 from vision.splits import Images
 from vision.streamed import Streamed
 
 PAIRS = 100  # that are named, at most
+QUERIES = 2_000  # training images, evenly spaced, whose nearest other one says how near images of this set lie
+FENCE = 3.0  # interquartile ranges: Tukey's outer fence
+CLOSEST = 1e-6  # 1 − cosine of equal rows, as float32 rounds it
+RESAMPLES = 1_000
+
+
+FIXED, OWN = "near-duplicates", "near-duplicates, own threshold"
 
 
 @dataclass(frozen=True)
@@ -31,28 +40,53 @@ class Positions:
 
 
 def leakage(
-    train: np.ndarray, test: np.ndarray, positions: Positions, exact: int, config: LeakageConfig, source: str
+    train: np.ndarray, test: np.ndarray, positions: Positions, exact: int, config: LeakageConfig, seed: int, source: str
 ) -> Measure:
     """N,D and M,D.  exact: `exact_copies` of the images themselves
 
-    pairs: test and training images at or above the similarity, the most alike first, at most PAIRS.
+    pairs: test and training images at or above the lower of both thresholds, the most alike first, at most PAIRS.
+    Intervals: Wilson's of shares, of quantiles by bootstrap over test images.
     """
     similarity, index = neighbors(train, test, 1)
     nearest, where = similarity[:, 0], index[:, 0]
-    alike = np.flatnonzero(nearest >= config.similarity)
+    fence = own_threshold(train)
+    alike = np.flatnonzero(nearest >= min(config.similarity, fence))
     order = alike[np.argsort(-nearest[alike], kind="stable")][:PAIRS]
     pairs = [[int(positions.test[i]), int(positions.train[where[i]])] for i in order]
+    found = {name: int((nearest >= least).sum()) for name, least in ((FIXED, config.similarity), (OWN, fence))}
+    drawn = [nearest[some] for some in resamples(len(nearest), seed, RESAMPLES)]
     figures = [
-        Figure("near-duplicates", float(100 * len(alike) / len(test)), None, "%"),
-        Figure("nearest, median", float(np.median(nearest))),
-        Figure("nearest, 95th percentile", float(np.quantile(nearest, 0.95))),
+        *(Figure(name, float(100 * count / len(test)), wilson(count, len(test)), "%") for name, count in found.items()),
+        Figure("own threshold", fence),
+        *(
+            Figure(name, float(np.quantile(nearest, share)), interval(np.array([np.quantile(one, share) for one in drawn])))
+            for name, share in (("nearest, median", 0.5), ("nearest, 95th percentile", 0.95))
+        ),
     ]
     return Measure(
         "leakage", source, figures=figures, pairs=pairs,
-        counts={"near-duplicates": len(alike), "exact copies": exact, "test images": len(test)},
-        note=f"test images whose nearest training image has cosine {config.similarity:g} or more, which a class of simple "
-             "images may reach without a copy; exact copies: the same pixels",
+        counts={**found, "exact copies": exact, "test images": len(test)},
+        note=f"{FIXED}: test images whose nearest training image has cosine {config.similarity:g} or more, which simple images "
+             f"reach without a copy; {OWN}: the own threshold or more, beyond Tukey's outer fence of the similarities of "
+             "training images and their nearest other one; exact copies: the same pixels",
     )
+
+
+def own_threshold(train: np.ndarray) -> float:
+    """The cosine from which on two images are nearer than images of this set are.  N,D
+
+    The outer fence Q1 − 3·IQR (Tukey, Exploratory Data Analysis, 1977) of ln(1 − cosine) of training images, QUERIES of them,
+    and their nearest other training image: up to a quarter of copies in train do not move it. Not beyond 1 − CLOSEST, which
+    copies reach. 1 − CLOSEST of a single image.
+    """
+    some = np.unique(np.linspace(0, len(train) - 1, min(QUERIES, len(train))).astype(int))
+    if len(train) < 2:
+        return 1 - CLOSEST
+    similarity, index = neighbors(train, train[some], 2)
+    itself = index[:, 0] == some  # else another one: itself comes second, or behind equal ones
+    nearest = np.where(itself, similarity[:, 1], similarity[:, 0])
+    low, high = np.quantile(np.log(np.maximum(1 - nearest, CLOSEST)), [0.25, 0.75])
+    return float(1 - max(np.exp(low - FENCE * (high - low)), CLOSEST))
 
 
 def exact_copies(train: Images | Streamed, test: Images | Streamed, size: int) -> int:

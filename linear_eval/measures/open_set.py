@@ -7,9 +7,9 @@ import torch
 from sklearn.covariance import LedoitWolf
 
 from core import counter_rng
+from linear_eval.bootstrap import interval, weights
 from linear_eval.knn import neighbors
 from linear_eval.logistic import LogisticFit
-from linear_eval.measures.bootstrap import interval, weights
 from linear_eval.measures.detection import NAMES, detection
 from linear_eval.probe_data import Labeled
 from linear_eval.results import Figure, Measure

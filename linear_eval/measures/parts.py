@@ -16,15 +16,8 @@ from linear_eval.measures.quality import QualityConfig, quality
 from linear_eval.measures.retrieval import RetrievalConfig, retrieval
 from linear_eval.probe_data import Labeled
 from linear_eval.results import Measure
-from linear_eval.settings import MEASURES, EvaluateSettings
+from linear_eval.settings import EvaluateSettings
 from vision.augment import render
-
-NEED_CLASSES = ("retrieval", "clustering", "few_shot", "open_set")  # one label an image
-
-
-def asked(settings: EvaluateSettings, multilabel: bool) -> list[str]:
-    """The measures of `parts` that the data allow."""
-    return [part for part in MEASURES if part in settings.parts and not (multilabel and part in NEED_CLASSES)]
 
 
 def measures(part: str, settings: EvaluateSettings, inputs: EvaluationInputs, source: str) -> list[Measure]:
@@ -45,7 +38,7 @@ def measures(part: str, settings: EvaluateSettings, inputs: EvaluationInputs, so
         config = QualityConfig(**constants)
         return [quality(train.x, views(inputs, source, config), config, seed, source)]
     positions = Positions(features.train.indices, features.test.indices)
-    return [leakage(train.x, test.x, positions, copies(inputs), LeakageConfig(**constants), source)]
+    return [leakage(train.x, test.x, positions, copies(inputs), LeakageConfig(**constants), seed, source)]
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,5 @@
 """Quality of features without labels: how many dimensions they use, how their spectrum falls, how learnable they are."""
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,11 +7,18 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from linear_eval.features import rankme
+from core.run import counting
+from linear_eval.bootstrap import halves, jackknife_interval, normal_interval, weights
+from linear_eval.features import effective_rank
 from linear_eval.knn import as_unit_rows, neighbors
 from linear_eval.results import Figure, Measure
 
 RELATIVE = "compare only across models"
+HALVES = 20  # random halves of the images, for intervals of a spectrum's figures
+WIDE = 1024  # columns beyond which these would take minutes: then there are none
+SEEDS, RESAMPLES = 10, 200  # of k-means, and of the images, for intervals of CLID's parts
+
+Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -31,28 +39,57 @@ def quality(x: np.ndarray, views: Tensor, config: QualityConfig, seed: int, sour
     """x: N,D of training images; views: n,q,D of q views of each of n of them
 
     RankMe: `features.rankme`, of centered features. stable rank: Σλ / λ₁ of the covariance's eigenvalues (NESum's formula
-    too). alpha: `power_law`. CLID's parts: `learnability`, `intrinsic_dimension`. Figures of one spectrum have no interval:
-    a resample with repeated images has a lower rank.
+    too). alpha: `power_law`. CLID's parts: `learnability`, `intrinsic_dimension`. Intervals: of
+    figures of a spectrum `jackknife_interval`; of CLID's parts by bootstrap over images with the neighbors that they have.
     """
     rows = np.unique(np.linspace(0, len(x) - 1, min(config.images, len(x))).astype(int))
-    z = torch.from_numpy(x[rows].astype(np.float64))
-    variance = torch.linalg.svdvals(z - z.mean(0)).square()
-    exponent, last = power_law(variance.numpy(), *config.alpha)
+    z = x[rows].astype(np.float64)
+    last = power_law(np.square(_spectrum(z).numpy()), *config.alpha)[1]
     some = x[np.unique(np.linspace(0, len(x) - 1, min(config.learned, len(x))).astype(int))]
+
+    def of_spectrum(z: np.ndarray) -> Figures:
+        sigma = _spectrum(z)
+        variance = sigma.square()
+        stable = float(variance.sum() / variance[0]) if variance[0] > 0 else None
+        alpha = power_law(variance.numpy(), config.alpha[0], last)[0]
+        return {"RankMe": effective_rank(sigma), "stable rank": stable, "alpha": alpha}
+
+    def of_views(views: np.ndarray) -> Figures:
+        return {"LiDAR": lidar(torch.from_numpy(views), config.delta)}
+
     figures = [
-        Figure("RankMe", rankme(z)),
-        Figure("stable rank", float(variance.sum() / variance[0]) if variance[0] > 0 else None),
-        Figure("alpha", exponent),
-        Figure("LiDAR", lidar(views, config.delta)),
-        Figure("cluster learnability", 100 * learnability(some, config.clusters, seed), None, "%"),
-        Figure("intrinsic dimension", intrinsic_dimension(some)),
+        *jackknifed(z, of_spectrum, seed, f"{source}: quality"),
+        *jackknifed(views.numpy(), of_views, seed, f"{source}: quality of views"),
+        learnability_figure(some, config.clusters, seed),
+        dimension_figure(some, seed),
     ]
     note = (
         f"{len(z):,} training images; alpha: fit over components {config.alpha[0]} to {last}; LiDAR: n {views.shape[0]}, "
         f"q {views.shape[1]}, δ {config.delta:g}; the last two are CLID's parts, k-means with {config.clusters} clusters on "
-        f"{len(some):,} images: {RELATIVE}"
+        f"{len(some):,} images: {RELATIVE}; intervals: over {HALVES} random halves of the images, of CLID's "
+        f"parts over images and {SEEDS} seeds of k-means"
     )
     return Measure("quality", source, figures=figures, note=note)
+
+
+def jackknifed(images: np.ndarray, measured: Callable[[np.ndarray], Figures], seed: int, title: str) -> list[Figure]:
+    """images: N,…; measured: some images → figures"""
+    whole, of_halves = measured(images), list[Figures]()
+    enough = len(images) >= 4 and images.shape[-1] <= WIDE
+    with counting(title) as progress:
+        for number, half in enumerate(halves(len(images), seed, HALVES if enough else 0), 1):
+            of_halves.append(measured(images[half]))
+            progress(number, HALVES)
+    return [
+        Figure(name, value, jackknife_interval(value, [one[name] for one in of_halves]))
+        for name, value in whole.items()
+    ]
+
+
+def _spectrum(z: np.ndarray) -> Tensor:
+    """Singular values of centered features, the greatest first."""
+    centered = torch.from_numpy(z)
+    return torch.linalg.svdvals(centered - centered.mean(0))
 
 
 def power_law(variance: np.ndarray, first: int, last: int) -> tuple[float | None, int]:
@@ -88,17 +125,44 @@ def lidar(views: Tensor, delta: float) -> float:
     return float(torch.exp(-(share * share.log()).sum()))
 
 
+def learnability_figure(x: np.ndarray, clusters: int, seed: int) -> Figure:
+    """The first seed's ± 1.96 standard deviations: of a mean over so many images, or over SEEDS of k-means and of the order,
+    whichever is greater. Not both: another order is nearly another sample of hits."""
+    value = 100 * learnability(x, clusters, seed)
+    if len(x) < 3:
+        return Figure("cluster learnability", value, None, "%")
+    found = [100 * predicted_clusters(x, clusters, seed + i) for i in range(SEEDS)]
+    of_images = np.mean([hits.std() / len(hits) ** 0.5 for hits in found])
+    of_seeds = np.std([hits.mean() for hits in found], ddof=1)
+    low, high = normal_interval(value, float(max(of_images, of_seeds)))
+    return Figure("cluster learnability", value, [max(low, 0.0), min(high, 100.0)], "%")
+
+
 def learnability(x: np.ndarray, clusters: int, seed: int) -> float:
     """Share of images whose k-means cluster their nearest earlier image has, in a random order, the first not counted.  N,D
 
     The prequential form of CLID's cluster learnability (Lu et al. 2022, arXiv 2206.01251), with one neighbor.
     """
+    hits = predicted_clusters(x, clusters, seed)
+    return float(hits.mean()) if len(hits) else 1.0
+
+
+def predicted_clusters(x: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Of the images but the first in a random order: has the nearest earlier one its cluster?  → N−1 bool"""
     z = as_unit_rows(x)[np.random.default_rng(seed).permutation(len(x))]
     if len(z) < 2:
-        return 1.0
+        return np.empty(0, bool)
     labels = KMeans(min(clusters, len(z)), n_init=1, random_state=seed).fit(z).labels_
     similarity = np.where(np.tri(len(z), k=-1, dtype=bool), z @ z.T, -np.inf)
-    return float((labels[similarity[1:].argmax(1)] == labels[1:]).mean())
+    return labels[similarity[1:].argmax(1)] == labels[1:]
+
+
+def dimension_figure(x: np.ndarray, seed: int) -> Figure:
+    ratios, value = log_ratios(x), intrinsic_dimension(x)
+    if value is None:
+        return Figure("intrinsic dimension", None)
+    drawn = weights(len(ratios), seed, RESAMPLES) @ ratios / len(ratios)
+    return Figure("intrinsic dimension", value, normal_interval(value, float(np.std(1 / drawn[drawn > 0]))))
 
 
 def intrinsic_dimension(x: np.ndarray) -> float | None:
@@ -106,12 +170,18 @@ def intrinsic_dimension(x: np.ndarray) -> float | None:
 
     Images with a copy, r₁ = 0, are left out; None where less than two are left.
     """
+    ratios = log_ratios(x)
+    total = ratios.sum() if len(ratios) > 1 else 0.0
+    return float(len(ratios) / total) if total > 0 else None
+
+
+def log_ratios(x: np.ndarray) -> np.ndarray:
+    """ln r₂/r₁ of the images that have no copy.  N,D → at most N"""
     if len(x) < 3:
-        return None
+        return np.empty(0)
     _, index = neighbors(x, x, 3)
     z = as_unit_rows(x).astype(np.float64)
     near = np.stack([row[row != i][:2] for i, row in enumerate(index)])  # itself is among the three, wherever
     distance = np.linalg.norm(z[:, None] - z[near], axis=2)
     ratio = distance[distance[:, 0] > 1e-7]
-    total = np.log(ratio[:, 1] / ratio[:, 0]).sum() if len(ratio) > 1 else 0.0
-    return float(len(ratio) / total) if total > 0 else None
+    return np.log(ratio[:, 1] / ratio[:, 0])

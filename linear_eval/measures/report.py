@@ -25,7 +25,14 @@ def measure_line(measure: Measure) -> str:
 def number(figure: Figure) -> str:
     if figure.value is None:
         return "–"
-    return f"{figure.value:.1f}" if figure.unit or abs(figure.value) >= 10 else f"{figure.value:.2f}"
+    return digits(figure.value, figure.unit)
+
+
+def digits(value: float, unit: str) -> str:
+    """More of them just below 1, where similarities differ."""
+    if 0.99 <= value < 1 and not unit:
+        return f"{value:.4f}"
+    return f"{value:.1f}" if unit or abs(value) >= 10 else f"{value:.2f}"
 
 
 def measure_sections(evaluation: Evaluation, data: ReportData | None) -> list[Section]:
@@ -65,4 +72,4 @@ def with_interval(figure: Figure) -> str:
     if figure.interval is None:
         return number(figure)
     low, high = figure.interval
-    return f"{number(figure)} ({low:.1f} … {high:.1f})"
+    return f"{number(figure)} ({digits(low, figure.unit)} … {digits(high, figure.unit)})"

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linear_eval.bootstrap import interval, weights
 from linear_eval.knn import as_unit_rows
-from linear_eval.measures.bootstrap import interval, weights
 from linear_eval.results import Figure, Measure
 
 BLOCK = 256  # queries at a time

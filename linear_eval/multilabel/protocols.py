@@ -3,7 +3,6 @@ from dataclasses import replace
 
 from linear_eval.heads import HeadsConfig
 from linear_eval.inputs import EvaluationInputs, FeatureSet
-from linear_eval.multilabel.classical import classify_multilabel
 from linear_eval.multilabel.heads import heads_multilabel
 from linear_eval.multilabel.logistic import logistic_multilabel
 from linear_eval.multilabel.neighbors import knn_multilabel
@@ -22,6 +21,8 @@ def multilabel_result(
     protocol, device = settings.protocol, inputs.device
     data = features.probe_data(inputs.classes)
     if method.classical:
+        from linear_eval.multilabel.classical import classify_multilabel  # imports half of scikit-learn
+
         return classify_multilabel(method.name, data, settings.seed, limit=protocol.baselines.images)
     if method.name == "knn":
         return knn_multilabel(data, protocol.knn.k, protocol.knn.temperature)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linear_eval.bootstrap import weight_blocks
 from vision.corruptions import SEVERITIES
-
-AT_ONCE = 2**24  # weights of images in a block of resamples
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,7 @@ class Sample:
 
 def resampled(cells: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Accuracies in % of `count` resamples of the images, the same ones for every cell.  …,N bool → count,…"""
-    rng, N, parts = np.random.default_rng(seed), cells.shape[-1], []
+    N = cells.shape[-1]
     flat = cells.reshape(-1, N).astype(np.float32)
-    step = max(1, AT_ONCE // N)
-    for start in range(0, count, step):
-        weights = rng.multinomial(N, np.full(N, 1 / N), size=min(step, count - start))
-        parts.append(weights.astype(np.float32) @ flat.T)
+    parts = [weights.astype(np.float32) @ flat.T for weights in weight_blocks(N, seed, count)]
     return (np.concatenate(parts) * (100 / N)).reshape(count, *cells.shape[:-1])

@@ -21,7 +21,7 @@ from linear_eval.segment.settings import SegmentSettings
 from vision import artifact, loaders
 from vision.augment import Augmentation
 from vision.build import build_encoder, compile_encoder, notes, precision
-from vision.data import build_segmentation, fingerprints
+from vision.data import build_segmentation, fingerprints, mask_fingerprints
 from vision.segmentation import Segmentation, SegmentationData
 
 
@@ -49,7 +49,8 @@ def fit(settings: SegmentSettings, world: World) -> FittedSegmenter | None:
     for role, split in (("validation", data.validation), ("test", data.test)):
         if not len(split):
             raise ValueError(f"data={settings.data.name} has no {role} images: raise data.validation, or add images to {role}")
-    images = fingerprints(data.dataset) | _mask_fingerprints(data)
+    classes = {"masks.classes": f"{len(data.train.classes)} ({', '.join(data.train.classes)})"}
+    images = fingerprints(data.dataset) | mask_fingerprints(data, "masks.") | classes
     run = Run(training.folder(settings, f"segment-{settings.data.name}", images), settings, settings.resume, images)
     encoder, recipe = build_encoder(settings, data.dataset)
     method = training.build_method(settings, encoder, masks=data.train.masks, classes=len(data.train.classes))
@@ -112,16 +113,6 @@ class Watch:
     def restore(self, state: dict | None) -> None:
         if state:
             self.scores, self.steps, self.best = state["scores"], state["steps"], state["best"]
-
-
-def _mask_fingerprints(data: SegmentationData) -> dict[str, str]:
-    """Of each split's masks and of the classes: a run on other masks is another run."""
-    prints = None
-    if is_main():
-        splits = {"train": data.train, "validation": data.validation, "test": data.test}
-        prints = {f"masks.{role}": split.masks.fingerprint()[:16] for role, split in splits.items()}
-        prints["masks.classes"] = f"{len(data.train.classes)} ({', '.join(data.train.classes)})"
-    return broadcast_object(prints)
 
 
 def _decoder(method: Segmenter, settings: SegmentSettings, split: Segmentation) -> bytes:

@@ -7,7 +7,7 @@ loss, as in the authors' code, where it stands in for a learning rate of its own
 import torch
 from torch import Tensor, nn
 
-from core.method import Method, Output, at_least_fp32, each_view
+from core.method import Method, Output, Traits, at_least_fp32, each_view
 from core.processes import total, world_size
 from ssl.method import unordered_pairs
 from vision.heads import mlp
@@ -35,6 +35,8 @@ def standardised(z: Tensor) -> Tensor:
 
 
 class BarlowTwins(Method):
+    traits = Traits(static_step=True)
+
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, off_diagonal: float, scale: float):
         super().__init__()
         if not (off_diagonal >= 0 and scale > 0):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.method import Output, at_least_fp32, check_natural, check_positive, check_share
 from core.numerics import unit
+from ssl.collapse import PATCH, ROWS, assignment_scalars
 from ssl.losses import log_sum_exp
 from ssl.masked_crops import (
     GLOBAL,
@@ -138,6 +139,9 @@ class DINOv2(MaskedDistillation):
             loss = cls_loss + self.patch_weight * patch_loss
             scalars = {"cls_loss": cls_loss.detach(), "patch_loss": patch_loss.detach(),
                        "momentum": self.momentum_at(progress), "teacher_temperature": T}
+            scalars |= assignment_scalars(cls_targets.of(slice(ROWS)))
+            scalars |= assignment_scalars(patch_targets.of(slice(ROWS)), PATCH)
+            scalars |= self.prediction_scalars(patches, targets.patches, targets.places, targets.masked)
             if self.koleo:
                 spread = sum(koleo_loss(cls[:, i], self.name) for i in range(GLOBAL))
                 loss, scalars["koleo"] = loss + self.koleo * spread, spread.detach() / GLOBAL

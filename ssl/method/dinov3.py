@@ -122,7 +122,7 @@ class DINOv3(DINOv2):
             grid = self.masking_of(batch).grid
             views = batch.clean or batch.views[:GLOBAL]
             gram = torch.stack([shrunk(tokens.tokens(self.gram.module, view), grid) for view in views], dim=1)
-        return GramTeacher(found.cls, found.patches, found.masked, gram)
+        return GramTeacher(found.cls, found.patches, found.masked, found.places, gram)
 
     def objective(self, features: tuple[Tensor, ...], targets: GramTeacher, progress: float) -> Output:
         output = super().objective(features, targets, progress)

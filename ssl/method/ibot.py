@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from core.method import Batch, Output, Record, Traits, at_least_fp32, check_share
 from core.processes import total, world_size
-from ssl.collapse import assignment_scalars
+from ssl.collapse import PATCH, ROWS, assignment_scalars
 from ssl.masked_crops import GLOBAL, MaskedDistillation, at, check_temperatures, masking, stacked
 from ssl.method import check_constants
 from ssl.method.dino import Head, dino_loss
@@ -101,6 +101,9 @@ class IBOT(MaskedDistillation):
         scalars = {"cls_loss": cls_loss.detach(), "patch_loss": of_patches.detach(),
                    "momentum": self.momentum_at(progress), "teacher_temperature": T}
         scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher_cls) - self.center) / T, dim=-1))
+        some = at_least_fp32(teacher_patches.flatten(0, 2)[:ROWS])
+        scalars |= assignment_scalars(F.softmax((some - self.patch_center) / T, dim=-1), PATCH)
+        scalars |= self.prediction_scalars(patches, at(targets.patches, targets.places), targets.places, targets.masked)
         staged = Staged(at_least_fp32(teacher_cls).mean((0, 1))[None], at_least_fp32(mean)[None])
         return Output(cls_loss + self.patch_weight * of_patches, scalars, staged)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.method import Batch, Method, Output, Record, Traits, at_least_fp32, ema_copy, ema_update_
+from ssl.collapse import prediction_scalars
 from ssl.method import check_constants
 from vision import masks, tokens
 from vision.decoder import Decoder
@@ -25,6 +26,7 @@ class TeacherTokens(Record):
     """The teacher's tokens at the target blocks."""
 
     tokens: Tensor  # B,T,M,D
+    places: Tensor  # B,T,M int64: where in the image
 
 
 def ijepa_loss(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -89,10 +91,12 @@ class IJEPA(Method):
         places = self.masks(batch).targets
         whole = tokens.tokens(self.teacher, batch.views[0]).patches
         at = places.flatten(1)[:, :, None].expand(-1, -1, whole.shape[2])
-        return TeacherTokens(whole.gather(1, at).unflatten(1, places.shape[1:]))
+        return TeacherTokens(whole.gather(1, at).unflatten(1, places.shape[1:]), places)
 
     def objective(self, features: Tensor, targets: TeacherTokens, progress: float) -> Output:
-        return Output(ijepa_loss(features, targets.tokens), {"momentum": self.momentum_at(progress)})
+        wanted = F.layer_norm(at_least_fp32(targets.tokens), targets.tokens.shape[-1:])
+        scalars = prediction_scalars(features, wanted, targets.places, self.grid[0] * self.grid[1])
+        return Output(ijepa_loss(features, targets.tokens), {"momentum": self.momentum_at(progress), **scalars})
 
     def momentum_at(self, progress: float) -> float:
         """Of the teacher: a straight line."""

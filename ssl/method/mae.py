@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.method import Batch, Method, Output, Record, Traits, at_least_fp32
+from ssl.collapse import prediction_scalars
 from ssl.method import check_mask_ratio, check_patches
 from vision import masks, tokens
 from vision.decoder import Decoder, init_xavier
@@ -22,6 +23,7 @@ class Pixels(Record):
     """What is to be predicted."""
 
     patches: Tensor  # B,M,p·p·C
+    places: Tensor  # B,M int64: where in the image
 
 
 def mae_loss(predictions: Tensor, patches: Tensor) -> Tensor:
@@ -83,7 +85,8 @@ class MAE(Method):
         _, wanted = self.places(batch)
         patches = patches_of(at_least_fp32(batch.views[0]), self.grid)
         patches = patches.gather(1, wanted[:, :, None].expand(-1, -1, patches.shape[2]))
-        return Pixels(normalized(patches) if self.norm_pixels else patches)
+        return Pixels(normalized(patches) if self.norm_pixels else patches, wanted)
 
     def objective(self, features: Tensor, targets: Pixels, progress: float) -> Output:
-        return Output(mae_loss(features, targets.patches))
+        N = self.grid[0] * self.grid[1]
+        return Output(mae_loss(features, targets.patches), prediction_scalars(features, targets.patches, targets.places, N))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.memory import Queue
-from core.method import Method, Output, Record, at_least_fp32, each_view
+from core.method import Method, Output, Record, Traits, at_least_fp32, each_view
 from core.numerics import unit
 from ssl.losses import contrastive, global_rows, nearest
 from ssl.method import check_constants, check_views, pairs
@@ -29,6 +29,8 @@ class Staged(Record):
 
 
 class NNCLR(Method):
+    traits = Traits(static_step=True)
+
     def __init__(
         self, encoder: nn.Module, hidden: int, dim: int, predictor_hidden: int, temperature: float, queue_size: int
     ):

@@ -14,7 +14,7 @@ from vision.heads import mlp
 
 
 class SimCLR(Method):
-    traits = Traits(joint_views=True)
+    traits = Traits(joint_views=True, static_step=True)
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
         super().__init__()

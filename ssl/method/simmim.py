@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.method import Batch, Method, Output, Traits, at_least_fp32
+from ssl.collapse import prediction_scalars
 from ssl.method import check_mask_ratio
 from ssl.method.mae import Pixels
 from vision import masks, tokens
@@ -60,11 +61,12 @@ class SimMIM(Method):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Pixels:
-        patches = patches_of(at_least_fp32(batch.views[0]), self.grid)
-        return Pixels(_at(patches, masks.places(self.mask(batch), self.masked)))
+        patches, places = patches_of(at_least_fp32(batch.views[0]), self.grid), masks.places(self.mask(batch), self.masked)
+        return Pixels(_at(patches, places), places)
 
     def objective(self, features: Tensor, targets: Pixels, progress: float) -> Output:
-        return Output(simmim_loss(features, targets.patches))
+        N = self.grid[0] * self.grid[1]
+        return Output(simmim_loss(features, targets.patches), prediction_scalars(features, targets.patches, targets.places, N))
 
 
 def _at(rows: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 class SimSiam(Method):
-    traits = Traits(per_image=True, constant_lr=("predictor",))
+    traits = Traits(per_image=True, static_step=True, constant_lr=("predictor",))
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, predictor_hidden: int):
         super().__init__()

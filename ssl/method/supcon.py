@@ -44,7 +44,7 @@ class Labels(Record):
 
 
 class SupCon(Method):
-    traits = Traits(joint_views=True, needs_labels=True)
+    traits = Traits(joint_views=True, static_step=True, needs_labels=True)
 
     def __init__(self, encoder: nn.Module, hidden: int, dim: int, temperature: float):
         super().__init__()

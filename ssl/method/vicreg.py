@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.method import Method, Output, at_least_fp32, each_view
+from core.method import Method, Output, Traits, at_least_fp32, each_view
 from core.processes import total, world_size
 from ssl.method import check_images, unordered_pairs
 from vision.heads import mlp
@@ -48,6 +48,8 @@ def _spread(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class VICReg(Method):
+    traits = Traits(static_step=True)
+
     def __init__(
         self, encoder: nn.Module, hidden: int, dim: int, invariance: float, variance: float, covariance: float
     ):

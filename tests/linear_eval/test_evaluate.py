@@ -11,10 +11,12 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from core import cli
+from core.processes import World
 from linear_eval import evaluate, finetune
 from linear_eval.constants import changed_constants
 from linear_eval.evaluate import TOOL
 from linear_eval.fit import check_labels, check_validation
+from linear_eval.inputs import finetunings
 from linear_eval.settings import PARTS
 from vision import artifact, datasets, encoders
 from vision.augment import Augmentation
@@ -60,7 +62,7 @@ def test_every_part_is_there_for_every_source(finished):
         assert {(source, method, "100 %") for method in ("knn", "linear", "svm", "random forest")} <= found
     for source in ("encoder", "untrained", "raw pixels", "HOG", "LBP", "SIFT words", "PCA"):
         assert {(source, method, share) for method in ("knn", "logistic") for share in ("10 %", "1 %")} <= found
-    assert {(s, "finetune", share) for s in ("encoder", "from scratch") for share in ("100 %", "10 %", "1 %")} <= found
+    assert {one for one in found if one[1] == "finetune"} == {(s, "finetune", "100 %") for s in ("encoder", "from scratch")}
 
 
 def test_every_row_names_what_it_was_selected_on_and_has_an_interval(finished):
@@ -198,6 +200,7 @@ WORDS = {
     ("--encoder=nothing.safetensors",): ("nothing.safetensors", "no such file"),
     ("--encoder=resnet81",): ("encoder=resnet81", "did you mean"),
     ("--parts=[knn,svm]",): ("parts=svm", "linear"),
+    ("--maps=[pca,mds]",): ("maps=mds", "tsne"),
     ("--suite=digits,mnits",): ("mnits", "mnist"),
     ("--protocol=v9",): ("protocol=v9", "v1"),
     ("--protocol.knn.k=20",): ("protocol.knn.k=20", "[10,20"),
@@ -289,4 +292,14 @@ def test_a_class_that_validation_lacks_is_noted_and_counted(encoder, tmp_path):
 
 
 def test_parts_are_known():
-    assert set(cli.compose(TOOL, ["encoder=small"]).parts) == set(PARTS)
+    assert {*cli.compose(TOOL, ["encoder=small"]).parts} == {*PARTS} - {"finetune"}
+
+
+@pytest.mark.parametrize(("parts", "shares"), [
+    ("finetune,labels", [1.0, 0.1, 0.01]), ("finetune", [1.0]), ("finetune_all,labels", [1.0]), ("labels", []),
+])
+def test_what_is_fine_tuned(parts, shares):
+    settings = cli.compose(TOOL, ["encoder=small", "pretrained=true", f"parts=[{parts}]"])
+    found = list(finetunings(settings, World(0, 1, 0, 1, torch.device("cpu")), datasets.load("digits")))
+    assert [(one.source, one.labels) for one in found] == [(s, share) for share in shares for s in ("encoder", "from scratch")]
+    assert all(one.steps == 300 for one in found)

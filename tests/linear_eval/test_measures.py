@@ -8,7 +8,7 @@ from sklearn import metrics
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
-from linear_eval.measures.bootstrap import resamples
+from linear_eval.bootstrap import resamples
 from linear_eval.measures.clustering import ClusteringConfig, clustering, matching
 from linear_eval.measures.detection import detection
 from linear_eval.measures.few_shot import FewShotConfig, draw_episode, few_shot
@@ -271,7 +271,7 @@ def test_near_duplicates_and_copies_are_counted():
     test = blobs(10, seed=2)[0]
     test[3], test[6] = train[5] * 2, train[9] + 0.01  # the same direction; almost
     positions = Positions(np.arange(40) + 100, np.arange(10) + 50)
-    found = leakage(train, test, positions, 0, LeakageConfig(0.999), "encoder")
+    found = leakage(train, test, positions, 0, LeakageConfig(0.999), 0, "encoder")
     assert found.pairs == [[53, 105], [56, 109]]
     assert values(found)["near-duplicates"] == 20
     data = datasets.load("digits")

@@ -18,6 +18,7 @@ from linear_eval.report import summary, write
 from linear_eval.report_data import Heatmaps, Neighbors, ReportData
 from linear_eval.results import CurvePoint, DataFacts, EncoderFacts, Evaluation, LabelCurve, ResultRow
 from linear_eval.rows import baselines_ahead, best_on_validation
+from linear_eval.settings import MAPS
 from linear_eval.tables import report_table, suite_table, text_table
 
 ODD = ["<b>fish & chips</b>", "price | $x_1$ *net*", '"><script>alert(1)</script>']
@@ -70,7 +71,7 @@ def report_data(classes: int, images: int = 60, channels: int = 1) -> ReportData
 @pytest.fixture(autouse=True)
 def flat(monkeypatch):
     """UMAP compiles for some ten seconds: one long test is enough of it."""
-    monkeypatch.setattr(pictures, "plane", lambda x, seed: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
+    monkeypatch.setattr(pictures, "plane", lambda x, seed, names: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
 
 
 class Page(HTMLParser):
@@ -230,7 +231,7 @@ def test_maps_are_the_same_each_time(monkeypatch):
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=300)
     x = rng.normal(size=(300, 20)) + 4 * np.eye(20)[labels]
-    planes, again = (pictures.plane(x.astype(np.float32), 0) for _ in range(2))
+    planes, again = (pictures.plane(x.astype(np.float32), 0, MAPS) for _ in range(2))
     assert pictures.maps(planes, labels, ODD) == pictures.maps(again, labels, ODD)
     for points in planes.values():
         assert points.shape == (300, 2)

@@ -13,8 +13,8 @@ from core import cli
 from core.schedule import warmup_cosine
 from nas import search, space
 from nas.halving import Halving
+from nas.observation import excess
 from nas.plan import SearchPlan, after_warmup, make_plan, size_limits
-from nas.proposals import excess
 from nas.study import open_store, planned_config, search_config
 from vision import artifact, cost, encoders
 

@@ -107,7 +107,7 @@ def test_mistakes_are_refused_before_anything_is_loaded(words, line):
 
 @pytest.mark.parametrize("method", ["simclr", "moco_v3"])
 def test_the_encoder_waits_and_its_statistics_with_it(method):
-    settings = adapted(f"--method={method}", "--adapt.warmup=0.5", "--adapt.ramp=0.2")
+    settings = adapted(f"--method={method}", "--adapt.warmup=0.5", "--adapt.ramp=0.2", "--adapt.batchnorm=train")
     method, adaptation = made(settings)
     before, teacher = state(method.encoder), getattr(method, "teacher", None)
     heads, old_teacher = state(method.projector), state(teacher[0]) if teacher else {}
@@ -120,6 +120,21 @@ def test_the_encoder_waits_and_its_statistics_with_it(method):
     train(method, adaptation, optimizer, [0.6, 0.8])
     assert not any(torch.equal(method.encoder.get_parameter(name), before[name]) for name in CONVOLUTIONS)
     assert not torch.equal(method.encoder.bn1.running_mean, before["bn1.running_mean"])
+
+
+@pytest.mark.parametrize(("value", "new_stem", "moves"), [("auto", False, False), ("auto", True, True), ("fixed", True, False)])
+def test_statistics_stay_the_weights_unless_the_stem_is_new(value, new_stem, moves):
+    torch.manual_seed(1)
+    encoder = encoders.create("test_resnet", 1, 16, "full").train()
+    encoder.adapted = ("conv1.0.weight",) if new_stem else ()
+    settings = adapted("--adapt.warmup=0", "--adapt.ramp=0", f"--adapt.batchnorm={value}")
+    method = training.build_method(settings, encoder)
+    adaptation, before = Adaptation(settings, method), state(encoder)
+    adaptation.start(100)
+    train(method, adaptation, optim.build(method, settings.optim, 1e-2), [0.1, 0.2])
+    now = encoder.state_dict()
+    assert torch.equal(now["bn1.running_mean"], before["bn1.running_mean"]) is not moves
+    assert not torch.equal(now["layer4.0.conv1.weight"], before["layer4.0.conv1.weight"])
 
 
 def test_rates_rise_by_layer_after_the_wait():

@@ -3,19 +3,16 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from commands import run
 from scipy.stats import entropy
 from sklearn.metrics.pairwise import cosine_similarity
-from test_adapt import settings_of
 
 from ssl import collapse
 from ssl.health import Health
 from vision import encoders
-from vision.augment import Augmentation
-from vision.data import build_data
-from vision.pixels import normalize_images
 
 BEFORE = {"feature_std": 0.5, "rankme": 48.0, "alignment_ratio": 0.7, "patch_cosine": 0.6, "patch_spread": 0.7}
 GOOD = {"feature_std": 0.6, "rankme": 40.0, "alignment_ratio": 0.3, "patch_cosine": 0.7, "patch_spread": 0.6,
@@ -53,6 +50,26 @@ def test_figures_of_patches_are_sklearns(name):
     assert found["patch_spread"] == pytest.approx(float(unit.var(0, correction=0).sum().sqrt()), rel=1e-3)
 
 
+def test_the_spread_of_predictions_is_what_a_loop_over_places_finds():
+    rng, N, D = np.random.default_rng(0), 5, 3
+    places = torch.from_numpy(np.stack([rng.permutation(N)[:4] for _ in range(12)]))
+    counted = torch.from_numpy(rng.random((12, 4)) < 0.7)
+    of_place = torch.from_numpy(rng.standard_normal((N, D)))
+    targets = of_place[places] + torch.from_numpy(rng.standard_normal((12, 4, D)))
+    predictions = of_place[places] + 0.3 * torch.from_numpy(rng.standard_normal((12, 4, D)))
+
+    def between(x):
+        at = [x[(places == place) & counted].numpy() for place in range(N)]
+        return sum(((rows - rows.mean(0)) ** 2).sum() for rows in at if len(rows))
+
+    found = collapse.prediction_scalars(predictions, targets, places, N, counted)["prediction_spread"]
+    assert float(found) == pytest.approx(between(predictions) / between(targets), rel=1e-5)
+    alike = collapse.prediction_scalars(of_place[places], targets, places, N + 3)["prediction_spread"]
+    assert float(alike) == pytest.approx(0, abs=1e-12)
+    none = collapse.prediction_scalars(predictions, targets, places, N, torch.zeros_like(counted))["prediction_spread"]
+    assert float(none) == 1.0
+
+
 def test_an_encoder_of_one_place_has_no_patches():
     assert not collapse.has_patches(encoders.create("test_resnet", 1, 8, "full"))
 
@@ -64,6 +81,8 @@ def test_an_encoder_of_one_place_has_no_patches():
         ({"teacher_entropy": 0.995, "teacher_entropy_of_mean": 1.0}, "the teacher is uniform"),
         ({"teacher_entropy": 0.01, "teacher_entropy_of_mean": 0.02}, "one prototype takes all images"),
         ({"teacher_entropy": 0.01, "teacher_entropy_of_mean": 0.5}, None),
+        ({"patch_teacher_entropy": 0.995}, "the teacher of patches is uniform"),
+        ({"patch_teacher_entropy_of_mean": 0.02, "patch_prototypes_in_use": 0.1}, "one prototype takes all patches"),
         ({"patch_cosine": 0.999}, r"patches of an image are all alike \(their mean cosine is 0.999, untrained 0.600\)"),
         ({"patch_cosine": 0.97}, None),
         ({"patch_spread": 0.04}, r"patches of all images are one \(their spread is 0.040, untrained 0.700\)"),
@@ -72,11 +91,18 @@ def test_an_encoder_of_one_place_has_no_patches():
 )
 def test_the_verdict_names_the_kind(figures, words):
     health = SimpleNamespace(
-        watched=range(129), dim=128, began="untrained", history=[(10, GOOD | figures)],
-        baselines=SimpleNamespace(untrained=BEFORE), collapsed=lambda figures: False, describe=lambda figures: "",
+        watched=range(129), dim=128, predicts_pixels=False, began="untrained", history=[(10, GOOD | figures)],
+        baselines=SimpleNamespace(untrained=BEFORE), feature_kinds=lambda figures: [], describe=lambda figures: "",
     )
     verdict = Health.verdict(health)
     assert verdict.startswith(f"collapsed: {words}".split(r"\(")[0] if words else "healthy: "), verdict
+
+
+def test_patches_of_pixel_predictors_are_alike_only_where_predictions_are():
+    figures = {"patch_cosine": 0.999, "patch_spread": 0.01}
+    assert len(collapse.kinds(figures, BEFORE, "untrained")) == 2
+    assert len(collapse.kinds(figures | {"prediction_spread": 0.001}, BEFORE, "untrained", predicts_pixels=True)) == 2
+    assert collapse.kinds(figures | {"prediction_spread": 0.2}, BEFORE, "untrained", predicts_pixels=True) == []
 
 
 @pytest.mark.parametrize(
@@ -96,25 +122,3 @@ def test_a_run_that_collapses_says_how(tmp_path, words, sentence):
     assert all(set(collapse.TEACHER) <= row.keys() for row in rows)
     assert all(set(collapse.FIGURES) <= row.keys() for row in rows if "rankme" in row)
     assert (tmp_path / "run" / "curves.png").stat().st_size
-
-
-def test_an_encoder_whose_patches_are_made_alike_is_named():
-    settings = settings_of("--data=digits", "--image_size=64", "--encoder=test_vit")
-    dataset = build_data(settings)
-    torch.manual_seed(0)
-    encoder = encoders.create("test_vit", 1, 64, "full")
-    recipe = Augmentation(64, (0.5,), (0.5,))
-    health = Health(dataset, recipe, torch.device("cpu"), 0, encoder)
-    health.watched.indices, health.watched.labels = health.watched.indices[:40], health.watched.labels[:40]
-    health.bank = None
-    health.start(encoder)
-    optimizer = torch.optim.AdamW(encoder.parameters(), 1e-3)
-    images = normalize_images(next(iter(health.watched)), recipe.mean, recipe.std)
-    for _ in range(25):
-        patches = torch.nn.functional.normalize(encoder.forward_features(images)[:, 1:], dim=2)
-        loss = 1 - patches.mean(1).square().sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    health.check(25, encoder, stop=False)
-    assert "patches of an image are all alike" in health.verdict()

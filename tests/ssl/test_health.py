@@ -51,10 +51,10 @@ def test_feature_std_is_one_on_the_sphere_and_zero_at_a_point():
 )
 def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
     health = SimpleNamespace(
-        watched=range(images), predicts_pixels=False,
+        watched=range(images), predicts_pixels=False, began="untrained",
         baselines=SimpleNamespace(untrained={"feature_std": untrained, "rankme": 10.0}),
     )
-    assert Health.collapsed(health, {"feature_std": std, "rankme": rank}) is verdict
+    assert bool(Health.feature_kinds(health, {"feature_std": std, "rankme": rank})) is verdict
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,8 @@ def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
     [
         ({"feature_std": 0.01, "rankme": 3.0}, False),  # what is common to all images is no collapse
         ({"feature_std": 0.01, "rankme": 1.5}, True),
+        ({"feature_std": 0.01, "rankme": 1.5, "prediction_spread": 0.001}, True),
+        ({"feature_std": 0.01, "rankme": 1.5, "prediction_spread": 0.3}, False),  # predictions differ between images
         ({"feature_std": 0.01, "rankme": 1.5, "knn": 60.0}, False),  # labels say that it helped
         ({"feature_std": 0.01, "rankme": 1.5, "knn": 40.0}, True),
         ({"feature_std": 0.01, "rankme": 3.0, "knn": 40.0}, False),  # which is called no better than untrained
@@ -69,8 +71,10 @@ def test_the_rule_of_collapse(std, rank, images, untrained, verdict):
 )
 def test_the_rule_of_collapse_where_pixels_are_predicted(figures, verdict):
     before = {"feature_std": 0.5, "rankme": 10.0, "knn": 50.0}
-    health = SimpleNamespace(watched=range(100), predicts_pixels=True, baselines=SimpleNamespace(untrained=before))
-    assert Health.collapsed(health, figures) is verdict
+    health = SimpleNamespace(
+        watched=range(100), predicts_pixels=True, began="untrained", baselines=SimpleNamespace(untrained=before)
+    )
+    assert bool(Health.feature_kinds(health, figures)) is verdict
 
 
 BEFORE = {"feature_std": 0.5, "rankme": 48.0, "alignment_ratio": 0.7}
@@ -82,7 +86,7 @@ def verdict(figures: dict, before: dict = BEFORE, began: str = "untrained") -> s
         watched=range(129), dim=128, predicts_pixels=False, began=began, history=[(10, figures)],
         baselines=SimpleNamespace(untrained=before),
     )
-    health.collapsed, health.describe = partial(Health.collapsed, health), partial(Health.describe, health)
+    health.feature_kinds, health.describe = partial(Health.feature_kinds, health), partial(Health.describe, health)
     return Health.verdict(health)
 
 
@@ -95,6 +99,8 @@ def verdict(figures: dict, before: dict = BEFORE, began: str = "untrained") -> s
         (GOOD | {"rankme": 5.0}, BEFORE, "narrow"),  # below 5 % of 128
         (GOOD | {"alignment_ratio": 0.6}, BEFORE, "weak"),
         (GOOD | {"rankme": 1.0}, BEFORE, "collapsed"),
+        (GOOD | {"prediction_spread": 0.002}, BEFORE, "blind"),
+        (GOOD | {"prediction_spread": 0.02}, BEFORE, "healthy"),
         (GOOD | {"knn": 38.6}, BEFORE | {"knn": 42.4}, "no better than untrained"),
         (GOOD | {"knn": 38.6, "rankme": 5.0}, BEFORE | {"knn": 42.4}, "no better than untrained"),
         (GOOD | {"knn": 42.4}, BEFORE | {"knn": 42.4}, "healthy"),
