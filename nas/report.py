@@ -1,6 +1,7 @@
 """Reports a study: a table, pictures and the front's encoders.
 
     uv run python -m nas.report --study fashion
+    uv run python -m nas.report --study fashion --compare other  # compare.md and compare.png too
 
 leaves in runs/nas/<study>: report.md, results.json, front.png, history.png, front/<trial>/encoder.safetensors, and the
 winner, of which most is expected by the first objective, as encoder.safetensors.

@@ -17,10 +17,11 @@ from torch import nn
 from core import cli
 from core.errors import NotQuantizable
 from deploy import int8_network, peak_memory, runtime
+from deploy.timing import Timing
 from linear_eval.features import evenly, images_of
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
-from nas import deployment, latency_profile
+from nas import deployment, device_timing, latency_profile
 from nas.device_timing import Timed
 from nas.export_index import FrontIndex, FrontRow
 from nas.latency_profile import LatencyProfile, descriptors
@@ -64,6 +65,25 @@ def test_the_prediction_is_that_of_scikit_learn():
         one = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 2, 11))).fit(x[rest], np.log(latency)[rest])
         left_out.append(abs(np.exp(one.predict(x[[i]])[0]) / latency[i] - 1) * 100)
     assert (model.median_error, model.largest_error) == pytest.approx((np.median(left_out), max(left_out)))
+
+
+def timing(p50: float, p95: float) -> Timing:
+    return Timing(p50, p95, p95, 0.0)
+
+
+def test_times_are_taken_again_until_they_are_steady(monkeypatch):
+    def rounds(*pairs):
+        times = iter(pairs)
+        monkeypatch.setattr(device_timing, "interleaved", lambda calls, images: {
+            "network": timing(*next(times)), "reference": timing(2.0, 2.0)})
+        timer = object.__new__(device_timing.DeviceTimer)
+        timer.reference = {"latency": None}
+        return timer.timed("latency", lambda: None), [*times]
+
+    assert rounds((1.0, 3.0), (1.2, 1.5), (9.0, 9.0)) == (Timed(1.2, 1.5, 2.0), [(9.0, 9.0)])
+    found, _ = rounds((1.0, 3.0), (1.0, 2.5), (1.0, 4.0))
+    assert (found, found.steady, found.ratio) == (Timed(1.0, 2.5, 2.0), False, 0.5)
+    assert device_timing.figures(["latency", "latency_p95"], {"latency": found}) == {"latency": 1.0, "latency_p95": 2.5}
 
 
 def test_a_profile_is_read_again_and_refused_where_it_does_not_fit(tmp_path):
