@@ -112,7 +112,8 @@ def test_the_front_is_exported_but_for_what_fails(ended, monkeypatch):
         seen.append((given.encoder, given.out, given.data.name, given.smaller, given.calibration))
         if len(seen) == 1:
             raise RunError("no memory")
-        rows = {"torch": VersionRow(80.0, 3.0, 3.0, 1.0, 1.0, None), "onnxruntime": VersionRow(80.0, 2.0, 2.0, 1.0, 1.0, "m.onnx"),
+        rows = {"torch": VersionRow(80.0, 3.0, 3.0, 1.0, 1.0, None),
+                "onnxruntime": VersionRow(80.0, 2.0, 2.0, 1.0, 1.0, "m.onnx"),
                 "INT8 channel": VersionRow(79.0, 1.0, 1.0, 1.0, 0.25, "m.int8.onnx")}
         return SimpleNamespace(rows=rows, refused={"INT8 static": "loses 3 points"})
 
@@ -120,7 +121,7 @@ def test_the_front_is_exported_but_for_what_fails(ended, monkeypatch):
     index = export.export_front(cli.compose(export.TOOL, ["study=study", "storage=one", "out=exported", "calibration=64"]))
     assert len(index.rows) == len(front)
     assert {Path(out).name for _, out, *_ in seen} == {f"{r.number:05d}" for r in front}
-    assert {rest for *_, name, smaller, calibration in seen for rest in [(name, smaller, calibration)]} == {("digits", True, 64)}
+    assert {call[2:] for call in seen} == {("digits", True, 64)}
     failed, *others = index.rows
     assert (failed.refused, failed.latency, failed.own) == ("no memory", None, next(
         r.figures["knn"] for r in front if r.number == failed.trial))
