@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
+from core.image_size import parse, size_text
 from nas.pareto import front
 from nas.search_config import ONE_TOO_MANY, SearchConfig
 from nas.settings import OBJECTIVES
@@ -37,9 +38,25 @@ def complete(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [r for r in records if r.state == TrialState.COMPLETE]
 
 
+def broken_limits(record: TrialRecord, config: SearchConfig) -> list[str]:
+    """Limits that a trial's figures break: of what is minimized the most, of what is maximized the least."""
+    figures, broken = record.figures, [record.remeasured.failure] if record.remeasured.failure else []
+    for name, limit in config.limits.items():
+        direction, unit, _ = OBJECTIVES[name]
+        sign = -1 if direction == "maximize" else 1
+        if name in figures and sign * figures[name] > sign * limit:
+            broken.append(f"{name} {figures[name]:.4g} {unit} {'<' if sign < 0 else '>'} {limit:g}")
+    return broken
+
+
+def eligible(records: Sequence[TrialRecord], config: SearchConfig) -> list[TrialRecord]:
+    """Those trained to the end that keep the limits."""
+    return [r for r in complete(records) if not broken_limits(r, config)]
+
+
 def front_of(records: Sequence[TrialRecord], config: SearchConfig) -> list[TrialRecord]:
-    """The Pareto front of those trained to the end, best first by the first objective."""
-    ended = complete(records)
+    """The Pareto front of those trained to the end that keep the limits, best first by the first objective."""
+    ended = eligible(records, config)
     values = np.array([r.rungs[-1].values for r in ended]) * np.array(config.signs) if ended else np.zeros((0, 1))
     return sorted((ended[i] for i in front(values)), key=lambda r: config.signs[0] * r.rungs[-1].values[0])
 
@@ -57,3 +74,10 @@ def total_epochs(records: Sequence[TrialRecord]) -> float:
 def end_reasons(records: Sequence[TrialRecord]) -> list[str]:
     """Why no more was proposed, each reason once."""
     return [*dict.fromkeys(r.reason for r in records if r.rejected and not r.candidate and r.reason != ONE_TOO_MANY)]
+
+
+def describe(candidate: dict) -> str:
+    """Encoder and hyperparameters in a line."""
+    spec = candidate["encoder"]
+    parts = [spec["name"], f"{size_text(parse(spec['image_size']))} px", *(f"{k}={v}" for k, v in spec["arguments"].items())]
+    return " ".join(parts + [f"{k}={v}" for k, v in candidate["words"].items()]).replace("'", "").replace("|", "/")

@@ -11,7 +11,7 @@ DISTRIBUTED = ("core/processes.py", "core/launch.py")  # what alone may name tor
 TOOLS = ("ssl", "linear_eval", "distill", "nas", "deploy")
 LIBRARIES = {  # what any tool may call
     "linear_eval.average_precision", "linear_eval.descriptors", "linear_eval.features", "linear_eval.knn", "linear_eval.probe",
-    "linear_eval.samples", "linear_eval.sheets",
+    "linear_eval.page", "linear_eval.samples", "linear_eval.sheets",
 }  # fmt: skip
 FROM_CORE_IN_VISION = {"core.counter_rng", "core.processes", "core.method", "core.cli", "core.errors", "core.settings"}
 FROM_CORE_IN_VISION |= {"core.machine", "core.run.log_line", "core.run.counting", "core.signals.leave_to_parent"}
@@ -70,6 +70,8 @@ def allowed(package: str, name: str) -> bool:
         case "paper_figures":
             return False
     if target in ("core", "vision"):
+        return True
+    if package == "nas" and target == "deploy":  # what a network costs where it is deployed
         return True
     if package == "nas" and (name.endswith(".run") or name in ("ssl.pretrain", "ssl.plan")):  # whose run and plan a trial's are
         return True
