@@ -32,6 +32,10 @@ class Declined(RunError):
     """The encoder has become worse than the weights that training began with."""
 
 
+class NotQuantizable(RunError):
+    """A network has no INT8 version, or one whose outputs are no numbers."""
+
+
 class DiskFull(RunError):
     """Nothing was lost but the write: the file of that name is the one before."""
 

@@ -83,6 +83,11 @@ def named(name: str, channels: int, size: Size) -> ExportModule:
     if name.endswith(".safetensors"):
         return load(name)
     torch.manual_seed(0)
-    encoder = encoders.create(name, channels, size).eval()
+    return of_encoder(encoders.create(name, channels, size))
+
+
+def of_encoder(encoder: nn.Module) -> ExportModule:
+    """An encoder without a file, such as one with random weights; its images are normalized already."""
+    channels = encoder.spec.channels
     header = artifact.EncoderHeader(encoder.spec, (0.0,) * channels, (1.0,) * channels, encoder.dim, {})
-    return ExportModule(encoder, header, includes_preprocessing=False).to(memory_format=torch.channels_last)
+    return ExportModule(encoder.eval(), header, includes_preprocessing=False).to(memory_format=torch.channels_last)

@@ -1,5 +1,7 @@
 """Refuses settings of a search before anything is started.  Imports no torch."""
 from core import cli, training
+from deploy import peak_memory
+from nas import latency_profile
 from nas.settings import (
     MEASURED,
     OBJECTIVES,
@@ -26,7 +28,7 @@ def check(settings: SearchSettings) -> None:
     training.check(settings)
     flat = cli.flat(settings)
     training.refuse(flat, _name(settings) | _objectives(settings) | _supernet(settings) | _training(settings))
-    parse_limits(settings.limit)
+    _device(settings)
     parse_around(settings.around)
     parse_tune(settings.tune, flat)
     parse_space(settings.space)
@@ -56,6 +58,20 @@ def _objectives(settings: SearchSettings) -> dict[str, str]:
     if proxy and settings.proxy in ("none", "az"):
         wrong["proxy"] = "one that scores an encoder by itself: synflow, naswot, zico, parameters or macs"
     return wrong
+
+
+def _device(settings: SearchSettings) -> None:
+    """What only some machines can measure.  Raises ValueError."""
+    names = {*parse_objectives(settings.objectives), *parse_limits(settings.limit)}
+    if "peak_memory" in names and not peak_memory.available():
+        raise ValueError("peak_memory is measured on Linux alone; use memory, its lower bound")
+    if settings.strategy == "proxy" and "int8_accuracy" in names:
+        raise ValueError(f"limit={settings.limit}: int8_accuracy needs trained encoders; leave it out with strategy=proxy")
+    if settings.latency_profile:
+        models = latency_profile.read(cli.expand(settings.latency_profile)).models
+        if not names & models.keys():
+            raise ValueError(f"latency_profile={settings.latency_profile}: it predicts {' and '.join(models)}, which neither "
+                             "objectives nor limit names; name one of them, or leave it out")
 
 
 def _supernet(settings: SearchSettings) -> dict[str, str]:

@@ -21,8 +21,10 @@ from linear_eval.features import collect, evenly, images_of, of_encoder, rankme
 from linear_eval.knn import knn_accuracy
 from linear_eval.probe import logistic_accuracy
 from nas import proxies, space
+from nas.deployment_costs import DeploymentCosts
+from nas.latency_profile import LatencyProfile
 from nas.observation import excess
-from nas.settings import PROXIES, SearchSettings, parse_limits, parse_objectives, parse_tune
+from nas.settings import LATENCY_BATCH, PROXIES, SearchSettings, parse_limits, parse_objectives, parse_tune
 from nas.space import Candidate
 from nas.training_process import HeartbeatListener, StartupHeartbeat, run_processes
 from nas.trial_record import TrialRecord
@@ -34,7 +36,7 @@ from vision.pixels import normalize_images
 from vision.splits import Dataset
 
 REFERENCE_IMAGES = 10_000  # training images that kNN and logistic regression use, evenly spaced
-LATENCY_BATCH = 64  # of latency_batch
+LABELLED = {"knn", "logistic", "int8_accuracy"}
 PROXY_IMAGES = 64  # that a proxy sees at a time
 SEARCH_ONLY = set(types_of(SearchSettings)) - set(types_of(PretrainSettings))  # settings that pretraining does not know
 
@@ -99,9 +101,12 @@ class Bounds:
 class TrainEvaluator:
     """An evaluator (nas/scheduler.py) by self-supervised pretraining, resumed from rung to rung."""
 
-    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset, bounds: Bounds | None = None):
-        """bounds: of candidates' costs; None: those of `limit`"""
-        self.settings, self.device, self.data = settings, device, data
+    def __init__(
+        self, settings: SearchSettings, device: torch.device, data: Dataset, bounds: Bounds | None = None,
+        profile: LatencyProfile | None = None,
+    ):
+        """bounds: of candidates' costs; None: those of `limit`. profile: predicts latency; None: it is measured"""
+        self.settings, self.device, self.data, self.profile = settings, device, data, profile
         self.bounds = bounds or Bounds(parse_limits(settings.limit))
         self.other: TrainEvaluator | None = None  # of another seed
         self.measured = {*parse_objectives(settings.objectives), *self.bounds.limits}
@@ -112,9 +117,9 @@ class TrainEvaluator:
         sampled = partial(space.sample, space=function, **shared)
         self.sample = lambda trial: shaped(sampled(trial), settings, data)
         self.initial = space.initial_params(settings.space, function, **shared)
-        if {"knn", "logistic"} & self.measured:
+        if LABELLED & self.measured:
             refuse(self.data.train.labels, f"objectives={settings.objectives}", "use loss or rankme")
-        if not self.data.classes and {"knn", "logistic"} & self.measured:
+        if not self.data.classes and LABELLED & self.measured:
             raise ValueError(f"objectives={settings.objectives}: data={settings.data.name} has no labels; use loss or rankme")
 
     # ---- before training
@@ -122,13 +127,17 @@ class TrainEvaluator:
     def costs(self, candidate: Candidate) -> dict[str, float]:
         encoder, names = encoders.build(candidate.spec), self.measured
         costs = {"parameters": cost.parameters(encoder), "macs": cost.macs(encoder)}
-        if "memory" in names:
+        if names & {"memory", "peak_memory"}:
             costs["memory"] = cost.memory(encoder)
+        if "size" in names:
+            costs["size"] = len(self.encoder_file(candidate, encoder)) / 1e6
+        if self.profile:
+            costs |= self.profile.predict(encoder, names)
         if any(by > 0 for by in excess(costs, self.bounds.limits, self.bounds.least).values()):
             return costs  # it will not be trained: no need to time it
-        if names & {"latency", "latency_p95"}:
+        if names & {"latency", "latency_p95"} - costs.keys():
             one = cost.latency(encoder, self.device)
-            costs |= {"latency": one["p50"], "latency_p95": one["p95"]}
+            costs = {"latency": one["p50"], "latency_p95": one["p95"]} | costs
         if "latency_batch" in names:
             costs["latency_batch"] = cost.latency(encoder, self.device, LATENCY_BATCH)["p50"]
         return costs
@@ -141,6 +150,19 @@ class TrainEvaluator:
     def proxy_score(self, candidate: Candidate) -> float | dict[str, float]:
         return proxy_score(self.settings.proxy, candidate, self.settings, self.data)
 
+    def deployment_costs(self, candidate: dict, heartbeat: Callable[[], None]) -> DeploymentCosts:
+        """Costs that take seconds, of random weights.  candidate: its JSON.  Raises NotQuantizable."""
+        from nas import deployment  # onnxruntime is loaded where it is needed
+
+        parsed, names = Candidate.from_json(candidate), self.measured
+        torch.manual_seed(self.settings.seed)
+        encoder = encoders.build(parsed.spec)
+        with StartupHeartbeat(heartbeat):
+            predicted = {*self.profile.models} if self.profile else set()
+            found = deployment.measure(names - predicted, encoder, self.header(parsed, encoder), self.data)
+        heartbeat()
+        return found
+
     # ---- training
 
     def advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
@@ -152,7 +174,7 @@ class TrainEvaluator:
         """The same with another seed, its validation images and initial weights too. The last one made is kept."""
         if self.other is None or self.other.settings.seed != self.settings.seed + more:
             settings = replace(self.settings, seed=self.settings.seed + more)
-            self.other = TrainEvaluator(settings, self.device, build_data(settings), self.bounds)
+            self.other = TrainEvaluator(settings, self.device, build_data(settings), self.bounds, self.profile)
         return self.other
 
     def _advance(self, candidate: dict, record: TrialRecord, epochs: float, heartbeat: Callable[[], None]) -> dict[str, float]:
@@ -188,11 +210,15 @@ class TrainEvaluator:
     def initial_weights(self, candidate: Candidate) -> bytes:
         """The encoder file that training begins with: random weights of the seed."""
         torch.manual_seed(self.settings.seed)
-        encoder = encoders.build(candidate.spec)
-        data = self.data
-        header = artifact.EncoderHeader(candidate.spec, data.mean, data.std, encoder.dim, {}, pixels=data.pixels)
-        recipe = augmentation_for(header, cli.plain(self.settings.augment))
+        return self.encoder_file(candidate, encoders.build(candidate.spec))
+
+    def encoder_file(self, candidate: Candidate, encoder) -> bytes:
+        recipe = augmentation_for(self.header(candidate, encoder), cli.plain(self.settings.augment))
         return artifact.dumps(encoder, recipe, {"tool": "nas.search", "choice": candidate.json})
+
+    def header(self, candidate: Candidate, encoder) -> artifact.EncoderHeader:
+        data = self.data
+        return artifact.EncoderHeader(candidate.spec, data.mean, data.std, encoder.dim, {}, pixels=data.pixels)
 
     def folder(self, record: TrialRecord) -> Path:
         """The trial's run folder. After an expired lease, a copy of the last one: a worker that wakes up writes to its own."""
@@ -237,6 +263,16 @@ class TrainEvaluator:
                 figures["logistic"] = logistic_accuracy(*rows)
         if "rankme" in names:
             figures["rankme"] = rankme(torch.from_numpy(queries.x).float())
+        if "int8_accuracy" in names:
+            from nas import deployment
+
+            logistic = "logistic" in names and "knn" not in names
+            with StartupHeartbeat(heartbeat):
+                figures["int8_accuracy"] = deployment.int8_accuracy(
+                    encoder, card, self.data, reference_images, logistic=logistic
+                )
+            heartbeat()
+            encoder.to(self.device)
         return figures
 
     @torch.no_grad()

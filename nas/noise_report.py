@@ -10,7 +10,7 @@ from nas.importance import importances
 from nas.pareto import front as nondominated
 from nas.pareto import knee
 from nas.posterior import Posterior
-from nas.results import format_figures, front_of
+from nas.results import complete, format_figures, front_of
 from nas.search_config import SearchConfig
 from nas.settings import COSTS, OBJECTIVES
 from nas.trial_record import TrialRecord
@@ -25,7 +25,8 @@ def verdict(
     """Which trial won, and whether it can be told from the start.  found: None of too few figures to tell luck from skill"""
     front = front_of(records, config)
     if not front:
-        return ["Nothing was trained to the end: there is no winner."]
+        left = "that was trained to the end keeps the limits" if complete(records) else "was trained to the end"
+        return [f"There is no winner: nothing {left}."]
     if found is None:
         best = f"The best is trial {front[0].number}: {format_figures(front[0], [*config.objectives])}."
         return [f"{best} Each figure is one training of one seed; there are too few here to tell how much of it is luck."]

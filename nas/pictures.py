@@ -5,7 +5,7 @@ import numpy as np
 
 from core.figures import COLOURS, canvas, charted, logarithmic
 from nas.pareto import front, hypervolume
-from nas.results import complete
+from nas.results import complete, eligible
 from nas.search_config import SearchConfig
 from nas.settings import OBJECTIVES
 from nas.trial_record import TrialRecord
@@ -24,7 +24,7 @@ def front_figure(records: Sequence[TrialRecord], config: SearchConfig):
         reached = [points[r.number] for r in trained if len(r.rungs) == k + 1]
         axis.scatter(*zip(*reached, strict=True) if reached else ([], []), s=14 + 10 * k, alpha=0.7,
                      color=COLOURS[k % len(COLOURS)], label=f"{rung:.3g} epochs")
-    ends = np.array([points[r.number] for r in complete(records)])
+    ends = np.array([points[r.number] for r in eligible(records, config)]).reshape(-1, 2)
     signs = [-1.0 if OBJECTIVES[name][0] == "maximize" else 1.0 for name in (second, first)]
     best = ends[sorted(front(ends * signs), key=lambda i: ends[i, 0])]
     axis.plot(*best.T, "k-", lw=1, zorder=0, label="front")

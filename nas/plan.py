@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from core import cli
-from nas import space
+from nas import latency_profile, space
+from nas.latency_profile import LatencyProfile
 from nas.settings import SearchSettings, parse_around, parse_limits, parse_space, parse_tune
 from vision import cost, encoders
 from vision.splits import Dataset
@@ -28,6 +29,7 @@ class SearchPlan:
     least: dict[str, float] = field(default_factory=dict)
     limits_set_by: str = ""  # the setting, as a message shows it
     text: tuple[str, ...] = ()
+    profile: dict | None = None  # of latency, as LatencyProfile.json
 
     @property
     def json(self) -> dict:
@@ -44,7 +46,31 @@ def make_plan(settings: SearchSettings, data: Dataset, rungs: Sequence[float]) -
     sizes, about_sizes = size_limits(settings, data)
     pauses, about_rungs = after_warmup(settings, len(data.pretrain), rungs)
     limits, least, set_by = sizes
-    return SearchPlan(tuple(pauses), limits, least, set_by, (*about_rungs, *about_sizes))
+    profile = given_profile(settings, data)
+    about = [profile.text] if profile else []
+    return SearchPlan(tuple(pauses), limits, least, set_by, (*about_rungs, *about_sizes, *about), profile and profile.json)
+
+
+def given_profile(settings: SearchSettings, data: Dataset) -> LatencyProfile | None:
+    """Raises ValueError where it is none, or does not fit the images."""
+    if not settings.latency_profile:
+        return None
+    profile = latency_profile.read(cli.expand(settings.latency_profile))
+    latency_profile.check_fits(profile, settings.image_size, data.channels)
+    return profile
+
+
+def kept_profile(settings: SearchSettings, plan: dict | None) -> LatencyProfile | None:
+    """The profile that a study was begun with.  plan: its JSON, None of an older study.
+
+    Raises ValueError where the settings name another.
+    """
+    kept = LatencyProfile.from_json(plan["profile"]) if plan and plan.get("profile") else None
+    if settings.latency_profile and latency_profile.read(cli.expand(settings.latency_profile)).digest != (kept and kept.digest):
+        other = "another one" if kept else "none"
+        raise ValueError(f"latency_profile={settings.latency_profile}: study={settings.study} was begun with {other}; leave it "
+                         "out, or give another study")
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------------- where trials pause

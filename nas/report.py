@@ -1,6 +1,7 @@
 """Reports a study: a page, and the front's encoders.
 
     uv run python -m nas.report --study fashion
+    uv run python -m nas.report --study fashion --compare other  # compare.md and compare.png too
 
 leaves in runs/nas/<study>: report.md, report.html, results.json, front.svg, history.svg, front/<trial>/encoder.safetensors, and
 the winner, of which most is expected by the first objective, as encoder.safetensors.
@@ -9,23 +10,29 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from core import checkpoint, cli
 from core.machine import code, hardware, versions
 from core.page import write_report
-from nas import report_page, study
+from nas import device_report, report_page, study
+from nas.compare import Study
+from nas.compare import write as compare_fronts
 from nas.posterior import Posterior, posterior
+from nas.remeasure import device_figures, with_device
 from nas.results import SearchResult, front_of, total_epochs
 from nas.search_config import SearchConfig
-from nas.settings import SearchSettings
+from nas.settings import ReportSettings, SearchSettings
 from nas.storage import study_folder
 from nas.store import TrialStore
 from nas.trial_record import TrialRecord
 from nas.verification import by_expectation
 
 FILE = "encoder.safetensors"
+TOOL = replace(study.TOOL, module="nas.report", summary="Report a study: python -m nas.report --study fashion",
+               settings=ReportSettings)
 
 
 def report(settings: SearchSettings) -> SearchResult:
@@ -34,13 +41,29 @@ def report(settings: SearchSettings) -> SearchResult:
     Raises ValueError, RunError.
     """
     store = TrialStore(settings.study, settings.storage)
-    begun = SimpleNamespace(**(cli.flat(settings) | (store.settings or {})))
-    return write(store, study.search_config(begun))
+    return write(store, study.search_config(begun_settings(store, settings)))
+
+
+def compare(settings: ReportSettings) -> str:
+    """Write the fronts of this study and of those that `compare` names, and → the text.  Raises ValueError, RunError."""
+    found = []
+    for name in dict.fromkeys([settings.study, *filter(None, settings.compare.replace(" ", "").split(","))]):
+        store = TrialStore(name, settings.storage)
+        config = study.search_config(begun_settings(store, settings))
+        records = with_device(store.records(), device_figures(store), config)
+        found.append(Study(name, store.settings or {}, config, records, store.replicates()))
+    return compare_fronts(found, study_folder(settings.study))
+
+
+def begun_settings(store: TrialStore, settings: SearchSettings) -> SimpleNamespace:
+    """Those that the study was begun with, and of what it does not keep, these."""
+    return SimpleNamespace(**(cli.flat(settings) | (store.settings or {})))
 
 
 def write(store: TrialStore, config: SearchConfig) -> SearchResult:
     """Report, results.json and encoders in the study's folder."""
-    records, replicates, folder = store.records(), store.replicates(), study_folder(store.name)
+    device = device_figures(store)
+    records, replicates, folder = with_device(store.records(), device, config), store.replicates(), study_folder(store.name)
     found = posterior(records, config.objectives, len(config.halving.rungs), replicates)
     front = front_of(records, config)
     winner = next(iter(by_expectation(front, found)), None)
@@ -52,10 +75,11 @@ def write(store: TrialStore, config: SearchConfig) -> SearchResult:
         "winner": winner and winner.number,
         "front": [r.number for r in front], "epochs": total_epochs(records), "hardware": hardware(),
         "versions": versions(("optuna", "torch", "timm")), "code": code(),
-    }
+    } | ({"device": device.json} if device else {})
     checkpoint.write(folder / "results.json", json.dumps(document, indent=1) + "\n")
-    kept = store.plan or {}, store.settings or {}
-    seen = report_page.Study(store.name, records, replicates, config, found, winner, *kept)
+    plan = store.plan or {}
+    about = device_report.lines(records, config, device, predicts=bool(plan.get("profile"))) if store.measures_at_end else []
+    seen = report_page.Study(store.name, records, replicates, config, found, winner, plan, store.settings or {}, about)
     page = write_report(lambda name, content: checkpoint.write(folder / name, content), lambda: report_page.page(seen))
     summary = page.text(report_page.PRINTED) if page else f"# {store.name}"
     return SearchResult(store.name, store.settings, folder, records, front, encoders, summary, winner)
@@ -103,7 +127,7 @@ def row(r: TrialRecord) -> dict:
         "number": r.number, "state": r.state.name, "params": r.trial.params, "costs": r.costs,
         "rungs": [rung.json for rung in r.rungs], "hash": r.hash, "reason": r.reason, "lost": r.expired_leases,
         "encoder": r.candidate and r.candidate["encoder"],
-    }
+    } | ({"methods": r.methods} if r.methods else {}) | ({"first_costs": r.first_costs} if r.remeasured.costs else {})
 
 
 def expectation(r: TrialRecord, found: Posterior | None) -> dict:
@@ -113,8 +137,15 @@ def expectation(r: TrialRecord, found: Posterior | None) -> dict:
     return {"expected": found.mean(r), "expected_interval": found.interval(r)}
 
 
+def run(settings: ReportSettings) -> None:
+    """The command: write the report, and the comparison where one is asked for, and print them."""
+    show(report(settings))
+    if settings.compare:
+        print(f"\n{compare(settings)}\ncomparison: {study_folder(settings.study) / 'compare.md'}")
+
+
 def main() -> int:
-    return cli.main(study.TOOL, lambda settings: show(report(settings)))
+    return cli.main(TOOL, run)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,17 @@ from nas.search_config import SearchConfig
 from nas.settings import COSTS, OBJECTIVES
 from nas.trial_record import TrialRecord
 
-PRINTED = ("The front", "Luck", "What was left out")  # sections that a terminal shows
-QUESTIONS = {"The front": "the front", "Luck": "luck", "How it grew": "how it grew", "What was left out": "left out",
-             measured.HEADING: "how it was measured"}  # fmt: skip
+PRINTED = ("The front", "Deployment", "Luck", "What was left out")  # sections that a terminal shows
+QUESTIONS = {"The front": "the front", "Deployment": "deployment", "Luck": "luck", "How it grew": "how it grew",
+             "What was left out": "left out", measured.HEADING: "how it was measured"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study has so far.  posterior: None of too few figures; plan: of nas/plan.py; settings: of the study"""
+    """What a study has so far.
+
+    posterior: None of too few figures; plan: of nas/plan.py; settings: of the study; deployment: of nas/device_report.py
+    """
 
     name: str
     records: Sequence[TrialRecord]
@@ -35,6 +38,7 @@ class Study:
     winner: TrialRecord | None
     plan: Mapping[str, Any]
     settings: Mapping[str, Any]
+    deployment: Sequence[str] = ()
 
 
 def page(found: Study) -> Page:
@@ -47,6 +51,7 @@ def page(found: Study) -> Page:
     folded = Table(["setting", "value"], settings, slice(0), folded=f"The {len(settings)} settings that make it this study")
     sections: list[Section] = [
         ("The front", [*plan, *table(front_of(records, config), [*config.objectives]), *_charts("the front", _front, found)]),
+        *([("Deployment", [*found.deployment])] if found.deployment else []),
         *([("Luck", luck)] if luck else []),
         *([("How it grew", grown)] if (grown := _charts("how the front grew", _history, found)) else []),
         *([("What was left out", left_out)] if left_out else []),

@@ -38,9 +38,25 @@ def complete(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [r for r in records if r.state == TrialState.COMPLETE]
 
 
+def broken_limits(record: TrialRecord, config: SearchConfig) -> list[str]:
+    """Limits that a trial's figures break: of what is minimized the most, of what is maximized the least."""
+    figures, broken = record.figures, [record.remeasured.failure] if record.remeasured.failure else []
+    for name, limit in config.limits.items():
+        direction, unit, _ = OBJECTIVES[name]
+        sign = -1 if direction == "maximize" else 1
+        if name in figures and sign * figures[name] > sign * limit:
+            broken.append(f"{name} {figures[name]:.4g} {unit} {'<' if sign < 0 else '>'} {limit:g}")
+    return broken
+
+
+def eligible(records: Sequence[TrialRecord], config: SearchConfig) -> list[TrialRecord]:
+    """Those trained to the end that keep the limits."""
+    return [r for r in complete(records) if not broken_limits(r, config)]
+
+
 def front_of(records: Sequence[TrialRecord], config: SearchConfig) -> list[TrialRecord]:
-    """The Pareto front of those trained to the end, best first by the first objective."""
-    ended = complete(records)
+    """The Pareto front of those trained to the end that keep the limits, best first by the first objective."""
+    ended = eligible(records, config)
     values = np.array([r.rungs[-1].values for r in ended]) * np.array(config.signs) if ended else np.zeros((0, 1))
     return sorted((ended[i] for i in front(values)), key=lambda r: config.signs[0] * r.rungs[-1].values[0])
 

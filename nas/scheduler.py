@@ -14,7 +14,8 @@ import numpy as np
 from optuna.trial import TrialState
 
 from core import signals
-from core.errors import RunError, Stopped
+from core.errors import NotQuantizable, RunError, Stopped
+from nas.deployment_costs import DeploymentCosts, missing
 from nas.halving import measured
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
 from nas.observation import AT_LEAST, excess, observations
@@ -27,6 +28,7 @@ from nas.trial_record import RungResult, TrialRecord
 from nas.verification import Wanted, wanted
 
 MAX_REJECTED = 10  # trials in a row, of `proposals.MAX_REDRAWS` proposals each: nothing is within the limits
+MAX_REJECTED_MEASURED = 40  # the same where each trial is one proposal, as its costs take seconds to measure
 WAIT = -1  # no trial's id: there is nothing to do yet
 MAX_FAILURES = 5  # without one success, after which the study itself is at fault
 
@@ -38,6 +40,9 @@ class Evaluator(CandidateSource, Protocol):
         """Train to so many epochs.  → figures by name. Calls heartbeat at every step. A pure function of candidate and epochs,
         wherever it was interrupted before.
         """
+
+    def deployment_costs(self, candidate: dict, heartbeat: Callable[[], None]) -> DeploymentCosts:
+        """Those of objectives and limits that take seconds to measure.  Raises NotQuantizable. Called where there are any."""
 
 
 class CheckedSource:
@@ -168,8 +173,9 @@ class Worker:
             record = self.store.record(id)
             if not record.replicate:
                 self.store.show_params(record)
-            if record.replicate or not self.reject_beyond_limits(record):
-                self.train(record)
+                if (record := self.with_deployment(record)) is None or self.reject_beyond_limits(record):
+                    return
+            self.train(record)
         except LeaseLost:
             return
         except StorageError:  # not the trial's fault: it stays running in the storage, until its lease expires
@@ -178,10 +184,25 @@ class Worker:
             with contextlib.suppress(StorageError):
                 self.store.release(id)
             raise
+        except NotQuantizable as error:  # after training: with random weights it was
+            with contextlib.suppress(LeaseLost):
+                (self.store.fail if self.store.record(id).replicate else self.store.reject)(id, str(error))
         except Exception as error:  # one trial's failure is its own: memory, divergence, collapse, a shape that does not fit
             with contextlib.suppress(LeaseLost):
                 self.store.fail(id, str(error) if isinstance(error, InvalidCandidate) else one_line(error))
             self._raise_where_all_fail()
+
+    def with_deployment(self, record: TrialRecord) -> TrialRecord | None:
+        """The trial with its costs of deployment, measured once; None where there is no INT8 version, and it is rejected."""
+        if not missing(self.config.measured, record.costs):
+            return record
+        try:
+            found = self.evaluator.deployment_costs(record.candidate, self.heartbeat(record.id))
+        except NotQuantizable as error:
+            self.store.reject(record.id, str(error))
+            return None
+        self.store.set_costs(record.id, record.costs | found.costs, found.methods)
+        return self.store.record(record.id)
 
     def train(self, record: TrialRecord) -> None:
         store, ladder = self.store, self.config.halving.rungs
@@ -240,11 +261,15 @@ class Worker:
     # ---- limits and failures
 
     def hopeless_limits(self, records: Sequence[TrialRecord]) -> str | None:
-        """The reason to end the study, where many trials in a row were all beyond limits."""
-        last, config = [r for r in records if r.candidate][-MAX_REJECTED:], self.config
-        if len(last) < MAX_REJECTED or not all(r.rejected for r in last):
-            return None
+        """The reason to end the study, where many trials in a row were all rejected."""
+        config = self.config
         limits = config.limits
+        count = MAX_REJECTED_MEASURED if missing(config.measured, {}) else MAX_REJECTED
+        last = [r for r in records if r.candidate][-count:]
+        if len(last) < count or not all(r.rejected for r in last):
+            return None
+        if not any(by > 0 for r in last for by in excess(r.costs, limits, config.least).values()):
+            return f"the last {count} trials were all rejected, the last one so: {last[-1].reason}"
 
         def farthest(record: TrialRecord) -> float:
             """How far the worst cost is from its limits, as a ratio."""
@@ -254,7 +279,7 @@ class Worker:
         nearest = min(last, key=farthest).costs
         costs = ", ".join(f"{name} {nearest[name]:.4g}" for name in limits if name in nearest)
         text = config.limits_set_by or "limit=" + ",".join(f"{name}:{most:g}" for name, most in limits.items())
-        return f"{text}: the last {MAX_REJECTED} trials were all beyond it, the nearest with {costs}"
+        return f"{text}: the last {count} trials were all beyond it, the nearest with {costs}"
 
     def reject_beyond_limits(self, record: TrialRecord) -> bool:
         """End a trial that exceeds a limit before any training; the sampler learns by how much."""

@@ -40,11 +40,17 @@ def run_study(settings: SearchSettings) -> "tuple[SearchResult, RunError | None]
     """As `search`; → its result, and what ended the study early."""
     check(settings)
     from nas import report
+    from nas.remeasure import remeasure
     from nas.results import end_reasons
 
     with signals.deferred():
         store = open_store(settings, reset_untrained=True)
         error = supervise(settings, store)
+        if error is None:
+            try:
+                remeasure(settings, store, search_config(settings))
+            except Stopped as stop:
+                error = stop
         result = report.write(store, search_config(settings))
         if isinstance(error, Stopped):
             signals.answered()
@@ -122,6 +128,7 @@ def run_worker(settings: SearchSettings) -> int:
     """Work on the study's trials until there are none."""
     from core import guard, processes
     from nas.evaluators import Bounds, ProxyEvaluator, TrainEvaluator
+    from nas.plan import kept_profile
     from nas.scheduler import Worker
     from nas.supernet_evaluator import SupernetEvaluator
     from vision.data import build_data
@@ -132,7 +139,8 @@ def run_worker(settings: SearchSettings) -> int:
     store.check_images(data.fingerprints)
     device = processes.pick_device(settings.device, 0)
     config = planned_config(settings, store, data)
-    Worker(store, config, evaluator(settings, device, data, Bounds(config.limits, config.least))).run()
+    profile = kept_profile(settings, store.plan)
+    Worker(store, config, evaluator(settings, device, data, Bounds(config.limits, config.least), profile)).run()
     return 0
 
 

@@ -24,5 +24,10 @@ class SearchConfig:
     limits_set_by: str = ""  # the setting that limits and least come from, as a message shows it; "": limit
 
     @property
+    def measured(self) -> set[str]:
+        """The names of objectives and limits."""
+        return {*self.objectives, *self.limits}
+
+    @property
     def signs(self) -> list[float]:
         return [-1.0 if d == "maximize" else 1.0 for d in self.objectives.values()]

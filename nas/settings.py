@@ -1,11 +1,16 @@
+# ruff: noqa: RUF009 (`option` makes fields)
 """The settings of a search beside those of pretraining, and the short texts in them. Imports no torch."""
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from core import cli, ranges
+from core import cli, image_size, ranges
+from core.image_size import Size
+from core.setting_fields import Settings
 from core.settings import NATURAL, POSITIVE, PretrainSettings, Range, option
+from deploy.settings import ExportSettings
 
+LATENCY_BATCH = 64  # of latency_batch
 OBJECTIVES = {  # name → direction, unit, meaning
     "knn": ("maximize", "%", "kNN accuracy on validation images"),
     "logistic": ("maximize", "%", "logistic regression on validation images"),
@@ -17,11 +22,19 @@ OBJECTIVES = {  # name → direction, unit, meaning
     "memory": ("minimize", "MB", "weights and the two largest neighbouring maps, batch 1"),
     "latency": ("minimize", "ms", "median of a forward pass of one image, here"),
     "latency_p95": ("minimize", "ms", "its 95th percentile"),
-    "latency_batch": ("minimize", "ms", "median of a forward pass of 64 images, here"),
+    "latency_batch": ("minimize", "ms", f"median of a forward pass of {LATENCY_BATCH} images, here"),
+    "size": ("minimize", "MB", "encoder.safetensors, float32"),
+    "int8_accuracy": ("maximize", "%", "knn, or logistic where that is an objective, of the INT8 network"),
+    "int8_latency": ("minimize", "ms", "median of one image in INT8 by onnxruntime, on this CPU"),
+    "int8_size": ("minimize", "MB", "ONNX file in INT8"),
+    "peak_memory": ("minimize", "MB", "what a process grows by that runs one image by onnxruntime, float32"),
 }
-FORMER_OBJECTIVES = {"linear": "logistic"}  # former name → today's; studies begun with it resume
-MEASURED = ("knn", "logistic", "loss", "rankme")  # measured after training; the others before
-COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch")
+OTHER_NAMES = {"linear": "logistic", "accuracy": "knn"}  # of objectives; studies begun with the former name, linear, resume
+MEASURED = ("knn", "logistic", "loss", "rankme", "int8_accuracy")  # measured after training; the others before
+DEPLOYED = ("int8_latency", "int8_size", "peak_memory")  # costs that take seconds: measured once a trial has its candidate
+COSTS = ("parameters", "macs", "memory", "latency", "latency_p95", "latency_batch", "size", *DEPLOYED)
+LIMITABLE = (*COSTS, "int8_accuracy")
+TIMED = ("latency", "latency_p95", "latency_batch", "int8_latency")  # measured again at the end (nas/remeasure.py)
 SAMPLERS = ("tpe", "gp", "model", "nsga2", "evolution", "random")
 STRATEGIES = ("train", "supernet", "proxy")
 PROXIES = ("synflow", "naswot", "zico", "az", "parameters", "macs")
@@ -48,8 +61,15 @@ class SearchSettings(PretrainSettings):
     trials: int = option(30, "candidates to train in all; those beyond limits do not count", POSITIVE, affects_result=False)
     space: str = option("resnet", SPACES_TEXT)
     tune: str = option("", "hyperparameters to search too: lr,weight_decay,temperature,hidden,dim,strength or setting:low:high")
-    objectives: str = option("knn,macs", "knn | logistic | loss | rankme | parameters | macs | memory | latency…, by commas")
-    limit: str = option("", "the most that is allowed, checked before training: macs:15,latency:2")
+    objectives: str = option(
+        "knn,macs", "knn | logistic | loss | rankme | int8_accuracy | parameters | macs | memory | size | latency… | "
+        "int8_latency | int8_size | peak_memory, by commas",
+    )
+    limit: str = option("", "the most that is allowed, checked before training: macs:15,latency:2; of int8_accuracy the least")
+    latency_profile: str = option(
+        "", "file of nas.profile: latency and int8_latency are its predictions, and measured at the end on its device",
+        affects_result=False,  # the plan keeps the profile itself, and refuses another (nas/plan.py)
+    )
     around: str = option(
         "auto", "least:most, shares of the starting encoder's macs (most: parameters too); none; auto: 0.25:2 unless limit is",
         original_default="auto",  # a study keeps whether it was begun with it (nas/plan.py)
@@ -91,13 +111,44 @@ class SearchSettings(PretrainSettings):
     )
 
 
+@dataclass(frozen=True)
+class ProfileSettings(Settings):
+    """Of nas.profile."""
+
+    space: str = option("resnet", SPACES_TEXT)
+    limit: str = option("", "networks within it alone, as in the search that it is for: macs:15,parameters:2,memory:10")
+    networks: int = option(16, "networks to measure, spread over the space", Range("8 to 200", low=8, high=200))
+    image_size: Size = option(224, "pixels a side, or 96x128 (height, width), as in the search", parse=image_size.parse)
+    channels: int = option(3, "of the images, as in the search", POSITIVE)
+    figures: str = option("latency,int8_latency", "latency (torch) | int8_latency (onnxruntime, on the CPU), by commas")
+    threads: int = option(1, "of the CPU", POSITIVE)
+    device: str = option("cpu", "cpu | cuda, of latency", ("cpu", "cuda"))
+    seed: int = option(0, "of the sampled networks", NATURAL)
+    out: str = option("auto", "file to write; auto: runs/profiles/<space>-<image_size>.json", affects_result=False)
+
+
+@dataclass(frozen=True)
+class FrontExportSettings(ExportSettings):
+    """Of nas.export: deploy.export's, of each encoder of a front."""
+
+    study: str = option("search", "the study's name")
+    storage: str = option("auto", "as the search's: auto, a journal's path, or postgresql+psycopg://…", affects_result=False)
+
+
+@dataclass(frozen=True)
+class ReportSettings(SearchSettings):
+    """Of nas.report, which needs a study's name and storage."""
+
+    compare: str = option("", "other studies, by commas, whose fronts are shown beside this one's: compare.md and compare.png")
+
+
 def parse_objectives(text: str) -> list[str]:
     """"knn,macs" → today's names of both."""
-    return [FORMER_OBJECTIVES.get(name, name) for name in text.split(",")]
+    return [OTHER_NAMES.get(name, name) for name in text.split(",")]
 
 
 def parse_limits(text: str) -> dict[str, float]:
-    """"macs:15,latency:2" → the maximum of each.  Raises ValueError."""
+    """"macs:15,latency:2" → the maximum of each; of int8_accuracy the minimum.  Raises ValueError."""
     limits = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         name, _, maximum = part.partition(":")
@@ -105,8 +156,8 @@ def parse_limits(text: str) -> dict[str, float]:
             limits[name] = float(maximum)
         except ValueError as error:
             raise ValueError(f"limit={text}: written name:number, such as macs:15") from error
-        if name not in COSTS:
-            raise ValueError(f"limit={text}: there are {', '.join(COSTS)}")
+        if name not in LIMITABLE:
+            raise ValueError(f"limit={text}: there are {', '.join(LIMITABLE)}")
         if not 0 < limits[name] < math.inf:
             raise ValueError(f"limit={text}: {name} must be a number above 0")
     return limits

@@ -6,6 +6,7 @@ number of machines may join, stop and come back:
     choice   the candidate that is trained (nas/space.py), its hash, and what the sampler must remember of it
     broken   what was sampled before it and cannot be built, each with its reason
     costs    what it costs, measured before training
+    methods  of costs and accuracy of deployment (nas/deployment.py), how they were measured
     rungs    [{"epochs": …, "values": […], "figures": {…}}, …]: one for every rung that it has reached
     goal     the number of rungs that it is to reach: its target rung
     owner    [worker, heartbeats]: its lease, which expires when the heartbeats stop
@@ -90,6 +91,7 @@ class TrialStore:
                 self.study.set_metric_names(list(objectives))
             self.study.set_user_attr("planned", True)
             self.study.set_user_attr("promote", "expected")
+            self.study.set_user_attr("measures_at_end", True)
             self.study.set_user_attr("settings", settings)
         elif changes := difference(self.settings, settings):
             raise ValueError(f"study={self.name} was begun with other settings ({'; '.join(changes)}); give another study")
@@ -119,6 +121,19 @@ class TrialStore:
 
     def set_plan(self, plan: dict) -> None:
         self.study.set_user_attr("plan", plan)
+
+    @property
+    def measures_at_end(self) -> bool:
+        """Is the front's latency measured when it has ended (nas/remeasure.py)? Older studies keep what they had."""
+        return bool(self.study.user_attrs.get("measures_at_end"))
+
+    @property
+    def device(self) -> dict | None:
+        """What was measured then, as JSON."""
+        return self.study.user_attrs.get("device")
+
+    def set_device(self, device: dict) -> None:
+        self.study.set_user_attr("device", device)
 
     def _untrained(self) -> bool:
         """Was nothing trained, and is nothing being trained?"""
@@ -214,6 +229,11 @@ class TrialStore:
         """Keep what is to be trained. The candidate is one write: it is there whole or not at all."""
         self.set(id, "costs", costs)
         self.set(id, "choice", candidate)
+
+    def set_costs(self, id: int, costs: dict[str, float], methods: dict[str, str]) -> None:
+        """With those of deployment, and how each was measured."""
+        self.set(id, "methods", methods)
+        self.set(id, "costs", costs)
 
     def set_invalid(self, id: int, invalid: Sequence[Invalid]) -> None:
         self.set(id, "broken", [one.json for one in invalid])

@@ -12,6 +12,7 @@ from core.settings import types_of
 from linear_eval.features import evenly, images_of
 from nas import supernet
 from nas.evaluators import SEARCH_ONLY, Bounds, TrainEvaluator
+from nas.latency_profile import LatencyProfile
 from nas.settings import SearchSettings, SupernetSettings
 from nas.space import Candidate
 from nas.storage import study_folder
@@ -28,8 +29,11 @@ BATCHNORM_IMAGES = 2_000  # from which a part's BatchNorm statistics are recompu
 class SupernetEvaluator(TrainEvaluator):
     """At no epochs, the supernet's own weights are evaluated; then training continues from them."""
 
-    def __init__(self, settings: SearchSettings, device: torch.device, data: Dataset, bounds: Bounds | None = None):
-        super().__init__(settings, device, data, bounds)
+    def __init__(
+        self, settings: SearchSettings, device: torch.device, data: Dataset, bounds: Bounds | None = None,
+        profile: LatencyProfile | None = None,
+    ):
+        super().__init__(settings, device, data, bounds, profile)
         out = study_folder(settings.study) / "supernet"
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.with_suffix(".lock")):  # one worker trains it

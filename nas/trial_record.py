@@ -2,14 +2,15 @@
 
 Names in code are today's; keys in the storage are those that the first studies were written with, so that they resume.
 """
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import optuna_adapter
-from nas.settings import FORMER_OBJECTIVES
+from nas.settings import OTHER_NAMES
 from nas.storage import study_folder
 
 
@@ -61,7 +62,7 @@ class RungResult:
 
     @staticmethod
     def from_json(stored: dict) -> "RungResult":
-        figures = {FORMER_OBJECTIVES.get(name, name): value for name, value in stored.get("figures", {}).items()}
+        figures = {OTHER_NAMES.get(name, name): value for name, value in stored.get("figures", {}).items()}
         return RungResult(stored["epochs"], stored["values"], figures)
 
 
@@ -90,8 +91,23 @@ class Replicate:
 
 
 @dataclass(frozen=True)
+class Remeasured:
+    """Costs that were measured at the end of the study, in a quiet moment (nas/remeasure.py).
+
+    objectives: the study's; failure: why there are none
+    """
+
+    costs: dict[str, float] = field(default_factory=dict)
+    objectives: Sequence[str] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class TrialRecord:
+    """remeasured: takes the place of what was measured, or predicted, during the search"""
+
     trial: FrozenTrial
+    remeasured: Remeasured = Remeasured()
 
     @property
     def id(self) -> int:
@@ -136,11 +152,25 @@ class TrialRecord:
 
     @property
     def costs(self) -> dict[str, float]:
+        return self.first_costs | self.remeasured.costs
+
+    @property
+    def first_costs(self) -> dict[str, float]:
+        """As the search had them."""
         return self.trial.user_attrs.get("costs", {})
 
     @property
+    def methods(self) -> dict[str, str]:
+        """How costs and accuracy of deployment were measured."""
+        return self.trial.user_attrs.get("methods", {})
+
+    @property
     def rungs(self) -> list[RungResult]:
-        return [RungResult.from_json(stored) for stored in self.trial.user_attrs.get("rungs", [])]
+        rungs = [RungResult.from_json(stored) for stored in self.trial.user_attrs.get("rungs", [])]
+        if not self.remeasured.costs:
+            return rungs
+        costs, names = self.remeasured.costs, self.remeasured.objectives
+        return [replace(r, values=[costs.get(n, v) for n, v in zip(names, r.values, strict=True)]) for r in rungs]
 
     @property
     def figures(self) -> dict[str, float]:

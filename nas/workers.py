@@ -23,13 +23,22 @@ class WorkerFailed(RunError):
         self.code = code
 
 
+def usable_gpus(settings: SearchSettings) -> list[str]:
+    return training.gpus() if settings.device in ("auto", "cuda") else []
+
+
+def threads_of(settings: SearchSettings) -> int:
+    """CPU threads of each worker on this machine."""
+    return max(1, cores() // (settings.parallel or len(usable_gpus(settings)) or 1))
+
+
 class WorkerPool:
     """`parallel` processes that work on one study: one a GPU, or one."""
 
     def __init__(self, settings: SearchSettings):
         self.settings, self.folder = settings, cli.expand("runs") / "nas" / settings.study / "workers"
-        gpus = training.gpus() if settings.device in ("auto", "cuda") else []
-        self.gpus, self.size = gpus, settings.parallel or len(gpus) or 1
+        self.gpus = usable_gpus(settings)
+        self.size = settings.parallel or len(self.gpus) or 1
         self.arguments = cli.save(settings, self.folder / f"{os.uname().nodename}.json")
         self.processes: dict[int, subprocess.Popen] = {}
         self.restarts = 0
@@ -41,7 +50,7 @@ class WorkerPool:
     def _start(self, number: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {WORKER: str(number)}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.size)))
+        environment.setdefault("OMP_NUM_THREADS", str(threads_of(self.settings)))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         with open(self.log(number), "ab") as log:

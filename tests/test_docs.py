@@ -99,6 +99,8 @@ SMALL = {  # module → what is said in place of the page's
     "linear_eval.finetune": TRAINED,
     "distill.train": TRAINED,
     "nas.search": {"trials": "2", "epochs": "1", "batch_size": "128", "parallel": "1"},
+    "nas.profile": {"networks": "8", "image_size": "8"},
+    "nas.export": {"int8": "dynamic", "calibration": "16"},
     "deploy.export": {"int8": "dynamic", "calibration": "16"},
     # Compiling takes minutes, and so do eight threads on two cores.
     "deploy.latency": {"image_size": "32", "batches": "1,8", "threads": "1,2", "frameworks": "torch,onnxruntime"},
@@ -120,7 +122,7 @@ def small(said: Said, number: int) -> list[str]:
     theirs = dict(words)
     words |= SMALL[said.module]
     words["data"] = DATA.get(words.get("data"), words.get("data", "digits"))
-    if said.module in ("deploy.latency", "deploy.prune"):
+    if said.module in ("deploy.latency", "deploy.prune", "nas.profile"):
         del words["data"]
     if words.get("data") in ("folder", "shards") and said.module != "deploy.export":
         words["image_size"] = str(PHOTO)

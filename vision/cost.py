@@ -1,10 +1,12 @@
 """What an encoder costs: parameters, multiply-adds, latency and memory, at its own input."""
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
 
+CPU = torch.device("cpu")
 WARMUP, TIMED = 5, 50  # forward passes before the clock counts, and those that it counts
 
 
@@ -43,14 +45,15 @@ def latency(encoder: nn.Module, device: torch.device, batch: int = 1, timed: int
     return {"p50": times[len(times) // 2] * 1e3, "p95": times[int(len(times) * 0.95)] * 1e3}
 
 
-def one_image(encoder: nn.Module) -> Callable[[], None]:
-    """A forward pass of one image on the CPU in evaluation mode, to be timed.  The encoder stays there."""
-    encoder = encoder.to("cpu").eval()
-    images = _image(encoder, 1, torch.device("cpu"))
+def one_image(encoder: nn.Module, device: torch.device = CPU, batch: int = 1) -> Callable[[], None]:
+    """A forward pass of one image, or of a batch, in evaluation mode, to be timed.  The encoder stays on the device."""
+    encoder = encoder.to(device).eval()
+    images = _image(encoder, batch, device)
 
     def call() -> None:
         with torch.no_grad():
             encoder(images)
+        _wait(device)
 
     return call
 
@@ -60,12 +63,18 @@ def memory(encoder: nn.Module, batch: int = 1) -> float:
 
     The floor of what a device must hold, not what an allocator happened to reserve: the same on every machine.
     """
-    largest, last = 0, 0
+    maps = [0, *output_sizes(encoder, batch)]
+    largest = max((one + other for one, other in pairwise(maps)), default=0)
+    return (sum(t.numel() for t in encoder.state_dict().values()) + largest) * 4 / 1e6
+
+
+def output_sizes(encoder: nn.Module, batch: int = 1) -> list[int]:
+    """Of each layer in the order of a forward pass, how many numbers it gives for a batch. A layer has no modules inside."""
+    sizes = []
 
     def seen(module, inputs, output):
-        nonlocal largest, last
         if isinstance(output, torch.Tensor) and not list(module.children()):
-            largest, last = max(largest, last + output.numel()), output.numel()
+            sizes.append(output.numel())
 
     handles = [module.register_forward_hook(seen) for module in encoder.modules()]
     was_training = encoder.training
@@ -76,7 +85,7 @@ def memory(encoder: nn.Module, batch: int = 1) -> float:
         encoder.train(was_training)
         for handle in handles:
             handle.remove()
-    return (sum(t.numel() for t in encoder.state_dict().values()) + largest) * 4 / 1e6
+    return sizes
 
 
 def _image(encoder: nn.Module, batch: int, device: torch.device) -> torch.Tensor:

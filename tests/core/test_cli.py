@@ -16,7 +16,7 @@ from core.settings import choices, types_of
 from ssl.pretrain import TOOL
 
 MODULES = ("ssl.pretrain", "linear_eval.evaluate", "linear_eval.finetune", "distill.train", "nas.search", "nas.supernet",
-           "deploy.export", "deploy.latency", "deploy.prune", "deploy.serve")
+           "nas.profile", "nas.export", "deploy.export", "deploy.latency", "deploy.prune", "deploy.serve")
 
 
 def said(*argv: str):

@@ -43,7 +43,7 @@ def test_the_winner_is_first_and_its_figures_are_the_table_s(study):
 
 def test_a_study_without_a_trial_has_a_page(study):
     page = report_page.page(report_page.Study("s", [], [], study.config, None, None, {}, {}))
-    assert page.verdict == ["Nothing was trained to the end: there is no winner."]
+    assert page.verdict == ["There is no winner: nothing was trained to the end."]
     assert list(page.tiles) == []
     assert set(page.files) == {"report.md", "report.html"}
 
