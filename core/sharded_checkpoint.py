@@ -9,6 +9,7 @@ renamed when all have written; then the older one goes.
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def restore(folder: Path, state: dict[str, Any], method: nn.Module, optimizer: O
     for name, value in wanted.items():
         if kept[name].size != value.shape:
             raise ValueError(f"{name} is {tuple(kept[name].size)} there and {tuple(value.shape)} here")
-    dcp.load(wanted, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each process reads its own rows
+        dcp.load(wanted, storage_reader=reader, no_dist=True)
     method.load_state_dict(state["method"], strict=False)  # buffers
     optimizer.load_state_dict({"state": states, "param_groups": state["optimizer"]["param_groups"]})
 

@@ -213,8 +213,8 @@ def check(settings: PretrainSettings) -> None:
     """Refuse what can be refused before anything is loaded."""
     training.check(settings)
     continued.check(settings)
-    adapt.check(adapt.with_defaults(settings))
     check_shard(settings)
+    adapt.check(adapt.with_defaults(settings))
     if settings.budget is None:
         return
     from ssl.budget import seconds
