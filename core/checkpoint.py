@@ -15,6 +15,7 @@ import torch
 
 from core import signals
 from core.errors import DiskFull, RunError
+from core.safetensors_file import write_to
 
 FORMAT = 1
 HOLDS = {"format", "step", "method", "optimizer", "config", "extra"}
@@ -28,6 +29,12 @@ def write(path: str | Path, data: bytes | str) -> None:
     """Write a file atomically."""
     with signals.deferred(), writing(path) as file:
         file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)  # paths may not be UTF-8
+
+
+def write_tensors(path: str | Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file atomically."""
+    with signals.deferred(), writing(path) as file:
+        write_to(file, tensors, header)
 
 
 @contextlib.contextmanager

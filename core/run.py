@@ -204,12 +204,8 @@ class Run:
             checkpoint.write(self.folder / name, data)
 
     def write_tensors(self, name: str, tensors: dict, header: dict[str, str]) -> None:
-        """A safetensors file of tensors on the CPU, without another copy of them in memory."""
-        import safetensors.torch
-
         if is_main():
-            with checkpoint.writing(self.folder / name) as file:
-                safetensors.torch.save_file(tensors, file.name, header)
+            checkpoint.write_tensors(self.folder / name, tensors, header)
 
     def close(self) -> None:
         for listener in self.listeners:

@@ -6,12 +6,11 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from core import cli, machine, optim, training
 from core.checkpoint import write
@@ -108,22 +107,17 @@ def checkpointed(encoder: nn.Module) -> nn.Module:
 
 
 def activations(encoder: nn.Module) -> dict[str, dict[str, int]]:
-    """Bytes of an image, and what there is once: autocast's copies of weights."""
-    found = {}
+    """Bytes of an image's crops, and what there is once: autocast's copies of weights."""
+    found, patch = {}, encoders.patch_size(encoder)
     for dtype in (torch.float32, torch.bfloat16):
-        one, two = (kept_of(encoder, count, dtype) for count in (1, 2))
-        found[str(dtype).removeprefix("torch.")] = {"image": two - one, "once": 2 * one - two}
+        bytes_ = {"image": 0, "once": 0}
+        for count, side in CROPS:
+            shape = 3, side // patch * patch, side // patch * patch
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                one, two = (kept_by_forward(encoder, [torch.zeros(images, *shape)]) for images in (1, 2))
+            bytes_ = {"image": bytes_["image"] + count * (two - one), "once": 2 * one - two}
+        found[str(dtype).removeprefix("torch.")] = bytes_
     return found
-
-
-def kept_of(encoder: nn.Module, images: int, dtype: torch.dtype) -> int:
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        return kept_by_forward(encoder, crops(encoder, images))
-
-
-def crops(encoder: nn.Module, images: int) -> Iterator[Tensor]:
-    patch = encoders.patch_size(encoder)
-    yield from (torch.zeros(images, 3, side // patch * patch, side // patch * patch) for n, side in CROPS for _ in range(n))
 
 
 if __name__ == "__main__":

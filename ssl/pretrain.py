@@ -134,6 +134,7 @@ def pretrain(
         adaptation = Adaptation(settings, method)
         notes += weight_notes(encoder, settings, recipe) + adaptation.notes()
         sharded = settings.shard and world.size > 1
+        notes += ["shard=true: one process holds all there is; nothing is spread"] if settings.shard and not sharded else []
         began_with, whole = (copy.deepcopy(encoder), shard.WholeEncoder(encoder)) if sharded else (None, None)
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps, hook=adaptation)
         adaptation.start(config.steps)
@@ -154,7 +155,7 @@ def pretrain(
             health.restore(past)
             adaptation.restore(past)
         else:
-            health.start(began_with or adaptation.result)
+            health.start(adaptation.result if began_with is None else began_with)
         del began_with
         if settings.compile:
             compile_encoder(encoder)
@@ -231,7 +232,7 @@ def check_shard(settings: PretrainSettings) -> None:
     if not settings.shard:
         return
     a, name = settings.adapt, settings.optim.name
-    wrong = {"compile": settings.compile, "lora": settings.lora, "optim.name=muon": name == "muon",
+    wrong = {"compile": settings.compile, "lora": settings.lora, "budget": settings.budget, "optim.name=muon": name == "muon",
              "adapt": a.on or a.ema or a.keep or a.old_data}
     for setting in (setting for setting, given in wrong.items() if given):
         why = "Muon needs whole matrices: take adamw, lamb or lars" if name in setting else "leave one of the two out"

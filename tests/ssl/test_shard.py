@@ -90,7 +90,7 @@ def many(cases: list, folder: str) -> list:
 
 @pytest.mark.parametrize("W", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_several_processes_are_one(W, tmp_path):
-    several = on(W, many, CASES, str(tmp_path / "several"), timeout=170)
+    several = on(W, many, CASES, str(tmp_path / "several"), timeout=400)
     for number, case in enumerate(CASES):
         one = trained(case, str(tmp_path / f"one-{number}"))
         for rank in range(W):
@@ -111,7 +111,7 @@ def test_chunks_pieces_and_another_number_of_processes(W, tmp_path):
     """A run is begun by one process, goes on sharded, and is ended by one process, which has a last.pt again."""
     start, folder = str(tmp_path / "run"), str(tmp_path)
     trained(CASES[2], start, pause_at=1)
-    chunks, pieces, _ = on(W, resumed, folder, start, timeout=170)[-1]
+    chunks, pieces, _ = on(W, resumed, folder, start, timeout=400)[-1]
     assert_same(trained(CHUNKS, f"{folder}/one"), chunks, "chunks")
     assert_same(trained(CASES[1], f"{folder}/two"), pieces, "pieces")
     whole, ended = trained(CASES[2], f"{folder}/three"), trained(CASES[2], start)
@@ -120,10 +120,8 @@ def test_chunks_pieces_and_another_number_of_processes(W, tmp_path):
 
 @pytest.mark.long
 def test_a_run_of_two_is_ended_by_four(tmp_path):
-    on(2, trained, CASES[2], str(tmp_path / "run"), True, timeout=170)
-    (tmp_path / "again").mkdir()
-    on(2, paused, CASES[2], str(tmp_path / "run-2"))
-    ended = on(4, trained, CASES[2], str(tmp_path / "run-2"), True, timeout=170)[3]
+    on(2, paused, CASES[2], str(tmp_path / "run"), timeout=400)
+    ended = on(4, trained, CASES[2], str(tmp_path / "run"), True, timeout=400)[3]
     whole = trained(CASES[2], str(tmp_path / "one"))
     assert_same({name: value for name, value in whole.items() if "gradient" not in name}, ended, "resumed")
 
