@@ -26,6 +26,7 @@ from vision.build import checkpoint_blocks
 KEPT = Path(__file__).parent / "scale" / "memory.json"
 SIZES = ("vit_base_patch16_224", "vit_large_patch16_224", "vit_huge_patch14_224", "vit_giant_patch14_224")
 SIZES += ("vit_7b_patch16_dinov3",)
+KINDS = ("activations", "activations, checkpointing")
 SMALL = "vit_tiny_patch16_224"
 PROCESSES = 8  # of the predictions
 CROPS = ((2, 224), (8, 98))  # of an image: how many, and of how many pixels; 96 where patches are of 16
@@ -97,8 +98,8 @@ def predicted(name: str) -> dict:
         "parameters": sum(p.numel() for p in method.encoder.parameters()), "whole": whole.states, "sharded": rows.states,
         "gathered": rows.gathered, "of sharded": dataclasses.asdict(rows),
     }
-    found["activations"] = by_shapes(lambda: made(name).encoder, activations)
-    return found | {"activations, checkpointing": by_shapes(lambda: checkpointed(made(name).encoder), activations)}
+    makers = (lambda: made(name).encoder, lambda: checkpointed(made(name).encoder))
+    return found | {kind: by_shapes(make, activations) for kind, make in zip(KINDS, makers, strict=True)}
 
 
 def checkpointed(encoder: nn.Module) -> nn.Module:
@@ -118,6 +119,20 @@ def activations(encoder: nn.Module) -> dict[str, dict[str, int]]:
             bytes_ = {"image": bytes_["image"] + count * (two - one), "once": 2 * one - two}
         found[str(dtype).removeprefix("torch.")] = bytes_
     return found
+
+
+def table(document: dict) -> str:
+    """The predictions as docs/cluster.md shows them: GiB of a process, MiB of an image."""
+    lines = [
+        "| encoder | parameters | states | sharded | gathered | image, fp32 | checkpointed | image, bf16 | checkpointed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in document["predicted"].items():
+        kinds = [row[kind][dtype]["image"] / 2**20 for dtype in ("float32", "bfloat16") for kind in KINDS]
+        states = " | ".join(f"{row[kind] / 2**30:.1f} GiB" for kind in ("whole", "sharded", "gathered"))
+        images = " | ".join(f"{value:,.0f} MiB" for value in kinds)
+        lines.append(f"| {name} | {row['parameters'] / 1e6:,.0f} M | {states} | {images} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from commands import SMALL, run, together
+from commands import ROOT, SMALL, run, together
 from processes import on
 from safetensors.torch import load_file
 from small_methods import batch, made
@@ -12,6 +12,7 @@ from torch import nn
 
 from core.footprint import by_shapes, kept_by_forward, predict
 from core.shard import shard_
+from experiments import memory
 from vision import encoders
 from vision.build import checkpoint_blocks
 
@@ -134,3 +135,12 @@ def test_kept_bytes_of_a_layer_by_hand():
     layer = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
     x = torch.zeros(3, 8)
     assert kept_by_forward(layer, [x]) == 4 * 3 * (8 + 16 + 16), "input, what GELU sees, what the last layer sees"
+
+
+def test_the_documented_table_is_that_of_the_kept_file():
+    document = json.loads(memory.KEPT.read_text())
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    assert memory.table(document) in text
+    for state in document["measured"].values():
+        assert state["measured"] == state["predicted"]
+        assert f"{state['measured'] / 1e6:.1f} MB" in text
