@@ -6,6 +6,7 @@
 By torch.distributed.checkpoint in its safetensors format, which holds no pickle. A folder is written under a temporary name and
 renamed when all have written; then the older one goes.
 """
+import math
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -45,7 +47,7 @@ def save(last: Path, method: nn.Module, optimizer: Optimizer, *, step: int, conf
     try:
         writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         dcp.save(parameters | rows, storage_writer=writer)
-    except dcp.api.CheckpointException as error:
+    except dcp.CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         full = isinstance(first, OSError) and first.errno in checkpoint.FULL
         line = f"{target} cannot be written ({first}); what was saved before is untouched"
@@ -77,7 +79,10 @@ def restore(folder: Path, state: dict[str, Any], method: nn.Module, optimizer: O
     from torch.distributed import checkpoint as dcp
 
     reader = dcp.HuggingFaceStorageReader(str(folder))
-    kept = reader.read_metadata().state_dict_metadata
+    try:
+        kept = reader.read_metadata().state_dict_metadata
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"a file of the folder cannot be read: {error}") from error
     wanted = {f"method.{name}": p.detach() for name, p in method.named_parameters()}
     if missing := sorted({name for name in kept if name.startswith("method.")} ^ {*wanted}):
         raise ValueError(f"{missing[0]} is in one of both alone")
@@ -91,9 +96,14 @@ def restore(folder: Path, state: dict[str, Any], method: nn.Module, optimizer: O
     for name, value in wanted.items():
         if kept[name].size != value.shape:
             raise ValueError(f"{name} is {tuple(kept[name].size)} there and {tuple(value.shape)} here")
+        if sum(math.prod(part.sizes) for part in kept[name].chunks) != value.numel():  # else torch would leave them as they are
+            raise ValueError(f"rows of {name} are missing: the folder lacks a file")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each process reads its own rows
-        dcp.load(wanted, storage_reader=reader, no_dist=True)
+        try:
+            dcp.load(wanted, storage_reader=reader, no_dist=True)
+        except dcp.CheckpointException as error:  # no Exception
+            raise ValueError(f"a file of the folder cannot be read: {next(iter(error.failures.values()))[0]}") from error
     method.load_state_dict(state["method"], strict=False)  # buffers
     optimizer.load_state_dict({"state": states, "param_groups": state["optimizer"]["param_groups"]})
 

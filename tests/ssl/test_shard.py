@@ -114,6 +114,15 @@ def test_chunks_pieces_and_another_number_of_processes(W, tmp_path):
     chunks, pieces, _ = on(W, resumed, folder, start, timeout=400)[-1]
     assert_same(trained(CHUNKS, f"{folder}/one"), chunks, "chunks")
     assert_same(trained(CASES[1], f"{folder}/two"), pieces, "pieces")
+    file = next(Path(start, "last", "2").glob("shard-00001*.safetensors"))
+    content = file.read_bytes()
+    for broken, why in ((b"", "cannot be read"), (None, "rows of .* are missing|in one of both alone|there and")):
+        file.unlink()
+        if broken is not None:
+            file.write_bytes(broken)
+        with pytest.raises(ValueError, match=f"last/2 does not fit: data or code changed .*({why})"):
+            trained(CASES[2], start)
+    file.write_bytes(content)
     whole, ended = trained(CASES[2], f"{folder}/three"), trained(CASES[2], start)
     assert_same({name: value for name, value in whole.items() if "gradient" not in name}, ended, "resumed")
 
