@@ -15,6 +15,7 @@ import torch
 
 from core import signals
 from core.errors import DiskFull, RunError
+from core.safetensors_file import write_to
 
 FORMAT = 1
 HOLDS = {"format", "step", "method", "optimizer", "config", "extra"}
@@ -30,6 +31,12 @@ def write(path: str | Path, data: bytes | str) -> None:
         file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)  # paths may not be UTF-8
 
 
+def write_tensors(path: str | Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file atomically."""
+    with signals.deferred(), writing(path) as file:
+        write_to(file, tensors, header)
+
+
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write atomically: a temporary one beside it, fsync, rename. A reader sees the old file or the new one."""
@@ -41,7 +48,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
@@ -51,7 +58,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where the file system can (CIFS and some FUSE mounts cannot)."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from core import gradcache, graph, optim, signals
 from core.errors import Diverged, Stopped
 from core.method import Batch, Method, joined
-from core.processes import AnyProcess, mean, rank, replicate, world_size, wrap
+from core.processes import AnyProcess, full, is_sharded, mean, rank, replicate, without_averaging, wrap
 from core.run import Run
 
 ADVICE = "try a lower optim.lr, or clip=1 (what was saved before is untouched)"
@@ -80,6 +80,7 @@ def train(
     recorded = graph.Step(method, autocast) if config.graph else None
     goal = min(config.pause_at or config.steps, config.steps)
     saved_at, begun = time.monotonic(), run.step
+    saves = AnyProcess() if is_sharded(method) else None  # where all take part in one, they agree on when
     with Signals() as stopping:
         signals.place(": the same command resumes from the last save")
         for step in range(run.step, goal):
@@ -104,7 +105,7 @@ def train(
             else:
                 parts = []
                 for last, piece in pieces(batch, config.accumulate):
-                    with model.no_sync() if world_size() > 1 and not last else contextlib.nullcontext():
+                    with contextlib.nullcontext() if last else without_averaging(model):
                         with autocast():
                             output = model(piece, progress)
                         (output.loss / config.accumulate).backward()
@@ -124,16 +125,18 @@ def train(
             optimizer.zero_grad(set_to_none=recorded is None)
             method.after_step(staged, progress)
             config.hook.end(progress)
-            meter.step(norm)
+            meter.step(full(norm))
 
             done = step + 1
             stop, check, end = stopping.agreed(), done in config.evals, done == goal
+            due = time.monotonic() - saved_at > config.save_seconds
+            due = saves.any_rank(due) if saves else due
             with meter.excluded():
                 if done % config.log_every == 0 or check or end:
                     row = {"epoch": done / config.steps_an_epoch, **meter.figures(done), "lr": lr, **_numbers(output.scalars)}
                     run.training = row
                     run.log(done, row | (evaluate(done) if check else {}))
-                if check or end or stop or time.monotonic() - saved_at > config.save_seconds:
+                if check or end or stop or due:
                     meter.check(done, params)
                     run.save(done, method, optimizer, extra())
                     saved_at = time.monotonic()
@@ -216,7 +219,7 @@ class Meter:
             if len(bad := (~(losses + norms).isfinite()).nonzero()):
                 step, loss, norm = done - len(losses) + 1 + int(bad[0]), float(losses[bad[0]]), float(norms[bad[0]])
                 raise Diverged(f"at step {step} the loss is {loss:.3g} and its gradient's norm {norm:.3g}; {ADVICE}")
-        if len(params) and not get_total_norm([p.detach() for p in params]).isfinite():
+        if len(params) and not full(get_total_norm([p.detach() for p in params])).isfinite():
             raise Diverged(f"at step {done} the weights are too large to count; {ADVICE}")
 
     def figures(self, done: int) -> dict[str, float]:

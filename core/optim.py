@@ -167,7 +167,8 @@ def build(module: nn.Module, settings: OptimSettings, lr: float) -> Optimizer:
         case "lars":
             return LARS(groups, lr, o.momentum, eta=o.eta, clip=o.lars_clip)
         case "sgd":
-            return torch.optim.SGD(groups, lr, o.momentum, fused=fused)
+            sharded = any(hasattr(p, "full_tensor") for g in groups for p in g["params"])  # DTensors have no such kernel
+            return torch.optim.SGD(groups, lr, o.momentum, fused=fused and not sharded)
         case "adamw":
             return torch.optim.AdamW(groups, lr, tuple(o.betas), fused=fused)
         case "lamb":  # You et al. 2019, arXiv 1904.00962; the loop clips

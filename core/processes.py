@@ -1,4 +1,4 @@
-"""Processes that work together: joining, collectives, agreeing. With core/launch.py the only file that names torch.distributed.
+"""Processes that work together: joining, collectives, agreeing. Few other files name torch.distributed (tests/test_imports.py).
 
 One process is the ordinary case: every function here is the identity there, and callers do not branch.
 """
@@ -150,8 +150,11 @@ def mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """What DistributedDataParallel does, in one go, for a step that is not one forward and one backward."""
-    if world_size() == 1:
+    """What DistributedDataParallel does, in one go, for a step that is not one forward and one backward.
+
+    Of a sharded method (core/shard.py) every backward pass has done it.
+    """
+    if world_size() == 1 or any(hasattr(p, "full_tensor") for p in parameters):
         return
     for p in parameters:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -185,7 +188,7 @@ def broadcast_object(value):
 
 def wrap(module: nn.Module) -> nn.Module:
     """Average gradients over processes. Buffers stay as they are: queues and statistics are each method's to keep."""
-    if world_size() == 1:
+    if world_size() == 1 or is_sharded(module):
         return module
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")  # its heir is in no torch before 2.15
@@ -195,9 +198,27 @@ def wrap(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def replicate(module: nn.Module) -> nn.Module:
     """Give every process the main one's parameters, for a step that `average_gradients` ends."""
-    for p in module.parameters() if world_size() > 1 else ():
+    for p in module.parameters() if world_size() > 1 and not is_sharded(module) else ():
         dist.broadcast(p.detach(), 0)
     return module
+
+
+def without_averaging(model: nn.Module) -> contextlib.AbstractContextManager:
+    """Around a piece of a step that is not its last: gradients add up on each process.
+
+    A sharded method averages those of each piece, as whole gradients would take the memory that it saves.
+    """
+    return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()  # pyrefly: ignore
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Is it spread over processes (core/shard.py)?"""
+    return hasattr(module, "unshard")
+
+
+def full(x: Tensor) -> Tensor:
+    """The whole of a tensor that is spread over processes; another as it is.  Collective in the first case"""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyrefly: ignore
 
 
 class AnyProcess:

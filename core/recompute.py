@@ -4,6 +4,7 @@ Chen, Xu, Zhang, Guestrin 2016, "Training deep nets with sublinear memory cost",
 dropout draws again what it drew (core/dropout.py), torch's generator is put back, and BatchNorm's running statistics move once.
 """
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 
@@ -23,6 +24,20 @@ class _Recomputed:
         if not (self.training and torch.is_grad_enabled()):  # pyrefly: ignore
             return run(*arguments, **named)
         return checkpoint(run, *arguments, use_reentrant=False, context_fn=partial(_passes, self), **named)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks that a module lists as `blocks`, at any depth, or else in `layer1` to `layer4`; none if it has neither."""
+    lists = [m.blocks for m in module.modules() if isinstance(getattr(m, "blocks", None), (nn.Sequential, nn.ModuleList))]
+    lists = lists or [m for name, m in module.named_children() if re.fullmatch(r"layer\d", name)]
+    return [block for some in lists for block in _flat(some)]
+
+
+def _flat(modules: nn.Module) -> list[nn.Module]:
+    """Of lists in lists."""
+    if not isinstance(modules, (nn.Sequential, nn.ModuleList)):
+        return [modules]
+    return [block for child in modules for block in _flat(child)]
 
 
 def recompute_(blocks: Iterable[nn.Module]) -> None:

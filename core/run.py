@@ -1,11 +1,14 @@
 """A run's folder: what it holds, whose it is, and who listens to its figures.
 
     config.yaml  identity.json  metrics.jsonl  last.pt  encoder.safetensors  method.safetensors  report.md  curves.png  …
+
+A sharded run has a folder last/ in place of last.pt (core/sharded_checkpoint.py); either resumes as the other.
 """
 import contextlib
 import importlib.util
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -16,10 +19,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from core import checkpoint, lock
+from core import checkpoint, lock, sharded_checkpoint
 from core import identity as identities
 from core.errors import DiskFull
-from core.processes import gather_objects, is_main
+from core.processes import gather_objects, is_main, is_sharded
 from core.settings import PretrainSettings, Settings, document
 
 NAMES = ("metrics.jsonl", "encoder.safetensors", "classifier.safetensors", "report.md", "report.html", "results.json")
@@ -60,13 +63,13 @@ class Run:
         file = next((p for p in (self.folder, *self.folder.parents) if p.exists() and not p.is_dir()), None)
         if file:
             raise ValueError(f"{out}: {file} is a file, not a folder")
-        if not any((self.folder / name).exists() for name in ("last.pt", "identity.json", "config.yaml")):
+        if not any((self.folder / name).exists() for name in ("last.pt", "last", "identity.json", "config.yaml")):
             if foreign := [name for name in NAMES if (self.folder / name).exists()]:
                 raise ValueError(f"{out} holds {foreign[0]}, but no run of ours to resume; {another(self.folder)}")
             return None
         if resume == "never":
             raise ValueError(f"{out} holds a run already; {another(self.folder)}, or resume=auto to resume it")
-        state = checkpoint.load(self.last) if self.last.exists() else None
+        state = self._newest()
         before = state["config"] if state else self._identity()
         if changes := identities.difference(before, self.identity):
             way = way_out(self.folder, changes)
@@ -78,6 +81,13 @@ class Run:
             )
         self._unchecked = identities.has_images(self.identity) and not identities.has_images(before)
         return state
+
+    def _newest(self) -> dict | None:
+        """Content of last.pt, or of the rest.pt of a sharded run's folder: the later one, if a kill left both."""
+        found = [checkpoint.load(self.last)] if self.last.exists() else []
+        if folder := sharded_checkpoint.newest(self.shards):
+            found.append(checkpoint.load(folder / sharded_checkpoint.REST) | {"folder": folder})
+        return max(found, key=lambda state: state["step"], default=None)
 
     def _identity(self) -> dict:
         """Of a run that has no last.pt: it was killed before it saved, or its tool keeps none."""
@@ -93,7 +103,7 @@ class Run:
 
     def _signature(self) -> list:
         """Changes when another command works in the folder."""
-        files = [self.folder / name for name in ("last.pt", "metrics.jsonl", *FINISHED)]
+        files = [self.folder / name for name in ("last.pt", "last", "metrics.jsonl", *FINISHED)]
         return [(s.st_ino, s.st_mtime_ns, s.st_size) if (s := _stat(file)) else None for file in files]
 
     def begin(self) -> None:
@@ -124,17 +134,23 @@ class Run:
         if state is None:
             return None
         try:
-            method.load_state_dict(state["method"])
-            optimizer.load_state_dict(state["optimizer"])
+            if folder := state.get("folder"):
+                sharded_checkpoint.restore(folder, state, method, optimizer)
+            else:
+                sharded_checkpoint.restore_whole(state, method, optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             why = str(error).strip().splitlines()[-1].strip()
             way = another(self.folder)
-            raise ValueError(f"{self.last} does not fit: data or code changed ({why}); {way}") from error
+            raise ValueError(f"{state.get('folder', self.last)} does not fit: data or code changed ({why}); {way}") from error
         return state["extra"]
 
     @property
     def last(self) -> Path:
         return self.folder / "last.pt"
+
+    @property
+    def shards(self) -> Path:
+        return self.folder / "last"
 
     def metrics(self) -> list[dict]:
         """All rows logged so far."""
@@ -166,7 +182,12 @@ class Run:
             listener.tick(step)
 
     def save(self, step: int, method, optimizer, extra: dict) -> None:
-        if is_main():
+        """Collective where the method is sharded."""
+        if is_sharded(method):
+            sharded_checkpoint.save(self.shards, method, optimizer, step=step, config=self.identity, extra=extra)
+            if is_main():
+                self.last.unlink(missing_ok=True)
+        elif is_main():
             checkpoint.save(
                 self.last,
                 step=step,
@@ -175,11 +196,16 @@ class Run:
                 config=self.identity,
                 extra=extra,
             )
+            shutil.rmtree(self.shards, ignore_errors=True)
         self.step = step
 
     def write(self, name: str, data: bytes | str) -> None:
         if is_main():
             checkpoint.write(self.folder / name, data)
+
+    def write_tensors(self, name: str, tensors: dict, header: dict[str, str]) -> None:
+        if is_main():
+            checkpoint.write_tensors(self.folder / name, tensors, header)
 
     def close(self) -> None:
         for listener in self.listeners:

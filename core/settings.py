@@ -184,6 +184,10 @@ class PretrainSettings(TrainingSettings):
         None, "rank of the changes that alone are trained in attention, or in 1×1 convolutions (LoRA)", POSITIVE,
         original_default=None,
     )
+    shard: bool = option(
+        False, "spread parameters, gradients and optimizer states over the processes (FSDP2): less memory, the same gradient",
+        affects_result=False,
+    )
     stop_on_collapse: bool = option(True, "end a run whose features collapse", affects_result=False)
     pause_at: float | None = option(
         None, "epochs after which to pause; the same command without it resumes",

@@ -141,7 +141,8 @@ def learning_rate(settings: TrainingSettings) -> float:
 
 
 def build(settings: TrainingSettings, method: "Method", world: "World", steps_an_epoch: int, precision, **changes):
-    """Make a method ready to train on this process's device, in place.  → (optimizer, loop.TrainConfig)
+    """Make a method ready to train on this process's device, or on all of them (`shard`), in place.
+    → (optimizer, loop.TrainConfig)
 
     precision: autocast's dtype or None; changes: fields of the TrainConfig in place of those that the settings give.
     """
@@ -153,7 +154,12 @@ def build(settings: TrainingSettings, method: "Method", world: "World", steps_an
     if world.size > 1 and method.traits.sync_batchnorm:
         sync_batchnorm(method)
     dropout.per_image(method)
-    method.to(world.device, memory_format=torch.channels_last)
+    if world.size > 1 and getattr(settings, "shard", False):
+        from core.shard import shard_
+
+        shard_(method, world.device, in_chunks=bool(settings.chunk))
+    else:
+        method.to(world.device, memory_format=torch.channels_last)
     if settings.graph and (why := graph.refusal(method, world.device)):
         raise ValueError(f"graph=true: {why}")
     optimizer = optim.build(method, settings.optim, learning_rate(settings))

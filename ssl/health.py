@@ -156,7 +156,7 @@ class Health:
         if self.bank is not None and is_main():
             (bank, (rows,)), (watched, (z,)) = (s.describe(lambda x, _: pixels_of(x)) for s in (self.bank, self.watched))
             pixels = self._scores(bank, rows, watched, z)
-        before = self.calibrated(encoder)  # collective, where BatchNorm is
+        before = self.calibrated(encoder.to(self.device))  # collective, where BatchNorm is
         self.baselines = broadcast_object(Baselines(pixels, self.measure(before)) if is_main() else None)
 
     @property

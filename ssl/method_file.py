@@ -18,6 +18,7 @@ from core.errors import SettingError
 from core.image_size import Size, size_text
 from core.method import Method
 from core.settings import PretrainSettings
+from core.shard import gathered
 from ssl.continued import ENCODER, FILE, KEY, TARGET, MethodHeader, folder_of, read_header
 from vision import lora
 from vision.encoders import Spec
@@ -51,8 +52,11 @@ class Taken:
                 f"{_some(self.unused)}", *self.changes]
 
 
-def dumps(method: Method, settings: PretrainSettings, step: int) -> bytes:
-    """The file's bytes: a function of weights, settings and step alone."""
+def contents(method: Method, settings: PretrainSettings, step: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The file's tensors and header: a function of weights, settings and step alone.
+
+    Collective where the method is sharded; then the main process alone has the tensors.
+    """
     copies = encoder_copies(method)
     state = {name: value for name, value in method.state_dict().items() if not name.startswith((OWN, *copies))}
     for prefix, module in copies.items():
@@ -60,8 +64,7 @@ def dumps(method: Method, settings: PretrainSettings, step: int) -> bytes:
     encoder = method.encoder
     fixed = () if lora.has_changes(encoder) else tuple(n for n, p in encoder.named_parameters() if not p.requires_grad)
     header = MethodHeader(settings.method.name, cli.plain(settings.method), encoder.spec.json, step, fixed)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    return safetensors.torch.save(tensors, {KEY: header.json})
+    return gathered(state), {KEY: header.json}
 
 
 def take(method: Method, settings: PretrainSettings) -> Taken:

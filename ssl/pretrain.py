@@ -5,6 +5,7 @@
 
 Nothing here imports torch before the settings are understood: a mistyped one is answered at once.
 """
+import copy
 import dataclasses
 import json
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import cli, training
+from core.errors import SettingError
 from core.settings import PretrainSettings
 from ssl import adapt, continued
 
@@ -69,9 +71,11 @@ def pretrain(
     settings = adapt.with_defaults(continued.with_files(settings))
     if settings.from_run and encoder_of:
         raise ValueError(f"from={settings.from_run}: a supernet begins with random weights; leave it out")
+    if settings.shard and encoder_of:
+        raise SettingError("shard", "true: a supernet is not spread over processes; leave it out")
     import torch
 
-    from core import loop, processes
+    from core import loop, processes, shard
     from core.measured import Configured
     from core.run import Run, log_line
     from ssl import budget, method_file, report
@@ -132,6 +136,9 @@ def pretrain(
         notes += taken.notes if taken else []
         adaptation = Adaptation(settings, method)
         notes += weight_notes(encoder, settings, recipe) + adaptation.notes()
+        sharded = settings.shard and world.size > 1
+        notes += ["shard=true: one process holds all there is; nothing is spread"] if settings.shard and not sharded else []
+        began_with, whole = (copy.deepcopy(encoder), shard.WholeEncoder(encoder)) if sharded else (None, None)
         optimizer, config = training.build(settings, method, world, deal.steps_an_epoch, precise, steps=steps, hook=adaptation)
         adaptation.start(config.steps)
         planned = stages.stages(recipe, config.steps, method.traits.clean_from)
@@ -151,7 +158,8 @@ def pretrain(
             health.restore(past)
             adaptation.restore(past)
         else:
-            health.start(adaptation.result)
+            health.start(adaptation.result if began_with is None else began_with)
+        del began_with
         if settings.compile:
             compile_encoder(encoder)
 
@@ -165,6 +173,10 @@ def pretrain(
             if begins:
                 report.views(run, settings, recipe, dataset)
 
+        def evaluate(step: int) -> dict:
+            measured = whole.of(encoder, world.device) if whole else adaptation.result
+            return health.check(step, measured, settings.stop_on_collapse, run.training)
+
         try:
             loop.train(
                 method,
@@ -173,7 +185,7 @@ def pretrain(
                 dataclasses.replace(config, after_first=after_first),
                 run,
                 world.device,
-                evaluate=lambda step: health.check(step, adaptation.result, settings.stop_on_collapse, run.training),
+                evaluate=evaluate,
                 extra=lambda: health.state() | adaptation.state(),
             )
         finally:
@@ -187,8 +199,11 @@ def pretrain(
         for sentence in health.closing():
             log_line(sentence)
         origin = {"tool": TOOL.module, "words": run.identity}
-        run.write("encoder.safetensors", artifact.dumps(encoder, recipe, origin))
-        run.write(continued.FILE, method_file.dumps(method, settings, run.step))
+        run.write_tensors("encoder.safetensors", *artifact.contents(encoder, recipe, origin))
+        run.write_tensors(continued.FILE, *method_file.contents(method, settings, run.step))
+        if sharded:
+            processes.gather_objects(None)  # the file is there
+            encoder = artifact.load(run.folder / "encoder.safetensors")[0].to(world.device)
         finished, scores = run.step >= config.steps, {}
         if not finished:
             encoder_file = run.folder / "encoder.safetensors"
@@ -202,6 +217,7 @@ def check(settings: PretrainSettings) -> None:
     """Refuse what can be refused before anything is loaded."""
     training.check(settings)
     continued.check(settings)
+    check_shard(settings)
     adapt.check(adapt.with_defaults(settings))
     if settings.budget is None:
         return
@@ -212,6 +228,18 @@ def check(settings: PretrainSettings) -> None:
         if name in cli.explicit(settings):
             value = getattr(settings, name)
             raise ValueError(f"{name}={value}: must be left out with budget={settings.budget}, which sets the length")
+
+
+def check_shard(settings: PretrainSettings) -> None:
+    """Refuse what cannot be spread over processes."""
+    if not settings.shard:
+        return
+    a, name = settings.adapt, settings.optim.name
+    wrong = {"compile": settings.compile, "lora": settings.lora, "budget": settings.budget, "optim.name=muon": name == "muon",
+             "adapt": a.on or a.ema or a.keep or a.old_data}
+    for setting in (setting for setting, given in wrong.items() if given):
+        why = "Muon needs whole matrices: take adamw, lamb or lars" if name in setting else "leave one of the two out"
+        raise SettingError("shard", f"true: is not possible with {setting}; {why}")
 
 
 def check_labels(settings: PretrainSettings, method, dataset) -> None:

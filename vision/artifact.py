@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from core.errors import SettingError
+from core.shard import gathered
 from vision import attention, cifar, classic, encoders, searched
 from vision.augment import Augmentation
 from vision.geometry import LETTERBOX, SQUASH, Geometry
@@ -69,7 +70,15 @@ def dumps(
     encoder: nn.Module, moments: Augmentation | EncoderHeader, origin: dict, head: nn.Linear | None = None,
     classes: tuple[str, ...] | None = None, threshold: float | None = None,
 ) -> bytes:
-    """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files.
+    """The file's bytes: a function of weights and arguments alone, so equal runs leave equal files.  As `contents`"""
+    return safetensors.torch.save(*contents(encoder, moments, origin, head, classes, threshold))
+
+
+def contents(
+    encoder: nn.Module, moments: Augmentation | EncoderHeader, origin: dict, head: nn.Linear | None = None,
+    classes: tuple[str, ...] | None = None, threshold: float | None = None,
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The file's tensors and header.  Collective where the encoder is sharded; then the main process alone has the tensors.
 
     moments: its `mean` and `std` normalize the encoder's input, which is read by its `pixels`.
     head, classes: a classifier on the encoder's features, and its classes' names in the order of its outputs.
@@ -90,12 +99,7 @@ def dumps(
         header["classes"] = list(classes)
         header |= {} if threshold is None else {"threshold": float(threshold)}
         state = state | {HEAD + name: t for name, t in head.state_dict().items()}
-    tensors, written = {}, set()
-    for name, t in state.items():
-        t = t.detach().cpu().contiguous()
-        tensors[name] = t.clone() if t.data_ptr() in written else t  # of a layer that stands in two places (CoaT)
-        written.add(t.data_ptr())
-    return safetensors.torch.save(tensors, {"nolabel": json.dumps(header, sort_keys=True)})
+    return gathered(state), {"nolabel": json.dumps(header, sort_keys=True)}
 
 
 def _preprocessing(spec: encoders.Spec, moments: Augmentation | EncoderHeader) -> Preprocessing:

@@ -1,5 +1,4 @@
 """Settings → an encoder with its input, and the precision it computes in."""
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +8,7 @@ from torch import nn
 
 from core import cli
 from core.image_size import Size, size_text
-from core.recompute import recompute_
+from core.recompute import blocks_of, recompute_
 from core.settings import CommonSettings
 from vision import artifact, encoders
 from vision.augment import Augmentation, local_views, several_sizes
@@ -151,19 +150,10 @@ def checkpoint_blocks(encoder: nn.Module) -> None:
     """Let the encoder's blocks compute their activations again (core/recompute.py), in place.  Raises ValueError for an encoder
     whose blocks are not known.
     """
-    lists = [m.blocks for m in encoder.modules() if isinstance(getattr(m, "blocks", None), (nn.Sequential, nn.ModuleList))]
-    lists = lists or [m for name, m in encoder.named_children() if re.fullmatch(r"layer\d", name)]
-    if not (blocks := [block for some in lists for block in _flat(some)]):
+    if not (blocks := blocks_of(encoder)):
         name = encoder.spec.name
         raise ValueError(f"checkpointing=true: encoder={name} has no blocks that are known; leave it out, or use chunk")
     recompute_(blocks)
-
-
-def _flat(modules: nn.Module) -> list[nn.Module]:
-    """Of lists in lists."""
-    if not isinstance(modules, (nn.Sequential, nn.ModuleList)):
-        return [modules]
-    return [block for child in modules for block in _flat(child)]
 
 
 def precision(name: str, encoder: nn.Module, device: torch.device, sizes: Iterable[Size] = ()) -> torch.dtype | None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from commands import run
 from safetensors import safe_open
@@ -29,7 +30,7 @@ def left_by(method, name: str, folder: Path, *more: str) -> Path:
     spec = method.encoder.spec
     header = artifact.EncoderHeader(spec, (0.5,) * spec.channels, (0.5,) * spec.channels, method.encoder.dim, {})
     (folder / "encoder.safetensors").write_bytes(artifact.dumps(lora.merged(method.encoder), header, {}))
-    (folder / "method.safetensors").write_bytes(method_file.dumps(method, words_of(name, *more), 7))
+    (folder / "method.safetensors").write_bytes(safetensors.torch.save(*method_file.contents(method, words_of(name, *more), 7)))
     return folder
 
 
