@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import checkpoint, cli, optim
-from core.machine import code, versions
+from core.machine import code, hardware, versions
 from core.method import Batch, Method
 from core.processes import World
 from core.settings import PretrainSettings
@@ -134,7 +134,7 @@ def main() -> None:
     if options.keep:
         path = Path(options.results, "launches.json")
         command = " ".join(["python -m experiments.speed.launches", *sys.argv[1:]])
-        document = {"command": command, "code": code(), "versions": versions(), "operations a step": rows}
+        document = {"command": command, "code": code(), "hardware": hardware(), "versions": versions(), "operations a step": rows}
         checkpoint.write(path, json.dumps(document, indent=1) + "\n")
         print(f"kept in {path}")
 
