@@ -134,7 +134,8 @@ def main() -> None:
     if options.keep:
         path = Path(options.results, "launches.json")
         command = " ".join(["python -m experiments.speed.launches", *sys.argv[1:]])
-        document = {"command": command, "code": code(), "hardware": hardware(), "versions": versions(), "operations a step": rows}
+        origin = {"command": command, "code": code(), "hardware": hardware(), "versions": versions()}
+        document = origin | {"operations a step": rows}
         checkpoint.write(path, json.dumps(document, indent=1) + "\n")
         print(f"kept in {path}")
 
