@@ -1,4 +1,5 @@
 """A study's end: its front is measured, reported and exported. The table trains, and stand-ins time and export."""
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import deploy.export
 from core import cli
 from core.errors import RunError
 from deploy.export_report import VersionRow
-from nas import device_timing, export, report, study
+from nas import device_timing, export, report, space, study
 from nas import store as store_module
 from nas.deployment_costs import DeploymentCosts
 from nas.device_timing import Timed
@@ -27,7 +28,11 @@ KEPT = {"objectives": "knn,int8_latency", "limit": "int8_latency:4.5", "data.nam
 
 
 class Deployed(TableEvaluator):
-    """Latency is 1 + multiply-adds in millions."""
+    """Latency is 1 + multiply-adds in millions; candidates have the encoder that is timed."""
+
+    def __init__(self, table, seed):
+        super().__init__(table, seed)
+        self.sample = partial(space.sample, space=space.tabular, channels=1, size=14, tune=[], flat={})
 
     def deployment_costs(self, candidate, heartbeat):
         macs = self.table.rows[candidate["hash"]]["macs"]
