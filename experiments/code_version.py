@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ("core", "vision", "linear_eval")  # packages whose code every tool runs, beside its own
 TOOLS = ("ssl", "nas", "distill", "deploy")
-FURTHER = {"nas": ("ssl",), "experiments": TOOLS, "nolabel": TOOLS}  # packages that a package's tools call
+FURTHER = {"nas": ("ssl", "deploy"), "experiments": TOOLS, "nolabel": TOOLS}  # packages that a package's tools call
 DATA = (("experiments", "tables"), ("experiments", "recipes"))  # a command's arguments hold what these say
 
 

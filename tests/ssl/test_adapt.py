@@ -25,6 +25,7 @@ from vision import encoders, lora
 
 SHAPE = ["--data=digits", "--image_size=16", "--batch_size=64", "--method.hidden=32", "--method.dim=16", "--trackers=none"]
 HOT = ["--optim.lr=30", "--adapt.encoder_lr=10", "--adapt.warmup=0", "--adapt.ramp=0", "--adapt.ema=0"]
+HOT += ["--adapt.batchnorm=train"]  # which keeps such a run's loss finite
 CONVOLUTIONS = ("conv1.0.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight")
 
 
