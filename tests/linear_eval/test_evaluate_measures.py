@@ -106,7 +106,7 @@ def measured(encoder, tmp_path_factory):
     words = [f"encoder={encoder}", "data=digits", f"parts=[knn,{','.join(MEASURES)}]", "protocol=v2"]
     words += [f"cache={folder / 'cache'}", *(f"protocol.{word}" for word in SMALL)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "plane", lambda x, seed: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
+        patch.setattr(pictures, "plane", lambda x, seed, names: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
         result = evaluate.evaluate(cli.compose(TOOL, [*words, f"out={folder / 'run'}"]))
     return words, folder / "run", next(iter(result.evaluations.values()))
 

@@ -27,7 +27,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "plane", lambda x, seed: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
+        patch.setattr(pictures, "plane", lambda x, seed, names: dict.fromkeys(("PCA", "t-SNE", "UMAP"), x[:, :2]))
         write(folder / "evaluation", results([f"a class of the name {i}" for i in range(10)]), report_data(10))
     shares = np.linspace(1, 0.05, 5)[None, :, None]
     hits = Hits(rng.random((2, 80)) < 0.95, {name: rng.random((2, 5, 80)) < shares for name in CORRUPTIONS})
