@@ -10,7 +10,7 @@ are those of the ordinary loop, up to the kernels that cuDNN chooses. Not measur
 """
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,13 +19,7 @@ from core.method import Batch, Method, Output
 
 WARM_UP = 3  # passes before a recording, in which libraries choose their kernels
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    batch: Batch  # its tensors are those that the graph reads
-    replay: Callable[[], None]
-    outputs: list[Output]  # one, whose tensors the graph writes
+Result = TypeVar("Result")
 
 
 def record(work: Callable[[], None]) -> Callable[[], None]:
@@ -42,39 +36,55 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-class Step:
-    """Forward and backward of a method, recorded once for each shape of the views.
+class Recordings(Generic[Result]):
+    """What was recorded, one for each shape of the inputs.  record: how; tests give one that replays by calling."""
 
-    record: how; tests give one that replays by calling.
-    """
+    def __init__(self, record: Recorder = record):
+        self.record = record
+        self.known: dict[tuple, tuple[list[Tensor], Callable[[], None], list[Result]]] = {}
+
+    def __call__(self, given: list[Tensor], work: Callable[[list[Tensor]], Result]) -> Result:
+        """work(given), recorded on copies the first time. The next call overwrites the tensors of the result."""
+        shape = tuple((x.shape, x.dtype) for x in given)
+        if shape not in self.known:
+            self.known[shape] = self._begin([x.clone() for x in given], work)
+        own, replay, found = self.known[shape]
+        torch._foreach_copy_(own, given)
+        replay()
+        return found[0]
+
+    def _begin(self, own: list[Tensor], work: Callable[[list[Tensor]], Result]):
+        found: list[Result] = []
+
+        def once() -> None:
+            found[:] = [work(own)]
+
+        return own, self.record(once), found
+
+
+class Step:
+    """Forward and backward of a method, recorded once for each shape of the views."""
 
     def __init__(self, method: Method, autocast: Callable, record: Recorder = record):
         self.method, self.autocast, self.record = method, autocast, record
-        self.recorded: dict[tuple, _Recorded] = {}
+        self.recordings = Recordings[Output](self._undone)
 
     def __call__(self, batch: Batch, progress: float) -> Output:
         """The output of this batch, its gradients added to the parameters'. The next call overwrites what is staged."""
-        shape = tuple((view.shape, view.dtype) for view in _tensors(batch))
-        if shape not in self.recorded:
-            self.recorded[shape] = self._begin(batch, progress)
-        step = self.recorded[shape]
-        torch._foreach_copy_(_tensors(step.batch), _tensors(batch))
-        step.replay()
-        (output,) = step.outputs
+        count = len(batch.views)
+
+        def work(own: list[Tensor]) -> Output:
+            mine = dataclasses.replace(batch, views=own[:count], labels=own[count] if len(own) > count else None)
+            with self.autocast(cache_enabled=False):
+                output = self.method(mine, progress)
+            output.loss.backward()
+            return dataclasses.replace(output, loss=output.loss.detach())
+
+        output = self.recordings([*batch.views, *([] if batch.labels is None else [batch.labels])], work)
         return dataclasses.replace(output, loss=output.loss.clone())
 
-    def _begin(self, batch: Batch, progress: float) -> _Recorded:
-        own = dataclasses.replace(
-            batch, views=[view.clone() for view in batch.views], labels=None if batch.labels is None else batch.labels.clone(),
-        )
-        found: list[Output] = []
-
-        def work() -> None:
-            with self.autocast(cache_enabled=False):
-                output = self.method(own, progress)
-            output.loss.backward()
-            found[:] = [dataclasses.replace(output, loss=output.loss.detach())]
-
+    def _undone(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record, and leave gradients zero and buffers as they were before."""
         kept = [b.clone() for b in self.method.buffers()]
         replay = self.record(work)
         for p in self.method.parameters():
@@ -82,11 +92,7 @@ class Step:
                 p.grad.zero_()
         for buffer, before in zip(self.method.buffers(), kept, strict=True):
             buffer.copy_(before)
-        return _Recorded(own, replay, found)
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [*batch.views, *([] if batch.labels is None else [batch.labels])]
+        return replay
 
 
 def refusal(method: Method, device: torch.device) -> str | None:

@@ -59,32 +59,21 @@ class Renderer(Protocol):
     def render(self, images: Tensor, params: list[ViewParams]) -> list[Tensor]: ...
 
 
-class Recorded:
+def recorded(
+    augmentation: Renderer, record: graph.Recorder = graph.record
+) -> Callable[[Tensor, list[ViewParams]], list[Tensor]]:
     """An augmentation's `render` of whole images, recorded once for each shape of a batch and then replayed.
 
     Rendering is the same operations whatever the parameters; tests/vision/test_joint.py shows that none waits for a value.
     """
+    recordings = graph.Recordings[list[Tensor]](record)
 
-    def __init__(self, augmentation: Renderer, record: graph.Recorder = graph.record):
-        self.augmentation, self.record = augmentation, record
-        self.recorded: dict[tuple, tuple[list[Tensor], Callable[[], None], list[Tensor]]] = {}
+    def render(images: Tensor, params: list[ViewParams]) -> list[Tensor]:
+        def work(own: list[Tensor]) -> list[Tensor]:
+            rest = iter(own[1:])
+            return augmentation.render(own[0], [type(p)(*(next(rest) for _ in dataclasses.fields(p))) for p in params])
 
-    def __call__(self, images: Tensor, params: list[ViewParams]) -> list[Tensor]:
         given = [images, *(getattr(p, f.name) for p in params for f in dataclasses.fields(p))]
-        shape = tuple((x.shape, x.dtype) for x in given)
-        if shape not in self.recorded:
-            self.recorded[shape] = self._begin(given, params)
-        own, replay, views = self.recorded[shape]
-        torch._foreach_copy_(own, given)
-        replay()
-        return [view.clone() for view in views]
+        return [view.clone() for view in recordings(given, work)]
 
-    def _begin(self, given: list[Tensor], params: list[ViewParams]) -> tuple[list[Tensor], Callable[[], None], list[Tensor]]:
-        own, views = [x.clone() for x in given], []
-        rest = iter(own[1:])
-        mine = [type(p)(*(next(rest) for _ in dataclasses.fields(p))) for p in params]
-
-        def work() -> None:
-            views[:] = self.augmentation.render(own[0], mine)
-
-        return own, self.record(work), views
+    return render

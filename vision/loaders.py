@@ -86,7 +86,7 @@ class MemoryLoader:
         self.skipped: dict[str, str] = {}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        render = joint.Recorded(self.augmentation) if self.graph else self.augmentation.render
+        render = joint.recorded(self.augmentation) if self.graph else self.augmentation.render
         seed, (height, width) = self.sampler.seed, self.images.shape[2:]
         for first, last in self._blocks(start, stop):
             epoch, shares = self.sampler.at(first)[0], [self.sampler.at(s)[1] for s in range(first, last)]

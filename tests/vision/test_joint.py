@@ -47,7 +47,7 @@ def test_which_views_are_rendered_at_once():
 
 def test_recorded_views_are_the_augmentations():
     augmentation, _, _ = drawn(local=LOCAL)
-    recorded = joint.Recorded(augmentation, lambda work: (work(), work)[1])
+    recorded = joint.recorded(augmentation, lambda work: (work(), work)[1])
     for step in range(3):
         images = torch.randint(256, (B, 3, 20, 20), dtype=torch.uint8)
         params = augmentation.sample_params(0, step, torch.arange(B), 20, 20)
