@@ -28,6 +28,11 @@ def hardware() -> dict:
     return {"cpu": cpu, "cores": cores(), "gpu": gpu, "threads": torch.get_num_threads()}
 
 
+def processors() -> dict:
+    """Names of the CPU and the GPU: of `hardware` what does not depend on the process."""
+    return {name: value for name, value in hardware().items() if name in ("cpu", "gpu")}
+
+
 def cores() -> int:
     """Number of cores that this process may use: its affinity, where the system has one, and its container's CPU quota."""
     mask = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # macOS and the BSDs have none

@@ -45,7 +45,7 @@ class Clock(TableEvaluator):
         return {"knn": self.table.knn(hash, round(epochs), self.seed)}
 
 
-class Judge:
+class Scores:
     """What a study has found, by the mean over seeds."""
 
     def __init__(self, table: Table):

@@ -29,7 +29,7 @@ from rich.progress import track
 
 from core import checkpoint
 from core.machine import provenance_of
-from experiments.tabular_clock import BUDGET, SECONDS, Clock, Judge, Result, rates
+from experiments.tabular_clock import BUDGET, SECONDS, Clock, Result, Scores, rates
 from nas.halving import Halving
 from nas.scheduler import Worker
 from nas.search_config import SearchConfig
@@ -69,14 +69,14 @@ def optuna_nsga2(clock: Clock, seed: int) -> None:
         study.tell(trial, [known[hash], np.log(clock.table.rows[hash]["macs"])])
 
 
-def run(table: Table, judge: Judge, per_epoch: dict[str, float], name: str, seed: int) -> Result:
+def run(table: Table, scores: Scores, per_epoch: dict[str, float], name: str, seed: int) -> Result:
     sampler, rungs = name.split(", ")
     clock = Clock(table, seed % table.seeds, per_epoch)
     if sampler == "optuna_nsga2":
         optuna_nsga2(clock, seed)
     else:
         replay(clock, sampler, RUNGS[rungs], seed)
-    return judge.result(clock.ends, clock.seed)
+    return scores.result(clock.ends, clock.seed)
 
 
 # ------------------------------------------------------------------------------------------------------- what is kept of them
@@ -147,12 +147,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kept", type=Path, default=OUT, help="the JSON of kept figures")
     given = parser.parse_args(argv)
     table, part, parts = Table(TABLE), *map(int, given.part.split("/"))
-    judge, per_epoch = Judge(table), rates(table)
+    scores, per_epoch = Scores(table), rates(table)
     for name in given.studies:
         there = read(given.kept)["studies"].get(name, {})
         for seed in track([s for s in range(part, given.seeds, parts) if str(s) not in there], name):
-            put(given.kept, name, seed, run(table, judge, per_epoch, name, seed))
-    finish(given.kept, judge.ceiling())
+            put(given.kept, name, seed, run(table, scores, per_epoch, name, seed))
+    finish(given.kept, scores.ceiling())
     print(given.kept)
     return 0
 

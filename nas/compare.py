@@ -8,7 +8,7 @@ from core import checkpoint
 from core.figures import COLOURS, canvas, drawn, logarithmic
 from core.identity import difference
 from nas.noise_report import fresh_values
-from nas.posterior import Posterior, noisy_objective, posterior
+from nas.posterior import Posterior, expectation, noisy_objective, posterior
 from nas.results import describe, front_of
 from nas.search_config import SearchConfig
 from nas.settings import COSTS, OBJECTIVES
@@ -69,10 +69,8 @@ def front_points(study: Study, objective: str, cost: str) -> list[Point]:
     fresh = fresh_values(study.replicates, which)
     out = []
     for r in by_expectation(front_of(study.records, study.config), found):
-        known = found is not None and r.number in found.rows
-        mean, interval = (found.mean(r), found.interval(r)) if known else (None, None)
-        seeds = tuple(fresh.get(r.number, ()))
-        out.append(Point(r.number, r.rungs[-1].values[which], mean, interval, seeds, r.costs[cost], describe(r.candidate)))
+        own, seeds = r.rungs[-1].values[which], tuple(fresh.get(r.number, ()))
+        out.append(Point(r.number, own, *expectation(r, found), seeds, r.costs[cost], describe(r.candidate)))
     return out
 
 

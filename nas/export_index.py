@@ -6,7 +6,7 @@ from pathlib import Path
 from core.figures import COLOURS, canvas, charted, logarithmic
 from core.page import Chart, Page, Section, Table
 from deploy.export_report import ExportResult
-from nas.posterior import Posterior
+from nas.posterior import Posterior, expectation
 from nas.results import describe
 from nas.settings import OBJECTIVES
 from nas.trial_record import TrialRecord
@@ -40,10 +40,9 @@ def row_of(
     record: TrialRecord, objective: str, found: Posterior | None, exported: ExportResult | None = None, failure: str = ""
 ) -> FrontRow:
     """failure: why there is no export"""
-    known = found is not None and record.number in found.rows
     row = FrontRow(
-        record.number, describe(record.candidate), record.figures[objective], found.mean(record) if known else None,
-        found.interval(record) if known else None, record.costs["macs"], record.costs["parameters"], refused=failure,
+        record.number, describe(record.candidate), record.figures[objective], *expectation(record, found),
+        record.costs["macs"], record.costs["parameters"], refused=failure,
     )
     if exported is None:
         return row

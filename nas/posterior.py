@@ -210,6 +210,12 @@ class Posterior:
         return probability if self.sign < 0 else 1 - probability
 
 
+def expectation(record: TrialRecord, found: Posterior | None) -> tuple[float, float] | tuple[None, None]:
+    """A trial's mean over fresh seeds and half its 95 % interval; None and None where too little is known."""
+    known = found is not None and record.number in found.rows
+    return (found.mean(record), found.interval(record)) if known else (None, None)
+
+
 def so_far(records: Sequence[TrialRecord], objectives: dict[str, str]) -> Posterior | None:
     """Of a study that goes on: what is expected at the highest rung that at least three trials have reached."""
     reached = sorted((len(r.rungs) for r in records if r.rungs), reverse=True)

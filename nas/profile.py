@@ -59,7 +59,7 @@ def profile(settings: ProfileSettings) -> Path:
     import torch
 
     from core import checkpoint
-    from core.machine import hardware, provenance_of
+    from core.machine import processors, provenance_of
     from core.processes import pick_device
     from core.run import counting, log_line
     from nas.device_timing import DeviceTimer, Place
@@ -86,7 +86,7 @@ def profile(settings: ProfileSettings) -> Path:
         progress(len(networks), len(networks))
     if len(rows) < LEAST_NETWORKS:
         raise RunError(f"networks={settings.networks}: only {len(rows)} could be measured, too few for a model")
-    machine = {name: value for name, value in hardware().items() if name in ("cpu", "gpu")}
+    machine = processors()
     described = [row["descriptors"] for row in rows]
     models = {figure: fit(described, [times[figure] for times in timed]) for figure in timed[0]}
     found = LatencyProfile(models, settings.space, settings.image_size, settings.channels, settings.threads, settings.device,

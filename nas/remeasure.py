@@ -89,7 +89,7 @@ def remeasure(settings: SearchSettings, store, config: SearchConfig) -> None:
 
     import torch
 
-    from core.machine import hardware
+    from core.machine import processors
     from core.processes import pick_device
     from core.run import log_line
     from nas.device_timing import DeviceTimer, Place, figures
@@ -100,7 +100,7 @@ def remeasure(settings: SearchSettings, store, config: SearchConfig) -> None:
 
     profile = LatencyProfile.from_json(plan["profile"]) if plan.get("profile") else None
     threads = profile.threads if profile else threads_of(settings)
-    machine = {name: value for name, value in hardware().items() if name in ("cpu", "gpu")}
+    machine = processors()
     if profile and machine != profile.machine:
         log_line(f"note: latency is predicted, not measured: latency_profile is of {profile.machine_name}, and this is another "
                  "machine; the same command on that one measures the front")

@@ -20,7 +20,7 @@ from core.page import write_report
 from nas import device_report, report_page, study
 from nas.compare import Study
 from nas.compare import write as compare_fronts
-from nas.posterior import Posterior, posterior
+from nas.posterior import Posterior, expectation, posterior
 from nas.remeasure import device_figures, with_device
 from nas.results import SearchResult, front_of, total_epochs
 from nas.search_config import SearchConfig
@@ -70,7 +70,7 @@ def write(store: TrialStore, config: SearchConfig) -> SearchResult:
     folder.mkdir(parents=True, exist_ok=True)
     encoders = copy_encoders(folder, store.name, front, winner)
     document = {
-        "study": store.name, "settings": store.settings, "trials": [row(r) | expectation(r, found) for r in records],
+        "study": store.name, "settings": store.settings, "trials": [row(r) | expected(r, found) for r in records],
         "replicates": [row(r) | {"of": r.replicate.of, "seed": r.replicate.seed} for r in replicates if r.replicate],
         "winner": winner and winner.number,
         "front": [r.number for r in front], "epochs": total_epochs(records), "hardware": hardware(),
@@ -130,11 +130,10 @@ def row(r: TrialRecord) -> dict:
     } | ({"methods": r.methods} if r.methods else {}) | ({"first_costs": r.first_costs} if r.remeasured.costs else {})
 
 
-def expectation(r: TrialRecord, found: Posterior | None) -> dict:
+def expected(r: TrialRecord, found: Posterior | None) -> dict:
     """What is expected of a trial's candidate in a fresh training, in results.json."""
-    if found is None or r.number not in found.rows:
-        return {}
-    return {"expected": found.mean(r), "expected_interval": found.interval(r)}
+    mean, interval = expectation(r, found)
+    return {} if mean is None else {"expected": mean, "expected_interval": interval}
 
 
 def run(settings: ReportSettings) -> None:

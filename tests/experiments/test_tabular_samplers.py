@@ -4,7 +4,7 @@ import json
 import pytest
 
 from experiments import tabular_clock, tabular_samplers
-from experiments.tabular_clock import BUDGET, Clock, Judge, rates
+from experiments.tabular_clock import BUDGET, Clock, Scores, rates
 from nas.tabular import Table
 
 
@@ -14,25 +14,25 @@ def table() -> Table:
 
 
 @pytest.fixture(scope="module")
-def judge(table) -> Judge:
-    return Judge(table)
+def scores(table) -> Scores:
+    return Scores(table)
 
 
-def test_the_front_is_all_there_is_to_find(table, judge):
-    best = [h for h, v in judge.true.items() if not any((w <= v).all() and (w < v).any() for w in judge.true.values())]
-    assert judge.share(judge.hashes) == pytest.approx(1)
-    assert judge.share(best) == pytest.approx(1)
-    assert all(judge.share([h for h in best if h != one]) < 1 for one in best)
+def test_the_front_is_all_there_is_to_find(table, scores):
+    best = [h for h, v in scores.true.items() if not any((w <= v).all() and (w < v).any() for w in scores.true.values())]
+    assert scores.share(scores.hashes) == pytest.approx(1)
+    assert scores.share(best) == pytest.approx(1)
+    assert all(scores.share([h for h in best if h != one]) < 1 for one in best)
     ends = [(10.0 * (i + 1), h) for i, h in enumerate(best)]
-    found = judge.result(ends, 0)
-    until = next(now for i, (now, _) in enumerate(ends) if judge.share(best[: i + 1]) >= 0.95)
+    found = scores.result(ends, 0)
+    until = next(now for i, (now, _) in enumerate(ends) if scores.share(best[: i + 1]) >= 0.95)
     assert (found.seconds, found.found, found.trained) == (until, pytest.approx(1), len(best))
     assert found.declared <= 1
-    assert judge.result([(BUDGET + 1, best[0]), *ends][1:2], 0).seconds is None
+    assert scores.result([(BUDGET + 1, best[0]), *ends][1:2], 0).seconds is None
 
 
-def test_noise_bounds_what_can_be_declared(judge):
-    found = judge.ceiling()
+def test_noise_bounds_what_can_be_declared(scores):
+    found = scores.ceiling()
     assert 0.9 < found["declared"] < 1
     assert found["regret"] >= 0
 
@@ -69,7 +69,7 @@ def test_a_sampler_is_compared_by_the_seeds_that_both_have():
 
 def test_studies_are_added_to_the_kept_file_and_not_run_again(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(tabular_samplers, "run", lambda table, judge, rates, name, seed: ran.append((name, seed)) or
+    monkeypatch.setattr(tabular_samplers, "run", lambda table, scores, rates, name, seed: ran.append((name, seed)) or
                         tabular_clock.Result(1.0 + seed, 0.96, 0.9, 0.5, 60))
     kept = tmp_path / "kept.json"
     for seeds, part in (("2", "0/1"), ("4", "1/2"), ("4", "0/1")):

@@ -1,15 +1,15 @@
 """nas.report --compare: the fronts of studies on the tabular benchmark, against the table itself."""
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from commands import ROOT
 
-from nas import compare, space
+from nas import compare
 from nas.halving import Halving
 from nas.scheduler import Worker
 from nas.search_config import SearchConfig
-from nas.tabular import Table, TableEvaluator
+from nas.tabular import Table
+from tests.nas.table_with_encoders import TableWithEncoders
 from tests.nas.test_scheduler import in_memory, open_store  # noqa: F401
 
 TABLE = Table(ROOT / "experiments" / "tabular" / "fashion_mnist.json")
@@ -19,9 +19,7 @@ def study(name: str, seed: int) -> compare.Study:
     objectives = {"knn": "maximize", "macs": "minimize"}
     config = SearchConfig(10, Halving.of(9, 1, 3), objectives, {}, "random", seed, 3600.0)
     store = open_store(name, objectives)
-    evaluator = TableEvaluator(TABLE, seed)  # with candidates that can be described
-    evaluator.sample = partial(space.sample, space=space.tabular, channels=1, size=14, tune=[], flat={})
-    Worker(store, config, evaluator).run()
+    Worker(store, config, TableWithEncoders(TABLE, seed)).run()
     return compare.Study(name, {"seed": seed, "study": name}, config, store.records(), store.replicates())
 
 

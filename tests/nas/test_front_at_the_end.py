@@ -1,5 +1,4 @@
 """A study's end: its front is measured, reported and exported. The table trains, and stand-ins time and export."""
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import deploy.export
 from core import cli
 from core.errors import RunError
 from deploy.export_report import VersionRow
-from nas import device_timing, export, report, space, study
+from nas import device_timing, export, report, study
 from nas import store as store_module
 from nas.deployment_costs import DeploymentCosts
 from nas.device_timing import Timed
@@ -18,7 +17,8 @@ from nas.latency_profile import FigureModel, LatencyProfile
 from nas.remeasure import remeasure
 from nas.scheduler import Worker
 from nas.store import TrialStore
-from nas.tabular import Table, TableEvaluator
+from nas.tabular import Table
+from tests.nas.table_with_encoders import TableWithEncoders
 from tests.nas.test_scheduler import in_memory  # noqa: F401
 from vision import cost
 
@@ -27,12 +27,8 @@ OPTIONS += ["objectives='knn,int8_latency'", "limit='int8_latency:4.5'", "interv
 KEPT = {"objectives": "knn,int8_latency", "limit": "int8_latency:4.5", "data.name": "digits", "epochs": 9.0, "rungs": 1}
 
 
-class Deployed(TableEvaluator):
-    """Latency is 1 + multiply-adds in millions; candidates have the encoder that is timed."""
-
-    def __init__(self, table, seed):
-        super().__init__(table, seed)
-        self.sample = partial(space.sample, space=space.tabular, channels=1, size=14, tune=[], flat={})
+class Deployed(TableWithEncoders):
+    """Latency is 1 + multiply-adds in millions."""
 
     def deployment_costs(self, candidate, heartbeat):
         macs = self.table.rows[candidate["hash"]]["macs"]
