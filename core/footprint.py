@@ -47,22 +47,18 @@ def predict(method: nn.Module, optimizer: str, processes: int, shard: bool = Fal
     inside = {id(p) for block in blocks for p in block.parameters()}
 
     def held(parameters: Iterable[Tensor]) -> int:
-        return sum(_rows(p, processes) if divided else _bytes(p) for p in parameters)
+        return sum(_rows(p, processes) if divided else p.nbytes for p in parameters)
 
     weights = held(trained)
     outside = [p for p in method.parameters() if id(p) not in inside]
-    largest = sorted(sum(map(_bytes, block.parameters())) for block in blocks)[-1:]
-    kept = sum(map(_bytes, outside)) + sum(_bytes(p) for p in outside if p.requires_grad) + 4 * sum(largest)
+    largest = max((sum(p.nbytes for p in block.parameters()) for block in blocks), default=0)
+    kept = sum(p.nbytes for p in outside) + sum(p.nbytes for p in outside if p.requires_grad) + 4 * largest
     frozen = held(p for p in method.parameters() if not p.requires_grad)
     return Footprint(weights, frozen, weights, STATES[optimizer] * weights, kept if divided else 0)
 
 
-def _bytes(p: Tensor) -> int:
-    return p.numel() * p.element_size()
-
-
 def _rows(p: Tensor, processes: int) -> int:
-    return -(-len(p) // processes) * _bytes(p) // len(p)
+    return -(-len(p) // processes) * p.nbytes // len(p)
 
 
 def kept_by_forward(encoder: nn.Module, images: Iterable[Tensor]) -> int:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from core.dropout import is_drawing
 from core.method import Batch, Method, Output
 
 WARM_UP = 3  # passes before a recording, in which libraries choose their kernels
@@ -97,8 +98,6 @@ class Step:
 
 def refusal(method: Method, device: torch.device) -> str | None:
     """Why this method's step cannot be recorded, and the way out; None where it can."""
-    from core.dropout import is_drawing
-
     name = type(method).__name__
     if device.type != "cuda":
         return f"records a step on a GPU, and this run is on {device.type}; leave it out"

@@ -30,16 +30,12 @@ def macs(encoder: nn.Module) -> float:
     return counter.get_total_flops() / 2e6
 
 
-@torch.no_grad()
 def latency(encoder: nn.Module, device: torch.device, batch: int = 1, timed: int = TIMED) -> dict[str, float]:
     """Milliseconds of a forward pass of `batch` images in evaluation mode: {"p50": …, "p95": …}.  The encoder stays there."""
-    encoder = encoder.to(device).eval()
-    images, times = _image(encoder, batch, device), []
+    call, times = one_image(encoder, device, batch), []
     for i in range(WARMUP + timed):
-        _wait(device)
         start = time.perf_counter()
-        encoder(images)
-        _wait(device)
+        call()
         times += [time.perf_counter() - start] if i >= WARMUP else []
     times.sort()
     return {"p50": times[len(times) // 2] * 1e3, "p95": times[int(len(times) * 0.95)] * 1e3}

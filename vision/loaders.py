@@ -95,10 +95,10 @@ class MemoryLoader:
             for step, indices in enumerate(shares, first):
                 begin = (step - first) * len(indices)
                 rows = slice(begin, begin + len(indices))
-                mine = [view[rows] for view in params]
-                views = render(self.images[block[rows]], mine)
-                labels = None if self.labels is None else self.labels[block[rows]]
-                clean = self.augmentation.render_clean(self.images[block[rows]], mine)
+                mine, chosen = [view[rows] for view in params], block[rows]
+                images = self.images[chosen]
+                views, clean = render(images, mine), self.augmentation.render_clean(images, mine)
+                labels = None if self.labels is None else self.labels[chosen]
                 yield Batch(views, indices, labels, epoch, step, seed, [view.boxes() for view in mine], clean)
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -188,7 +188,7 @@ class _CroppedSteps(Dataset):
         self.through_pipes = through_pipes
         sizes = [max(sides(size)) / augmentation.views[i].crop[0] ** 0.5 for size, i in augmentation.crops]
         self.at_least = round(max(sizes))  # so that the smallest crop still has a view's pixels
-        windows = split.windows if split.access.remote else None
+        windows = sampler.windows if split.access.remote else None
         self.ahead = None if windows is None else Ahead(max(1, windows.images // sampler.batch_size))
 
     def __len__(self) -> int:

@@ -151,14 +151,16 @@ def mirror(url: str, settings: StoreSettings, wanted: Callable[[str], bool] = la
     """
     store = Store(url, settings.retry_minutes)
     cache = DiskCache(int(settings.cache * 1e9))
-    objects = store.list()
+    if not (objects := store.list()):
+        raise StoreError(f"data.root={store.url}: bucket {store.bucket} has no object below this prefix; give the folder that "
+                         "holds the files", 2)
     digest = hashlib.sha256("\n".join(f"{one.name}\0{_key(store, one)}" for one in objects).encode("utf-8", "surrogateescape"))
     root = cache_folder("mirrors") / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', store.url)[:100]}-{digest.hexdigest()[:12]}"
     folders = {one.name[:at] for one in objects for at, letter in enumerate(one.name) if letter == "/"}
     usable = [one for one in objects if _usable(one.name) and one.name not in folders]  # an empty "cat/" stands for a folder
     strange = sum(one.size > 0 for one in objects) - sum(one.size > 0 for one in usable)
     notes = [f"{store.url}: {strange:,} objects have names that no file can have, and are left out"]
-    with cache._writing():
+    with cache.writing():
         if not root.is_dir():
             _link(root, store, usable)
         found = Mirror(root, store, cache, notes if strange else [])

@@ -114,12 +114,9 @@ class Store:
         return self.__dict__ | {"_client": None}
 
     def list(self) -> list[Stored]:
-        """All objects, in the order of their names.  Raises StoreError, where there is none too."""
+        """All objects, in the order of their names.  Raises StoreError."""
         with counting(f"listing {self.url}") as progress:
             found = self._indexed(progress) if self.scheme.startswith("http") else self._listed(progress)
-        if not found:
-            raise StoreError(f"data.root={self.url}: bucket {self.bucket} has no object below this prefix; give the folder "
-                             "that holds the files", 2)
         return sorted(found, key=lambda one: one.name)
 
     def _listed(self, progress) -> list[Stored]:
@@ -146,17 +143,20 @@ class Store:
         return found
 
     def head(self, name: str) -> Stored:
-        import obstore
+        def ask() -> Stored:
+            import obstore
 
-        return self._retrying(lambda: _stored(obstore.head(self._connected(), name), name), name)
+            return _stored(obstore.head(self._connected(), name), name)
+
+        return self._retrying(ask, name)
 
     def read(self, name: str, start: int, stop: int | None) -> tuple[bytes, Stored]:
-        """Bytes start to stop (None: the end) of an object, and the object as it is now."""
+        """Bytes start to stop of an object, all where stop is None, and the object as it is now."""
 
         def get() -> tuple[bytes, Stored]:
             import obstore
 
-            options: Any = {"range": {"offset": start} if stop is None else (start, stop)} if (start, stop) != (0, None) else {}
+            options: Any = {} if stop is None else {"range": (start, stop)}
             answer = obstore.get(self._connected(), name, options=options)
             return answer.bytes().to_bytes(), _stored(answer.meta, name)
 
@@ -164,9 +164,12 @@ class Store:
 
     def write(self, name: str, file: Path | bytes) -> None:
         """Put a file, or bytes, there: whole or not at all."""
-        import obstore
+        def put() -> None:
+            import obstore
 
-        self._retrying(lambda: obstore.put(self._connected(), name, file), name)
+            obstore.put(self._connected(), name, file)
+
+        self._retrying(put, name)
 
     def _connected(self) -> Any:
         global _process

@@ -6,7 +6,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
@@ -25,10 +24,10 @@ class DiskCache:
     it. May be pickled.
     """
 
-    def __init__(self, budget: int, folder: Path | None = None) -> None:
-        self.folder, self.budget = folder or cache_folder("store"), budget
+    def __init__(self, budget: int) -> None:
+        self.folder, self.budget = cache_folder("store"), budget
         self.entries = self.folder / "entries"
-        with self._writing():
+        with self.writing():
             self.entries.mkdir(parents=True, exist_ok=True)
 
     def open(self, name: str, size: int) -> BinaryIO | None:
@@ -51,7 +50,9 @@ class DiskCache:
         """The entry; where it is not there what `get` returns, which is kept."""
         from filelock import FileLock  # comes with torch
 
-        with self._writing(), FileLock(self.folder / f"{crc32(name.encode()) % LOCKS}.lock"):
+        if (file := self.open(name, size)) is not None:  # entries come by renaming: no need to wait for others
+            return file
+        with self.writing(), FileLock(self.folder / f"{crc32(name.encode()) % LOCKS}.lock"):
             if (file := self.open(name, size)) is not None:
                 return file
             data = get()
@@ -63,7 +64,7 @@ class DiskCache:
 
         if len(data) > self.budget:
             return
-        with self._writing(), FileLock(self.folder / "usage.lock"):
+        with FileLock(self.folder / "usage.lock"):
             used = self._usage()
             if used is None or used + len(data) > self.budget:
                 used = self._make_room(len(data))
@@ -96,7 +97,8 @@ class DiskCache:
         return used
 
     @contextlib.contextmanager
-    def _writing(self):
+    def writing(self):
+        """Around what is written there: StoreError, which names data.cache, for OSError."""
         try:
             yield
         except OSError as error:

@@ -132,10 +132,10 @@ class Streamed:
         digest = hashlib.sha256(b"%d" % len(self))
         self._identify(digest)
         count = len(self) if len(self) <= CHECK_ALL else CHECK_SOME
-        sampled = [int(self.rows[i * len(self) // count]) for i in range(count)]
-        self.ready(torch.arange(count) * len(self) // max(count, 1))
+        sampled = torch.arange(count) * len(self) // max(count, 1)
+        self.ready(sampled)
         with ThreadPoolExecutor(threads()) as pool:
-            for part in pool.map(self._sample, sampled):
+            for part in pool.map(self._sample, self.rows[sampled].tolist()):
                 digest.update(part)
         return digest.hexdigest()
 

@@ -20,7 +20,7 @@ from core.home import expand
 from core.run import counting
 from vision.decode import reason
 from vision.folder import LABELS_OF_FOLDERS, files_by_split
-from vision.store import LISTING, Store, StoreError, is_remote
+from vision.store import LISTING, Store, is_remote
 from vision.streamed import Files, Progress
 
 
@@ -31,16 +31,10 @@ class Target:
         self.place = place
         self.store = Store(place) if is_remote(place) else None
         self.folder = Path(tempfile.gettempdir()) if self.store else expand(place)
-        if self._names_shards():
+        there = [one.name for one in self.store.list()] if self.store else map(str, self.folder.glob("**/*.tar"))
+        if any(name.endswith(".tar") for name in there):
             raise ValueError(f"to={place} has shards already; give another folder, or remove them")
         self.folder.mkdir(parents=True, exist_ok=True)
-
-    def _names_shards(self) -> bool:
-        if self.store is None:
-            return any(self.folder.glob("**/*.tar"))
-        with contextlib.suppress(StoreError):
-            return any(one.name.endswith(".tar") for one in self.store.list())
-        return False
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[io.BufferedRandom]:
