@@ -31,6 +31,7 @@ from experiments.launchers import LocalLauncher
 from experiments.provenance import of_cells
 from experiments.reproduce import report
 from experiments.runner import run_cells
+from experiments.tabular_clock import SECONDS
 from linear_eval.features import collect, evenly, of_encoder
 from linear_eval.knn import knn_accuracy
 from nas.space import Candidate, sample, tabular
@@ -40,7 +41,6 @@ from vision.augment import Augmentation
 from vision.splits import Dataset
 
 KEPT = Path(__file__).resolve().parent / "tabular" / "fashion_mnist.json"
-SECONDS = KEPT.with_name("seconds.json")
 TIMED = slice(3, 198, 13)  # of the space's points: 15 networks whose epoch is timed
 PARTS = 64  # cells, of eight curves each
 SIZE, EPOCHS, SEEDS, TRAIN, VALIDATION = 14, 9, (0, 1), 3_000, 2_500

@@ -30,6 +30,7 @@ from rich.progress import track
 from core import checkpoint
 from core.machine import provenance_of
 from experiments.tabular_clock import BUDGET, SECONDS, Clock, Result, Scores, rates
+from linear_eval.bootstrap import interval
 from nas.halving import Halving
 from nas.scheduler import Worker
 from nas.search_config import SearchConfig
@@ -123,10 +124,6 @@ def summary(studies: dict[str, dict[str, dict]]) -> dict[str, dict]:
             }
         result[name] = row
     return result
-
-
-def interval(values: np.ndarray) -> list[float]:
-    return [float(v) for v in np.quantile(values, [0.025, 0.975])]
 
 
 def finish(kept: Path, ceiling: dict[str, float]) -> None:

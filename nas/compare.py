@@ -57,7 +57,7 @@ def write(studies: Sequence[Study], folder: Path) -> str:
 def axes(studies: Sequence[Study]) -> tuple[str, str]:
     """The measured objective, the same of all, and the first cost that all have as objectives; multiply-adds where none is."""
     names = [[*study.config.objectives] for study in studies]
-    firsts = [which if (which := noisy_objective(one)) is None else one[which] for one in names]
+    firsts = [noisy_objective(one) for one in names]
     if firsts[0] is None or {*firsts} != {firsts[0]}:
         listed = ", ".join(f"{study.name} {','.join(one)}" for study, one in zip(studies, names, strict=True))
         raise ValueError(f"compare: the studies were not searched by the same measured objective ({listed}); name others")

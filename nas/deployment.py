@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.machine import hardware, versions
+from core.machine import hardware, installed
 from deploy import int8_network, peak_memory, runtime
 from deploy.accuracy import run_split
 from deploy.export_module import ExportModule
@@ -31,7 +31,7 @@ def measure(names: set[str], encoder: nn.Module, header: artifact.EncoderHeader,
     Raises NotQuantizable, RunError.
     """
     module, threads = export_module_of(encoder, header), torch.get_num_threads()
-    where = f"onnxruntime {versions(('onnxruntime',)).get('onnxruntime')}, {hardware()['cpu']}, {threads} threads"
+    where = f"onnxruntime {installed('onnxruntime')}, {hardware()['cpu']}, {threads} threads"
     costs, methods = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         if {*INT8} & names:

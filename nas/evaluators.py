@@ -132,7 +132,7 @@ class TrainEvaluator:
         if "size" in names:
             costs["size"] = len(self.encoder_file(candidate, encoder)) / 1e6
         if self.profile:
-            costs |= self.profile.predict(encoder, names)
+            costs |= self.profile.predict(encoder, names, costs)
         if any(by > 0 for by in excess(costs, self.bounds.limits, self.bounds.least).values()):
             return costs  # it will not be trained: no need to time it
         if names & {"latency", "latency_p95"} - costs.keys():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import cli, training
 from core.errors import RunError
-from nas.settings import MEASURED, FrontExportSettings
+from nas.settings import FrontExportSettings
 
 if TYPE_CHECKING:
     from nas.export_index import FrontIndex
@@ -44,7 +44,7 @@ def export_front(settings: FrontExportSettings) -> "FrontIndex":
     from deploy import export
     from nas import report, study
     from nas.export_index import FrontIndex, row_of
-    from nas.posterior import posterior
+    from nas.posterior import noisy_objective
     from nas.storage import study_folder
     from nas.store import TrialStore
     from nas.verification import by_expectation
@@ -52,10 +52,10 @@ def export_front(settings: FrontExportSettings) -> "FrontIndex":
     store = TrialStore(settings.study, settings.storage)
     config = study.search_config(report.begun_settings(store, cli.from_arguments(study.TOOL, [])))
     result = report.write(store, config)
-    found = posterior(result.trials, config.objectives, len(config.halving.rungs), store.replicates())
+    found = result.posterior
     folder = study_folder(settings.study) / "export" if settings.out == "auto" else cli.expand(settings.out)
     given, rows = images_of_study(settings, store.settings or {}), []
-    objective = next((name for name in config.objectives if name in MEASURED), next(iter(config.objectives)))
+    objective = noisy_objective(config.objectives) or next(iter(config.objectives))
     members = [r for r in by_expectation(result.front, found) if r.number in result.encoders]
     if not members:
         raise RunError(f"study={settings.study}: no encoder of its front is on this machine; give the command where they were "

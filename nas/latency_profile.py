@@ -61,9 +61,9 @@ class LatencyProfile:
         rest = {name: stored[name] for name in names}
         return LatencyProfile(models, image_size=parse(stored["image_size"]), digest=stored.get("digest", ""), **rest)
 
-    def predict(self, encoder, names: Collection[str]) -> dict[str, float]:
-        """Milliseconds of those of the names that it models.  encoder: nn.Module with a `spec`"""
-        known = descriptors(encoder)
+    def predict(self, encoder, names: Collection[str], costs: Mapping[str, float]) -> dict[str, float]:
+        """Milliseconds of those of the names that it models.  encoder: nn.Module with a `spec`, whose costs are counted"""
+        known = descriptors(encoder, costs)
         return {name: model.predict(known) for name, model in self.models.items() if name in names}
 
     @property
@@ -77,6 +77,11 @@ class LatencyProfile:
     @property
     def machine_name(self) -> str:
         return self.machine["gpu" if self.device == "cuda" else "cpu"]
+
+
+def of_plan(plan: Mapping[str, Any] | None) -> LatencyProfile | None:
+    """That of a study.  plan: its JSON, None of an older study"""
+    return LatencyProfile.from_json(plan["profile"]) if plan and plan.get("profile") else None
 
 
 def read(path: Path) -> LatencyProfile:
@@ -102,12 +107,13 @@ def check_fits(profile: LatencyProfile, size: Size, channels: int) -> None:
         )
 
 
-def descriptors(encoder) -> dict[str, float]:
+def descriptors(encoder, costs: Mapping[str, float] | None = None) -> dict[str, float]:
     """What latency is predicted from, all above 0: multiply-adds, parameters and the numbers that all layers give, in millions;
-    and layers.  encoder: nn.Module with a `spec`
+    and layers.  encoder: nn.Module with a `spec`; costs: macs and parameters where they are counted already
     """
     from vision import cost
 
+    costs = costs or {"macs": cost.macs(encoder), "parameters": cost.parameters(encoder)}
     sizes = cost.output_sizes(encoder)
-    return {"macs": max(cost.macs(encoder), 1e-6), "parameters": max(cost.parameters(encoder), 1e-6),
+    return {"macs": max(costs["macs"], 1e-6), "parameters": max(costs["parameters"], 1e-6),
             "layers": float(len(sizes)), "activations": sum(sizes) / 1e6}

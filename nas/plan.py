@@ -65,7 +65,7 @@ def kept_profile(settings: SearchSettings, plan: dict | None) -> LatencyProfile 
 
     Raises ValueError where the settings name another.
     """
-    kept = LatencyProfile.from_json(plan["profile"]) if plan and plan.get("profile") else None
+    kept = latency_profile.of_plan(plan)
     if settings.latency_profile and latency_profile.read(cli.expand(settings.latency_profile)).digest != (kept and kept.digest):
         other = "another one" if kept else "none"
         raise ValueError(f"latency_profile={settings.latency_profile}: study={settings.study} was begun with {other}; leave it "

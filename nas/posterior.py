@@ -14,7 +14,7 @@ What is expected is m + x·β + n_i at the last rung: the mean over fresh seeds.
 by its own figure on our tabular benchmark, this .6 at most (experiments/tabular/promises.json).
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,26 +92,29 @@ class _Kernel:
         }
         self.level = figures.rung[:, None] == figures.rung
 
-    def shared(self, v: "_Variances") -> dict[str, np.ndarray]:
+    def shared(self, v: _Variances) -> list[np.ndarray]:
+        """The parts of the covariance that figures of one candidate or of like ones share, N,N each."""
         scale = v.scale[self.figures.rung]
-        return {name: getattr(v, name) * part * np.outer(scale, scale) for name, part in self.parts.items()}
+        scales = np.outer(scale, scale)
+        return [getattr(v, name) * part * scales for name, part in self.parts.items()]
 
-    def covariance(self, v: "_Variances") -> np.ndarray:
-        return sum(self.shared(v).values()) + np.diag(v.rung[self.figures.rung]) + LEVEL * self.level
+    def covariance(self, v: _Variances, shared: list[np.ndarray]) -> np.ndarray:
+        return sum(shared) + np.diag(v.rung[self.figures.rung]) + LEVEL * self.level
 
-    def derivatives(self, v: "_Variances", weights: np.ndarray) -> np.ndarray:
+    def derivatives(self, v: _Variances, shared: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
         """By the logarithm of each variance and scale, in the order of `_likeliest`, summed over N,N with these weights."""
-        shared, rungs = [weights * part for part in self.shared(v).values()], np.arange(len(v.rung))[:, None]
+        shared, rungs = [weights * part for part in shared], np.arange(len(v.rung))[:, None]
         scale, noise = 2 * sum(shared).sum(1), np.diag(weights) * v.rung[self.figures.rung]
         at = self.figures.rung == rungs
         return np.array([*(part.sum() for part in shared), *(at[:-1] @ scale), *(at @ noise)])
 
 
-def expected(figures: Figures, variances: "_Variances | None" = None) -> Expected:
+def expected(figures: Figures, variances: _Variances | None = None) -> Expected:
     """The posterior of every candidate at the last rung, also of those without a figure.  variances: of `fit`; None: fitted."""
     y, center, spread = _standard_figures(figures)
-    kernel, v = _Kernel(figures), variances or fit(figures)
-    alike, known = kernel.alike, cho_factor(kernel.covariance(v))
+    kernel = _Kernel(figures)
+    v = variances or _likeliest(kernel, y)
+    alike, known = kernel.alike, cho_factor(kernel.covariance(v, kernel.shared(v)))
     own = v.own * (np.arange(len(alike))[:, None] == figures.candidate)
     last = figures.rung == len(v.rung) - 1
     cross = (v.descriptors * alike[:, figures.candidate] + own) * v.scale[figures.rung] + LEVEL * last
@@ -120,9 +123,9 @@ def expected(figures: Figures, variances: "_Variances | None" = None) -> Expecte
     return Expected(mean, spread**2 * (prior - cross @ cho_solve(known, cross.T)), spread * math.sqrt(v.luck + v.rung[-1]))
 
 
-def fit(figures: Figures) -> "_Variances":
+def fit(figures: Figures) -> _Variances:
     """The likeliest variances, of figures with mean 0 and variance 1."""
-    return _likeliest(_Kernel(figures), _standard_figures(figures)[0], int(figures.rung.max()) + 1, figures.replicated)
+    return _likeliest(_Kernel(figures), _standard_figures(figures)[0])
 
 
 def _standard_figures(figures: Figures) -> tuple[np.ndarray, float, float]:
@@ -130,7 +133,8 @@ def _standard_figures(figures: Figures) -> tuple[np.ndarray, float, float]:
     return (figures.value - center) / spread, center, spread
 
 
-def _likeliest(kernel: _Kernel, y: np.ndarray, rungs: int, replicated: bool) -> _Variances:
+def _likeliest(kernel: _Kernel, y: np.ndarray) -> _Variances:
+    rungs, replicated = int(kernel.figures.rung.max()) + 1, kernel.figures.replicated
     start = np.log([START["descriptors"], START["own"], START["luck"], *[1.0] * (rungs - 1), *[START["rung"]] * rungs])
 
     def variances(t: np.ndarray) -> _Variances:
@@ -139,11 +143,12 @@ def _likeliest(kernel: _Kernel, y: np.ndarray, rungs: int, replicated: bool) -> 
 
     def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
         v, away = variances(t), (t - start) / PRIOR
-        factor = cho_factor(kernel.covariance(v))
+        shared = kernel.shared(v)
+        factor = cho_factor(kernel.covariance(v, shared))
         inverse = cho_solve(factor, np.eye(len(y)))
         alpha = inverse @ y
         value = 0.5 * y @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * (away**2).sum()
-        return value, 0.5 * kernel.derivatives(v, inverse - np.outer(alpha, alpha)) + away / PRIOR
+        return value, 0.5 * kernel.derivatives(v, shared, inverse - np.outer(alpha, alpha)) + away / PRIOR
 
     return variances(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-6.0, 4.0)] * len(start)).x)
 
@@ -184,9 +189,9 @@ def _standard(column: np.ndarray, base: int | None = None) -> np.ndarray:
     return np.nan_to_num((column - there.mean()) / (deviation if deviation > 0 else 1.0))
 
 
-def noisy_objective(objectives: Sequence[str]) -> int | None:
-    """Which objective is measured after training, and so depends on a seed: the first of them."""
-    return next((i for i, name in enumerate(objectives) if name in MEASURED), None)
+def noisy_objective(objectives: Iterable[str]) -> str | None:
+    """The first objective that is measured after training, and so depends on a seed."""
+    return next((name for name in objectives if name in MEASURED), None)
 
 
 @dataclass(frozen=True)
@@ -230,10 +235,11 @@ def posterior(
     objectives: name → "maximize" or "minimize", in the order of the trials' values; rungs: of the study; replicates: of its
     trials, trained to the last rung (nas/verification.py).
     """
-    which = noisy_objective([*objectives])
+    name = noisy_objective(objectives)
     trained = [r for r in records if r.rungs and {"macs", "parameters"} <= r.costs.keys()]
-    if which is None or len(trained) < LEAST_TRIALS or sum(len(r.rungs) >= rungs for r in trained) < 2:
+    if name is None or len(trained) < LEAST_TRIALS or sum(len(r.rungs) >= rungs for r in trained) < 2:
         return None
+    which = [*objectives].index(name)
     rows = [(i, 0, rung, one.values[which]) for i, r in enumerate(trained) for rung, one in enumerate(r.rungs[:rungs])]
     row = {r.number: i for i, r in enumerate(trained)}
     rows += [(row[r.replicate.of], r.replicate.seed, rungs - 1, r.rungs[-1].values[which])
@@ -241,6 +247,5 @@ def posterior(
     candidate, seed, rung, value = (np.array(column) for column in zip(*rows, strict=True))
     described = descriptors([r.params for r in trained], [r.costs for r in trained])
     found = expected(Figures(described, candidate, seed, rung, value))
-    name = [*objectives][which]
     sign = -1.0 if objectives[name] == "maximize" else 1.0
     return Posterior(name, sign, found, row)

@@ -83,7 +83,7 @@ def remeasure(settings: SearchSettings, store, config: SearchConfig) -> None:
     names, records = timed_names(config), store.records()
     if not names or not store.measures_at_end or not front_of(records, config):
         return
-    plan, before = store.plan or {}, device_figures(store)
+    before = device_figures(store)
     if before and all(r.number in before.rows for r in front_of(with_device(records, before, config), config)):
         return
 
@@ -93,12 +93,12 @@ def remeasure(settings: SearchSettings, store, config: SearchConfig) -> None:
     from core.processes import pick_device
     from core.run import log_line
     from nas.device_timing import DeviceTimer, Place, figures
-    from nas.latency_profile import LatencyProfile
+    from nas.latency_profile import of_plan
     from nas.space import Candidate
     from nas.workers import threads_of
     from vision import encoders
 
-    profile = LatencyProfile.from_json(plan["profile"]) if plan.get("profile") else None
+    profile = of_plan(store.plan)
     threads = profile.threads if profile else threads_of(settings)
     machine = processors()
     if profile and machine != profile.machine:

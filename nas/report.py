@@ -82,7 +82,7 @@ def write(store: TrialStore, config: SearchConfig) -> SearchResult:
     seen = report_page.Study(store.name, records, replicates, config, found, winner, plan, store.settings or {}, about)
     page = write_report(lambda name, content: checkpoint.write(folder / name, content), lambda: report_page.page(seen))
     summary = page.text(report_page.PRINTED) if page else f"# {store.name}"
-    return SearchResult(store.name, store.settings, folder, records, front, encoders, summary, winner)
+    return SearchResult(store.name, store.settings, folder, records, front, encoders, summary, winner, found)
 
 
 def show(result: SearchResult) -> None:

@@ -2,7 +2,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.trial import TrialState
@@ -12,6 +12,9 @@ from nas.pareto import front
 from nas.search_config import ONE_TOO_MANY, SearchConfig
 from nas.settings import OBJECTIVES
 from nas.trial_record import TrialRecord
+
+if TYPE_CHECKING:
+    from nas.posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class SearchResult:
     encoders: dict[int, Path]  # number of a trial of the front → its encoder file, where it is on this machine
     summary: str  # the essence of the report
     winner: TrialRecord | None = None  # of the front, the one of which most is expected (nas/posterior.py)
+    posterior: "Posterior | None" = None  # what is expected of the trials; None where too little is known
 
     @property
     def encoder(self) -> Path | None:

@@ -173,7 +173,8 @@ class Worker:
             record = self.store.record(id)
             if not record.replicate:
                 self.store.show_params(record)
-                if (record := self.with_deployment(record)) is None or self.reject_beyond_limits(record):
+                record = self.with_deployment(record)
+                if self.reject_beyond_limits(record):
                     return
             self.train(record)
         except LeaseLost:
@@ -184,7 +185,7 @@ class Worker:
             with contextlib.suppress(StorageError):
                 self.store.release(id)
             raise
-        except NotQuantizable as error:  # after training: with random weights it was
+        except NotQuantizable as error:  # before training, or after it: with random weights it was
             with contextlib.suppress(LeaseLost):
                 (self.store.fail if self.store.record(id).replicate else self.store.reject)(id, str(error))
         except Exception as error:  # one trial's failure is its own: memory, divergence, collapse, a shape that does not fit
@@ -192,15 +193,11 @@ class Worker:
                 self.store.fail(id, str(error) if isinstance(error, InvalidCandidate) else one_line(error))
             self._raise_where_all_fail()
 
-    def with_deployment(self, record: TrialRecord) -> TrialRecord | None:
-        """The trial with its costs of deployment, measured once; None where there is no INT8 version, and it is rejected."""
+    def with_deployment(self, record: TrialRecord) -> TrialRecord:
+        """The trial with its costs of deployment, measured once.  Raises NotQuantizable where there is no INT8 version."""
         if not missing(self.config.measured, record.costs):
             return record
-        try:
-            found = self.evaluator.deployment_costs(record.candidate, self.heartbeat(record.id))
-        except NotQuantizable as error:
-            self.store.reject(record.id, str(error))
-            return None
+        found = self.evaluator.deployment_costs(record.candidate, self.heartbeat(record.id))
         self.store.set_costs(record.id, record.costs | found.costs, found.methods)
         return self.store.record(record.id)
 

@@ -27,9 +27,14 @@ def usable_gpus(settings: SearchSettings) -> list[str]:
     return training.gpus() if settings.device in ("auto", "cuda") else []
 
 
+def pool_size(settings: SearchSettings) -> int:
+    """Workers on this machine: one a GPU, or one."""
+    return settings.parallel or len(usable_gpus(settings)) or 1
+
+
 def threads_of(settings: SearchSettings) -> int:
     """CPU threads of each worker on this machine."""
-    return max(1, cores() // (settings.parallel or len(usable_gpus(settings)) or 1))
+    return max(1, cores() // pool_size(settings))
 
 
 class WorkerPool:
@@ -38,7 +43,7 @@ class WorkerPool:
     def __init__(self, settings: SearchSettings):
         self.settings, self.folder = settings, cli.expand("runs") / "nas" / settings.study / "workers"
         self.gpus = usable_gpus(settings)
-        self.size = settings.parallel or len(self.gpus) or 1
+        self.size, self.threads = pool_size(settings), threads_of(settings)
         self.arguments = cli.save(settings, self.folder / f"{os.uname().nodename}.json")
         self.processes: dict[int, subprocess.Popen] = {}
         self.restarts = 0
@@ -50,7 +55,7 @@ class WorkerPool:
     def _start(self, number: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {WORKER: str(number)}
-        environment.setdefault("OMP_NUM_THREADS", str(threads_of(self.settings)))
+        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         with open(self.log(number), "ab") as log:

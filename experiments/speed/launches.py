@@ -9,7 +9,6 @@ operations whose result goes back to Python, for which a GPU's queue runs empty.
 the machine, but on the version of torch. With `--graph` (core/graph.py) forward and backward are one launch, as is rendering.
 """
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import checkpoint, cli, optim
-from core.machine import code, hardware, versions
+from core.machine import provenance_of
 from core.method import Batch, Method
 from core.processes import World
 from core.settings import PretrainSettings
@@ -133,10 +132,7 @@ def main() -> None:
     print(table(rows), end="")
     if options.keep:
         path = Path(options.results, "launches.json")
-        command = " ".join(["python -m experiments.speed.launches", *sys.argv[1:]])
-        origin = {"command": command, "code": code(), "hardware": hardware(), "versions": versions()}
-        document = origin | {"operations a step": rows}
-        checkpoint.write(path, json.dumps(document, indent=1) + "\n")
+        checkpoint.write(path, json.dumps(provenance_of([0]) | {"operations a step": rows}, indent=1) + "\n")
         print(f"kept in {path}")
 
 

@@ -69,7 +69,7 @@ class Model:
         }
         described = self._described([])
         self.variances = {name: fit(Figures(described, *rows)) for name, rows in self.figures.items()}
-        self.draws = self._draws([])
+        self.draws = self._draws(described)
         self.fronts = [front(draw) for draw in self.draws]
         self.parents = [self.known[i].params.values for one in self.fronts for i in one]
 
@@ -85,15 +85,16 @@ class Model:
         on_front = np.concatenate([draw[one] for draw, one in zip(self.draws, self.fronts, strict=True)])
         span, known = np.ptp(on_front, axis=0), len(self.known)
         reference = on_front.max(0) + MARGIN * np.where(span > 0, span, 1.0)
-        return np.mean([hypervolume_gains(draw[:known], draw[known:], reference) for draw in self._draws(pool)], axis=0)
+        draws = self._draws(self._described(pool), pool)
+        return np.mean([hypervolume_gains(draw[:known], draw[known:], reference) for draw in draws], axis=0)
 
     def _described(self, pool: Sequence[Described]) -> np.ndarray:
         every = [*self.known, *pool]
         return descriptors([one.params for one in every], [one.costs for one in every], len(self.known))
 
-    def _draws(self, pool: Sequence[Described]) -> np.ndarray:
+    def _draws(self, described: np.ndarray, pool: Sequence[Described] = ()) -> np.ndarray:
         """Joint draws of what is known and of a pool, all to be minimized, costs as logarithms.  → draws, candidates, M"""
-        every, described, random = [*self.known, *pool], self._described(pool), np.random.RandomState(self.seed)
+        every, random = [*self.known, *pool], np.random.RandomState(self.seed)
         columns = []
         for name, direction in self.objectives.items():
             if name in self.figures:
