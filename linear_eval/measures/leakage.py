@@ -54,13 +54,14 @@ def leakage(
     order = alike[np.argsort(-nearest[alike], kind="stable")][:PAIRS]
     pairs = [[int(positions.test[i]), int(positions.train[where[i]])] for i in order]
     found = {name: int((nearest >= least).sum()) for name, least in ((FIXED, config.similarity), (OWN, fence))}
-    drawn = [nearest[some] for some in resamples(len(nearest), seed, RESAMPLES)]
+    quantiles = {"nearest, median": 0.5, "nearest, 95th percentile": 0.95}
+    drawn = np.array([np.quantile(nearest[some], [*quantiles.values()]) for some in resamples(len(nearest), seed, RESAMPLES)])
     figures = [
         *(Figure(name, float(100 * count / len(test)), wilson(count, len(test)), "%") for name, count in found.items()),
         Figure("own threshold", fence),
         *(
-            Figure(name, float(np.quantile(nearest, share)), interval(np.array([np.quantile(one, share) for one in drawn])))
-            for name, share in (("nearest, median", 0.5), ("nearest, 95th percentile", 0.95))
+            Figure(name, float(np.quantile(nearest, share)), interval(drawn[:, i]))
+            for i, (name, share) in enumerate(quantiles.items())
         ),
     ]
     return Measure(

@@ -1,6 +1,7 @@
 """Quality of features without labels: how many dimensions they use, how their spectrum falls, how learnable they are."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from core.run import counting
 from linear_eval.bootstrap import halves, jackknife_interval, normal_interval, weights
-from linear_eval.features import effective_rank
+from linear_eval.features import effective_rank, spectrum
 from linear_eval.knn import as_unit_rows, neighbors
 from linear_eval.results import Figure, Measure
 
@@ -19,6 +20,7 @@ WIDE = 1024  # columns beyond which these would take minutes: then there are non
 SEEDS, RESAMPLES = 10, 200  # of k-means, and of the images, for intervals of CLID's parts
 
 Figures = dict[str, float | None]
+Some = TypeVar("Some", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,25 @@ def quality(x: np.ndarray, views: Tensor, config: QualityConfig, seed: int, sour
     """
     rows = np.unique(np.linspace(0, len(x) - 1, min(config.images, len(x))).astype(int))
     z = x[rows].astype(np.float64)
-    last = power_law(np.square(_spectrum(z).numpy()), *config.alpha)[1]
+    whole = spectrum(torch.from_numpy(z))
+    last = power_law(whole.square().numpy(), *config.alpha)[1]
     some = x[np.unique(np.linspace(0, len(x) - 1, min(config.learned, len(x))).astype(int))]
 
-    def of_spectrum(z: np.ndarray) -> Figures:
-        sigma = _spectrum(z)
+    def of_spectrum(sigma: Tensor) -> Figures:
         variance = sigma.square()
         stable = float(variance.sum() / variance[0]) if variance[0] > 0 else None
         alpha = power_law(variance.numpy(), config.alpha[0], last)[0]
         return {"RankMe": effective_rank(sigma), "stable rank": stable, "alpha": alpha}
 
-    def of_views(views: np.ndarray) -> Figures:
-        return {"LiDAR": lidar(torch.from_numpy(views), config.delta)}
+    def of_some(some: np.ndarray) -> Figures:
+        return of_spectrum(spectrum(torch.from_numpy(some)))
+
+    def of_views(views: Tensor) -> Figures:
+        return {"LiDAR": lidar(views, config.delta)}
 
     figures = [
-        *jackknifed(z, of_spectrum, seed, f"{source}: quality"),
-        *jackknifed(views.numpy(), of_views, seed, f"{source}: quality of views"),
+        *jackknifed(z, of_spectrum(whole), of_some, seed, f"{source}: quality"),
+        *jackknifed(views, of_views(views), of_views, seed, f"{source}: quality of views"),
         learnability_figure(some, config.clusters, seed),
         dimension_figure(some, seed),
     ]
@@ -72,9 +77,11 @@ def quality(x: np.ndarray, views: Tensor, config: QualityConfig, seed: int, sour
     return Measure("quality", source, figures=figures, note=note)
 
 
-def jackknifed(images: np.ndarray, measured: Callable[[np.ndarray], Figures], seed: int, title: str) -> list[Figure]:
-    """images: N,…; measured: some images → figures"""
-    whole, of_halves = measured(images), list[Figures]()
+def jackknifed(
+    images: Some, whole: Figures, measured: Callable[[Some], Figures], seed: int, title: str
+) -> list[Figure]:
+    """images: N,…; whole: their figures; measured: some of them → figures"""
+    of_halves: list[Figures] = []
     enough = len(images) >= 4 and images.shape[-1] <= WIDE
     with counting(title) as progress:
         for number, half in enumerate(halves(len(images), seed, HALVES if enough else 0), 1):
@@ -84,12 +91,6 @@ def jackknifed(images: np.ndarray, measured: Callable[[np.ndarray], Figures], se
         Figure(name, value, jackknife_interval(value, [one[name] for one in of_halves]))
         for name, value in whole.items()
     ]
-
-
-def _spectrum(z: np.ndarray) -> Tensor:
-    """Singular values of centered features, the greatest first."""
-    centered = torch.from_numpy(z)
-    return torch.linalg.svdvals(centered - centered.mean(0))
 
 
 def power_law(variance: np.ndarray, first: int, last: int) -> tuple[float | None, int]:
@@ -128,12 +129,12 @@ def lidar(views: Tensor, delta: float) -> float:
 def learnability_figure(x: np.ndarray, clusters: int, seed: int) -> Figure:
     """The first seed's ± 1.96 standard deviations: of a mean over so many images, or over SEEDS of k-means and of the order,
     whichever is greater. Not both: another order is nearly another sample of hits."""
-    value = 100 * learnability(x, clusters, seed)
     if len(x) < 3:
-        return Figure("cluster learnability", value, None, "%")
-    found = [100 * predicted_clusters(x, clusters, seed + i) for i in range(SEEDS)]
-    of_images = np.mean([hits.std() / len(hits) ** 0.5 for hits in found])
-    of_seeds = np.std([hits.mean() for hits in found], ddof=1)
+        return Figure("cluster learnability", 100 * learnability(x, clusters, seed), None, "%")
+    found = [predicted_clusters(x, clusters, seed + i) for i in range(SEEDS)]
+    value = 100 * float(found[0].mean())
+    of_images = np.mean([(100 * hits).std() / len(hits) ** 0.5 for hits in found])
+    of_seeds = np.std([(100 * hits).mean() for hits in found], ddof=1)
     low, high = normal_interval(value, float(max(of_images, of_seeds)))
     return Figure("cluster learnability", value, [max(low, 0.0), min(high, 100.0)], "%")
 
@@ -158,8 +159,8 @@ def predicted_clusters(x: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def dimension_figure(x: np.ndarray, seed: int) -> Figure:
-    ratios, value = log_ratios(x), intrinsic_dimension(x)
-    if value is None:
+    ratios = log_ratios(x)
+    if (value := _two_nn(ratios)) is None:
         return Figure("intrinsic dimension", None)
     drawn = weights(len(ratios), seed, RESAMPLES) @ ratios / len(ratios)
     return Figure("intrinsic dimension", value, normal_interval(value, float(np.std(1 / drawn[drawn > 0]))))
@@ -170,7 +171,10 @@ def intrinsic_dimension(x: np.ndarray) -> float | None:
 
     Images with a copy, r₁ = 0, are left out; None where less than two are left.
     """
-    ratios = log_ratios(x)
+    return _two_nn(log_ratios(x))
+
+
+def _two_nn(ratios: np.ndarray) -> float | None:
     total = ratios.sum() if len(ratios) > 1 else 0.0
     return float(len(ratios) / total) if total > 0 else None
 
