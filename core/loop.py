@@ -86,7 +86,9 @@ def train(
         for step in range(run.step, goal):
             if config.should_stop():
                 break
-            progress = step / config.steps
+            progress, done = step / config.steps, step + 1
+            check, end = done in config.evals, done == goal
+            logged = method.logs = done % config.log_every == 0 or check or end
             seed(device, config.seed, step)
             config.hook.begin(progress)
             lr = config.rate(progress)
@@ -105,6 +107,7 @@ def train(
             else:
                 parts = []
                 for last, piece in pieces(batch, config.accumulate):
+                    method.logs = logged and last
                     with contextlib.nullcontext() if last else without_averaging(model):
                         with autocast():
                             output = model(piece, progress)
@@ -127,12 +130,11 @@ def train(
             config.hook.end(progress)
             meter.step(full(norm))
 
-            done = step + 1
-            stop, check, end = stopping.agreed(), done in config.evals, done == goal
+            stop = stopping.agreed()
             due = time.monotonic() - saved_at > config.save_seconds
             due = saves.any_rank(due) if saves else due
             with meter.excluded():
-                if done % config.log_every == 0 or check or end:
+                if logged:
                     row = {"epoch": done / config.steps_an_epoch, **meter.figures(done), "lr": lr, **_numbers(output.scalars)}
                     run.training = row
                     run.log(done, row | (evaluate(done) if check else {}))

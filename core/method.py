@@ -103,6 +103,7 @@ class Method(nn.Module):
 
     encoder: nn.Module  # kept afterwards: B,C,H,W → B,D
     traits = Traits()
+    logs = True  # is this step's row written? Else an objective may leave out figures that are there to log alone
 
     def embed(self, batch: Batch) -> Features:
         """Features of every view, B,V,D, or a tuple of tensors whose first dimension is B."""

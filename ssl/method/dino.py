@@ -122,7 +122,8 @@ class DINO(Method):
         T = end if progress >= self.teacher_warmup else start + (end - start) * progress / self.teacher_warmup
         loss = dino_loss(student, teacher, self.centre, self.temperature, T)
         scalars = {"momentum": cosine(progress, *self.momentum), "teacher_temperature": T}
-        scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher) - self.centre) / T, dim=2))
+        if self.logs:
+            scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher) - self.centre) / T, dim=2))
         return Output(loss, scalars, Staged(at_least_fp32(teacher).mean((0, 1))[None]))
 
     @torch.no_grad()

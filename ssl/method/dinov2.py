@@ -139,9 +139,10 @@ class DINOv2(MaskedDistillation):
             loss = cls_loss + self.patch_weight * patch_loss
             scalars = {"cls_loss": cls_loss.detach(), "patch_loss": patch_loss.detach(),
                        "momentum": self.momentum_at(progress), "teacher_temperature": T}
-            scalars |= assignment_scalars(cls_targets.of(slice(ROWS)))
-            scalars |= assignment_scalars(patch_targets.of(slice(ROWS)), PATCH)
-            scalars |= self.prediction_scalars(patches, targets.patches, targets.places, targets.masked)
+            if self.logs:
+                scalars |= assignment_scalars(cls_targets.of(slice(ROWS)))
+                scalars |= assignment_scalars(patch_targets.of(slice(ROWS)), PATCH)
+                scalars |= self.prediction_scalars(patches, targets.patches, targets.places, targets.masked)
             if self.koleo:
                 spread = sum(koleo_loss(cls[:, i], self.name) for i in range(GLOBAL))
                 loss, scalars["koleo"] = loss + self.koleo * spread, spread.detach() / GLOBAL

@@ -100,10 +100,11 @@ class IBOT(MaskedDistillation):
         of_patches = patch_loss(student, teacher_patches, targets.masked, self.patch_center, self.temperature, T)
         scalars = {"cls_loss": cls_loss.detach(), "patch_loss": of_patches.detach(),
                    "momentum": self.momentum_at(progress), "teacher_temperature": T}
-        scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher_cls) - self.center) / T, dim=-1))
-        some = at_least_fp32(teacher_patches.flatten(0, 2)[:ROWS])
-        scalars |= assignment_scalars(F.softmax((some - self.patch_center) / T, dim=-1), PATCH)
-        scalars |= self.prediction_scalars(patches, at(targets.patches, targets.places), targets.places, targets.masked)
+        if self.logs:
+            scalars |= assignment_scalars(F.softmax((at_least_fp32(teacher_cls) - self.center) / T, dim=-1))
+            some = at_least_fp32(teacher_patches.flatten(0, 2)[:ROWS])
+            scalars |= assignment_scalars(F.softmax((some - self.patch_center) / T, dim=-1), PATCH)
+            scalars |= self.prediction_scalars(patches, at(targets.patches, targets.places), targets.places, targets.masked)
         staged = Staged(at_least_fp32(teacher_cls).mean((0, 1))[None], at_least_fp32(mean)[None])
         return Output(cls_loss + self.patch_weight * of_patches, scalars, staged)
 

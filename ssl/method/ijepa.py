@@ -94,9 +94,11 @@ class IJEPA(Method):
         return TeacherTokens(whole.gather(1, at).unflatten(1, places.shape[1:]), places)
 
     def objective(self, features: Tensor, targets: TeacherTokens, progress: float) -> Output:
-        wanted = F.layer_norm(at_least_fp32(targets.tokens), targets.tokens.shape[-1:])
-        scalars = prediction_scalars(features, wanted, targets.places, self.grid[0] * self.grid[1])
-        return Output(ijepa_loss(features, targets.tokens), {"momentum": self.momentum_at(progress), **scalars})
+        scalars = {"momentum": self.momentum_at(progress)}
+        if self.logs:
+            wanted = F.layer_norm(at_least_fp32(targets.tokens), targets.tokens.shape[-1:])
+            scalars |= prediction_scalars(features, wanted, targets.places, self.grid[0] * self.grid[1])
+        return Output(ijepa_loss(features, targets.tokens), scalars)
 
     def momentum_at(self, progress: float) -> float:
         """Of the teacher: a straight line."""

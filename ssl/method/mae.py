@@ -88,5 +88,5 @@ class MAE(Method):
         return Pixels(normalized(patches) if self.norm_pixels else patches, wanted)
 
     def objective(self, features: Tensor, targets: Pixels, progress: float) -> Output:
-        N = self.grid[0] * self.grid[1]
-        return Output(mae_loss(features, targets.patches), prediction_scalars(features, targets.patches, targets.places, N))
+        loss, N = mae_loss(features, targets.patches), self.grid[0] * self.grid[1]
+        return Output(loss, prediction_scalars(features, targets.patches, targets.places, N) if self.logs else {})

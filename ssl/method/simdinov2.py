@@ -97,5 +97,6 @@ class SimDINOv2(MaskedDistillation):
             loss = -aligned - self.patch_weight * of_patches - self.rate_weight * rate
         scalars = {"cls_alignment": aligned.detach(), "patch_alignment": of_patches.detach(), "coding_rate": rate.detach(),
                    "momentum": self.momentum_at(progress)}
-        scalars |= self.prediction_scalars(patches, targets.patches, targets.places, targets.masked)
+        if self.logs:
+            scalars |= self.prediction_scalars(patches, targets.patches, targets.places, targets.masked)
         return Output(loss, scalars)

@@ -65,8 +65,8 @@ class SimMIM(Method):
         return Pixels(_at(patches, places), places)
 
     def objective(self, features: Tensor, targets: Pixels, progress: float) -> Output:
-        N = self.grid[0] * self.grid[1]
-        return Output(simmim_loss(features, targets.patches), prediction_scalars(features, targets.patches, targets.places, N))
+        loss, N = simmim_loss(features, targets.patches), self.grid[0] * self.grid[1]
+        return Output(loss, prediction_scalars(features, targets.patches, targets.places, N) if self.logs else {})
 
 
 def _at(rows: Tensor, places: Tensor) -> Tensor:

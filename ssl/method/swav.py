@@ -93,7 +93,8 @@ class SwAV(Method):
             assignments = [self.assign(z[:, t].detach(), weight.detach(), t, progress) for t in range(self.traits.views)]
         losses = [swapped_prediction(scores[:, view], assignments[t], self.temperature) for t, view in pairs(z.shape[1])]
         staged = Staged(z.detach()[:, : self.traits.views])
-        return Output(torch.stack(losses).mean(), assignment_scalars(torch.stack(assignments)), staged)
+        scalars = assignment_scalars(torch.stack(assignments)) if self.logs else {}
+        return Output(torch.stack(losses).mean(), scalars, staged)
 
     def assign(self, z: Tensor, prototypes: Tensor, view: int, progress: float) -> Tensor:
         """This process's assignments of one view, balanced together with the queue's.  B,P → B,K"""
