@@ -45,14 +45,14 @@ def emulate(browser, scheme: str, width: int) -> None:
         "width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width == PHONE})  # fmt: skip
 
 
-def check_on_a_phone(browser, page: Path, scheme: str) -> None:
+def check_on_a_phone(browser, page: Path, scheme: str, least_texts: int = 30) -> None:
     """No sideways scroll, and every text's contrast."""
     emulate(browser, scheme, PHONE)
     browser.get(page.as_uri())
     assert browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
     texts = browser.execute_script(TEXTS)
-    assert len(texts) > 30
+    assert len(texts) > least_texts
     for text, ink, grounds in texts:
         ground = np.ones(3)
         for layer in grounds:

@@ -48,7 +48,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["evaluation", "robustness"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_legible_and_a_phone_needs_no_sideways_scroll(browser, pages, name, scheme):
-    check_on_a_phone(browser, pages[name], scheme)
+    check_on_a_phone(browser, pages[name], scheme, least_texts=100)
 
 
 @pytest.mark.parametrize("name", ["evaluation", "robustness"])

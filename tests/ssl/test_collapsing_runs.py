@@ -43,7 +43,6 @@ def verdict(monkeypatch, folder, method: str, **changes) -> str:
     kept, health_of = [], watch.health_of
     monkeypatch.setattr(watch, "health_of", lambda *a, **k: kept.append(health_of(*a, **k)) or kept[-1])
     pretrain(cli.compose(TOOL, cli.parse([f"{name}={value}" for name, value in words.items()], TOOL.settings)[0]))
-    print(method, changes, kept[0].history[-1][1], kept[0].verdict())
     return kept[0].verdict()
 
 
