@@ -130,6 +130,11 @@ class Page:
         return {"report.md": self.markdown, "report.html": self.html, **figures}
 
 
+def signed(value: float, form: str = "+.1f") -> str:
+    """A difference, with the sign of minus that figures have."""
+    return f"{value:{form}}".replace("-", "−")
+
+
 def write_report(write: Callable[[str, str | bytes], None], make: Callable[[], Page]) -> Page | None:
     """Make a page and write its files.  None where that fails: it is noted, and what is finished stays so.
 

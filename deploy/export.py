@@ -43,7 +43,9 @@ def run(settings: ExportSettings) -> int:
     result = export(settings)
     with noting("the report cannot be printed"):
         print(result.page.text(PRINTED))
-    print(f"report: {result.folder / 'report.html'}\nfiles: {result.folder}")
+    if (page := result.folder / "report.html").exists():
+        print(f"report: {page}")
+    print(f"files: {result.folder}")
     return 0
 
 

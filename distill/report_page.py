@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core import measured
 from core.loss_chart import loss_chart
-from core.page import Code, Page, Picture, Section, Table, Tile, optional
+from core.page import Code, Page, Picture, Section, Table, Tile, optional, signed
 from core.run import Run
 from distill.teacher import Member
 from linear_eval.feature_sections import QUESTIONS, SCORES, SHOWN, feature_sections
@@ -94,7 +94,7 @@ def _tiles(found: Distilled, key: str | None) -> list[Tile]:
     tiles = [Tile(f"test {COLUMNS[key]}, student", f"{student[key]:.1f}", [])]
     for title, kind in (("ahead of it untrained", "untrained"), ("ahead of the teacher", "teacher")):
         rival = found.row(kind, key)[key]
-        tiles.append(Tile(title, f"{student[key] - rival:+.1f}".replace("-", "−"), [f"{kind} {rival:.1f}"], unit="points"))
+        tiles.append(Tile(title, signed(student[key] - rival), [f"{kind} {rival:.1f}"], unit="points"))
     return tiles
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from core import checkpoint
-from core.page import Chart, Page, Picture, Section, Table, Tile, noting
+from core.page import Chart, Page, Picture, Section, Table, Tile, noting, signed
 from linear_eval import metrics, pictures, provenance
 from linear_eval.measures.report import measure_sections
 from linear_eval.multilabel.report import multilabel_details, multilabel_overview, neighbors_section
@@ -152,6 +152,6 @@ def summary(rows: Sequence[Row]) -> list[Tile]:
     for name, rivals in (("ahead of it untrained", untrained), ("ahead of the best baseline", baselines)):
         if rivals:
             best = max(rivals, key=lambda row: row.score)
-            ahead = f"{own.score - best.score:+.1f}".replace("-", "−")
+            ahead = signed(own.score - best.score)
             tiles.append(Tile(name, ahead, [f"{best.source} {best.score:.1f}", method_title(best) + of], unit="points"))
     return tiles

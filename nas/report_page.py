@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from core import measured
 from core.machine import provenance_of
-from core.page import Chart, Page, Section, Table, Tile, optional
+from core.page import Chart, Page, Section, Table, Tile, optional, signed
 from core.recipe import text
 from nas import noise_report
 from nas.pictures import front_figure, history_figure
@@ -122,7 +122,7 @@ def _tiles(found: Study) -> list[Tile]:
     if start is not None:
         before = expected.mean(start) if known and start.number in expected.rows else start.figures[name]
         lead = value - before if direction == "maximize" else before - value
-        tiles.append(Tile("ahead of the start", f"{lead:+.3g}".replace("-", "−"), [f"trial {start.number}: {before:.4g}"],
+        tiles.append(Tile("ahead of the start", signed(lead, "+.3g"), [f"trial {start.number}: {before:.4g}"],
                           "points" if unit == "%" else unit))
     cost = next((n for n in (*list(found.config.objectives)[1:], *COSTS) if n in winner.costs), None)
     if cost:

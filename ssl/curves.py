@@ -15,7 +15,7 @@ SHARES = {
     "teacher_entropy": "entropy of targets", "teacher_entropy_of_mean": "entropy of their mean",
     "prototypes_in_use": "prototypes in use", "prediction_spread": "spread of predictions",
 }  # fmt: skip
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 from core import measured
 from core.image_size import size_text
 from core.machine import provenance_of
-from core.page import Code, Page, Picture, Python, Section, Table, Tile, optional
+from core.page import Code, Page, Picture, Python, Section, Table, Tile, optional, signed
 from core.run import Run
 from core.settings import PretrainSettings
 from linear_eval.feature_sections import QUESTIONS, SCORES, SHOWN, feature_sections
@@ -20,7 +20,7 @@ from ssl import suggest
 from ssl.curves import charts
 from ssl.health import UNTRAINED, Health, features
 from ssl.outcome import OURS, outcome
-from vision import artifact, augment
+from vision import artifact, augment, cost
 from vision.splits import Dataset
 
 TESTED = 10_000  # test images at most
@@ -57,8 +57,7 @@ class Pretrained:
 
 def page(found: Pretrained) -> Page:
     health, settings, encoder = found.health, found.settings, found.encoder
-    parameters = sum(p.numel() for p in encoder.parameters()) / 1e6
-    about = (f"{encoder.spec.name} ({parameters:.2f} M parameters, {encoder.dim} features), pretrained on "
+    about = (f"{encoder.spec.name} ({cost.parameters(encoder):.2f} M parameters, {encoder.dim} features), pretrained on "
              f"{len(found.dataset.pretrain):,} images at {size_text(encoder.spec.image_size)} px for {found.run.step:,} steps "
              f"of {settings.batch_size} images")
     sections = [
@@ -96,7 +95,7 @@ def tiles(found: Pretrained) -> list[Tile]:
     beside = [f"{COLUMNS[other]} {own[other]:.1f}" for other in COLUMNS if other != key and other in own]
 
     def ahead(title: str, rival: str) -> Tile:
-        points = f"{own[key] - scores[rival][key]:+.1f}".replace("-", "−")
+        points = signed(own[key] - scores[rival][key])
         return Tile(f"ahead of {title}", points, [f"{rival} {scores[rival][key]:.1f}"], unit="points")
 
     baselines = [name for name in scores if name not in (OURS, UNTRAINED, health.began)]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from core import checkpoint
-from core.page import Page, Picture, Section, Tile, noting
+from core.page import Page, Picture, Section, Tile, write_report
 from linear_eval import provenance
 from linear_eval.dense import pictures as drawing
 from linear_eval.dense.inputs import DenseInputs
@@ -26,9 +26,12 @@ ABOUT = (
 )
 
 
-@noting("no report")
 def write(folder: Path, evaluation: DenseEvaluation, pictures: Sequence[Picture]) -> None:
     """report.md, report.html and the pictures; each whole or not there."""
+    write_report(lambda name, content: checkpoint.write(folder / name, content), lambda: page(evaluation, pictures))
+
+
+def page(evaluation: DenseEvaluation, pictures: Sequence[Picture]) -> Page:
     best = best_row(evaluation.rows)
     sections: list[Section] = [
         ("Summary", [ahead(evaluation.rows), report_table(evaluation), ABOUT]),
@@ -36,8 +39,7 @@ def write(folder: Path, evaluation: DenseEvaluation, pictures: Sequence[Picture]
     ]
     sections += [("Pictures", list(pictures))] if pictures else []
     sections.append(provenance.section(evaluation, evaluated=facts(evaluation)))
-    for name, content in Page(title(evaluation), facts(evaluation), tiles(evaluation.rows), sections).files.items():
-        checkpoint.write(folder / name, content)
+    return Page(title(evaluation), facts(evaluation), tiles(evaluation.rows), sections)
 
 
 def pictures_of(inputs: DenseInputs, scored: ScoredSource) -> list[Picture]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from core import checkpoint
 from core.image_size import size_text
-from core.page import Chart, Page, Section, Table, Tile, noting
+from core.page import Chart, Page, Section, Table, Tile, write_report
 from linear_eval import provenance
 from linear_eval.robustness.heat_map import heat_map
 from linear_eval.robustness.results import Robustness, RobustnessRow
@@ -17,13 +17,14 @@ HEAD = ("source", "method", "clean", "corrupted", "95 % interval", "drop", "rela
 FAMILIES = ("noise", "blur", "weather", "digital")
 
 
-@noting("no report")
 def write(folder: Path, result: Robustness) -> None:
+    write_report(lambda name, content: checkpoint.write(folder / name, content), lambda: page(result))
+
+
+def page(result: Robustness) -> Page:
     title = f"{result.encoder.name} on corrupted {result.data.name}"
     sections = [_overview(result), _by_corruption(result), *_shift(result), provenance.section(result)]
-    page = Page(title, facts(result), summary(result), sections, questions=QUESTIONS)
-    for name, content in page.files.items():
-        checkpoint.write(folder / name, content)
+    return Page(title, facts(result), summary(result), sections, questions=QUESTIONS)
 
 
 def facts(result: Robustness) -> str:

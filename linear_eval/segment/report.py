@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from core import checkpoint
-from core.page import Page, Picture, Section, Table, Tile, noting
+from core.page import Page, Picture, Section, Table, Tile, write_report
 from linear_eval import provenance
 from linear_eval.dense.metrics import Figure
 from linear_eval.dense.pictures import SegmentedImage, segmentation_sheet
@@ -37,9 +37,12 @@ def text_table(result: SegmentationResult) -> str:
     return "\n".join(aligned([head, *rows]))
 
 
-@noting("no report")
 def write(folder: Path, result: SegmentationResult, seen: list[SegmentedImage], test: Segmentation) -> None:
     """report.md, report.html and the picture; each whole or not there."""
+    write_report(lambda name, content: checkpoint.write(folder / name, content), lambda: page(result, seen, test))
+
+
+def page(result: SegmentationResult, seen: list[SegmentedImage], test: Segmentation) -> Page:
     rows = [[row.source, row.method, *(cell(getattr(row.figures, name)) for name in COLUMNS)] for row in result.rows]
     sections: list[Section] = [("Segmentation", [Table(["source", "method", *COLUMNS.values()], rows, slice(2, None)), ABOUT])]
     if seen:
@@ -59,8 +62,7 @@ def write(folder: Path, result: SegmentationResult, seen: list[SegmentedImage], 
     sections.append(provenance.section(result, **facts))
     title = f"{result.encoder.name} on {result.data}: segmentation"
     about = f"{result.rows[0].method}, {result.encoder.parameters:,} parameters of the encoder, {result.encoder.source}"
-    for name, content in Page(title, about, _tiles(result), sections).files.items():
-        checkpoint.write(folder / name, content)
+    return Page(title, about, _tiles(result), sections)
 
 
 def _tiles(result: SegmentationResult) -> list[Tile]:
