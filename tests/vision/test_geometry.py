@@ -167,9 +167,10 @@ def test_the_lines_that_reports_show_make_the_same_input(tmp_path, fit, channels
         image.save(body, "PNG")
         body.seek(0)
         expected = torch.from_numpy(header.preprocessing.read(body).copy())[None]
+        if fit == LETTERBOX and min(by_contain(source, (48, 64))) == 0:
+            continue  # Pillow's own pad makes nothing of so flat an image, or refuses it, by its version
         found = names["prepare"](image)
-        if min(by_contain(source, (48, 64))) > 0:
-            expected = normalize_images(expected, torch.tensor(header.mean), torch.tensor(header.std))
-            torch.testing.assert_close(found, expected, rtol=0, atol=2.0**-21)
+        expected = normalize_images(expected, torch.tensor(header.mean), torch.tensor(header.std))
+        torch.testing.assert_close(found, expected, rtol=0, atol=2.0**-21)
     with torch.no_grad():
         torch.testing.assert_close(names["model"](found), artifact.load(path)[0](found))
