@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from core.recompute import blocks_of
+from core.recompute import all_blocks
 
 Found = TypeVar("Found")
 STATES = {"adamw": 2, "lamb": 2, "lars": 1, "sgd": 1}  # numbers that an optimizer keeps of a parameter
@@ -43,7 +43,7 @@ def predict(method: nn.Module, optimizer: str, processes: int, shard: bool = Fal
     """
     divided = shard and processes > 1
     trained = [p for p in method.parameters() if p.requires_grad]
-    blocks = {block for module in method.modules() for block in blocks_of(module)}
+    blocks = all_blocks(method)
     inside = {id(p) for block in blocks for p in block.parameters()}
 
     def held(parameters: Iterable[Tensor]) -> int:

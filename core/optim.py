@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from core.processes import is_rows
 from core.settings import OptimSettings
 
 OPTIMIZERS = ("lars", "sgd", "adamw", "lamb", "muon")
@@ -167,7 +168,7 @@ def build(module: nn.Module, settings: OptimSettings, lr: float) -> Optimizer:
         case "lars":
             return LARS(groups, lr, o.momentum, eta=o.eta, clip=o.lars_clip)
         case "sgd":
-            sharded = any(hasattr(p, "full_tensor") for g in groups for p in g["params"])  # DTensors have no such kernel
+            sharded = any(is_rows(p) for g in groups for p in g["params"])  # DTensors have no such kernel
             return torch.optim.SGD(groups, lr, o.momentum, fused=fused and not sharded)
         case "adamw":
             return torch.optim.AdamW(groups, lr, tuple(o.betas), fused=fused)

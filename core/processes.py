@@ -154,7 +154,7 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
     Of a sharded method (core/shard.py) every backward pass has done it.
     """
-    if world_size() == 1 or any(hasattr(p, "full_tensor") for p in parameters):
+    if world_size() == 1 or any(map(is_rows, parameters)):
         return
     for p in parameters:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -216,9 +216,14 @@ def is_sharded(module: nn.Module) -> bool:
     return hasattr(module, "unshard")
 
 
+def is_rows(x: Tensor) -> bool:
+    """Is it spread over processes, as parameters of a sharded method are?"""
+    return hasattr(x, "full_tensor")
+
+
 def full(x: Tensor) -> Tensor:
     """The whole of a tensor that is spread over processes; another as it is.  Collective in the first case"""
-    return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyrefly: ignore
+    return x.full_tensor() if is_rows(x) else x  # pyrefly: ignore
 
 
 class AnyProcess:

@@ -33,6 +33,11 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     return [block for some in lists for block in _flat(some)]
 
 
+def all_blocks(method: nn.Module) -> set[nn.Module]:
+    """Those of every encoder, decoder and teacher inside."""
+    return {block for module in method.modules() for block in blocks_of(module)}
+
+
 def _flat(modules: nn.Module) -> list[nn.Module]:
     """Of lists in lists."""
     if not isinstance(modules, (nn.Sequential, nn.ModuleList)):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import SettingError
-from core.processes import full, is_main, is_sharded, world_size
-from core.recompute import blocks_of
+from core.processes import full, is_main, is_rows, is_sharded, world_size
+from core.recompute import all_blocks
 
 
 def shard_(method: nn.Module, device: torch.device, in_chunks: bool = False) -> None:
@@ -28,7 +28,7 @@ def shard_(method: nn.Module, device: torch.device, in_chunks: bool = False) -> 
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    found = {block for module in method.modules() for block in blocks_of(module)}
+    found = all_blocks(method)
     if not found:
         raise SettingError("shard", "true: this encoder has no blocks that are known; leave it out")
     mesh = init_device_mesh(device.type, (world_size(),))
@@ -74,7 +74,7 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found, written = {}, set()
     for name, value in tensors.items():
         whole = full(value.detach())
-        if is_main() or not hasattr(value, "full_tensor"):
+        if is_main() or not is_rows(value):
             whole = whole.cpu().contiguous()
             found[name] = whole.clone() if whole.data_ptr() in written else whole  # of a layer that stands in two places
             written.add(whole.data_ptr())
@@ -83,8 +83,8 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def divided(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor as `like` is: this process's rows of it, where that is sharded."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
-    if not isinstance(like, DTensor) or value.shape != like.shape:
+    if not is_rows(like) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from core import checkpoint
 from core.errors import DiskFull, RunError
-from core.processes import broadcast_object, gather_objects, is_main, is_sharded
+from core.processes import broadcast_object, gather_objects, is_main, is_rows, is_sharded
 
 REST = "rest.pt"
 
@@ -42,8 +42,8 @@ def save(last: Path, method: nn.Module, optimizer: Optimizer, *, step: int, conf
     parameters = {f"method.{name}": p.detach() for name, p in method.named_parameters()}
     rows, small = {}, {}
     for number, name, _, state in _states(method, optimizer):
-        rows |= {f"optimizer.{name}.{key}": value for key, value in state.items() if hasattr(value, "full_tensor")}
-        small[number] = {key: value for key, value in state.items() if not hasattr(value, "full_tensor")}
+        rows |= {f"optimizer.{name}.{key}": value for key, value in state.items() if is_rows(value)}
+        small[number] = {key: value for key, value in state.items() if not is_rows(value)}
     try:
         writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         dcp.save(parameters | rows, storage_writer=writer)
