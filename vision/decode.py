@@ -81,14 +81,20 @@ def decode(file: BinaryIO, at_least: int | None = None, mode: str = "RGB", most:
 
 
 def _decode(file: BinaryIO, at_least: int | None, mode: str, most: int | None) -> Image.Image:
+    image = opened(file, most)
+    image.draft(mode, (at_least, at_least) if at_least else None)
+    image.load()
+    return eight_bit(image, mode)
+
+
+def opened(file: BinaryIO, most: int | None = None) -> Image.Image:
+    """`identify`, of at most so many pixels (None: `MAX_PIXELS`).  Raises TooLarge."""
     image = identify(file)
     width, height = image.size
     most = MAX_PIXELS if most is None else most
     if width * height > most:
         raise TooLarge(f"{width} by {height} pixels, the limit is {most:,} in all")
-    image.draft(mode, (at_least, at_least) if at_least else None)
-    image.load()
-    return eight_bit(image, mode)
+    return image
 
 
 def eight_bit(image: Image.Image, mode: str = "RGB") -> Image.Image:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +20,7 @@ from core.processes import World
 from core.run import log_line
 from vision import joint
 from vision.augment import Augmentation
+from vision.color_image import ColorImage
 from vision.encoders import fit_channels
 from vision.mirror import Ahead, Mirror
 from vision.order import Windows
@@ -214,9 +213,9 @@ class _CroppedSteps(Dataset):
         used, sizes = torch.empty_like(indices), [size for size, _ in self.augmentation.crops]
         views = [torch.empty(len(indices), self.split.channels, *sides(S), dtype=self.split.dtype) for S in sizes]
         groups: list[list[ViewParams]] = []
-        waiting: list[Image.Image | BandImage] = []  # decoded, to be cut together: parameters for many cost little more
+        waiting: list[ColorImage | BandImage] = []  # decoded, to be cut together: parameters for many cost little more
         for row, index in enumerate(indices.tolist()):
-            image, used[row] = self.split.readable(index, self.at_least)
+            image, used[row] = self.split.croppable(index, self.at_least)
             waiting.append(image)
             if row + 1 == len(indices) or sum(i.width * i.height for i in waiting) > AT_ONCE:
                 rows = slice(row + 1 - len(waiting), row + 1)
@@ -225,19 +224,14 @@ class _CroppedSteps(Dataset):
         return used, views, [concatenate(list(parts)) for parts in zip(*groups, strict=True)]
 
     def _cut(
-        self, epoch: int, indices: Tensor, images: list[Image.Image | BandImage], views: list[Tensor]
+        self, epoch: int, indices: Tensor, images: list[ColorImage | BandImage], views: list[Tensor]
     ) -> list[ViewParams]:
         """Write these images' crops into `views`.  indices: those that choose the random numbers."""
         height, width = torch.tensor([(image.height, image.width) for image in images]).T
         params = self.augmentation.sample_params(self.sampler.seed, epoch, indices, height, width)
         for i, image in enumerate(images):
-            pixels = None if isinstance(image, BandImage) else np.asarray(image)  # H,W,3
             for view, (_, number) in zip(views, self.augmentation.crops, strict=True):
-                p = params[number]
-                if isinstance(image, BandImage):
-                    image.crop_resize(p.box[i].tolist(), view[i])
-                else:
-                    crop_resize(image, pixels, p.box[i].tolist(), view[i])
+                image.crop_resize(params[number].box[i].tolist(), view[i])
         return params
 
 
@@ -251,18 +245,6 @@ def refuse_order(split: Streamed, sampler: BatchSampler) -> None:
                              f"{access.store.url}, and each batch is drawn from all of them: they would be fetched many times "
                              f"an epoch; set data.window=8 (images are shuffled among 8 shards at a time), or data.cache="
                              f"{total / 1e9 * 1.05:.1f}")
-
-
-def crop_resize(image: Image.Image, pixels: np.ndarray, box: list[int], out: Tensor) -> None:
-    """torchvision's resized_crop of a PIL image, to the bit.  pixels: the image as H,W,3; out: 3,h,w uint8."""
-    from vision import resize  # on first use: importing numba takes half a second
-
-    top, left, height, width = box
-    if out.shape[1] == out.shape[2] and resize.columns_first(height, width, out.shape[-1]):
-        resize.crop_resize(pixels, top, left, height, width, out.numpy())
-    else:
-        crop = image.crop((left, top, left + width, top + height)).resize(out.shape[:0:-1], Image.Resampling.BILINEAR)
-        out.copy_(torch.from_numpy(np.array(crop)).permute(2, 0, 1))
 
 
 def loader(

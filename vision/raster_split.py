@@ -70,6 +70,10 @@ class RasterFiles(Files):
         """Image `index`, at its full size: `at_least` and `mode` are other readers'.  Raises Unreadable."""
         return BandImage(scaled(self.raster(index), self.how)[0])
 
+    def croppable(self, index: int, at_least: int | None = None) -> tuple[BandImage, int]:
+        """The image as `readable` gives it."""
+        return self.readable(index, at_least)
+
     def resized(self, indices: Tensor, size: Size | Geometry) -> Tensor:
         """→ B,C,height,width float32 in 0..1: what evaluation sees (vision/preprocess.py) of the file that `readable` gives.
 

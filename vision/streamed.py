@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from core.image_size import Size
 from core.machine import cores
 from vision.access import LOCAL, Access, Piece
+from vision.color_image import ColorImage, read_color
 from vision.decode import Unreadable, decode, reason
 from vision.geometry import Geometry
 from vision.listing import printable
@@ -29,6 +30,7 @@ from vision.order import Windows
 from vision.preprocess import at_least as draft_size
 from vision.preprocess import fitted
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (done, total)
 
 CHECK_ALL = 5_000  # up to so many files are all decoded up front …
@@ -71,10 +73,13 @@ class Streamed:
 
     def read(self, index: int, at_least: int | None = None, mode: str = "RGB") -> Image.Image:
         """Image `index` as `decode` gives it. Raises Unreadable; IndexError past the end."""
+        return self._read(index, lambda file: decode(file, at_least, mode))
+
+    def _read(self, index: int, how: Callable[[BinaryIO], T]) -> T:
         row = int(self.rows[index])
         try:
             with self._open(row) as file:
-                return decode(file, at_least, mode)
+                return how(file)
         except OSError as error:
             raise Unreadable(reason(error)) from error
 
@@ -83,12 +88,19 @@ class Streamed:
 
         So the same file stands in whoever asks. Raises ValueError once the skipped are over `max_corrupt` of the split.
         """
+        return self._first(index, lambda used: self.read(used, at_least, mode))
+
+    def croppable(self, index: int, at_least: int | None = None) -> tuple[ColorImage, int]:
+        """As `readable`, of the image as pretraining cuts crops from it."""
+        return self._first(index, lambda used: self._read(used, lambda file: read_color(file, at_least)))
+
+    def _first(self, index: int, read: Callable[[int], T]) -> tuple[T, int]:
         for used in ((index + step) % len(self) for step in range(len(self))):
             where = self.where(used)
             if where in self.skipped:
                 continue
             try:
-                return self.read(used, at_least, mode), used
+                return read(used), used
             except Unreadable as error:
                 self.skipped[where] = str(error)
                 refuse_many(self.skipped, len(self), self.max_corrupt)

@@ -11,6 +11,7 @@ TITLES = {
     "losses": "loss, forward and backward",
     "startup": "start",
     "loaders": "loader",
+    "decoding": "JPEG files",
     "ema": "teacher's update",
     "memory": "extra memory",
     "probe": "linear probe",

@@ -13,8 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from core.processes import World
 from vision import policy
 from vision.augment import Augmentation, picture, render, render_by_torch
+from vision.color_image import ColorImage
 from vision.folder import load_folder
-from vision.loaders import BatchSampler, crop_resize, loader
+from vision.loaders import BatchSampler, loader
 from vision.policy import OPERATIONS, RANDAUGMENT, TRIVIALAUGMENT
 from vision.splits import Images
 from vision.view import View
@@ -151,7 +152,7 @@ def test_crops_of_files_are_torchvisions_to_the_bit(shape):
             h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
             top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
             out = torch.empty(3, *shape, dtype=torch.uint8)
-            crop_resize(image, np.asarray(image), [top, left, h, w], out)
+            ColorImage(np.asarray(image)).crop_resize([top, left, h, w], out)
             expected = of_images.resized_crop(image, top, left, h, w, list(shape), antialias=True)
             assert torch.equal(out, of_images.pil_to_tensor(expected))
 
