@@ -1,4 +1,4 @@
-"""Sweeps and searches of docs/cluster.md on a real SLURM of two nodes, in CPU size."""
+"""Runs, sweeps and searches of docs/cluster.md on a real SLURM of two nodes, in CPU size."""
 import json
 import re
 import subprocess
@@ -8,13 +8,73 @@ from pathlib import Path
 import pytest
 from commands import ROOT, SMALL
 
+from core import checkpoint
+
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
 RUN = [*SMALL, "--method=simclr", "--precision=fp32", "--device=cpu", "--report=false"]
 SWEEP = ["hydra/launcher=submitit_slurm"]
 
 
 def python(*words: str) -> list[str]:
     return [sys.executable, "-m", *words]
+
+
+def rows(out: Path) -> list[dict]:
+    path = out / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def undisturbed(slurm, out: Path, *words: str) -> None:
+    """The run as one step of two tasks, one on each node."""
+    command = ["srun", "--nodes", "2", "--ntasks-per-node", "1", *python("ssl.pretrain", *RUN, *words, f"--out={out}")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+
+
+def script(place: Path, words: list[str]) -> Path:
+    """The batch script of docs/cluster.md, with this test's size and run in place of the page's."""
+    (text,) = re.findall(r"^```sh\n(#!/bin/bash\n.*?)^```", PAGE, re.M | re.S)
+    size = "--nodes 4 --ntasks-per-node 8 --gpus-per-node 8 --cpus-per-task 12"
+    command = re.search(r"srun --cpus-per-task 12 (.*?) \|\|", text)
+    assert size in text
+    assert command
+    text = text.replace(size, "--nodes 2 --ntasks-per-node 1").replace(command[0], f"srun {' '.join(words)} ||")
+    path = place / "job.sh"
+    path.write_text(text)
+    return path
+
+
+def test_signalled_and_preempted_a_job_ends_with_the_same_bytes(slurm, tmp_path):
+    """One job over two nodes: saves at USR1 and queues itself again; saves when it is preempted, and SLURM queues it again."""
+    steps = "--steps=300"
+    undisturbed(slurm, tmp_path / "whole", steps)
+    out = tmp_path / "run"
+    path = script(tmp_path, python("ssl.pretrain", *RUN, steps, f"--out={out}"))
+    log = tmp_path / "job.log"
+    job = subprocess.run(
+        ["sbatch", "--parsable", f"--chdir={ROOT}", f"--output={log}", str(path)], capture_output=True, text=True, check=True,
+    ).stdout.strip()
+    try:
+        slurm.await_(lambda: len(rows(out)) >= 5, 120)
+        slurm.call("scancel", "--signal=USR1", job)
+        slurm.await_(lambda: slurm.show(job)["Restarts"] == "1", 60)
+        saved = checkpoint.load(out / "last.pt")["step"]
+        assert 5 <= saved < 300
+        slurm.await_(lambda: len(rows(out)) >= saved + 5, 120)
+        high = subprocess.run(["srun", "-p", "high", "-N2", "--exclusive", "true"], capture_output=True, text=True, timeout=200)
+        assert high.returncode == 0, high.stderr
+        slurm.await_(lambda: slurm.show(job)["Restarts"] == "2", 60)
+        assert saved < checkpoint.load(out / "last.pt")["step"] < 300
+        assert slurm.ended(job)["JobState"] == "COMPLETED", log.read_text()
+    finally:
+        slurm.call("scancel", job, check=False)
+    text = log.read_text()
+    assert len(re.findall(r"stopped by a signal at step \d+ of 300; saved", text)) == 2, text
+    for name in ("encoder.safetensors", "method.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert [row["loss"] for row in rows(out)] == [row["loss"] for row in rows(tmp_path / "whole")]
 
 
 def sweep(place: Path, *words: str, module: str = "ssl.pretrain", cwd: Path = ROOT) -> subprocess.Popen:
