@@ -1,6 +1,8 @@
 """A SLURM for the tests of this folder."""
 import os
+from pathlib import Path
 
+import postgresql_server
 import pytest
 import slurm_server
 
@@ -22,3 +24,9 @@ def slurm(_server, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", _server.environment["SLURM_CONF"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return _server
+
+
+@pytest.fixture
+def postgresql():
+    with postgresql_server.running(Path("/tmp") / f"nolabel-postgresql-{os.getpid()}") as found:
+        yield found.url

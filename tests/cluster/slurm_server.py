@@ -5,10 +5,13 @@ A node is a slurmd in namespaces of its own (hostname, mounts), so that several 
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NODES = ("node1", "node2")
@@ -31,6 +34,7 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=60
+SlurmdTimeout=10
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -66,6 +70,14 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def _host(pid: int | str) -> str | None:
+    """The hostname's namespace in which a process is."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/uts")
+    except OSError:  # it ended
+        return None
+
+
 class Slurm:
     """Running from construction to `stop`."""
 
@@ -83,14 +95,14 @@ class Slurm:
             (self.folder / name).mkdir(parents=True)
         self.environment = os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf")}
         self.processes: list[subprocess.Popen] = []
+        self.nodes: dict[str, subprocess.Popen] = {}
         try:
             self._munge()
             self._start("slurmctld", "slurmctld", "-D", "-c")
             self.await_(lambda: self.call("scontrol", "ping", check=False).count("UP") == 1)
             for name in NODES:
-                enter = ENTER.format(folder=self.folder, name=name) + name
-                self._start(name, "unshare", "--uts", "--mount", "bash", "-c", enter)
-            self.await_(lambda: self.call("sinfo", "-h", "-N", "-p", "debug", "-o", "%t").split() == ["idle"] * len(NODES))
+                self._node(name)
+            self.await_(self.idle)
         except BaseException:
             self.stop()
             raise
@@ -103,9 +115,14 @@ class Slurm:
         self._start("munged", "munged", "-F", "--force", *(f"--{name}={self.folder / file}" for name, file in files.items()))
         self.await_((self.folder / "munge.socket").exists)
 
-    def _start(self, name: str, *command: str) -> None:
+    def _node(self, name: str) -> None:
+        enter = ENTER.format(folder=self.folder, name=name) + name
+        self.nodes[name] = self._start(name, "unshare", "--uts", "--mount", "bash", "-c", enter)
+
+    def _start(self, name: str, *command: str) -> subprocess.Popen:
         with open(self.folder / f"{name}.log", "w") as log:
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment))
+        return self.processes[-1]
 
     def stop(self) -> None:
         """Its own processes and jobs alone."""
@@ -124,9 +141,27 @@ class Slurm:
 
     # ---- what tests ask
 
+    def idle(self) -> bool:
+        """Are all nodes up, and is none in use?"""
+        return self.call("sinfo", "-h", "-N", "-p", "debug", "-o", "%t").split() == ["idle"] * len(NODES)
+
+    @contextmanager
+    def lost(self, name: str) -> Iterator[None]:
+        """Without a node and all that runs on it, as if the power went; afterwards it comes back."""
+        own = _host(self.nodes[name].pid)
+        for pid in [int(path.name) for path in Path("/proc").glob("[0-9]*") if _host(path.name) == own]:
+            os.kill(pid, signal.SIGKILL)
+        self.nodes[name].wait()
+        try:
+            yield
+        finally:
+            self._node(name)
+            self.await_(self.idle)
+
     def call(self, *command: str, check: bool = True, timeout: float = 60) -> str:
-        """What a command prints."""
-        ended = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
+        """What a command prints, in the test's environment."""
+        environment = os.environ | {"SLURM_CONF": self.environment["SLURM_CONF"]}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
         assert not check or not ended.returncode, f"{command}: {ended.stderr}"
         return ended.stdout
 

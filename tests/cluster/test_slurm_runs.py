@@ -1,6 +1,7 @@
 """Runs, sweeps and searches of docs/cluster.md on a real SLURM of two nodes, in CPU size."""
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,9 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def undisturbed(slurm, out: Path, *words: str) -> None:
-    """The run as one step of two tasks, one on each node."""
-    command = ["srun", "--nodes", "2", "--ntasks-per-node", "1", *python("ssl.pretrain", *RUN, *words, f"--out={out}")]
+def undisturbed(out: Path, *words: str, nodes: int = 2) -> None:
+    """The run as one step, of a task a node."""
+    command = ["srun", f"--nodes={nodes}", "--ntasks-per-node=1", *python("ssl.pretrain", *RUN, *words, f"--out={out}")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
 
@@ -49,7 +50,7 @@ def script(place: Path, words: list[str]) -> Path:
 def test_signalled_and_preempted_a_job_ends_with_the_same_bytes(slurm, tmp_path):
     """One job over two nodes: saves at USR1 and queues itself again; saves when it is preempted, and SLURM queues it again."""
     steps = "--steps=300"
-    undisturbed(slurm, tmp_path / "whole", steps)
+    undisturbed(tmp_path / "whole", steps)
     out = tmp_path / "run"
     path = script(tmp_path, python("ssl.pretrain", *RUN, steps, f"--out={out}"))
     log = tmp_path / "job.log"
@@ -75,6 +76,30 @@ def test_signalled_and_preempted_a_job_ends_with_the_same_bytes(slurm, tmp_path)
     for name in ("encoder.safetensors", "method.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert [row["loss"] for row in rows(out)] == [row["loss"] for row in rows(tmp_path / "whole")]
+
+
+def test_a_job_whose_node_is_lost_goes_on_another(slurm, tmp_path):
+    """From what was saved last. Nothing was asked to stop: its processes are gone, and the node does not answer."""
+    steps = ["--steps=300", "--save_minutes=0.02"]
+    undisturbed(tmp_path / "whole", *steps, nodes=1)
+    out, log = tmp_path / "run", tmp_path / "job.log"
+    (tmp_path / "job.sh").write_text(f"#!/bin/bash\nsrun {shlex.join(python('ssl.pretrain', *RUN, *steps, f'--out={out}'))}\n")
+    words = ["--parsable", "--requeue", "--open-mode=append", f"--chdir={ROOT}", f"--output={log}", str(tmp_path / "job.sh")]
+    job = slurm.call("sbatch", *words).strip()
+    try:
+        slurm.await_(lambda: (out / "last.pt").exists() and len(rows(out)) >= 20, 120)
+        lost = slurm.show(job)["NodeList"]
+        with slurm.lost(lost):
+            saved = checkpoint.load(out / "last.pt")["step"]
+            assert saved < 300
+            found = slurm.ended(job)
+    finally:
+        slurm.call("scancel", job, check=False)
+    assert found["JobState"] == "COMPLETED", log.read_text()
+    assert (found["Restarts"], found["NodeList"]) == ("1", *({"node1", "node2"} - {lost}))
+    assert f"going on from step {saved}" in log.read_text()
+    for name in ("encoder.safetensors", "method.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def sweep(place: Path, *words: str, module: str = "ssl.pretrain", cwd: Path = ROOT) -> subprocess.Popen:
@@ -113,12 +138,15 @@ def test_what_slurm_refuses_is_one_line(slurm, tmp_path, words, reason):
     assert reason in lines[0].lower()
 
 
-def test_a_search_goes_on_when_one_of_its_jobs_is_cancelled(slurm, tmp_path, monkeypatch):
-    """Two jobs on one journal; the other resumes the trial of the one that is cancelled, and does all that are left."""
+@pytest.mark.parametrize("storage", ["journal", "postgresql"])
+def test_a_search_goes_on_when_one_of_its_jobs_is_cancelled(slurm, tmp_path, monkeypatch, request, storage):
+    """Two jobs on one storage; the other resumes the trial of the one that is cancelled, and does all that are left."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     words = ["--study=s", "--data=digits", "--space=tabular", "--sampler=random", "--trials=4", "--epochs=2", "--rungs=2"]
     words += ["--factor=2", "--interval=5", "--batch_size=64", "--method.hidden=32", "--method.dim=16", "--limit=macs:0.3"]
     words += ["--tune=lr", "--parallel=1", "node=0,1"]
+    if storage == "postgresql":
+        words += [f"--storage={request.getfixturevalue('postgresql')}"]
     run = sweep(tmp_path, *words, module="nas.search", cwd=tmp_path)
     trained = tmp_path / "runs" / "nas" / "s"
     try:
