@@ -1,5 +1,6 @@
 """Refuses settings of a search before anything is started.  Imports no torch."""
 from core import cli, training
+from core.duration import seconds
 from deploy import peak_memory
 from nas import latency_profile
 from nas.settings import (
@@ -18,7 +19,6 @@ USELESS = {  # settings of ssl.pretrain that each trial has in its own way
     "pretrained": "left out: trials begin with random weights", "weights": "left out: trials begin with random weights",
     "normalization": "left out: trials take the data's", "scratch": "left out: trials begin with random weights",
     "out": "left out: a study lies in runs/nas/<study>", "pause_at": "left out: rungs says where trials pause",
-    "budget": "left out: epochs and rungs set the length of trials",
     "lora": "left out: trials begin with random weights", "adapt": "left out: trials begin with random weights",
 }
 
@@ -96,6 +96,10 @@ def _training(settings: SearchSettings) -> dict[str, str]:
     ignored = {"encoder", "stem"} & settings.origin.lines.keys()
     parts = {name: name.partition(".")[0] for name in cli.explicit(settings)}  # adapt.keep is one of adapt
     wrong = {name: USELESS[part] for name, part in parts.items() if part in USELESS and name not in ignored}
+    if settings.budget is not None:
+        seconds(settings.budget)
+        if settings.strategy != "train":
+            wrong["budget"] = "left out: with strategy=train alone, whose trials are trained one by one"
     if settings.resume == "never":
         wrong["resume"] = "auto: a trial resumes from rung to rung"
     if settings.steps:

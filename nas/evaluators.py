@@ -200,7 +200,7 @@ class TrainEvaluator:
 
     def pretrain_settings(self, candidate: Candidate, begin: Path, out: Path, epochs: float) -> PretrainSettings:
         """The settings of this trial. Its number of epochs is the search's: the schedule is the whole one's."""
-        drop = SEARCH_ONLY | {"encoder", "out", "pause_at", "report", "image_size"}
+        drop = SEARCH_ONLY | {"encoder", "out", "pause_at", "report", "image_size", "budget"}
         changes = {**candidate.settings, "encoder": begin, "out": out, "report": False, "evals": 1, "log_every": 50}
         changes["seed"] = self.settings.seed
         if epochs < self.settings.epochs:

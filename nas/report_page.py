@@ -7,10 +7,12 @@ from typing import Any
 from optuna.trial import TrialState
 
 from core import measured
+from core.duration import spoken
 from core.machine import provenance_of
 from core.page import Chart, Page, Section, Table, Tile, optional, signed
 from core.recipe import text
 from nas import noise_report
+from nas.budget import spent
 from nas.pictures import front_figure, history_figure
 from nas.posterior import Posterior
 from nas.results import complete, describe, end_reasons, front_of, total_epochs
@@ -80,8 +82,9 @@ def counts(records: Sequence[TrialRecord], config: SearchConfig) -> str:
     trained, rejected = sum(bool(r.rungs) for r in records), sum(r.rejected for r in records)
     full, epochs = config.halving.rungs[-1], total_epochs(records)
     share = f" ({epochs / (trained * full):.0%} of training each to the end)" if trained else ""
+    time = f", {spoken(seconds)} of training" if (seconds := spent(records)) >= 60 else ""
     return (f"{trained} trained, {count[TrialState.COMPLETE]} of them to the end of {full:g} epochs, {rejected} rejected "
-            f"before training, {count[TrialState.FAIL]} failed; {epochs:.4g} epochs in all{share}")
+            f"before training, {count[TrialState.FAIL]} failed; {epochs:.4g} epochs in all{share}{time}")
 
 
 def reasons(records: Sequence[TrialRecord]) -> list[str]:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from core import signals
 from core.errors import NotQuantizable, RunError, Stopped
+from nas.budget import Purse
 from nas.deployment_costs import DeploymentCosts, missing
 from nas.halving import measured
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
@@ -71,6 +72,8 @@ class CheckedSource:
 class Worker:
     """Works on trials until there are none."""
 
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+
     def __init__(self, store: TrialStore, config: SearchConfig, evaluator: Evaluator):
         self.store, self.config, self.evaluator = store, config, evaluator
         self.monitor, self.stop, self.exhausted = LeaseMonitor(store, config.interval), False, False
@@ -109,11 +112,12 @@ class Worker:
             trained = len(r.rungs) == len(config.halving.rungs)
             if (r.released or trained) and r.state == TrialState.WAITING and store.claim(r):
                 return r.id
+        purse = Purse(records, store.replicates(), config)
         trials = 0 if self.exhausted else config.trials
         promoted = config.halving.next_promotion(records, config.signs, trials, self._values_of(records))
-        if promoted is not None:
+        if promoted is not None and purse.allows(promoted):
             return promoted.id if store.claim(promoted, target_rung=len(promoted.rungs) + 1) else WAIT
-        if not self.exhausted and sum(not r.rejected for r in records) < config.trials:
+        if not self.exhausted and sum(not r.rejected for r in records) < config.trials and purse.allows():
             return self._create()
         if any(r.state == TrialState.RUNNING for r in records):
             return WAIT
@@ -206,14 +210,21 @@ class Worker:
         ladder = ladder[-1:] if record.replicate else ladder
         rungs, target_rung = list(record.rungs), max(1, record.target_rung)
         store.set_target_rung(record.id, target_rung)
-        heartbeat = self.heartbeat(record.id)
+        heartbeat, before = self.heartbeat(record.id), record.unfinished
         for epochs in ladder[len(rungs) : target_rung]:
-            figures = self.evaluator.advance(record.candidate, store.record(record.id), epochs, heartbeat)
+            began = self.clock()
+            try:
+                figures = self.evaluator.advance(record.candidate, store.record(record.id), epochs, heartbeat)
+            except Stopped:
+                store.set_unfinished(record.id, before + self.clock() - began)
+                raise
             values = {name: float((figures | record.costs)[name]) for name in self.config.objectives}
             if not np.isfinite(list(values.values())).all():
                 raise RunError(f"objectives that are no numbers: {values}")
-            rungs.append(RungResult(epochs, list(values.values()), figures))
+            rungs.append(RungResult(epochs, list(values.values()), figures, before + self.clock() - began))
             store.set_rungs(record.id, rungs)
+            if before:
+                store.set_unfinished(record.id, before := 0.0)
         if len(rungs) == len(ladder):
             store.complete(record.id, rungs[-1].values)
         else:

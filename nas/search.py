@@ -109,12 +109,25 @@ def begin(settings: SearchSettings) -> int:
     settings = planned(settings)
     result, error = run_study(settings)
     report.show(result)
+    if error is None and settings.budget and (note := ended_by_budget(result, settings)):
+        print(note)
     if isinstance(error, Stopped):
         signals.say(error)
         return error.code
     if error:
         raise error
     return 0
+
+
+def ended_by_budget(result: "SearchResult", settings: SearchSettings) -> str | None:
+    """Whether the budget was over before all trials were there, in a line."""
+    from nas.results import end_reasons
+
+    trials = sum(not r.rejected for r in result.trials)
+    if trials >= settings.trials or end_reasons(result.trials):
+        return None
+    more = "the same command with a larger one adds more"
+    return f"budget={settings.budget}: over after {trials} of {settings.trials} trials; {more}"
 
 
 def work(settings: SearchSettings) -> int:

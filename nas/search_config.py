@@ -1,4 +1,5 @@
 """The numbers of a search, which scheduler, report and pictures share."""
+import math
 from dataclasses import dataclass, field
 
 from nas.halving import Halving
@@ -21,6 +22,7 @@ class SearchConfig:
     least: dict[str, float] = field(default_factory=dict)  # cost → its minimum
     promote: str = "measured"  # or "expected": what decides who is promoted
     verify: int = 0  # fresh seeds of the finalists' replicates (nas/verification.py)
+    budget: float = math.inf  # seconds of training in all (nas/budget.py)
     limits_set_by: str = ""  # the setting that limits and least come from, as a message shows it; "": limit
 
     @property

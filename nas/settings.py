@@ -97,6 +97,10 @@ class SearchSettings(PretrainSettings):
         0, "of several machines on one study: --multirun node=0,1,2,3 hydra/launcher=submitit_slurm",
         affects_result=False,
     )
+    budget: str | None = option(  # of the study
+        None, "train for so long in all workers together, such as 40h: no trial begins that would not fit",
+        affects_result=False,
+    )
     promote: str = option(
         "auto", "what decides who is promoted: expected (of fresh seeds, by all figures) | measured; auto: expected, if new",
         ("auto", "expected", "measured"), original_default="auto",  # a study keeps what it was begun with

@@ -255,6 +255,10 @@ class TrialStore:
         self.set(id, "rungs", [rung.json for rung in rungs])
         self.storage.set_trial_intermediate_value(id, len(rungs), rungs[-1].values[0])  # it takes one
 
+    def set_unfinished(self, id: int, seconds: float) -> None:
+        """Of training since the last rung."""
+        self.set(id, "unfinished", seconds)
+
     def release(self, id: int) -> None:
         """Leave the trial to any worker: paused where it is at its target rung."""
         self._end(id, TrialState.WAITING)

@@ -1,8 +1,10 @@
 """What a search and its report share: the settings, and the study that they describe. Imports no torch."""
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from core import cli, identity
+from core.duration import seconds
 from nas.settings import OBJECTIVES, SearchSettings, parse_limits, parse_objectives
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,7 @@ def search_config(settings: SearchSettings):
         limits=parse_limits(settings.limit), sampler=settings.sampler, seed=settings.seed, interval=settings.interval,
         candidates=settings.candidates if settings.proxy != "none" and settings.strategy == "train" else 1,
         verify=settings.verify, promote="measured" if settings.promote == "auto" else settings.promote,
+        budget=seconds(settings.budget) if settings.budget else math.inf,
     )
 
 

@@ -55,15 +55,16 @@ class RungResult:
     epochs: float
     values: list[float]  # of the objectives, in their order
     figures: dict[str, float]  # all that was measured, by name
+    seconds: float = field(default=0.0, compare=False)  # of training since the rung before; 0: of a study that kept none
 
     @property
     def json(self) -> dict:
-        return {"epochs": self.epochs, "values": self.values, "figures": self.figures}
+        return {"epochs": self.epochs, "values": self.values, "figures": self.figures, "seconds": self.seconds}
 
     @staticmethod
     def from_json(stored: dict) -> "RungResult":
         figures = {OTHER_NAMES.get(name, name): value for name, value in stored.get("figures", {}).items()}
-        return RungResult(stored["epochs"], stored["values"], figures)
+        return RungResult(stored["epochs"], stored["values"], figures, stored.get("seconds", 0.0))
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,11 @@ class TrialRecord:
     @property
     def target_rung(self) -> int:
         return self.trial.user_attrs.get("goal", 0)
+
+    @property
+    def unfinished(self) -> float:
+        """Seconds of training since the last rung, of a trial that was stopped on its way to the next."""
+        return self.trial.user_attrs.get("unfinished", 0.0)
 
     @property
     def reason(self) -> str | None:

@@ -3,12 +3,12 @@
 The number is kept in the run's folder: a resumed run has the same one, on whatever machine.
 """
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from core.duration import seconds, spoken
 from core.image_size import Size, sides
 from core.run import log_line
 
@@ -20,7 +20,6 @@ TIMED = 10  # steps
 LONG = 30 * 60  # seconds that a run may take without a word on it
 FIRST = 4  # of them, which warm up caches and are not counted
 SHARE = 0.95  # of the budget for the steps; the rest is for saving
-FORM = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?"
 
 
 class Clock:
@@ -59,22 +58,6 @@ class Estimate(Clock):
             half = "x".join(map(str, dict.fromkeys(side // 2 for side in sides(self.image_size))))
             smaller = f", --image_size {half} a quarter of the work" if min(sides(self.image_size)) >= 64 else ""
             log_line(f"note: about {spoken(left)} to go at this speed; --budget 20m would train for so long{smaller}")
-
-
-def spoken(time: float) -> str:
-    """Seconds → "45 min", "9 h" or "3 days"."""
-    units = (60, "min", 100 * 60), (3600, "h", 48 * 3600), (86400, "days", float("inf"))
-    unit, name = next((unit, name) for unit, name, most in units if time < most)
-    return f"{time / unit:.0f} {name}"
-
-
-def seconds(text: str) -> float:
-    """ "1h30m" → 5400.  Raises ValueError."""
-    found = re.fullmatch(FORM, text.replace(" ", ""))
-    total = sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0.0
-    if not 0 < total < 1e9:
-        raise ValueError(f"budget={text}: must be a time such as 20m, 90s or 1h30m")
-    return total
 
 
 def planned_steps(run: "Run", budget: str, train: Callable[[Clock], None]) -> int:

@@ -221,7 +221,7 @@ def check(settings: PretrainSettings) -> None:
     adapt.check(adapt.with_defaults(settings))
     if settings.budget is None:
         return
-    from ssl.budget import seconds
+    from core.duration import seconds
 
     seconds(settings.budget)
     for name in ("steps", "epochs", "pause_at"):

@@ -5,20 +5,20 @@ import pytest
 from commands import SMALL, run
 from safetensors.torch import load
 
-from core import cli
+from core import cli, duration
 from ssl import budget
 from ssl.pretrain import TOOL, check
 
 
 @pytest.mark.parametrize(("text", "expected"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("2h 5s", 7205)])
 def test_a_time_as_people_write_it(text, expected):
-    assert budget.seconds(text) == expected
+    assert duration.seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "20", "m", "0s", "-5m", "5m3h", "20 minutes", "1e9h"])
 def test_what_is_no_time(text):
     with pytest.raises(ValueError, match=r"^budget=.*: must be a time such as 20m, 90s or 1h30m$"):
-        budget.seconds(text)
+        duration.seconds(text)
 
 
 @pytest.mark.parametrize("other", ["steps=5", "epochs=3", "pause_at=1"])
@@ -64,7 +64,7 @@ def test_a_run_takes_its_steps_from_the_budget_and_ends_as_a_run_of_so_many_step
 
 @pytest.mark.parametrize(("time", "text"), [(1800, "30 min"), (32_400, "9 h"), (300_000, "3 days")])
 def test_times_are_told_in_round_units(time, text):
-    assert budget.spoken(time) == text
+    assert duration.spoken(time) == text
 
 
 @pytest.mark.parametrize(("steps", "given", "told"), [(10_000, None, 1), (100, None, 0), (10_000, "20m", 0)])
