@@ -19,7 +19,7 @@ def spent(records: Sequence[TrialRecord]) -> float:
     return sum(rung.seconds for r in records for rung in r.rungs) + sum(r.unfinished for r in records)
 
 
-class Purse:
+class StudyBudget:
     """What is left for a study.  records: its trials; replicates: of them"""
 
     def __init__(self, records: Sequence[TrialRecord], replicates: Sequence[TrialRecord], config: SearchConfig):

@@ -18,6 +18,7 @@ from core import checkpoint, cli
 from core.machine import code, hardware, versions
 from core.page import write_report
 from nas import device_report, report_page, study
+from nas.budget import spent
 from nas.compare import Study
 from nas.compare import write as compare_fronts
 from nas.posterior import Posterior, expectation, posterior
@@ -123,9 +124,10 @@ def copy_encoders(folder: Path, study: str, front: Sequence[TrialRecord], winner
 
 def row(r: TrialRecord) -> dict:
     """A trial in results.json."""
+    rungs = [{name: value for name, value in rung.json.items() if name != "seconds"} for rung in r.rungs]
     return {
         "number": r.number, "state": r.state.name, "params": r.trial.params, "costs": r.costs,
-        "rungs": [rung.json for rung in r.rungs], "hash": r.hash, "reason": r.reason, "lost": r.expired_leases,
+        "rungs": rungs, "seconds": spent([r]), "hash": r.hash, "reason": r.reason, "lost": r.expired_leases,
         "encoder": r.candidate and r.candidate["encoder"],
     } | ({"methods": r.methods} if r.methods else {}) | ({"first_costs": r.first_costs} if r.remeasured.costs else {})
 

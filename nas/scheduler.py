@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from core import signals
 from core.errors import NotQuantizable, RunError, Stopped
-from nas.budget import Purse
+from nas.budget import StudyBudget
 from nas.deployment_costs import DeploymentCosts, missing
 from nas.halving import measured
 from nas.lease import STOPPED, Heartbeat, LeaseMonitor
@@ -112,12 +112,12 @@ class Worker:
             trained = len(r.rungs) == len(config.halving.rungs)
             if (r.released or trained) and r.state == TrialState.WAITING and store.claim(r):
                 return r.id
-        purse = Purse(records, store.replicates(), config)
+        budget = StudyBudget(records, store.replicates(), config)
         trials = 0 if self.exhausted else config.trials
         promoted = config.halving.next_promotion(records, config.signs, trials, self._values_of(records))
-        if promoted is not None and purse.allows(promoted):
+        if promoted is not None and budget.allows(promoted):
             return promoted.id if store.claim(promoted, target_rung=len(promoted.rungs) + 1) else WAIT
-        if not self.exhausted and sum(not r.rejected for r in records) < config.trials and purse.allows():
+        if not self.exhausted and sum(not r.rejected for r in records) < config.trials and budget.allows():
             return self._create()
         if any(r.state == TrialState.RUNNING for r in records):
             return WAIT

@@ -22,6 +22,7 @@ from nas.workers import WORKER, WorkerFailed, WorkerPool
 if TYPE_CHECKING:
     from nas.results import SearchResult
     from nas.store import TrialStore
+    from nas.trial_record import TrialRecord
 
 
 def search(settings: SearchSettings) -> "SearchResult":
@@ -62,12 +63,19 @@ def run_study(settings: SearchSettings) -> "tuple[SearchResult, RunError | None]
 
 def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     """Start workers, show progress, and kill workers that hang until the study ends.  → what ended it early"""
+    from nas.checkpoints import remove_checkpoints
     from nas.lease import LeaseMonitor
     from nas.progress import ProgressView
     from nas.storage import study_folder
     from nas.worker_name import pid_here
 
     pool, monitor = WorkerPool(settings), LeaseMonitor(store, settings.interval)
+    cleaned: set[int] = set()
+
+    def clean(records: list["TrialRecord"]) -> None:
+        if settings.checkpoints == "unfinished":
+            cleaned.update(remove_checkpoints(settings.study, [r for r in records if r.number not in cleaned]))
+
     view, supernet = ProgressView(search_config(settings), settings.study), study_folder(settings.study) / "supernet"
     if settings.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
         view.print(f"first the supernet: {settings.supernet_epochs:g} epochs, in {supernet}")
@@ -78,6 +86,7 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
             records = store.records()
             planned = planned or view.show_plan(store.plan)
             view.show(records)
+            clean(records)
             if not records:
                 view.show_supernet(supernet / "metrics.jsonl")
             for record in monitor.release_expired():
@@ -93,6 +102,7 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     if not planned:
         view.show_plan(store.plan)
     view.show(store.records())
+    clean(store.all_records())
     return error if ended else Stopped("stopped; the same command resumes")
 
 

@@ -101,6 +101,10 @@ class SearchSettings(PretrainSettings):
         None, "train for so long in all workers together, such as 40h: no trial begins that would not fit",
         affects_result=False,
     )
+    checkpoints: str = option(
+        "unfinished", "unfinished | all: which trials keep last.pt, to be resumed from; those that are over need none",
+        ("unfinished", "all"), affects_result=False,
+    )
     promote: str = option(
         "auto", "what decides who is promoted: expected (of fresh seeds, by all figures) | measured; auto: expected, if new",
         ("auto", "expected", "measured"), original_default="auto",  # a study keeps what it was begun with

@@ -23,6 +23,7 @@ def place(request, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tools_one_after_the_other(place, tmp_path):
     data = ["--data=folder", f"--data.root={place / 'photos'}"]
 

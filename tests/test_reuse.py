@@ -102,6 +102,7 @@ def test_images_that_were_added_or_changed_or_moved(module, tmp_path):
     assert steps == list(range(1, 201))
 
 
+@pytest.mark.slow
 def test_another_encoder_under_the_same_path_is_another_run(tmp_path):
     """For every tool that begins with a file: refused into the old folder, and named by the setting."""
     root = folder_of(tmp_path / "images")
@@ -123,6 +124,7 @@ def test_another_encoder_under_the_same_path_is_another_run(tmp_path):
         assert everything(out) == before
 
 
+@pytest.mark.slow
 def test_a_teachers_kept_outputs_are_those_of_these_images(tmp_path):
     """Other images of the same names, sizes and times have outputs of their own; the same images elsewhere find theirs."""
     file = encoder_file(tmp_path / "teacher.safetensors", 0, head=True)

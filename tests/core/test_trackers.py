@@ -35,6 +35,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert [(e.step, e.value) for e in seen.Scalars("loss")] == [(s, 3) for s in range(1, 4)]
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_run_a_folder_and_each_step_once(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

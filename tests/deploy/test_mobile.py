@@ -100,6 +100,7 @@ def test_the_command_writes_checks_and_reports_both_files(digits, tmp_path):
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_a_file_with_other_outputs_is_refused(digits, tmp_path, monkeypatch):
     """As where a converter drops a layer without a word: here the file is of other weights."""
     from deploy.versions import Version, Versions

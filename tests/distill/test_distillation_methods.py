@@ -82,6 +82,7 @@ def everything(names: list[str], count: int) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(("names", "count"), [(NAMES[::3], 2), pytest.param(NAMES, 3, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_two_processes_are_one(names, count):
     """float64, after so many steps: 1e-9 is roundings alone, far below what a missing or doubled term changes."""
     several = on(2, everything, names, count)

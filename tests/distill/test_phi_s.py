@@ -93,6 +93,7 @@ def state(parts: int) -> dict[str, Tensor]:
     return fitted(4, parts).state_dict()
 
 
+@pytest.mark.slow
 def test_parts_and_processes_are_one():
     whole = state(1)
     for found in (state(4), *on(2, state, 1)):

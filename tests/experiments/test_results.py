@@ -57,6 +57,7 @@ def test_a_reference_is_never_the_best():
     assert [row[1].best for row in grid(result)[1]] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_a_row_may_show_its_cells_record(place):
     (place / "sums.yaml").write_text(TABLE.replace("v: \"{second.scores}#rows[source=b].v\"", "v: \"{second.record}#seconds\""))
     assert reproduce.main(["--table=sums.yaml", "--smoke"]) == 0
@@ -64,6 +65,7 @@ def test_a_row_may_show_its_cells_record(place):
     assert row["values"]["v"][0] > 0
 
 
+@pytest.mark.slow
 def test_words_are_settings_and_a_note_says_so(place, capsys):
     (place / "sums.yaml").write_text(TABLE.replace("    settings:", "    words:"))
     assert reproduce.main(["--table=sums.yaml", "--smoke"]) == 0

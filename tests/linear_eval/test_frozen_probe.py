@@ -88,6 +88,7 @@ def test_adamws_rate_does_not_shrink_with_the_batch():
     assert training.learning_rate(settings("batch_size=32")) == training.learning_rate(settings()) == 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_has_both_rows_and_resumes_with_them(tmp_path):
     small = ["--data=digits", "--image_size=8", "--encoder=test_resnet", "--batch_size=64", "--steps=30", "--evals=1"]
     assert run(*small, f"--out={tmp_path / 'first'}", logs=tmp_path / "1", module=TOOL.module).code == 0

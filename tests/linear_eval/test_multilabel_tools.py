@@ -71,6 +71,7 @@ def test_what_needs_one_label_an_image_refuses_by_name(root, tmp_path, words, mo
     assert told in ended.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_rows_of_average_precision(root, tmp_path):
     words = [*GIVEN, "--data.root", root, "--parts=[knn,linear,logistic,ridge,labels,curve,baselines]", "--cache=none",
              "--protocol.linear.epochs=2", "--protocol.linear.rates=[0.1,1.0]", "--protocol.labels.shares=[0.3]",

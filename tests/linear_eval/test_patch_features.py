@@ -55,6 +55,7 @@ def _collected(folder: str) -> int:
     return 0 if found is None else len(found)
 
 
+@pytest.mark.slow
 def test_several_processes_leave_the_same_file(tmp_path):
     from pathlib import Path
 

@@ -37,6 +37,7 @@ def curved() -> optuna.Study:
     return study_of(values, [0.0] * 30 + [1.0] * 10)
 
 
+@pytest.mark.slow
 def test_parents_are_of_the_front_within_the_limits(curved):
     found = np.array(children(curved, 300))
     assert set(found[found < 6]) == set(range(6))
@@ -44,6 +45,7 @@ def test_parents_are_of_the_front_within_the_limits(curved):
     assert abs((found >= 6).mean() - 0.085) < 0.02
 
 
+@pytest.mark.slow
 def test_a_child_is_crossed_in_so_many_cases(curved):
     mixed = [len({value for value in child if value < 6 and child.count(value) > 1}) > 1 for child in children(curved, 300)]
     alone = [len({value for value in child if value < 6 and child.count(value) > 1}) > 1

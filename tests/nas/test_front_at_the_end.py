@@ -76,6 +76,7 @@ def test_a_profile_of_another_machine_is_not_taken_for_a_measurement(ended, caps
     assert "is predicted, not measured: limits on it may not hold" in report.write(store, config).summary
 
 
+@pytest.mark.slow
 def test_the_front_is_exported_but_for_what_fails(ended, monkeypatch):
     settings, store, config = ended
     remeasure(settings, store, config)

@@ -61,6 +61,9 @@ def test_it_leaves_table_pictures_and_encoders_that_every_tool_takes(whole, tmp_
         assert encoder(torch.zeros(1, 1, 8, 8)).shape == (1, card.dim)
         options = (place / "trials" / f"{number:05d}" / "config.yaml").read_text()
         assert "report: false" in options  # a run of ssl.pretrain like any other
+    assert all(t["seconds"] > 0 for t in trained)
+    assert not list(place.rglob("last.pt")), "nothing is resumed from trials that are over"
+    assert {path.parent.name for path in place.rglob("method.safetensors")} == {f"{t['number']:05d}" for t in trained}
     found = place / "encoder.safetensors"
     options = [f"--teacher={found}", f"--student={found}", "--method=seed", "--method.queue_size=64", "--data=digits"]
     options += ["--steps=2", "--evals=1", "--batch_size=16", "--cache=none", f"--out={tmp_path / 'student'}"]
@@ -116,13 +119,14 @@ def test_a_finished_study_trains_its_best_again_with_fresh_seeds(whole, tmp_path
 
 @pytest.mark.long
 def test_a_trial_on_two_processes_judged_without_labels(tmp_path):
-    options = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs"
+    options = "--trials=2", "--rungs=1", "--epochs=1", "--devices=2", "--objectives=loss,rankme,macs", "--checkpoints=all"
     job = begin(tmp_path, *options)
     _, err = job.communicate(timeout=240)
     assert job.returncode == 0, err
     for t in results(tmp_path)["trials"]:
         assert 0 < t["rungs"][0]["figures"]["loss"] < 10
         assert t["rungs"][0]["figures"]["rankme"] >= 1
+        assert (tmp_path / "runs" / "nas" / "s" / "trials" / f"{t['number']:05d}" / "last.pt").exists()
         assert "on 2 × cpu" in (tmp_path / "runs" / "nas" / "s" / "trials" / f"{t['number']:05d}.log").read_text()
 
 

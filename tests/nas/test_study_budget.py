@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from core.errors import Stopped
-from nas.budget import Purse, spent
+from nas.budget import StudyBudget, spent
 from nas.scheduler import Worker
 from nas.search import ended_by_budget
 from nas.settings import SearchSettings
@@ -107,7 +107,7 @@ def test_what_is_in_training_is_kept_back(in_memory):  # noqa: F811
     """Another worker's trial, of which nothing is measured yet, may take what is left."""
     store, _ = searched(float("inf"), trials=3)
     limited = replace(config(trials=10), budget=spent(store.records()) + 2 * EPOCH)
-    assert Purse(store.records(), [], limited).allows()
+    assert StudyBudget(store.records(), [], limited).allows()
     id = store.create()
     store.set_target_rung(id, 3)
-    assert not Purse(store.records(), [], limited).allows()
+    assert not StudyBudget(store.records(), [], limited).allows()

@@ -104,6 +104,7 @@ def empty(server: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.slow
 def test_workers_may_begin_an_empty_database_at_once(kind, request, tmp_path):
     storage = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else empty(request.getfixturevalue("postgresql"))
     line = threading.Barrier(8)

@@ -53,6 +53,7 @@ print("folder", result.folder)
 """
 
 
+@pytest.mark.slow
 def test_it_works_in_another_folder_after_the_standard_ssl(tmp_path):
     """With -P, so that no folder of the working directory stands before the standard library."""
     program = FOREIGN.replace("**SMALL", f"image_size=8, **{SMALL!r}")

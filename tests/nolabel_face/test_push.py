@@ -28,6 +28,7 @@ def written(folder: Path, name: str, stem: str = "full", size: int = 32, **optio
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
+@pytest.mark.slow
 def test_timm_loads_it_exactly(name, tmp_path):
     path = written(tmp_path, name)
     (tmp_path / "test.json").write_text(json.dumps({"raw pixels": {"knn": 81.0}, "pretrained": {"knn": 91.25, "knn_std": 1}}))

@@ -342,6 +342,7 @@ def test_without_labels_the_rank_decides_and_the_old_domain_is_watched(tmp_path,
 
 
 @pytest.mark.parametrize("more", shortened([([],), (["--method=moco_v3", "--adapt.keep=last"],)]))
+@pytest.mark.slow
 def test_paused_and_resumed_it_leaves_the_same_bytes(tmp_path, first, more):
     words = [*SHAPE, f"--encoder={first}", "--adapt", "--steps=30", "--evals=3", "--log_every=1", "--report=false", *more]
     whole = run(*words, f"--out={tmp_path / 'whole'}", logs=tmp_path)

@@ -113,6 +113,7 @@ def test_patches_of_pixel_predictors_are_alike_only_where_predictions_are():
          "one prototype takes all images"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_collapses_says_how(tmp_path, words, sentence):
     ended = run(*SHAPE, *DINO, *words, "--steps=40", "--evals=2", f"--out={tmp_path / 'run'}", logs=tmp_path)
     assert ended.code == 0, ended.err

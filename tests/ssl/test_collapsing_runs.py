@@ -47,6 +47,7 @@ def verdict(monkeypatch, folder, method: str, **changes) -> str:
 
 
 @pytest.mark.parametrize(("method", "changes", "kinds"), shortened(WRONG))
+@pytest.mark.slow
 def test_a_run_that_is_set_wrongly_is_named(monkeypatch, tmp_path, method, changes, kinds):
     found = verdict(monkeypatch, tmp_path / "run", method, **changes)
     assert found.startswith("collapsed: ")

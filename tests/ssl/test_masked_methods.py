@@ -99,6 +99,7 @@ def test_mae_of_hiera_leaves_out_its_mask_units():
     assert all(p.grad is not None for name, p in method.named_parameters() if not name.startswith("encoder.head"))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_file_whose_features_are_the_mean_and_a_further_run_keeps_its_weights(tmp_path):
     first = pretrain(cli.compose(TOOL, [*WORDS, "method=mae", f"out={tmp_path / 'first'}"]))
     header = artifact.read_header(first.encoder)

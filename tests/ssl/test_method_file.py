@@ -211,6 +211,7 @@ def test_folders_without_the_files_are_refused(finished, tmp_path):
         check(said("--from", str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_it_elsewhere_and_resumes_to_the_same_bytes(finished, tmp_path):
     words = ["--from", finished, "--data=synthetic", "--image_size=24", "--batch_size=32", "--trackers=none", "--report=false"]
     words += ["--adapt", "--steps=20", "--evals=2", "--log_every=1"]

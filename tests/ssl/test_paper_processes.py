@@ -61,6 +61,7 @@ def joined(processes: list[list[Tensor]]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("W", [2, 4])
+@pytest.mark.slow
 def test_split_rows_give_the_joined_batchs_loss_and_gradients(W):
     processes = on(W, shares)
     for name, case in CASES.items():

@@ -30,6 +30,7 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(tmp_path):
     """At a learning rate of 1e30 the weights overflow at once; the run was healthy up to step 4, and that save stays."""
     words, out = [*SMALL, "--steps=40", "--save_minutes=0.0001"], tmp_path / "run"
@@ -54,6 +55,7 @@ COLLAPSES = {  # a transformer falls into a point at once; BatchNorm keeps a Res
 
 
 @pytest.mark.parametrize("encoder", shortened(COLLAPSES))
+@pytest.mark.slow
 def test_a_method_that_collapses_is_stopped(tmp_path, encoder):
     """Through the command itself: method._target_ names a class of the user's own."""
     (tmp_path / "mine.py").write_text(COLLAPSING)

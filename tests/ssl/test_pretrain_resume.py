@@ -122,6 +122,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_last_save(tmp_path):
     assert checkpoint.load(out / "last.pt")["step"] >= 3
 
 
+@pytest.mark.slow
 def test_paused_at_so_many_epochs_and_gone_on_with(tmp_path, alone):
     """1,440 images make 90 steps of 16: .05 of an epoch is step 4 (4.5, to the even one). Pictures and scores are left out."""
     words = [*SMALL, *OFTEN, *METHODS["simclr"], f"--out={tmp_path / 'run'}", "--report=false"]

@@ -84,6 +84,7 @@ def _on_two() -> list:
     return [state(plain), state(other)]
 
 
+@pytest.mark.slow
 def test_on_two_processes_with_batchnorm_over_both():
     for first, second in on(2, _on_two):
         same(first, second)
@@ -115,6 +116,7 @@ def test_less_is_kept(name, share):
     assert kept(encoder.eval(), images) > 0.9 * whole or name == "resnet18", "in evaluation it is what it was"
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_bytes(tmp_path):
     for name, more in (("without", []), ("with", ["--checkpointing"])):
         ended = run(*SMALL, "--method=simclr", *more, f"--out={tmp_path / name}", logs=tmp_path / f"log-{name}")

@@ -99,6 +99,7 @@ def test_of_a_method_that_changes_the_encoder(root, tmp_path, measured, capsys):
     assert_the_same(measured)
 
 
+@pytest.mark.slow
 def test_a_run_that_adapts_has_the_rival_of_a_run_from_scratch(root, tmp_path, measured, capsys):
     """Its start keeps the weights' own statistics; the untrained encoder has this data's, and the weights of the run's seed."""
     torch.manual_seed(9)

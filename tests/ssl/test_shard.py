@@ -107,6 +107,7 @@ def resumed(folder: str, start: str) -> list:
 
 
 @pytest.mark.parametrize("W", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_chunks_pieces_and_another_number_of_processes(W, tmp_path):
     """A run is begun by one process, goes on sharded, and is ended by one process, which has a last.pt again."""
     start, folder = str(tmp_path / "run"), str(tmp_path)
@@ -175,6 +176,7 @@ def held(folder: str) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_rows_are_held_the_main_process_evaluates_and_the_files_are_those_of_a_whole_method(tmp_path):
     main, other = on(2, held, str(tmp_path))
     for process in (main, other):

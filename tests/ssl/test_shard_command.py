@@ -28,6 +28,7 @@ def on_two(*words, out) -> None:
     assert (ended[1].out, ended[1].err) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_run_is_paused_as_rows_and_ended_by_one_process(tmp_path):
     """Its figures are those of a run without `shard` on as many processes, to float32's rounding."""
     sharded, plain = tmp_path / "sharded", tmp_path / "plain"
@@ -96,6 +97,7 @@ def counted() -> dict[str, int]:
 WHOLE = ("Unsharded Param", "Unsharded Grad", "All Gather", "Reduce Scatter")
 
 
+@pytest.mark.slow
 def test_predicted_states_are_those_that_torch_counts():
     found, method = on(2, counted, timeout=400)[0], made("dinov2")
     rows, whole = predict(method, "adamw", 2, shard=True), predict(method, "adamw", 2)

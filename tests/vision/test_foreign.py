@@ -182,6 +182,7 @@ def test_torchvisions_efficientnet_by_order(tmp_path):
         torch.testing.assert_close(encoder(x), expected, rtol=1e-4, atol=1e-5)  # kernels of other layouts: float32's rounding
 
 
+@pytest.mark.slow
 def test_order_is_not_believed_where_layers_are_grouped_otherwise(tmp_path):
     state = torchvision.models.efficientnet_b0().state_dict()
     names = list(state)

@@ -152,6 +152,7 @@ def test_any_number_of_threads_and_any_cut_give_the_same_bits(height, width, siz
         assert torch.equal(other, made[0])
 
 
+@pytest.mark.slow
 def test_other_processes_can_be_forked_afterwards():
     code = (
         "import os, torch; from vision.augment import Augmentation; torch.set_num_threads(2)\n"
