@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # pixels that encoders are trained at
 LARGEST_SIDE = {"cpu": 64, "gpu": 224}
-LARGEST_SIDE_OF_WEIGHTS = {"cpu": 128, "gpu": 224}
+SIDE_OF_WEIGHTS = {"cpu": 128, "gpu": 224}  # of smaller pictures too: trained weights know objects at their own scale
 SMALL_SET = 20_000  # images: up to here the values for small sets are taken
 IMAGES_SEEN = {False: 150_000, True: 15_000}  # on a CPU over all epochs, from scratch and from trained weights
 EPOCHS = (5, 400)  # at least and at most
@@ -78,7 +78,7 @@ def make(found: "Survey", place: Place, settings: PretrainSettings, given: Colle
     trained, small = begins or place.weights is not None, found.images <= SMALL_SET
     changes: dict[str, Any] = {}
     if not settings.from_run and not settings.encoder.endswith(".safetensors"):  # which have a size of their own
-        changes["image_size"] = _side(found, place.device, trained)
+        changes["image_size"] = _side(found, place.device, trained and settings.stem != "small")
     if place.weights:
         changes |= place.weights.settings
     changes |= {"adapt.on": True} if trained else {"encoder": _encoder(found, place)}
@@ -99,7 +99,10 @@ def _free(name: str, given: Collection[str]) -> bool:
 
 
 def _side(found: "Survey", device: str, trained: bool) -> int:
-    largest = (LARGEST_SIDE_OF_WEIGHTS if trained else LARGEST_SIDE)[device]
+    """trained: on large images, which those with a stem for small ones were not"""
+    if trained:
+        return SIDE_OF_WEIGHTS[device]
+    largest = LARGEST_SIDE[device]
     side = found.side or largest
     return max((s for s in SIDES if s <= min(side, largest)), default=side)
 

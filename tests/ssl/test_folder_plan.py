@@ -70,7 +70,9 @@ def test_another_method_keeps_its_own_constants(tmp_path):
 def test_weights_that_are_given_are_gone_on_from(tmp_path):
     given = ("--device", "cpu", "--encoder", "resnet18", "--pretrained")
     made = plan.planned(TOOL, settings("--data.root", str(pictures(tmp_path, [70] * 100)), *given))
-    assert (made.adapt.on, made.encoder, made.image_size, made.epochs) == (True, "resnet18", 64, plan.IMAGES_SEEN[True] / 200)
+    assert (made.adapt.on, made.encoder, made.image_size, made.epochs) == (True, "resnet18", 128, plan.IMAGES_SEEN[True] / 200)
+    made = plan.planned(TOOL, settings("--data.root", str(tmp_path), *given, "--stem", "small"))
+    assert made.image_size == 64, "the largest that the pictures have: these weights are of small images"
     assert made.optim == settings().optim, "the method's; adapt has its own in its place (ssl/adapt.py)"
 
 
