@@ -4,12 +4,12 @@ import re
 FORM = r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?"
 
 
-def seconds(text: str, name: str = "budget") -> float:
-    """ "1h30m" → 5400.  name: of the setting.  Raises ValueError."""
+def seconds(text: str) -> float:
+    """Of the setting `budget`.  "1h30m" → 5400.  Raises ValueError."""
     found = re.fullmatch(FORM, text.replace(" ", ""))
     total = sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0.0
     if not 0 < total < 1e9:
-        raise ValueError(f"{name}={text}: must be a time such as 20m, 90s or 1h30m")
+        raise ValueError(f"budget={text}: must be a time such as 20m, 90s or 1h30m")
     return total
 
 

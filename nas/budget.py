@@ -1,20 +1,22 @@
 """`nas.search --budget 40h`: how long a study may train, all workers together.
 
 A trial begins, or is promoted, only where the study can still end as promised: with what is in training, one encoder trained to
-the last epoch, and the replicates of --verify. What those will take is estimated by the seconds an epoch took so far. Nothing
-that has begun is cut off, so a study may end somewhat above its budget. What a killed worker spent since its last rung is lost.
+the last epoch, and the replicates of --verify. What those will take is estimated by the seconds an epoch took so far; before
+the first rung nothing is known. Nothing that has begun is cut off, and workers may begin at the same moment, so a study may end
+somewhat above its budget. What a killed worker spent since its last rung is not counted.
 """
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optuna.trial import TrialState
 
 from nas.search_config import SearchConfig
 from nas.trial_record import TrialRecord
-from nas.verification import FINALISTS
+from nas.verification import FINALISTS, finalists
+
+AHEAD = (TrialState.RUNNING, TrialState.WAITING)  # of a trial that may be trained further
 
 
-def spent(records: Sequence[TrialRecord]) -> float:
+def spent(records: Iterable[TrialRecord]) -> float:
     """Seconds that trials, or replicates, were trained."""
     return sum(rung.seconds for r in records for rung in r.rungs) + sum(r.unfinished for r in records)
 
@@ -26,31 +28,50 @@ class StudyBudget:
         self.records, self.replicates, self.config = records, replicates, config
         self.ladder = config.halving.rungs
         self.spent = spent([*records, *replicates])
-        timed = [r for r in (*records, *replicates) if any(rung.seconds for rung in r.rungs)]
-        epochs = sum(r.rungs[-1].epochs for r in timed)
-        self.per_epoch = spent(timed) / epochs if epochs else 0.0
+        self.per_epoch = _seconds_an_epoch([*records, *replicates])
 
     def allows(self, record: TrialRecord | None = None) -> bool:
         """May a new trial begin, or this one be promoted?"""
-        if math.isinf(self.config.budget):
-            return True
         reached = len(record.rungs) if record else 0
         cost = self.ladder[reached] - (self.ladder[reached - 1] if reached else 0)
         epochs = cost + min(self._end(), self.ladder[-1] - self.ladder[reached]) + self._running() + self._replicates()
         return self.spent + epochs * self.per_epoch <= self.config.budget and self.spent < self.config.budget
 
+    def _target(self, record: TrialRecord) -> float:
+        """Epochs that a trial has, or will have once nobody works on it."""
+        busy = record.state == TrialState.RUNNING or record.released
+        rung = max(1, record.target_rung) if busy else len(record.rungs)
+        return (0.0, *self.ladder)[rung]
+
     def _running(self) -> float:
         """Epochs that trials in training have before them."""
-        epochs = (0.0, *self.ladder)
-        at = [(len(r.rungs), max(1, r.target_rung)) for r in self.records if r.state == TrialState.RUNNING or r.released]
-        return sum(epochs[target] - epochs[done] for done, target in at)
+        return sum(self._target(r) - (0.0, *self.ladder)[len(r.rungs)] for r in self.records)
 
     def _end(self) -> float:
-        """Epochs until one trial is trained to the end."""
-        done = [r.rungs[-1].epochs for r in self.records if r.rungs and r.state not in (TrialState.FAIL, TrialState.PRUNED)]
-        return self.ladder[-1] - max(done, default=0.0)
+        """Epochs, after those, until one trial is trained to the end."""
+        alive = (r for r in self.records if r.state in (*AHEAD, TrialState.COMPLETE))
+        return self.ladder[-1] - max(map(self._target, alive), default=0.0)
 
     def _replicates(self) -> float:
         """Epochs of those that are still to be made."""
-        count = (FINALISTS + any(r.initial for r in self.records)) * self.config.verify
-        return max(0, count - sum(bool(r.rungs) for r in self.replicates)) * self.ladder[-1]
+        if not self.config.verify:
+            return 0.0
+        best = 1 if len(self.config.objectives) == 1 else FINALISTS
+        start = any(r.initial and (r.rungs or r.state in AHEAD) for r in self.records)
+        done = 0
+        if begun := [r for r in self.replicates if r.state != TrialState.PRUNED]:  # of an earlier end: are they still the best?
+            numbers = {r.number for r in finalists(self.records, self.config)}
+            done = sum(r.replicate.of in numbers and r.state in (TrialState.COMPLETE, TrialState.FAIL) for r in begun)
+        return max(0, (best + start) * self.config.verify - done) * self.ladder[-1]
+
+
+def _seconds_an_epoch(records: Iterable[TrialRecord]) -> float:
+    """Of all rungs whose time is known; 0.0 of none."""
+    seconds = epochs = 0.0
+    for record in records:
+        before = 0.0
+        for rung in record.rungs:
+            if rung.seconds:
+                seconds, epochs = seconds + rung.seconds, epochs + rung.epochs - before
+            before = rung.epochs
+    return seconds / epochs if epochs else 0.0

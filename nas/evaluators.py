@@ -1,6 +1,7 @@
 """Evaluators: a candidate is trained by ssl.pretrain in a folder of its own and measured on validation images.
 
-Nothing here looks at a test split. A trial's folder is a run like any other: `python -m ssl.pretrain` can resume it.
+Nothing here looks at a test split. A trial's folder is a run like any other, which ssl.pretrain can resume until the
+trial is over.
 """
 import shutil
 from collections.abc import Callable, Iterator

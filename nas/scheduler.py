@@ -5,6 +5,7 @@ Asynchronous successive halving (nas/halving.py): a trial pauses at every rung a
 checkpoint: it costs only the difference.
 """
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -112,12 +113,12 @@ class Worker:
             trained = len(r.rungs) == len(config.halving.rungs)
             if (r.released or trained) and r.state == TrialState.WAITING and store.claim(r):
                 return r.id
-        budget = StudyBudget(records, store.replicates(), config)
+        allows = self._allowance(records)
         trials = 0 if self.exhausted else config.trials
         promoted = config.halving.next_promotion(records, config.signs, trials, self._values_of(records))
-        if promoted is not None and budget.allows(promoted):
+        if promoted is not None and allows(promoted):
             return promoted.id if store.claim(promoted, target_rung=len(promoted.rungs) + 1) else WAIT
-        if not self.exhausted and sum(not r.rejected for r in records) < config.trials and budget.allows():
+        if not self.exhausted and sum(not r.rejected for r in records) < config.trials and allows():
             return self._create()
         if any(r.state == TrialState.RUNNING for r in records):
             return WAIT
@@ -125,6 +126,12 @@ class Worker:
             return best.id if store.claim(best, target_rung=len(config.halving.rungs)) else WAIT
         pruned = [store.prune(r) for r in records if r.paused]
         return self._next_replicate() if all(pruned) else WAIT  # one that another worker took is looked at again
+
+    def _allowance(self, records: Sequence[TrialRecord]) -> Callable[..., bool]:
+        """`StudyBudget.allows`; of a study without a budget all is allowed."""
+        if math.isinf(self.config.budget):
+            return lambda record=None: True
+        return StudyBudget(records, self.store.replicates(), self.config).allows
 
     def _values_of(self, records: Sequence[TrialRecord]) -> Callable[[TrialRecord, int], list[float]]:
         """What a trial counts for where trials are promoted: with promote=expected, the expectation in place of the figure."""
@@ -215,12 +222,15 @@ class Worker:
             began = self.clock()
             try:
                 figures = self.evaluator.advance(record.candidate, store.record(record.id), epochs, heartbeat)
-            except Stopped:
-                store.set_unfinished(record.id, before + self.clock() - began)
+                values = {name: float((figures | record.costs)[name]) for name in self.config.objectives}
+                if not np.isfinite(list(values.values())).all():
+                    raise RunError(f"objectives that are no numbers: {values}")
+            except (LeaseLost, StorageError):
                 raise
-            values = {name: float((figures | record.costs)[name]) for name in self.config.objectives}
-            if not np.isfinite(list(values.values())).all():
-                raise RunError(f"objectives that are no numbers: {values}")
+            except Exception:  # stopped, or failed: the time was spent
+                with contextlib.suppress(StorageError):
+                    store.set_unfinished(record.id, before + self.clock() - began)
+                raise
             rungs.append(RungResult(epochs, list(values.values()), figures, before + self.clock() - began))
             store.set_rungs(record.id, rungs)
             if before:

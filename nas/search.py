@@ -83,10 +83,11 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     pool.start()
     try:
         while not signals.requested() and not ended:
-            records = store.records()
+            everything = store.all_records()
+            records = [r for r in everything if not r.replicate]
             planned = planned or view.show_plan(store.plan)
             view.show(records)
-            clean(records)
+            clean(everything)
             if not records:
                 view.show_supernet(supernet / "metrics.jsonl")
             for record in monitor.release_expired():

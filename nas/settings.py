@@ -98,7 +98,7 @@ class SearchSettings(PretrainSettings):
         affects_result=False,
     )
     budget: str | None = option(  # of the study
-        None, "train for so long in all workers together, such as 40h: no trial begins that would not fit",
+        None, "train for so long in all workers together, such as 40h; what has begun is not cut off",
         affects_result=False,
     )
     checkpoints: str = option(

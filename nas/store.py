@@ -7,7 +7,8 @@ number of machines may join, stop and come back:
     broken   what was sampled before it and cannot be built, each with its reason
     costs    what it costs, measured before training
     methods  of costs and accuracy of deployment (nas/deployment.py), how they were measured
-    rungs    [{"epochs": …, "values": […], "figures": {…}}, …]: one for every rung that it has reached
+    rungs    [{"epochs": …, "values": […], "figures": {…}, "seconds": …}, …]: one for every rung that it has reached
+    unfinished  seconds of training since the last rung, of a trial that was stopped or failed
     goal     the number of rungs that it is to reach: its target rung
     owner    [worker, heartbeats]: its lease, which expires when the heartbeats stop
     lost     how many leases have expired
@@ -256,7 +257,8 @@ class TrialStore:
         self.storage.set_trial_intermediate_value(id, len(rungs), rungs[-1].values[0])  # it takes one
 
     def set_unfinished(self, id: int, seconds: float) -> None:
-        """Of training since the last rung."""
+        """Of training since the last rung.  Raises LeaseLost."""
+        self._check(id)
         self.set(id, "unfinished", seconds)
 
     def release(self, id: int) -> None:

@@ -184,7 +184,7 @@ class TrialRecord:
 
     @property
     def unfinished(self) -> float:
-        """Seconds of training since the last rung, of a trial that was stopped on its way to the next."""
+        """Seconds of training since the last rung, of a trial that was stopped, or failed, on its way to the next."""
         return self.trial.user_attrs.get("unfinished", 0.0)
 
     @property

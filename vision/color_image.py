@@ -12,15 +12,18 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from vision.decode import TURNS, decode, opened, orientation_of
 
 try:
     import simplejpeg
-except ImportError:  # an optional package
+except ImportError:  # there is no wheel for every machine
     simplejpeg = None
+if not features.check_feature("libjpeg_turbo"):  # another decoder would give other pixels
+    simplejpeg = None
+SMALLEST = 8  # pixels a side: of smaller images the two choose other scales
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ColorImage:
 
 
 def read_color(file: BinaryIO, at_least: int | None = None) -> ColorImage:
-    """The pixels of `decode(file, at_least)`.  Raises Unreadable."""
+    """The pixels of `decode(file, at_least)`.  Raises Unreadable; OSError where the file cannot be read."""
     pixels = _jpeg(file, at_least) if simplejpeg and file.read(2) == b"\xff\xd8" else None
     if pixels is None:
         file.seek(0)
@@ -59,12 +62,12 @@ def read_color(file: BinaryIO, at_least: int | None = None) -> ColorImage:
 
 
 def _jpeg(file: BinaryIO, at_least: int | None) -> np.ndarray | None:
-    """H,W,3, upright; None of what is rare (CMYK) or broken, of which Pillow has the last word."""
+    """H,W,3, upright; None of what is rare (CMYK, a few pixels) or broken, of which Pillow has the last word."""
     file.seek(0)
     body = file.read()
     try:
         image = opened(io.BytesIO(body))
-        if image.mode not in ("RGB", "L"):
+        if image.mode not in ("RGB", "L") or min(image.size) < SMALLEST:
             return None
         image.draft("RGB", (at_least, at_least) if at_least else None)  # computes the size alone; decodes nothing
         pixels = simplejpeg.decode_jpeg(body, "RGB", min_height=image.height, min_width=image.width)

@@ -6,6 +6,7 @@ from optuna.trial import TrialState
 
 from core.errors import Stopped
 from nas.budget import StudyBudget, spent
+from nas.checkpoints import remove_checkpoints
 from nas.scheduler import Worker
 from nas.search import ended_by_budget
 from nas.settings import SearchSettings
@@ -19,8 +20,8 @@ EPOCH = 10.0  # seconds
 class Timed(Seeded):
     """An epoch takes EPOCH seconds of a clock that nothing else moves.  stop_at: epochs after which a signal comes, once"""
 
-    def __init__(self, stop_at: float | None = None):
-        super().__init__()
+    def __init__(self, stop_at: float | None = None, **options):
+        super().__init__(**options)
         self.now, self.stop_at = 0.0, stop_at
 
     def advance(self, candidate, record, epochs, heartbeat):
@@ -111,3 +112,67 @@ def test_what_is_in_training_is_kept_back(in_memory):  # noqa: F811
     id = store.create()
     store.set_target_rung(id, 3)
     assert not StudyBudget(store.records(), [], limited).allows()
+
+
+def test_what_failed_was_spent_too(in_memory):  # noqa: F811
+    """Each of its trials takes an epoch before it fails."""
+    class Failing(Timed):
+        def advance(self, candidate, record, epochs, heartbeat):
+            figures = super().advance(candidate, record, epochs, heartbeat)
+            if candidate["point"][0] % 2:
+                raise RuntimeError("no memory")
+            return figures
+
+    store, evaluator = searched(200.0, evaluator=Failing(), trials=1000)
+    assert sum(r.state == TrialState.FAIL for r in store.records()) > 1
+    assert spent(store.records()) == evaluator.now <= 200
+
+
+def test_raised_with_replicates_it_is_kept_again(in_memory):  # noqa: F811
+    """The finalists may be others by then, and are trained again too."""
+    store, evaluator = open_store(), Timed()
+    for budget in (1200.0, 1800.0):
+        worker = Worker(store, replace(config(trials=1000), budget=budget, verify=2), evaluator)
+        worker.clock = lambda: evaluator.now
+        worker.run()
+        assert spent([*store.records(), *store.replicates()]) == evaluator.now <= budget
+
+
+def test_of_one_objective_one_is_verified(in_memory):  # noqa: F811
+    found = {}
+    for objectives in ({"knn": "maximize"}, {"knn": "maximize", "macs": "minimize"}):
+        store = open_store(f"{len(objectives)}", objectives)
+        searched(float("inf"), store, trials=3)
+        some = replace(config(trials=1000), budget=1e9, verify=2, objectives=objectives)
+        found[len(objectives)] = StudyBudget(store.records(), [], some)._replicates()
+    assert found == {1: 2 * 9, 2: FINALISTS * 2 * 9}
+
+
+def test_an_epochs_seconds_are_those_of_rungs_whose_time_is_known(in_memory):  # noqa: F811
+    """Neither of rungs that an older version trained, nor of one that was stopped halfway."""
+    store, _ = searched(float("inf"), trials=3)
+    known = StudyBudget(store.records(), [], config())
+    assert known.per_epoch == EPOCH
+    [best] = complete(store)
+    id = store.create()
+    store.set_rungs(id, [replace(best.rungs[0], seconds=0.0), best.rungs[1]])
+    store.set_unfinished(id, 600.0)
+    found = StudyBudget(store.records(), [], config())
+    assert (found.per_epoch, found.spent) == (EPOCH, known.spent + best.rungs[1].seconds + 600)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_stays(in_memory, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    store, _ = searched(float("inf"), trials=3)
+    folders = [r.run_folders("study")[0] for r in store.records()]
+    for folder in folders:
+        (folder / "last").mkdir(parents=True)
+        (folder / "encoder.safetensors").touch()
+        (folder / "last.pt").touch()
+    (folders[0] / "last.pt").unlink()
+    (folders[0] / "last.pt").mkdir()  # unlink raises an OSError
+    assert remove_checkpoints("study", store.records()) == [r.number for r in store.records()]
+    assert [(f / "last.pt").exists() for f in folders] == [True, False, False]
+    assert all((f / "encoder.safetensors").exists() and not (f / "last").exists() for f in folders)
+    running = store.record(store.create())
+    assert remove_checkpoints("study", [running]) == []

@@ -75,6 +75,12 @@ def test_what_is_no_plain_jpeg_is_left_to_pillow():
         same(body.getvalue())
 
 
+@pytest.mark.parametrize("side", [1, 3, 5, 7, 8, 9])
+def test_images_of_a_few_pixels_have_pillows_scale(side):
+    for at_least in (1, 2, 4, None):
+        same(jpeg(photo((side, side + 2))), at_least)
+
+
 def test_without_the_package_pixels_are_the_same(monkeypatch):
     monkeypatch.setattr(color_image, "simplejpeg", None)
     same(jpeg(photo((37, 53))), 16)
