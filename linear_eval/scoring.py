@@ -162,7 +162,7 @@ def frozen_row(settings: EvaluateSettings, inputs: EvaluationInputs, source: str
 def as_kept(row: Row, scores: np.ndarray) -> Kept:
     """With a line on it. Scores are kept of the rows that the report may detail: the encoder's, and those from scratch."""
     low, high = row.interval
-    log_line(f"{row.source:<12}{method_title(row):<20}{percent(row.labels):>6}{row.score:8.1f}   {low:.1f} … {high:.1f}")
+    log_line(f"{row.source:<13}{method_title(row):<20}{percent(row.labels):>6}{row.score:8.1f}   {low:.1f} … {high:.1f}")
     return Kept(asdict(row), scores if row.source in (ENCODER, SCRATCH) else None)
 
 
