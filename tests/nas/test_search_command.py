@@ -175,6 +175,7 @@ def test_a_finished_study_reports_again_by_its_name_alone(whole, monkeypatch, ca
     (["--study=s", "--storage=sqlite:///none.db"], "storage=sqlite:///none.db: there is no such file"),
     (["--study=s", "--storage=sqlite:///empty.db"], "storage=sqlite:///empty.db: "),
 ])
+@pytest.mark.slow
 def test_a_report_of_no_study_is_one_line_and_leaves_nothing(options, message, whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
     (whole / "empty.db").touch()
@@ -193,6 +194,7 @@ def report_of(options: list[str]) -> int:
         return report.main()
 
 
+@pytest.mark.slow
 def test_a_report_holds_the_front_of_now_and_names_what_is_elsewhere(whole, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
