@@ -26,31 +26,30 @@ class StudyBudget:
 
     def __init__(self, records: Sequence[TrialRecord], replicates: Sequence[TrialRecord], config: SearchConfig):
         self.records, self.replicates, self.config = records, replicates, config
-        self.ladder = config.halving.rungs
+        self.epochs = (0.0, *config.halving.rungs)  # of a trial, by the number of rungs that it has reached
         self.spent = spent([*records, *replicates])
         self.per_epoch = _seconds_an_epoch([*records, *replicates])
 
     def allows(self, record: TrialRecord | None = None) -> bool:
         """May a new trial begin, or this one be promoted?"""
         reached = len(record.rungs) if record else 0
-        cost = self.ladder[reached] - (self.ladder[reached - 1] if reached else 0)
-        epochs = cost + min(self._end(), self.ladder[-1] - self.ladder[reached]) + self._running() + self._replicates()
+        before, after, whole = self.epochs[reached], self.epochs[reached + 1], self.epochs[-1]
+        epochs = after - before + min(self._end(), whole - after) + self._running() + self._replicates()
         return self.spent + epochs * self.per_epoch <= self.config.budget and self.spent < self.config.budget
 
     def _target(self, record: TrialRecord) -> float:
         """Epochs that a trial has, or will have once nobody works on it."""
         busy = record.state == TrialState.RUNNING or record.released
-        rung = max(1, record.target_rung) if busy else len(record.rungs)
-        return (0.0, *self.ladder)[rung]
+        return self.epochs[max(1, record.target_rung) if busy else len(record.rungs)]
 
     def _running(self) -> float:
         """Epochs that trials in training have before them."""
-        return sum(self._target(r) - (0.0, *self.ladder)[len(r.rungs)] for r in self.records)
+        return sum(self._target(r) - self.epochs[len(r.rungs)] for r in self.records)
 
     def _end(self) -> float:
         """Epochs, after those, until one trial is trained to the end."""
         alive = (r for r in self.records if r.state in (*AHEAD, TrialState.COMPLETE))
-        return self.ladder[-1] - max(map(self._target, alive), default=0.0)
+        return self.epochs[-1] - max(map(self._target, alive), default=0.0)
 
     def _replicates(self) -> float:
         """Epochs of those that are still to be made."""
@@ -62,7 +61,7 @@ class StudyBudget:
         if begun := [r for r in self.replicates if r.state != TrialState.PRUNED]:  # of an earlier end: are they still the best?
             numbers = {r.number for r in finalists(self.records, self.config)}
             done = sum(r.replicate.of in numbers and r.state in (TrialState.COMPLETE, TrialState.FAIL) for r in begun)
-        return max(0, (best + start) * self.config.verify - done) * self.ladder[-1]
+        return max(0, (best + start) * self.config.verify - done) * self.epochs[-1]
 
 
 def _seconds_an_epoch(records: Iterable[TrialRecord]) -> float:

@@ -72,9 +72,14 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     pool, monitor = WorkerPool(settings), LeaseMonitor(store, settings.interval)
     cleaned: set[int] = set()
 
-    def clean(records: list["TrialRecord"]) -> None:
+    def look() -> list["TrialRecord"]:
+        """Show the trials, and clean up behind them and their replicates.  → the trials"""
+        everything = store.all_records()
+        records = [r for r in everything if not r.replicate]
+        view.show(records)
         if settings.checkpoints == "unfinished":
-            cleaned.update(remove_checkpoints(settings.study, [r for r in records if r.number not in cleaned]))
+            cleaned.update(remove_checkpoints(settings.study, [r for r in everything if r.number not in cleaned]))
+        return records
 
     view, supernet = ProgressView(search_config(settings), settings.study), study_folder(settings.study) / "supernet"
     if settings.strategy == "supernet" and not (supernet / "encoder.safetensors").exists():
@@ -83,12 +88,8 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
     pool.start()
     try:
         while not signals.requested() and not ended:
-            everything = store.all_records()
-            records = [r for r in everything if not r.replicate]
             planned = planned or view.show_plan(store.plan)
-            view.show(records)
-            clean(everything)
-            if not records:
+            if not look():
                 view.show_supernet(supernet / "metrics.jsonl")
             for record in monitor.release_expired():
                 if (pid := pid_here(record.lease.worker)) is not None:
@@ -102,8 +103,7 @@ def supervise(settings: SearchSettings, store: "TrialStore") -> RunError | None:
         view.close()
     if not planned:
         view.show_plan(store.plan)
-    view.show(store.records())
-    clean(store.all_records())
+    look()
     return error if ended else Stopped("stopped; the same command resumes")
 
 

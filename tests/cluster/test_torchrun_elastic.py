@@ -46,7 +46,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
-def said(logs: Path) -> str:
+def output(logs: Path) -> str:
     return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(logs.iterdir()))
 
 
@@ -57,12 +57,12 @@ def test_a_machine_is_lost_and_the_others_go_on_to_the_same_bytes(tmp_path):
     try:
         deadline = time.monotonic() + 200
         while len(lines(out / "metrics.jsonl")) < HALF + 5:
-            assert time.monotonic() < deadline, said(logs)
-            assert all(agent.poll() is None for agent in started), said(logs)
+            assert time.monotonic() < deadline, output(logs)
+            assert all(agent.poll() is None for agent in started), output(logs)
             time.sleep(0.05)
         lose(started[2])
         for agent in started[:2]:
-            assert agent.wait(300) == 0, said(logs)
+            assert agent.wait(300) == 0, output(logs)
     finally:
         for agent in started:
             if agent.poll() is None:
